@@ -5,7 +5,7 @@
 cmake_minimum_required(VERSION 3.20)
 
 file(GLOB_RECURSE files LIST_DIRECTORIES false RELATIVE "${ROOT}"
-     "${ROOT}/csrc/*.h" "${ROOT}/csrc/*.cc" "${ROOT}/csrc/*.cu" "${ROOT}/cmake/*.cmake")
+     "${ROOT}/csrc/*.h" "${ROOT}/csrc/*.inc" "${ROOT}/csrc/*.cc" "${ROOT}/csrc/*.cu" "${ROOT}/cmake/*.cmake")
 list(APPEND files "CMakeLists.txt")
 list(SORT files COMPARE STRING)
 
