@@ -1,0 +1,375 @@
+"""The decode loop over a decoder whose every answer is known: text, stops, limits, sequences, statistics."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fakes import LETTERS, FakeDecoder, fake_model
+from gossamer.errors import GossamerError
+from gossamer.model import Model
+
+
+def decoder_of(model: Model) -> FakeDecoder:
+    assert isinstance(model.decoder, FakeDecoder)
+    return model.decoder
+
+
+def test_text_goes_on_from_the_prompt_until_the_limit():
+    model = fake_model()
+    assert model.generate("ab", max_new_tokens=4) == "cdef"
+    assert list(model.stream("c", max_new_tokens=2)) == ["d", "e"]
+    assert decoder_of(model).held == {}, "a finished stream frees its sequence"
+
+
+def test_the_end_token_ends_the_text_and_is_not_part_of_it():
+    model = fake_model("xxabc.de".replace("x", "a"))
+    assert model.generate("aa", max_new_tokens=50) == "abc"
+    assert model.last_stats is not None
+    assert (model.last_stats.finish, model.last_stats.new_tokens) == ("eos", 4)
+
+
+@pytest.mark.parametrize("lag", [False, True])
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        ("e", "cd"), ("def", "c"), (("fg", "ef"), "cd"), ("c", ""), ("cdx", "cdefgh"), ("hi", "cdefgh"),
+        (("gh", "defgx"), "cdef"), ("cdefgh", ""), ((), "cdefgh"),
+    ],
+)  # fmt: skip
+def test_stop_strings_that_straddle_pieces(stop, text: str, lag: bool):
+    words = [*LETTERS, "x"]
+    model = fake_model(words=words, lag=lag)
+    pieces = list(model.stream("ab", max_new_tokens=6, stop=stop))
+    assert "".join(pieces) == text
+    assert all(pieces)
+    assert model.last_stats is not None
+    assert model.last_stats.finish == ("length" if text == "cdefgh" else "stop")
+
+
+def test_text_is_held_back_only_while_it_may_become_a_stop():
+    model = fake_model("aabababcd")
+    pieces = model.stream("a", max_new_tokens=8, stop="abc")
+    seen = [(piece, len(decoder_of(model).held[0])) for piece in pieces]
+    # Tokens come as a b a b a b c d: "ab" waits until the next "a" shows that it is not the beginning of "abc".
+    assert [piece for piece, _ in seen] == ["ab", "ab"]
+    assert [held for _, held in seen] == [3, 5]
+
+
+def test_a_stop_inside_one_piece_cuts_it():
+    model = fake_model("aB", words=["", "a", "xx!yy", "B"])
+    decoder_of(model).script = [1, 2]
+    assert model.generate("a", stop="!") == "xx"
+
+
+def test_what_the_decoder_of_text_still_holds_comes_out_at_the_end():
+    assert fake_model(lag=True).generate("ab", max_new_tokens=3) == "cde"
+    assert fake_model("aabc.", lag=True).generate("a", max_new_tokens=30) == "abc"
+
+
+def test_the_context_is_a_limit():
+    model = fake_model(context=6)
+    assert model.generate("abc", max_new_tokens=100) == "defg"  # positions 3, 4, 5, and one token more, never fed
+    assert model.last_stats is not None
+    assert model.last_stats.finish == "context"
+    assert max(len(tokens) for _, tokens in decoder_of(model).steps) == 3
+    assert model.generate("abcdef", max_new_tokens=100) == "g"
+    with pytest.raises(GossamerError, match=r"prompt has 7 tokens.*context holds 6"):
+        model.stream("abcdefg")
+    with pytest.raises(GossamerError, match=r"7 tokens.*6"):
+        model.logits([1] * 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be"),
+        ({"stop": ("a", "")}, "stop string must not be empty"),
+        ({"stop": ""}, "stop string must not be empty"),
+        ({"chat": True}, "fake has no chat template"),
+    ],
+)
+def test_bad_options_are_told_before_anything_runs(options, message: str):
+    model = fake_model()
+    with pytest.raises(GossamerError, match=message):
+        model.stream("a", **options)
+    assert decoder_of(model).steps == []
+
+
+def test_bad_prompts():
+    with pytest.raises(GossamerError, match="the prompt is empty"):
+        fake_model().stream("")
+    with pytest.raises(GossamerError, match="lone surrogates"):
+        fake_model().stream("a\udcff")
+    with pytest.raises(GossamerError, match="the prompt is empty"):
+        fake_model().logits([])
+
+
+def test_the_chat_template_is_used_where_there_is_one_unless_told_otherwise():
+    model = fake_model("." * 9, template=True)
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    for prompt, chat, fed in [
+        ("ab", None, [user, 1, 2, answer]),
+        ("ab", True, [user, 1, 2, answer]),
+        ("ab", False, [1, 2]),
+        ([{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}], None, [user, 3, answer, 4, answer]),
+    ]:
+        model.generate(prompt, chat=chat)
+        assert decoder_of(model).steps[-1][1] == fed
+    plain = fake_model("." * 9)
+    plain.generate("ab")
+    assert decoder_of(plain).steps[-1][1] == [1, 2]
+
+
+def test_the_same_seed_gives_the_same_text():
+    model = fake_model()
+    decoder_of(model).logits = np.linspace(0, 1, len(LETTERS), dtype=np.float32)
+    texts = [model.generate("a", temperature=1.0, seed=seed, max_new_tokens=30) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_repeat_penalty_counts_prompt_and_new_tokens():
+    model = fake_model()
+    logits = np.full(len(LETTERS), -9, np.float32)
+    logits[1:5] = [4, 3, 2, 1]
+    decoder_of(model).logits = logits
+    assert model.generate("a", max_new_tokens=3, repeat_penalty=10.0) == "bcd"
+
+
+def test_damaged_logits_are_a_clear_error_and_the_sequence_goes():
+    model = fake_model()
+    decoder_of(model).logits = np.full(len(LETTERS), np.nan, np.float32)
+    with pytest.raises(GossamerError, match="not finite"):
+        model.generate("a")
+    assert decoder_of(model).held == {}
+
+
+def test_logits_of_every_token():
+    model = fake_model()
+    rows = model.logits(np.array([1, 2, 5]))
+    assert rows.shape == (3, len(LETTERS))
+    assert rows.dtype == np.float32
+    assert rows.argmax(axis=1).tolist() == [2, 3, 6]
+    assert decoder_of(model).held == {}
+
+
+def test_streams_side_by_side_do_not_mix():
+    model = fake_model()
+    one, two = model.stream("a", max_new_tokens=4), model.stream("ee", max_new_tokens=4)
+    assert [next(one), next(two), next(one), next(two)] == ["b", "f", "c", "g"]
+    assert sorted(map(tuple, decoder_of(model).held.values())) == [(1, 2), (5, 5, 6)]
+    assert "".join(one) == "de"
+    assert "".join(two) == "hi"
+    assert decoder_of(model).held == {}
+
+
+def test_streams_from_several_threads_take_turns():
+    model = fake_model()
+    decoder = decoder_of(model)
+    inside, overlaps, texts = [], [], {}
+    plain_step = decoder.step
+
+    def step(batch, all_logits=False):
+        inside.append(1)
+        overlaps.append(len(inside))
+        time.sleep(0.001)
+        result = plain_step(batch, all_logits)
+        inside.pop()
+        return result
+
+    decoder.step = step  # type: ignore[method-assign]
+    prompts = ["a", "b", "c", "d"]
+    threads = [
+        threading.Thread(target=lambda p=p: texts.update({p: model.generate(p, max_new_tokens=5)})) for p in prompts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {"a": "bcdef", "b": "cdefg", "c": "defgh", "d": "efghi"}
+    assert max(overlaps) == 1
+
+
+def test_a_stream_closed_early_or_dropped_frees_its_sequence():
+    model = fake_model()
+    pieces = model.stream("a")
+    next(pieces)
+    assert len(decoder_of(model).held) == 1
+    pieces.close()
+    assert decoder_of(model).held == {}
+    assert model.last_stats is not None
+    assert (model.last_stats.finish, model.last_stats.new_tokens) == ("closed", 1)
+    dropped = model.stream("b")
+    next(dropped)
+    del dropped
+    gc.collect()
+    assert decoder_of(model).held == {}
+
+
+def test_a_stream_dropped_while_a_step_runs_is_freed_by_the_next_step():
+    model = fake_model()
+    dropped = model.stream("b")
+    next(dropped)
+    with model._lock:  # as the garbage collector may find it
+        dropped.close()
+        assert len(decoder_of(model).held) == 1
+    assert model.generate("a", max_new_tokens=1) == "b"
+    assert decoder_of(model).held == {}
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_an_interrupted_step_leaves_the_model_usable(step: int):
+    model = fake_model()
+    decoder_of(model).fail_at = (step, KeyboardInterrupt())
+    pieces, seen = model.stream("a", max_new_tokens=5), []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(pieces)
+    assert decoder_of(model).held == {}
+    assert model.generate("a", max_new_tokens=5) == "bcdef"
+
+
+def test_statistics_count_tokens_bytes_and_the_models_own_time():
+    model = fake_model()
+    for _ in model.stream("abc", max_new_tokens=5):
+        time.sleep(0.02)  # the caller's time is not the model's
+    stats = model.last_stats
+    assert stats is not None
+    assert (stats.prompt_tokens, stats.new_tokens, stats.finish) == (3, 5, "length")
+    assert 0 < stats.decode_seconds < 0.02
+    assert 0 < stats.prefill_seconds < 0.02
+    assert stats.weight_bytes == 1000
+    assert stats.kv_bytes == 10 * (4 + 5 + 6 + 7) / 4  # four steps after the prefill's three tokens
+    assert stats.tokens_per_second == pytest.approx(4 / stats.decode_seconds)
+    assert stats.gigabytes_per_second == pytest.approx(1055 * 4 / stats.decode_seconds / 1e9)
+    assert "5 tokens (length)" in stats.text()
+    assert stats.to_dict()["bytes_per_token"] == 1055
+
+
+def test_statistics_of_a_single_token_divide_by_nothing():
+    model = fake_model()
+    model.generate("abc", max_new_tokens=1)
+    assert model.last_stats is not None
+    assert (model.last_stats.tokens_per_second, model.last_stats.kv_bytes) == (0, 0)
+    assert model.last_stats.text()
+
+
+def test_a_conversation_computes_only_what_is_new():
+    model = fake_model("." * 9, template=True)
+    chat = model.conversation()
+    assert "".join(chat.say("hij")) == ""  # nothing but the end token
+    assert chat.messages == []
+    decoder_of(model).script = fake_script("xxxabc.xxgh..")
+    assert "".join(chat.say("i")) == "abc"
+    assert chat.messages == [{"role": "user", "content": "i"}, {"role": "assistant", "content": "abc"}]
+    before = len(decoder_of(model).steps)
+    decoder_of(model).script = fake_script("xxxxxxxxxxgh.")
+    assert "".join(chat.say("jj")) == "gh"
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    # The sequence held <u>i<a>abc: the second turn feeds only the rest.
+    assert decoder_of(model).steps[before][1] == [user, 10, 10, answer]
+    assert model.last_stats is not None
+    assert (model.last_stats.prompt_tokens, model.last_stats.reused_tokens) == (10, 6)
+    assert [m["content"] for m in chat.messages] == ["i", "abc", "jj", "gh"]
+    chat.reset()
+    assert chat.messages == []
+    assert decoder_of(model).held == {}
+
+
+def fake_script(text: str) -> list[int]:
+    return [0 if word in ".x" else LETTERS.index(word) for word in text]
+
+
+def test_a_conversation_rolls_back_where_the_tokens_part():
+    model = fake_model(template=True, words=[*LETTERS, "ab"])
+    ab = len(LETTERS)
+    decoder_of(model).script = [0, 0, 0, 1, 2, 0, 0, 0, 3, 0]  # answers "a", "b": encoded again they are the token "ab"
+    chat = model.conversation()
+    assert "".join(chat.say("c")) == "ab"
+    before = len(decoder_of(model).steps)
+    "".join(chat.say("d"))
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    assert decoder_of(model).steps[before][1] == [ab, user, 4, answer]
+    (held,) = decoder_of(model).held.values()
+    assert held[:7] == [user, 3, answer, ab, user, 4, answer]
+
+
+def test_a_stop_string_in_a_conversation_leaves_no_trace_in_it():
+    model = fake_model(template=True)
+    decoder_of(model).script = fake_script("xxxabcdxx")
+    chat = model.conversation()
+    assert "".join(chat.say("i", stop="c")) == "ab"
+    decoder_of(model).script = fake_script("xxxxxxxxg.")
+    assert "".join(chat.say("j")) == "g"
+    (held,) = decoder_of(model).held.values()
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    assert held == [user, 9, answer, 1, 2, user, 10, answer, 7]
+
+
+def test_an_interrupted_answer_is_kept_as_far_as_it_came_and_the_chat_goes_on():
+    model = fake_model(template=True)
+    decoder_of(model).script = fake_script("xxxabcdefg")
+    chat = model.conversation()
+    decoder_of(model).fail_at = (2, KeyboardInterrupt())
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(chat.say("i"))
+    assert [m["content"] for m in chat.messages] == ["i", "ab"]
+    decoder_of(model).script = fake_script("xxxxxxxxg.")
+    assert "".join(chat.say("j")) == "g"
+    (held,) = decoder_of(model).held.values()
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    assert held == [user, 9, answer, 1, 2, user, 10, answer, 7]
+
+
+def test_a_turn_interrupted_before_any_text_leaves_the_chat_as_it_was():
+    model = fake_model(template=True)
+    chat = model.conversation()
+    decoder_of(model).fail_at = (0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(chat.say("i"))
+    assert chat.messages == []
+
+
+def test_a_step_that_ended_just_before_an_interrupt_is_rolled_back():
+    model = fake_model(template=True)
+    decoder_of(model).script = fake_script("xxxa.")
+    chat = model.conversation()
+    assert "".join(chat.say("i")) == "a"
+    (sequence,) = decoder_of(model).held
+    decoder_of(model).held[sequence].append(9)  # done natively, not yet noted in Python when Ctrl-C came
+    decoder_of(model).script = fake_script("xxxxxxxb.")
+    assert "".join(chat.say("j")) == "b"
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    assert decoder_of(model).held[sequence] == [user, 9, answer, 1, user, 10, answer, 2]
+
+
+def test_a_new_turn_ends_the_one_before():
+    model = fake_model(template=True)
+    decoder_of(model).script = fake_script("xxxabcdefghij")
+    chat = model.conversation()
+    first = chat.say("i")
+    assert next(first) == "a"
+    decoder_of(model).script = fake_script("xxxxxxxb.")
+    assert "".join(chat.say("j")) == "b"
+    assert list(first) == []
+    assert [m["content"] for m in chat.messages] == ["i", "a", "j", "b"]
+
+
+def test_a_conversation_that_outgrows_the_context_says_so_and_stays():
+    model = fake_model(template=True, context=8)
+    decoder_of(model).script = fake_script("xxxa.")
+    chat = model.conversation()
+    assert "".join(chat.say("i")) == "a"
+    with pytest.raises(GossamerError, match=r"prompt has 12 tokens.*context holds 8"):
+        chat.say("abcdef")
+    assert [m["content"] for m in chat.messages] == ["i", "a"]
+
+
+def test_a_conversation_needs_a_chat_template():
+    with pytest.raises(GossamerError, match="no chat template"):
+        fake_model().conversation().say("a")

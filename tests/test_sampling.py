@@ -1,0 +1,152 @@
+"""Samplers: each filter against its definition, their order, draws against their probabilities, seeds, bad values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from gossamer.errors import GossamerError
+from gossamer.sampling import (
+    REPEAT_WINDOW,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize,
+    probabilities,
+    sampler,
+)
+
+
+def logits_of(*probs: float) -> np.ndarray:
+    return np.log(np.array(probs, np.float32))
+
+
+def test_greedy_takes_the_likeliest_and_the_first_of_equals():
+    sample = sampler()
+    assert sample(np.array([1, 3, 2], np.float32), []) == 1
+    assert sample(np.array([1, 3, 3], np.float32), []) == 1
+    assert sample(np.array([-np.inf, -3, -np.inf], np.float32), []) == 1
+
+
+def test_top_k_keeps_exactly_k_and_the_first_of_equals():
+    logits = np.array([2, 5, 2, 9, 2], np.float32)
+    assert keep_top_k(logits, 1).tolist() == [3]
+    assert keep_top_k(logits, 3).tolist() == [0, 1, 3]
+    assert keep_top_k(logits, 4).tolist() == [0, 1, 2, 3]
+    assert keep_top_k(logits, 50).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_top_p_keeps_the_fewest_that_reach_p():
+    logits = logits_of(0.15, 0.5, 0.3, 0.05)
+    assert keep_top_p(logits, 0.4).tolist() == [1]
+    assert keep_top_p(logits, 0.6).tolist() == [1, 2]
+    assert keep_top_p(logits, 0.9).tolist() == [0, 1, 2]
+    assert keep_top_p(logits, 1e-9).tolist() == [1]
+
+
+def test_min_p_is_relative_to_the_likeliest():
+    logits = logits_of(0.15, 0.5, 0.3, 0.05)
+    assert keep_min_p(logits, 0.2).tolist() == [0, 1, 2]
+    assert keep_min_p(logits, 0.5).tolist() == [1, 2]
+    assert keep_min_p(logits, 1.0).tolist() == [1]
+
+
+def test_penalty_lowers_each_recent_token_once_whatever_its_sign():
+    logits = np.array([4, -4, 4, 0], np.float32)
+    assert penalize(logits, [0, 0, 1, 3], 2.0).tolist() == [2, -8, 4, 0]
+    assert logits.tolist() == [4, -4, 4, 0], "the caller's logits stay as they are"
+
+
+def test_penalty_looks_back_over_the_window_only():
+    logits = np.array([3, 2], np.float32)
+    sample = sampler(repeat_penalty=2.0)
+    assert sample(logits, [0] + [1] * (REPEAT_WINDOW - 1)) == 0  # 1.5 against 1
+    assert sample(np.array([3, 2.9], np.float32), [0] + [5 % 1] * 3) == 1
+    assert sample(np.array([3, 1], np.float32), [1] * 3 + [0] * REPEAT_WINDOW) == 0  # 1 lies outside: 1.5 against 1
+    assert sample(np.array([3, 2], np.float32), [1] * 3 + [0] * REPEAT_WINDOW) == 1
+
+
+def test_filters_apply_in_the_documented_order():
+    # Top-p over what top-k left: of (0.4, 0.3, 0.2, 0.1), k=2 leaves 4/7 and 3/7, so p=0.5 keeps the first alone;
+    # the other way round p=0.5 would keep two and k=2 both.
+    logits = logits_of(0.4, 0.3, 0.2, 0.1)
+    sample = sampler(temperature=1.0, top_k=2, top_p=0.5, seed=1)
+    assert {sample(logits, []) for _ in range(200)} == {0}
+    # Temperature last: a hot one flattens the choice but does not widen what min-p kept.
+    sample = sampler(temperature=1e6, min_p=0.6, seed=1)
+    assert {sample(logits, []) for _ in range(200)} == {0, 1}
+    # The penalty comes first: it takes the likeliest token out of top-k's reach.
+    sample = sampler(temperature=1.0, top_k=1, repeat_penalty=10.0, seed=1)
+    assert sample(np.array([2, 1.5], np.float32), [0]) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_probabilities(temperature: float):
+    logits = logits_of(0.5, 0.3, 0.15, 0.05)
+    expected = np.exp(logits.astype(np.float64) / temperature)
+    expected /= expected.sum()
+    np.testing.assert_allclose(probabilities(logits, temperature), expected, rtol=1e-12)
+    draws = 20000
+    sample = sampler(temperature=temperature, seed=7)
+    counts = np.bincount([sample(logits, []) for _ in range(draws)], minlength=4)
+    chi_squared = (((counts - draws * expected) ** 2) / (draws * expected)).sum()
+    assert chi_squared < 16.27  # 3 degrees of freedom: passed by 99.9% of seeds
+
+
+def test_filtered_draws_name_the_original_tokens():
+    logits = np.full(1000, -20, np.float32)
+    logits[[17, 400, 999]] = [3, 2, 1]
+    sample = sampler(temperature=1.0, top_k=3, top_p=0.99, min_p=0.2, seed=3)
+    assert {sample(logits, []) for _ in range(200)} == {17, 400}  # 999 is e^-2 = 0.14 times as likely
+
+
+def test_the_seed_decides():
+    logits = np.random.default_rng(0).normal(size=500).astype(np.float32)
+
+    def draws(seed: int) -> list[int]:
+        sample = sampler(temperature=1.0, seed=seed)
+        return [sample(logits, []) for _ in range(20)]
+
+    assert draws(5) == draws(5)
+    assert draws(5) != draws(6)
+
+
+def test_temperatures_at_the_edges_of_float():
+    logits = np.array([1, 2, -np.inf], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        assert {sampler(temperature=1e-300, seed=s)(logits, []) for s in range(20)} == {1}
+        assert {sampler(temperature=1e300, seed=s)(logits, []) for s in range(40)} == {0, 1}
+
+
+def test_a_draw_of_the_largest_random_number_stays_inside():
+    class Top:
+        def random(self) -> float:
+            return math.nextafter(1.0, 0.0)
+
+    for size in (1, 3, 50000):
+        assert 0 <= draw(np.zeros(size, np.float32), 1.0, Top()) < size  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error(temperature: float, bad: float):
+    with pytest.raises(GossamerError, match="not finite"):
+        sampler(temperature=temperature)(np.array([1, bad, 2], np.float32), [])
+    with pytest.raises(GossamerError, match="not finite"):
+        sampler(temperature=temperature)(np.full(3, -np.inf, np.float32), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("top_k", -1), ("top_p", 0.0),
+        ("top_p", 1.01), ("top_p", math.nan), ("min_p", -0.1), ("min_p", 1.5), ("repeat_penalty", 0.0),
+        ("repeat_penalty", math.inf), ("seed", -1),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_named(name: str, value: float):
+    with pytest.raises(GossamerError, match=f"^{name} must be .*got"):
+        sampler(**{name: value})
