@@ -1,0 +1,219 @@
+"""Token windows to measure a model on: cut from a text, or sampled from the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import GossamerError
+
+WINDOWS = 48
+LENGTH = 512
+
+# Sequences in one decode step: as many as the engine computes bitwise independently of each other.
+_BATCH = 16
+
+_QUESTIONS = (
+    "What is the capital of France?",
+    "Explain how rain forms, in simple words.",
+    "Write a short story about a lighthouse keeper.",
+    "What are three good habits for staying healthy?",
+    "How do I write a Python function that reverses a list?",
+    "Summarize the causes of the First World War.",
+    "Who was Marie Curie, and what is she known for?",
+    "Write a polite email asking for a day off.",
+    "What is the difference between a virus and a bacterium?",
+    "Give me a recipe for a simple vegetable soup.",
+    "If a train travels 60 km in 45 minutes, what is its average speed?",
+    "Describe the geography and the economy of Japan.",
+    "What should I see on a weekend in Rome?",
+    "How does a bill become a law?",
+    "Translate 'good morning' into French, Spanish and German.",
+    "Why is the sky blue?",
+)
+
+_OPENINGS = (
+    "The", "In", "A", "It", "This", "When", "As", "How", "There", "We", "What", "On", "If", "For", "After", "One",
+    "During the", "According to", "Once upon a time", "Many people", "The history of", "Introduction",
+    "The United States", "Scientists", "Children", "The first", "My", "To", "Researchers at", "The government",
+    "Chapter 1", "# ", "def ", "Question:",
+)  # fmt: skip
+
+
+class Vocabulary(Protocol):
+    """What calibration needs of a tokenizer; `gossamer.tokenizer.Tokenizer` has it."""
+
+    eos_ids: frozenset[int]
+    has_chat_template: bool
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Returns the tokens of a text."""
+
+    def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """Returns the tokens of a conversation."""
+
+
+class Stepper(Protocol):
+    """What sampling needs of an engine; `gossamer._core.Decoder` has it."""
+
+    def step(self, batch: list[tuple[int, NDArray[np.int32]]], all_logits: bool = False) -> NDArray[np.float32]:
+        """Appends tokens to sequences; returns the logits of the last token of each."""
+
+    def free(self, seq: int) -> None:
+        """Forgets a sequence."""
+
+
+def read_text(path: str | Path) -> str:
+    """Reads a UTF-8 text file, or all files below a folder in the order of their names, with a blank line between them.
+
+    Names that start with a dot are left out.
+
+    Raises:
+        GossamerError: the path does not exist, cannot be read, holds no file, or a file is not UTF-8.
+    """
+    root = Path(path)
+    if root.is_dir():
+        paths = sorted(
+            p for p in root.rglob("*") if p.is_file() and not any(n[0] == "." for n in p.relative_to(root).parts)
+        )
+        if not paths:
+            raise GossamerError(f"{root}: the folder holds no text files")
+    else:
+        paths = [root]
+    return "\n\n".join(_read_file(p) for p in paths)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise GossamerError(f"{path}: not UTF-8 text: byte {error.start} ({error.reason})") from None
+
+
+def text_windows(
+    text: str,
+    tokenizer: Vocabulary,
+    *,
+    windows: int = WINDOWS,
+    length: int = LENGTH,
+    seed: int = 0,
+    source: str = "the text",
+) -> NDArray[np.int32]:
+    """Cuts windows out of a text, one at a seeded random place in each of as many equal parts of it.
+
+    Args:
+        text: The text.
+        tokenizer: Gives its tokens.
+        windows: Windows wanted; a text too short for so many without overlap gives as many as fit.
+        length: Tokens a window.
+        seed: Of the places.
+        source: What to call the text in an error.
+
+    Returns:
+        Tokens, int32 [windows, length].
+
+    Raises:
+        GossamerError: the text is shorter than one window.
+    """
+    tokens = np.asarray(tokenizer.encode(text), dtype=np.int32)
+    if len(tokens) < length:
+        raise GossamerError(f"{source} has {len(tokens)} tokens, calibration needs at least one window of {length}")
+    windows = min(windows, len(tokens) // length)
+    edges = np.arange(windows + 1) * len(tokens) // windows
+    starts = np.random.default_rng(seed).integers(edges[:-1], edges[1:] - length, endpoint=True)
+    return np.stack([tokens[start : start + length] for start in starts])
+
+
+def sampled_windows(
+    decoder: Stepper,
+    tokenizer: Vocabulary,
+    *,
+    windows: int = WINDOWS,
+    length: int = LENGTH,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> NDArray[np.int32]:
+    """Lets the model write its own calibration text, at temperature 1.
+
+    With a chat template every other window opens with a question put through it, and answers go on to the next
+    question; all others open as documents do. A text that ends before its window is full is followed by a new one.
+    Each window has a random generator of its own, so the result depends on the seed and the weights alone.
+
+    Args:
+        decoder: The dense model; its sequences 0 ... 15 must be free, and are free again afterwards.
+        tokenizer: The model's.
+        windows: Windows wanted.
+        length: Tokens a window.
+        seed: Of the samples.
+        progress: Called with (tokens done, tokens, what).
+
+    Returns:
+        Tokens, int32 [windows, length].
+    """
+    result = np.empty((windows, length), dtype=np.int32)
+    total = windows * length
+    for first in range(0, windows, _BATCH):
+        rows = [
+            _Row(result[i], tokenizer, i, np.random.default_rng([seed, i]))
+            for i in range(first, min(first + _BATCH, windows))
+        ]
+        try:
+            while active := [(seq, row) for seq, row in enumerate(rows) if not row.full]:
+                logits = decoder.step([(seq, row.pending()) for seq, row in active])
+                for (_, row), scores in zip(active, logits, strict=True):
+                    row.sample(scores)
+                if progress is not None:
+                    progress(first * length + sum(row.filled for row in rows), total, "sampling calibration text")
+        finally:
+            for seq in range(len(rows)):
+                decoder.free(seq)
+    return result
+
+
+class _Row:
+    """One window being written: what is filled, and what of it the decoder has not seen."""
+
+    def __init__(self, tokens: NDArray[np.int32], tokenizer: Vocabulary, index: int, rng: np.random.Generator) -> None:
+        self.filled = 0
+        self._tokens = tokens
+        self._seen = 0
+        self._tokenizer = tokenizer
+        self._chats = tokenizer.has_chat_template and index % 2 == 0
+        self._rng = rng
+        self._open()
+
+    @property
+    def full(self) -> bool:
+        return self.filled == len(self._tokens)
+
+    def pending(self) -> NDArray[np.int32]:
+        """Returns the tokens that the decoder is to see next."""
+        part = self._tokens[self._seen : self.filled]
+        self._seen = self.filled
+        return part
+
+    def sample(self, logits: NDArray[np.float32]) -> None:
+        """Draws the next token from logits [vocab]; after an end-of-text token a new text opens."""
+        mass = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
+        token = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
+        self._append([min(token, len(logits) - 1)])
+        if token in self._tokenizer.eos_ids and not self.full:
+            self._open()
+
+    def _open(self) -> None:
+        if self._chats:
+            question = _QUESTIONS[self._rng.integers(len(_QUESTIONS))]
+            self._append(self._tokenizer.chat([{"role": "user", "content": question}]))
+        else:
+            self._append(self._tokenizer.encode(_OPENINGS[self._rng.integers(len(_OPENINGS))]))
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        part = list(tokens)[: len(self._tokens) - self.filled]
+        self._tokens[self.filled : self.filled + len(part)] = part
+        self.filled += len(part)

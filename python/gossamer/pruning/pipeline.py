@@ -1,0 +1,261 @@
+"""From a checkpoint to a pruned checkpoint: reading, calibration, the walk through the blocks, writing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows
+from ..errors import GossamerError
+from .masks import Target
+from .sequential import GROUPS, prune_blocks
+from .solvers import CALIBRATED, METHODS, Matrix, magnitude
+
+if TYPE_CHECKING:
+    from .. import _core
+    from ..checkpoint import Checkpoint
+    from ..config import DecoderConfig
+
+Progress = Callable[[int, int, str], None]
+
+_REPORT_FILE = "gossamer_prune.json"
+_F16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `prune` did; `gossamer_prune.json` in the result holds the same fields.
+
+    Attributes:
+        source: Name of the checkpoint that was pruned.
+        method: One of `METHODS`.
+        sparsity: Fraction of zeros asked for in every pruned matrix.
+        pattern: (N, M) where that was asked for.
+        calibration: Where the calibration windows come from; empty for a method that needs none.
+        windows: Calibration windows used.
+        length: Tokens of each.
+        seed: Of the windows' places or samples.
+        reached: Fraction of zeros over all pruned matrices.
+        layers: Fraction of zeros of each pruned matrix, by its name in the checkpoint.
+        seconds: Wall-clock time.
+    """
+
+    source: str
+    method: str
+    sparsity: float
+    pattern: tuple[int, int] | None
+    calibration: str
+    windows: int
+    length: int
+    seed: int
+    reached: float
+    layers: dict[str, float]
+    seconds: float
+
+
+def prune(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    method: str = "sparsegpt",
+    sparsity: float | None = None,
+    pattern: tuple[int, int] | None = None,
+    calibration: str | Path | None = None,
+    windows: int = WINDOWS,
+    length: int = LENGTH,
+    seed: int = 0,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Prunes the linears of every block of a checkpoint; embeddings, head and norms stay as they are.
+
+    The result is an ordinary Hugging Face checkpoint with exact zeros, every tensor of the type that it had; those of
+    a quantized source become float32, so that the unpruned ones lose nothing.
+
+    Args:
+        src: A Hugging Face checkpoint folder or a GGUF file.
+        dst: Folder to write; must not exist yet, or be empty.
+        method: "sparsegpt", "wanda" or "magnitude".
+        sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
+        pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
+        calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
+        windows: Calibration windows.
+        length: Tokens of each.
+        seed: Of the places of the windows in the text, or of the samples.
+        threads: Threads of the engine; 0 chooses.
+        progress: Called with (done, total, what).
+
+    Returns:
+        What was done.
+
+    Raises:
+        GossamerError: an option, the source, the calibration text or a tensor is not usable, or `dst` cannot be
+            written. Nothing is left behind then.
+    """
+    from ..arch import family
+    from ..checkpoint import open_checkpoint
+
+    started = time.perf_counter()
+    target = Target.parse(sparsity, pattern)
+    report = progress or (lambda *_: None)
+    if method not in METHODS:
+        raise GossamerError(f"unknown pruning method {method!r}; there are {', '.join(METHODS)}")
+    if windows < 1 or length < 1:
+        raise GossamerError(f"calibration needs at least 1 window of 1 token, got {windows} of {length}")
+    folder = Path(dst)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise GossamerError(f"{folder}: exists already")
+    source = open_checkpoint(Path(src))
+    fam = family(source.config)
+    config = fam.decoder_config(source.config)
+    tensors = fam.tensors(source.config)
+    names = {name: tensors[name][0] for name in _linears(config)}
+    if length > config.context:
+        raise GossamerError(f"calibration windows of {length} tokens exceed the model's context of {config.context}")
+
+    tokens: NDArray[np.int32] | None = None
+    origin = ""
+    if method in CALIBRATED:
+        if calibration is not None:
+            # Before the weights are read, so that a bad text is told at once.
+            origin = Path(calibration).name
+            text = read_text(calibration)
+            tokens = text_windows(
+                text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(calibration)
+            )
+        decoder = _decoder(source, config, tensors, threads)
+        if tokens is None:
+            origin = "the dense model's own samples"
+            tokens = sampled_windows(
+                decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
+            )
+        pruned = _calibrated(decoder, source, config, names, tokens, method, target, report)
+    else:
+        pruned = {name: _packed(source, names[name], magnitude(_read(source, names[name]), target)) for name in names}
+
+    zeros = {names[name]: 1.0 - weight.nnz / (weight.rows * weight.cols) for name, weight in pruned.items()}
+    entries = sum(weight.rows * weight.cols for weight in pruned.values())
+    result = Report(
+        source=Path(src).name,
+        method=method,
+        sparsity=target.sparsity,
+        pattern=target.pattern,
+        calibration=origin,
+        windows=0 if tokens is None else tokens.shape[0],
+        length=0 if tokens is None else tokens.shape[1],
+        seed=seed,
+        reached=1.0 - sum(weight.nnz for weight in pruned.values()) / entries,
+        layers=zeros,
+        seconds=time.perf_counter() - started,
+    )
+    report(0, 1, "writing the checkpoint")
+    _write(folder, source, {names[name]: weight for name, weight in pruned.items()}, result)
+    report(1, 1, "writing the checkpoint")
+    return result
+
+
+def _linears(config: DecoderConfig) -> list[str]:
+    return [f"layers.{layer}.{linear}" for layer in range(config.layers) for group in GROUPS for linear in group]
+
+
+def _stored_type(source: Checkpoint, name: str) -> str:
+    """The value type that a tensor has in the result."""
+    dtype = source.dtype(name)
+    return dtype if dtype in ("f32", "f16", "bf16") else "f32"
+
+
+def _read(source: Checkpoint, name: str) -> Matrix:
+    values = source.tensor(name)
+    if not np.isfinite(values).all():
+        raise GossamerError(f"{source.path}: tensor {name} has NaN or infinite values")
+    return values
+
+
+def _packed(source: Checkpoint, name: str, values: Matrix) -> _core.Weight:
+    from .. import _core
+
+    dtype = _stored_type(source, name)
+    if dtype == "f16" and np.abs(values).max(initial=0.0) > _F16_MAX:
+        raise GossamerError(f"{source.path}: tensor {name} no longer fits f16 after pruning")
+    return _core.pack(values, "dense", dtype)
+
+
+def _decoder(
+    source: Checkpoint, config: DecoderConfig, tensors: dict[str, tuple[str, tuple[int, ...]]], threads: int
+) -> _core.Decoder:
+    """The dense model, with weights of the stored types and float32 arithmetic."""
+    from .. import _core
+
+    weights: dict[str, _core.Weight] = {}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for name, (stored, shape) in tensors.items():
+        if len(shape) == 2:
+            weights[name] = _packed(source, stored, _read(source, stored))
+        else:
+            vectors[name] = _read(source, stored)
+    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="f32")
+
+
+def _calibrated(
+    decoder: _core.Decoder,
+    source: Checkpoint,
+    config: DecoderConfig,
+    names: dict[str, str],
+    tokens: NDArray[np.int32],
+    method: str,
+    target: Target,
+    progress: Progress,
+) -> dict[str, _core.Weight]:
+    """Prunes block after block; returns the packed results by canonical name."""
+    pruned: dict[str, _core.Weight] = {}
+
+    def replace(name: str, values: Matrix) -> None:
+        pruned[name] = _packed(source, names[name], values)
+        decoder.set_weight(name, pruned[name])
+
+    prune_blocks(
+        decoder,
+        config.layers,
+        tokens,
+        CALIBRATED[method],
+        target,
+        lambda name: _read(source, names[name]),
+        replace,
+        progress,
+    )
+    return pruned
+
+
+def _write(folder: Path, source: Checkpoint, pruned: dict[str, _core.Weight], result: Report) -> None:
+    """Writes the checkpoint beside its place, with the report in it, and renames it."""
+    from ..checkpoint import write_checkpoint
+
+    def tensors() -> Iterator[tuple[str, Matrix, str]]:
+        for name in source.names():
+            values = pruned[name].unpack() if name in pruned else source.tensor(name)
+            yield name, values, _stored_type(source, name)
+
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        write_checkpoint(part, source.config, tensors(), source)
+        (part / _REPORT_FILE).write_text(json.dumps(_json_ready(result), indent=2) + "\n", encoding="utf-8")
+        part.replace(folder)
+    except OSError as error:
+        raise GossamerError(f"{folder}: cannot write the pruned checkpoint: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _json_ready(result: Report) -> dict[str, Any]:
+    values = asdict(result)
+    values["pattern"] = None if result.pattern is None else "{}:{}".format(*result.pattern)
+    return values
