@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from reference_model import ReferenceModel, random_tensors
 
 from gossamer.config import DecoderConfig
 from gossamer.errors import GossamerError
@@ -17,6 +14,7 @@ from gossamer.pruning import Target, magnitude, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern
 from gossamer.pruning.sequential import GROUPS, prune_blocks
 from gossamer.pruning.solvers import CALIBRATED, METHODS, inverse_factor
+from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]
 
@@ -193,7 +191,7 @@ CONFIG = DecoderConfig(
 def walk(model: ReferenceModel, windows: Any, solve: Any, tensors: Any, target: Target) -> list[tuple[int, int, str]]:
     calls: list[tuple[int, int, str]] = []
     prune_blocks(
-        model,  # type: ignore[arg-type]
+        model,
         CONFIG.layers,
         windows,
         solve,
