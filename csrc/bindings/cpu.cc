@@ -1,0 +1,29 @@
+#include "bindings/bindings.h"
+#include "common/cpu_info.h"
+#include "kernels/registry.h"
+
+namespace gossamer {
+
+void register_cpu(py::module_& module) {
+  module.def("isa", [] { return std::string(isa_name(active_isa())); }, "The instruction-set tier in use: GOSSAMER_ISA, or the highest that this machine has.");
+  module.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (int i = 0; i <= static_cast<int>(detected_isa()); ++i) names.emplace_back(isa_name(static_cast<Isa>(i)));
+        return names;
+      },
+      "The tiers that this machine can run, rising.");
+  module.def("default_threads", &usable_cores, "Threads used when none are asked for: physical cores within the cgroup quota.");
+  module.def(
+      "kernels",
+      [] {
+        std::vector<std::string> names;
+        for (const KernelEntry& entry : kernel_registry())
+          if (usable(entry)) names.emplace_back(entry.name);
+        return names;
+      },
+      "Names of the linear kernels that this machine can run under the active tier.");
+}
+
+}  // namespace gossamer

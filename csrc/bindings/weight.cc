@@ -1,0 +1,184 @@
+#include <algorithm>
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "kernels/vectors.h"
+#include "ops/linear.h"
+
+namespace gossamer {
+namespace {
+
+using Pattern = std::optional<std::pair<int, int>>;
+using CodeArray = py::array_t<std::int8_t, py::array::c_style | py::array::forcecast>;
+
+std::pair<int, int> split(Format format, const Pattern& pattern) {
+  require((format == Format::kNm) == pattern.has_value(), format == Format::kNm ? "format nm needs a pattern (N, M)" : "only format nm takes a pattern");
+  return pattern.value_or(std::pair<int, int>{0, 0});
+}
+
+// A stream's element type as numpy has it.
+py::dtype stream_dtype(const std::string& name, int element) {
+  if (name == "scales") return py::dtype("float16");
+  if (element == 8) return py::dtype::of<std::uint64_t>();
+  if (element == 2) return py::dtype::of<std::uint16_t>();
+  return py::dtype::of<std::uint8_t>();
+}
+
+PyWeight pack_array(const FloatArray& values, const std::string& format_name, const std::string& type, int group, const Pattern& pattern) {
+  require(values.ndim() == 2, "values must be a matrix [rows, cols], got ", values.ndim(), " dimensions");
+  const Format format = format_from_name(format_name.c_str());
+  const auto [n, m] = split(format, pattern);
+  const int rows = to_int(values.shape(0), "rows");
+  const int cols = to_int(values.shape(1), "cols");
+  const py::gil_scoped_release release;
+  return {pack(quantize(values.data(), rows, cols, type_from_name(type.c_str()), group), format, n, m), {}};
+}
+
+PyWeight pack_codes(const CodeArray& codes, const py::array& scales, const std::string& format_name, const std::string& type_text, int group,
+                    const Pattern& pattern) {
+  const Format format = format_from_name(format_name.c_str());
+  const ValueType type = type_from_name(type_text.c_str());
+  require(is_integer(type), "codes are for int8 and int4, got type ", type_text);
+  require(codes.ndim() == 2, "codes must be a matrix [rows, cols], got ", codes.ndim(), " dimensions");
+  StoredMatrix matrix(type, to_int(codes.shape(0), "rows"), to_int(codes.shape(1), "cols"), group);
+  const int used = matrix.group == 0 ? 1 : (matrix.cols + matrix.group - 1) / matrix.group;
+  require(scales.dtype().is(py::dtype("float16")) || scales.dtype().equal(py::dtype("float16")), "scales must be float16");
+  require(scales.ndim() == 2 && scales.shape(0) == matrix.rows && scales.shape(1) == used, "scales must be [", matrix.rows, ", ", used, "]");
+  const py::array dense = py::array::ensure(scales, py::array::c_style);
+  const auto* halves = static_cast<const std::uint16_t*>(dense.data());
+  const int low = type == ValueType::kInt8 ? -128 : -8;
+  const int high = type == ValueType::kInt8 ? 127 : 7;
+  for (int r = 0; r < matrix.rows; ++r) {
+    for (int c = 0; c < matrix.cols; ++c) {
+      const int code = codes.at(r, c);
+      require(code >= low && code <= high, "code ", code, " at row ", r, ", column ", c, " does not fit ", type_text);
+      matrix.at(r, c) = static_cast<std::uint32_t>(code) & (type == ValueType::kInt8 ? 0xffU : 0xfU);
+    }
+    for (int g = 0; g < used; ++g)
+      matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) + static_cast<std::size_t>(g)] =
+          halves[static_cast<std::size_t>(r) * static_cast<std::size_t>(used) + static_cast<std::size_t>(g)];
+  }
+  const auto [n, m] = split(format, pattern);
+  return {pack(matrix, format, n, m), {}};
+}
+
+PyWeight from_streams(const std::string& format_name, const std::string& type, int rows, int cols, int group, const Pattern& pattern,
+                      const py::dict& streams) {
+  const Format format = format_from_name(format_name.c_str());
+  const auto [n, m] = split(format, pattern);
+  auto weight = std::make_shared<PackedWeight>(format, type_from_name(type.c_str()), rows, cols, group, n, m);
+  py::list owners;
+  for (const auto& [key, value] : streams) {
+    const auto name = key.cast<std::string>();
+    const auto array = value.cast<py::array>();
+    require(array.ndim() == 1 && (array.flags() & py::array::c_style) != 0, "stream '", name, "' must be a contiguous vector");
+    weight->set_stream(name, {array.data(), static_cast<std::size_t>(array.nbytes()), static_cast<int>(array.itemsize())});
+    owners.append(array);
+  }
+  {
+    const py::gil_scoped_release release;
+    weight->finish();
+  }
+  return {std::move(weight), owners};
+}
+
+py::dict stream_arrays(const py::object& self) {
+  const auto& weight = self.cast<const PyWeight&>();
+  py::dict out;
+  for (const auto& [name, stream] : weight.weight->streams()) {
+    py::array array(stream_dtype(name, stream.element), {static_cast<py::ssize_t>(stream.bytes) / stream.element}, {stream.element}, stream.data, self);
+    array.attr("setflags")(py::arg("write") = false);
+    out[py::str(name)] = array;
+  }
+  return out;
+}
+
+py::array unpack_array(const PyWeight& self) {
+  const WeightView& view = self.weight->view();
+  std::vector<float> values(static_cast<std::size_t>(view.rows) * static_cast<std::size_t>(view.cols));
+  {
+    const py::gil_scoped_release release;
+    dequantize(unpack(view), values.data());
+  }
+  return to_array(std::move(values), {view.rows, view.cols});
+}
+
+py::tuple code_arrays(const PyWeight& self) {
+  const WeightView& view = self.weight->view();
+  require(is_integer(view.type), "a weight of type ", type_name(view.type), " has no codes");
+  const StoredMatrix matrix = unpack(view);
+  std::vector<std::int8_t> codes(matrix.raw.size());
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(raw_to_f32(view.type, matrix.raw[i]));
+  const int used = view.group == 0 ? 1 : (view.cols + view.group - 1) / view.group;
+  py::array scales(py::dtype("float16"), std::vector<py::ssize_t>{view.rows, used});
+  auto* halves = static_cast<std::uint16_t*>(scales.mutable_data());
+  for (int r = 0; r < view.rows; ++r)
+    for (int g = 0; g < used; ++g) *halves++ = matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) + static_cast<std::size_t>(g)];
+  return py::make_tuple(to_array(std::move(codes), {view.rows, view.cols}), scales);
+}
+
+py::object pattern_of(const PyWeight& self) {
+  const WeightView& view = self.weight->view();
+  if (view.format != Format::kNm) return py::none();
+  return py::make_tuple(view.n, view.m);
+}
+
+py::array linear(const PyWeight& weight, const FloatArray& x, const std::string& activations, int threads) {
+  require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
+  const WeightView& view = weight.weight->view();
+  require(x.shape(1) == view.cols, "x must have ", view.cols, " columns, got ", x.shape(1));
+  const int batch = to_int(x.shape(0), "batch");
+  std::vector<float> y(static_cast<std::size_t>(batch) * static_cast<std::size_t>(view.rows));
+  {
+    const py::gil_scoped_release release;
+    const Linear op(weight.weight, activations);
+    ThreadTeam team(threads);
+    const std::int64_t stride = padded_cols(view.cols);
+    Buffer<float> padded(static_cast<std::size_t>(batch) * static_cast<std::size_t>(stride) + kSpareBytes);
+    for (int t = 0; t < batch; ++t) std::copy_n(x.data() + static_cast<std::int64_t>(t) * view.cols, view.cols, padded.data() + t * stride);
+    ActivationCache cache;
+    run_linears(team, {{&op, y.data(), view.rows}}, {padded.data(), batch, view.cols, stride}, cache);
+  }
+  return to_array(std::move(y), {batch, view.rows});
+}
+
+// What the a8 kernels see of x: codes [batch, padded], scales and sums [batch, units].
+py::tuple quantize_activations(const FloatArray& x, int unit) {
+  require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
+  require(unit == 32 || unit == 64, "unit must be 32 or 64, got ", unit);
+  const auto batch = x.shape(0);
+  const auto cols = x.shape(1);
+  const auto padded = static_cast<py::ssize_t>(padded_cols(cols));
+  const py::ssize_t units = padded / unit;
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(batch * padded));
+  std::vector<float> scales(static_cast<std::size_t>(batch * units));
+  std::vector<std::int32_t> sums(scales.size());
+  for (py::ssize_t t = 0; t < batch; ++t)
+    vector_kernels(KvType::kF32).quantize(x.data() + t * cols, cols, padded, unit, codes.data() + t * padded, scales.data() + t * units, sums.data() + t * units);
+  return py::make_tuple(to_array(std::move(codes), {batch, padded}), to_array(std::move(scales), {batch, units}), to_array(std::move(sums), {batch, units}));
+}
+
+}  // namespace
+
+void register_weight(py::module_& module) {
+  using py::arg;
+  py::class_<PyWeight>(module, "Weight", "An immutable packed weight matrix; rows are outputs, cols are inputs.")
+      .def_property_readonly("rows", [](const PyWeight& w) { return w.weight->view().rows; })
+      .def_property_readonly("cols", [](const PyWeight& w) { return w.weight->view().cols; })
+      .def_property_readonly("format", [](const PyWeight& w) { return std::string(format_name(w.weight->view().format)); })
+      .def_property_readonly("type", [](const PyWeight& w) { return std::string(type_name(w.weight->view().type)); })
+      .def_property_readonly("group", [](const PyWeight& w) { return w.weight->view().group; })
+      .def_property_readonly("pattern", &pattern_of)
+      .def_property_readonly("nnz", [](const PyWeight& w) { return count_nonzeros(w.weight->view()); })
+      .def_property_readonly("nbytes", [](const PyWeight& w) { return w.weight->bytes(); })
+      .def("streams", &stream_arrays)
+      .def("unpack", &unpack_array)
+      .def("codes", &code_arrays);
+  module.def("pack", &pack_array, arg("values"), arg("format"), arg("type"), arg("group") = 64, arg("pattern") = py::none());
+  module.def("pack_codes", &pack_codes, arg("codes"), arg("scales"), arg("format"), arg("type"), arg("group") = 64, arg("pattern") = py::none());
+  module.def("weight_from_streams", &from_streams, arg("format"), arg("type"), arg("rows"), arg("cols"), arg("group"), arg("pattern"), arg("streams"));
+  module.def("linear", &linear, arg("weight"), arg("x"), arg("activations") = "auto", arg("threads") = 0);
+  module.def("quantize_activations", &quantize_activations, arg("x"), arg("unit") = 64);
+}
+
+}  // namespace gossamer

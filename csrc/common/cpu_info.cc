@@ -1,0 +1,134 @@
+#include "common/cpu_info.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "common/error.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace gossamer {
+namespace {
+
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512_vbmi2"};
+
+struct Features {
+  Isa isa = Isa::kScalar;
+  bool bf16 = false;
+};
+
+#if defined(__x86_64__)
+std::uint64_t read_xcr0() {
+  std::uint32_t low = 0;
+  std::uint32_t high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<std::uint64_t>(high) << 32) | low;
+}
+
+Features detect() {
+  Features found;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  const auto has = [](unsigned reg, int bit) { return ((reg >> bit) & 1U) != 0; };
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const bool base = has(c, 12) /* FMA */ && has(c, 23) /* POPCNT */ && has(c, 27) /* OSXSAVE */ && has(c, 28) /* AVX */ &&
+                    has(c, 29) /* F16C */;
+  if (!base) return found;
+  const std::uint64_t xcr0 = read_xcr0();
+  if ((xcr0 & 0x6) != 0x6) return found;  // XMM and YMM state
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  if (!(has(b, 3) /* BMI1 */ && has(b, 5) /* AVX2 */ && has(b, 8) /* BMI2 */)) return found;
+  found.isa = Isa::kAvx2;
+  if ((xcr0 & 0xe6) != 0xe6) return found;  // + opmask and ZMM state
+  if (!(has(b, 16) /* F */ && has(b, 17) /* DQ */ && has(b, 30) /* BW */ && has(b, 31) /* VL */)) return found;
+  found.isa = Isa::kAvx512;
+  if (!(has(c, 1) /* VBMI */ && has(c, 6) /* VBMI2 */ && has(c, 11) /* VNNI */)) return found;
+  found.isa = Isa::kAvx512Vbmi2;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found.bf16 = has(a, 5);
+  return found;
+}
+#else
+Features detect() { return {}; }
+#endif
+
+const Features& features() {
+  static const Features found = detect();
+  return found;
+}
+
+// CPUs' worth of time that the control group grants, or a huge number without a quota.
+double cgroup_cpus() {
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period) {
+    return quota == "max" || period <= 0 ? HUGE_VAL : std::strtod(quota.c_str(), nullptr) / period;
+  }
+  std::ifstream quota_v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+  std::ifstream period_v1("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  double value = 0;
+  if (quota_v1 >> value && period_v1 >> period && value > 0 && period > 0) return value / period;
+  return HUGE_VAL;
+}
+
+// Distinct (package, core) pairs among the CPUs of our affinity mask.
+int physical_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  std::set<std::pair<int, int>> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+    int package = 0;
+    int core = cpu;
+    std::ifstream(base + "physical_package_id") >> package;
+    std::ifstream file(base + "core_id");
+    if (!(file >> core)) core = cpu;
+    cores.emplace(package, core);
+  }
+  return std::max(1, static_cast<int>(cores.size()));
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
+Isa detected_isa() { return features().isa; }
+
+bool has_avx512_bf16() { return features().bf16; }
+
+Isa active_isa() {
+  static const Isa chosen = [] {
+    const char* wish = std::getenv("GOSSAMER_ISA");
+    if (wish == nullptr || *wish == '\0') return detected_isa();
+    for (int i = 0; i < kIsaCount; ++i) {
+      if (std::string(wish) != kNames[i]) continue;
+      require(i <= static_cast<int>(detected_isa()), "GOSSAMER_ISA=", wish, " is beyond this processor, which has ",
+              isa_name(detected_isa()));
+      return static_cast<Isa>(i);
+    }
+    throw InvalidArgument(concat("GOSSAMER_ISA must be scalar, avx2, avx512 or avx512_vbmi2, got '", wish, "'"));
+  }();
+  return chosen;
+}
+
+int usable_cores() {
+  const double quota = cgroup_cpus();
+  const int cores = physical_cores();
+  return quota < cores ? std::max(1, static_cast<int>(std::floor(quota))) : cores;
+}
+
+}  // namespace gossamer

@@ -1,0 +1,32 @@
+// Errors of the layers above the kernels: one sentence that names the value and the expectation.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace gossamer {
+
+// Bad input from a caller or a file. The bindings turn it into ValueError.
+struct InvalidArgument : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+// A native call was asked to stop (Ctrl-C). State is as it was before the call.
+struct Cancelled : std::runtime_error {
+  Cancelled() : std::runtime_error("cancelled") {}
+};
+
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) throw InvalidArgument(concat(parts...));
+}
+
+}  // namespace gossamer

@@ -1,0 +1,43 @@
+// A team of threads that lives as long as a model: short spin, then sleep.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gossamer {
+
+// Runs `body(begin, end, thread)` over [0, count) in chunks of `grain`; chunks go to whichever thread is free. `body` must
+// not throw. Results must not depend on the split.
+using ParallelBody = std::function<void(std::int64_t begin, std::int64_t end, int thread)>;
+
+class ThreadTeam {
+ public:
+  // threads: at least 1, the caller included; 0 means usable_cores().
+  explicit ThreadTeam(int threads);
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int size() const { return size_; }
+
+  // Returns when every chunk is done. One call at a time (the owner's duty); restarts the workers after a fork.
+  void parallel_for(std::int64_t count, std::int64_t grain, const ParallelBody& body);
+
+ private:
+  struct Shared;  // what the workers see; replaced, not reused, after a fork
+
+  void start();
+  static void work(Shared& shared, int thread);
+  static void run_chunks(Shared& shared, int thread);
+
+  int size_;
+  int owner_pid_ = 0;
+  std::unique_ptr<Shared> shared_;
+};
+
+}  // namespace gossamer

@@ -1,0 +1,170 @@
+#include "formats/stored_matrix.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "common/error.h"
+#include "common/half.h"
+
+namespace gossamer {
+namespace {
+
+constexpr const char* kFormatNames[kFormatCount] = {"dense", "bitmap", "csr", "nm"};
+constexpr const char* kTypeNames[kValueTypeCount] = {"f32", "bf16", "f16", "int8", "int4"};
+
+template <int kCount>
+int index_of(const char* const (&names)[kCount], const char* name, const char* what) {
+  for (int i = 0; i < kCount; ++i) {
+    if (std::strcmp(names[i], name) == 0) return i;
+  }
+  std::string known;
+  for (const char* candidate : names) known += (known.empty() ? "" : ", ") + std::string(candidate);
+  throw InvalidArgument(concat(what, " must be one of ", known, ", got '", name, "'"));
+}
+
+struct Rounding {
+  double loss;
+  std::uint16_t scale;
+};
+
+int round_code(float value, float inverse, int low, int high) {
+  return std::clamp(static_cast<int>(std::lrintf(std::clamp(value * inverse, -1000.0F, 1000.0F))), low, high);
+}
+
+Rounding try_scale(const float* values, int count, float scale, int low, int high) {
+  const std::uint16_t half = f32_to_f16(scale);
+  const float stored = f16_to_f32(half);
+  if (stored == 0 || !std::isfinite(stored)) return {HUGE_VAL, half};
+  const float inverse = 1.0F / stored;
+  double loss = 0;
+  for (int i = 0; i < count; ++i) {
+    if (values[i] == 0) continue;
+    const double error = values[i] - stored * static_cast<float>(round_code(values[i], inverse, low, high));
+    loss += error * error;
+  }
+  return {loss, half};
+}
+
+// int8 has codes to spare, so the largest magnitude maps to 127. With 16 codes the choice matters: candidates put the
+// largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other.
+std::uint16_t choose_scale(const float* values, int count, ValueType type) {
+  float largest = 0;
+  for (int i = 0; i < count; ++i) {
+    if (std::fabs(values[i]) > std::fabs(largest)) largest = values[i];
+  }
+  if (largest == 0) return 0;
+  const float magnitude = std::fabs(largest);
+  const float smallest = 0x1p-24F;  // the smallest f16 scale; finer groups round to it
+  if (type == ValueType::kInt8) {
+    const std::uint16_t half = f32_to_f16(std::max(magnitude / 127.0F, smallest));
+    return half;
+  }
+  Rounding best{HUGE_VAL, f32_to_f16(std::max(magnitude / 7.0F, smallest))};
+  for (int step = 0; step <= 16; ++step) {
+    const float reach = 5.6F + 0.2F * static_cast<float>(step);
+    for (const float sign : {1.0F, -1.0F}) {
+      // A negative scale swaps the sides, so that -8 can serve a positive extreme.
+      const Rounding tried = try_scale(values, count, sign * std::max(magnitude / reach, smallest), -8, 7);
+      if (tried.loss < best.loss) best = tried;
+    }
+  }
+  return best.scale;
+}
+
+}  // namespace
+
+const char* format_name(Format format) { return kFormatNames[static_cast<int>(format)]; }
+const char* type_name(ValueType type) { return kTypeNames[static_cast<int>(type)]; }
+Format format_from_name(const char* name) { return static_cast<Format>(index_of(kFormatNames, name, "format")); }
+ValueType type_from_name(const char* name) { return static_cast<ValueType>(index_of(kTypeNames, name, "value type")); }
+
+int group_count(ValueType type, int cols, int group) {
+  if (!is_integer(type)) return 0;
+  const int padded = (cols + kBlockCols - 1) / kBlockCols * kBlockCols;
+  return group == 0 ? 1 : (padded + group - 1) / group;
+}
+
+StoredMatrix::StoredMatrix(ValueType type_, int rows_, int cols_, int group_)
+    : type(type_), rows(rows_), cols(cols_), group(is_integer(type_) ? group_ : 0), groups(group_count(type_, cols_, group_)) {
+  require(rows > 0 && cols > 0, "a weight needs at least one row and one column, got ", rows, " x ", cols);
+  require(rows <= (1 << 28) && cols <= (1 << 24), "a weight of ", rows, " x ", cols, " is too large");
+  require(!is_integer(type) || group == 0 || group == 32 || group == 64 || group == 128,
+          "group must be 32, 64, 128 or 0 (one scale a row), got ", group);
+  raw.assign(static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols), 0);
+  scales.assign(static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups), 0);
+}
+
+bool is_zero(ValueType type, std::uint32_t raw) {
+  switch (type) {
+    case ValueType::kF32: return (raw << 1) == 0;
+    case ValueType::kBf16:
+    case ValueType::kF16: return (raw & 0x7fffU) == 0;
+    default: return raw == 0;
+  }
+}
+
+float raw_to_f32(ValueType type, std::uint32_t raw) {
+  switch (type) {
+    case ValueType::kF32: return std::bit_cast<float>(raw);
+    case ValueType::kBf16: return bf16_to_f32(static_cast<std::uint16_t>(raw));
+    case ValueType::kF16: return f16_to_f32(static_cast<std::uint16_t>(raw));
+    case ValueType::kInt8: return static_cast<float>(static_cast<std::int8_t>(raw));
+    default: return static_cast<float>(static_cast<int>(raw ^ 8U) - 8);
+  }
+}
+
+StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, int group) {
+  StoredMatrix out(type, rows, cols, group);
+  const int span = out.group == 0 ? cols : out.group;
+  const int low = type == ValueType::kInt8 ? -127 : -8;
+  const int high = type == ValueType::kInt8 ? 127 : 7;
+  const std::uint32_t code_mask = type == ValueType::kInt8 ? 0xffU : 0xfU;
+  for (int r = 0; r < rows; ++r) {
+    const float* row = values + static_cast<std::size_t>(r) * static_cast<std::size_t>(cols);
+    if (!is_integer(type)) {
+      for (int c = 0; c < cols; ++c) {
+        std::uint32_t raw = 0;
+        if (type == ValueType::kF32) {
+          raw = std::bit_cast<std::uint32_t>(row[c]);
+        } else {
+          raw = type == ValueType::kBf16 ? f32_to_bf16(row[c]) : f32_to_f16(row[c]);
+          require(!std::isfinite(row[c]) || std::isfinite(raw_to_f32(type, raw)), "value ", row[c], " at row ", r, ", column ",
+                  c, " does not fit ", type_name(type));
+        }
+        out.at(r, c) = is_zero(type, raw) ? 0 : raw;
+      }
+      continue;
+    }
+    for (int first = 0, g = 0; first < cols; first += span, ++g) {
+      const int count = std::min(span, cols - first);
+      for (int c = first; c < first + count; ++c)
+        require(std::isfinite(row[c]), "value ", row[c], " at row ", r, ", column ", c, " cannot be stored as ", type_name(type));
+      const std::uint16_t half = choose_scale(row + first, count, type);
+      const float scale = f16_to_f32(half);
+      require(std::isfinite(scale), "values at row ", r, ", columns from ", first, " are too large for an f16 scale");
+      out.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups) + static_cast<std::size_t>(g)] = half;
+      if (scale == 0) continue;
+      for (int c = first; c < first + count; ++c)
+        out.at(r, c) = static_cast<std::uint32_t>(round_code(row[c], 1.0F / scale, low, high)) & code_mask;
+    }
+  }
+  return out;
+}
+
+void dequantize(const StoredMatrix& matrix, float* values) {
+  const int span = matrix.group == 0 ? matrix.cols : matrix.group;
+  for (int r = 0; r < matrix.rows; ++r) {
+    float* row = values + static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.cols);
+    for (int c = 0; c < matrix.cols; ++c) {
+      const float value = raw_to_f32(matrix.type, matrix.at(r, c));
+      row[c] = matrix.groups == 0
+                   ? value
+                   : value * f16_to_f32(matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) +
+                                                      static_cast<std::size_t>(c / span)]);
+    }
+  }
+}
+
+}  // namespace gossamer

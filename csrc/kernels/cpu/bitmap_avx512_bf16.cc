@@ -1,0 +1,10 @@
+#define GOSSAMER_NS avx512_bf16
+#include "kernels/cpu/tile_avx512-inl.h"
+
+namespace gossamer {
+namespace avx512_bf16 {
+
+GOSSAMER_DEFINE_PAIR(bitmap, bf16, bf16, avx512_bf16, (bf16_linear<Layout::kMasked>(a)))
+
+}  // namespace avx512_bf16
+}  // namespace gossamer

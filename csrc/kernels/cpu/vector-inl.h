@@ -1,0 +1,326 @@
+// Norm, rotary, softmax attention and their kin, written once over 16 lanes with the compiler's vector types and compiled for
+// each ISA. Lanes are added up in one fixed order, so results do not depend on the number of tokens or threads.
+#ifndef GOSSAMER_NS
+#error "define GOSSAMER_NS first"
+#endif
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/vector_kernels.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // nothing here crosses a function boundary of another object
+
+namespace gossamer {
+namespace GOSSAMER_NS {
+namespace {
+
+#define GOSSAMER_INLINE inline __attribute__((always_inline))
+
+typedef float F16 __attribute__((vector_size(64)));
+typedef int32_t I16 __attribute__((vector_size(64)));
+
+constexpr int kLanes = 16;
+
+GOSSAMER_INLINE F16 splat(float value) { return value - F16{}; }
+
+GOSSAMER_INLINE F16 load(const float* p) {
+  F16 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+GOSSAMER_INLINE void store(float* p, F16 v) { memcpy(p, &v, sizeof v); }
+
+// The first `count` lanes; the others are zero.
+GOSSAMER_INLINE F16 load_part(const float* p, int64_t count) {
+  F16 v = {};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) v[i] = p[i];
+  return v;
+}
+
+GOSSAMER_INLINE void store_part(float* p, F16 v, int64_t count) {
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) p[i] = v[i];
+}
+
+GOSSAMER_INLINE float sum_lanes(F16 v) {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) v[i] += v[i + width];
+  return v[0];
+}
+
+GOSSAMER_INLINE F16 maximum(F16 a, F16 b) { return a > b ? a : b; }
+
+GOSSAMER_INLINE float max_lanes(F16 v) {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
+  return v[0];
+}
+
+// Adding and subtracting 1.5 * 2^23 rounds to an integer, nearest even, for |v| < 2^22.
+GOSSAMER_INLINE F16 round_even(F16 v) {
+  const F16 magic = splat(12582912.0F);
+  return (v + magic) - magic;
+}
+
+// e^x to about 2 ulp; 0 below -87, and at most e^88. NaN stays NaN.
+GOSSAMER_INLINE F16 exponential(F16 x) {
+  const F16 low = splat(-87.33654F);
+  const F16 high = splat(88.0F);
+  const I16 tiny = x < low;
+  F16 v = x > high ? high : x;
+  v = tiny ? low : v;
+  const F16 n = round_even(v * splat(1.44269504F));
+  F16 r = v - n * splat(0.693359375F);  // ln 2 in two parts
+  r = r - n * splat(-2.12194440e-4F);
+  F16 p = splat(1.9875691500e-4F);
+  p = p * r + splat(1.3981999507e-3F);
+  p = p * r + splat(8.3334519073e-3F);
+  p = p * r + splat(4.1665795894e-2F);
+  p = p * r + splat(1.6666665459e-1F);
+  p = p * r + splat(5.0000001201e-1F);
+  p = p * r * r + r + splat(1.0F);
+  const I16 power = (__builtin_convertvector(n, I16) + 127) << 23;
+  F16 scale;
+  memcpy(&scale, &power, sizeof scale);
+  const F16 zero = {};
+  return tiny ? zero : p * scale;
+}
+
+void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept {
+  F16 squares = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const F16 v = load(x + i);
+    squares += v * v;
+  }
+  if (i < n) {
+    const F16 v = load_part(x + i, n - i);
+    squares += v * v;
+  }
+  const float scale = 1.0F / sqrtf(sum_lanes(squares) / (float)n + eps);
+  i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i) * splat(scale) * load(weight + i));
+  for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales, int32_t* sums) noexcept {
+  for (int64_t first = 0; first < padded; first += unit) {
+    F16 parts[4];  // a unit has 2 or 4 of them
+    F16 largest = {};
+    const int count = unit / kLanes;
+    for (int j = 0; j < count; ++j) {
+      const int64_t at = first + j * kLanes;
+      parts[j] = at + kLanes <= n ? load(x + at) : load_part(x + at, at < n ? n - at : 0);
+      largest = maximum(largest, maximum(parts[j], -parts[j]));
+    }
+    const float magnitude = max_lanes(largest);
+    const float inverse = magnitude > 0 ? 127.0F / magnitude : 0.0F;
+    scales[first / unit] = magnitude / 127.0F;
+    // A magnitude too small for its inverse, or one that is not finite, has no codes; the scale tells the rest.
+    const bool codable = inverse < INFINITY && magnitude < INFINITY;
+    I16 total = {};
+    for (int j = 0; j < count; ++j) {
+      I16 code = {};
+      if (codable) {
+        const F16 scaled = round_even(parts[j] * splat(inverse));
+        const F16 bounded = scaled == scaled ? scaled : F16{};
+        code = __builtin_convertvector(bounded, I16);
+      }
+      total += code;
+      typedef int8_t C16 __attribute__((vector_size(16)));
+      const C16 bytes = __builtin_convertvector(code, C16);
+      memcpy(codes + first + j * kLanes, &bytes, sizeof bytes);
+    }
+    int32_t sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += total[i];
+    sums[first / unit] = sum;
+    for (int j = 0; j < count; ++j) {  // NaN poisons the unit instead of vanishing
+      const I16 bad = parts[j] != parts[j];
+      for (int i = 0; i < kLanes; ++i)
+        if (bad[i] != 0) scales[first / unit] = NAN;
+    }
+  }
+}
+
+void to_bf16(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept {
+  for (int64_t i = 0; i < padded; ++i) {
+    uint32_t bits = 0;
+    if (i < n) memcpy(&bits, x + i, 4);
+    const uint32_t nan = (bits & 0x7fffffffU) > 0x7f800000U ? 0x400000U : 0;
+    const uint32_t rounded = nan != 0 ? bits | nan : bits + 0x7fffU + ((bits >> 16) & 1U);
+    out[i] = (uint16_t)(rounded >> 16);
+  }
+}
+
+void silu_mul(float* gate, const float* up, int64_t n) noexcept {
+  const F16 one = splat(1.0F);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const F16 g = load(gate + i);
+    store(gate + i, g / (one + exponential(-g)) * load(up + i));
+  }
+  if (i < n) {
+    const F16 g = load_part(gate + i, n - i);
+    store_part(gate + i, g / (one + exponential(-g)) * load_part(up + i, n - i), n - i);
+  }
+}
+
+void add(float* x, const float* y, int64_t n) noexcept {
+  for (int64_t i = 0; i < n; ++i) x[i] += y[i];
+}
+
+void rope(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines, const float* sines) noexcept {
+  for (int32_t h = 0; h < heads; ++h, x += head_dim) {
+    for (int32_t j = 0; j < half; ++j) {
+      const float a = x[j];
+      const float b = x[j + half];
+      x[j] = a * cosines[j] - b * sines[j];
+      x[j + half] = b * cosines[j] + a * sines[j];
+    }
+  }
+}
+
+// --- the KV cache's element types ----------------------------------------------------------------------------------------
+
+struct KvF32 {
+  typedef float Element;
+  static GOSSAMER_INLINE F16 load16(const float* p) { return load(p); }
+  static GOSSAMER_INLINE float narrow(float value) { return value; }
+};
+
+struct KvF16 {
+  typedef uint16_t Element;
+  static GOSSAMER_INLINE F16 load16(const uint16_t* p) {
+#if defined(__AVX512F__)
+    return (F16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+#else
+    float wide[kLanes];
+#if defined(__F16C__)
+    _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
+    _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));
+#else
+    for (int i = 0; i < kLanes; ++i) {
+      const uint32_t sign = (uint32_t)(p[i] & 0x8000U) << 16;
+      const uint32_t magnitude = p[i] & 0x7fffU;
+      uint32_t bits;
+      if (magnitude >= 0x7c00U) {
+        bits = 0x7f800000U | (magnitude & 0x3ffU) << 13;
+      } else if (magnitude >= 0x400U) {
+        bits = (magnitude << 13) + (112U << 23);
+      } else {
+        const float subnormal = (float)magnitude * 0x1p-24F;
+        memcpy(&bits, &subnormal, 4);
+      }
+      bits |= sign;
+      memcpy(wide + i, &bits, 4);
+    }
+#endif
+    return load(wide);
+#endif
+  }
+  // Nearest even, clamped to the largest finite value: a KV entry must not become infinite.
+  static GOSSAMER_INLINE uint16_t narrow(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    const uint32_t sign = (bits >> 16) & 0x8000U;
+    const uint32_t magnitude = bits & 0x7fffffffU;
+    if (magnitude > 0x7f800000U) return (uint16_t)(sign | 0x7e00U);
+    if (magnitude >= 0x477fe000U) return (uint16_t)(sign | 0x7bffU);
+    if (magnitude < 0x38800000U) {
+      float shifted;
+      memcpy(&shifted, &magnitude, 4);
+      shifted += 0.5F;
+      memcpy(&bits, &shifted, 4);
+      return (uint16_t)(sign | (bits - 0x3f000000U));
+    }
+    return (uint16_t)(sign | ((magnitude - (112U << 23) + 0xfffU + ((magnitude >> 13) & 1U)) >> 13));
+  }
+};
+
+template <class Kv>
+void store_k(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept {
+  typename Kv::Element* to = (typename Kv::Element*)page;
+  for (int32_t d = 0; d < head_dim; ++d) to[d * kPageTokens + slot] = Kv::narrow(k[d]);
+}
+
+template <class Kv>
+void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept {
+  typename Kv::Element* to = (typename Kv::Element*)page + (int64_t)slot * padded_dim;
+  for (int32_t d = 0; d < head_dim; ++d) to[d] = Kv::narrow(v[d]);
+}
+
+template <class Kv>
+void attend(const AttentionArgs& a) noexcept {
+  typedef typename Kv::Element Element;
+  constexpr int kParts = kPageTokens / kLanes;
+  const int first_page = a.begin / kPageTokens;
+  const int count = a.end - a.begin;
+  const int pages = (count + kPageTokens - 1) / kPageTokens;
+  for (int32_t h = 0; h < a.query_heads; ++h) {
+    const float* q = a.q + (int64_t)h * a.head_dim;
+    F16 largest = splat(-INFINITY);
+    for (int page = 0; page < pages; ++page) {
+      const Element* k = (const Element*)(a.pages[first_page + page] + a.offset);
+      F16 acc[kParts] = {};
+      for (int32_t d = 0; d < a.head_dim; ++d, k += kPageTokens) {
+        const F16 qd = splat(q[d]);
+        for (int j = 0; j < kParts; ++j) acc[j] += qd * Kv::load16(k + j * kLanes);
+      }
+      for (int j = 0; j < kParts; ++j) {
+        const int at = page * kPageTokens + j * kLanes;
+        F16 score = acc[j] * splat(a.scale);
+        if (at + kLanes > count) {
+          for (int i = 0; i < kLanes; ++i)
+            if (at + i >= count) score[i] = -INFINITY;
+        }
+        store(a.scores + at, score);
+        largest = maximum(largest, score);
+      }
+    }
+    const float top = max_lanes(largest);
+    F16 total = {};
+    for (int at = 0; at < pages * kPageTokens; at += kLanes) {
+      const F16 weight = exponential(load(a.scores + at) - splat(top));
+      store(a.scores + at, weight);
+      total += weight;
+    }
+    a.maximum[h] = top;
+    a.sum[h] = sum_lanes(total);
+    float* out = a.out + (int64_t)h * a.padded_dim;
+    for (int32_t d0 = 0; d0 < a.padded_dim; d0 += 4 * kLanes) {
+      const int parts = (a.padded_dim - d0) / kLanes < 4 ? (a.padded_dim - d0) / kLanes : 4;
+      F16 acc[4] = {};
+      for (int page = 0; page < pages; ++page) {
+        const Element* v = (const Element*)(a.pages[first_page + page] + a.offset) + (int64_t)a.head_dim * kPageTokens + d0;
+        const int tokens = count - page * kPageTokens < kPageTokens ? count - page * kPageTokens : kPageTokens;
+        const float* weights = a.scores + page * kPageTokens;
+        if (parts == 4) {
+          for (int t = 0; t < tokens; ++t, v += a.padded_dim)
+            for (int j = 0; j < 4; ++j) acc[j] += splat(weights[t]) * Kv::load16(v + j * kLanes);
+        } else {
+          for (int t = 0; t < tokens; ++t, v += a.padded_dim)
+            for (int j = 0; j < parts; ++j) acc[j] += splat(weights[t]) * Kv::load16(v + j * kLanes);
+        }
+      }
+      for (int j = 0; j < parts; ++j) store(out + d0 + j * kLanes, acc[j]);
+    }
+  }
+}
+
+}  // namespace
+
+// One entry a KV type.
+extern const VectorKernels kVectorKernels[2];
+const VectorKernels kVectorKernels[2] = {
+    {rms_norm, quantize, to_bf16, silu_mul, add, rope, store_k<KvF32>, store_v<KvF32>, attend<KvF32>},
+    {rms_norm, quantize, to_bf16, silu_mul, add, rope, store_k<KvF16>, store_v<KvF16>, attend<KvF16>},
+};
+
+}  // namespace GOSSAMER_NS
+}  // namespace gossamer

@@ -1,0 +1,55 @@
+// The small kernels around the linear ones: one shared body (cpu/vector-inl.h) compiled for several ISAs. Plain data.
+#ifndef GOSSAMER_KERNELS_VECTOR_KERNELS_H_
+#define GOSSAMER_KERNELS_VECTOR_KERNELS_H_
+
+#include <stdint.h>
+
+namespace gossamer {
+
+enum class KvType : uint8_t { kF32, kF16 };
+
+// Tokens a page of the KV cache.
+constexpr int kPageTokens = 64;
+
+// Positions that one attention task covers; longer contexts are split here, whatever the number of threads.
+constexpr int kAttentionSpan = 512;
+
+// One KV head of one token's query group against positions [begin, end) of its sequence; begin is a multiple of
+// kAttentionSpan and end - begin <= kAttentionSpan.
+// A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim].
+struct AttentionArgs {
+  const float* q;  // [query_heads][head_dim]
+  int32_t query_heads, head_dim;
+  int32_t padded_dim;  // head_dim rounded up to 16
+  const uint8_t* const* pages;
+  int64_t offset;
+  int32_t begin, end;
+  float scale;
+  float* scores;   // scratch [kAttentionSpan]
+  float* maximum;  // [query_heads] largest score
+  float* sum;      // [query_heads] sum of exp(score - maximum)
+  float* out;      // [query_heads][padded_dim] sum of exp(score - maximum) * v
+};
+
+struct VectorKernels {
+  // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept;
+  // Codes and scales of `n` inputs, zero up to `padded`; a unit is 32 or 64 inputs; code = round(x / scale), |code| <= 127.
+  void (*quantize)(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales, int32_t* sums) noexcept;
+  // Rounds to bf16, nearest even, zero up to `padded`.
+  void (*to_bf16)(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept;
+  // gate[i] = silu(gate[i]) * up[i]
+  void (*silu_mul)(float* gate, const float* up, int64_t n) noexcept;
+  // x[i] += y[i]
+  void (*add)(float* x, const float* y, int64_t n) noexcept;
+  // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
+  void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines, const float* sines) noexcept;
+  // Writes one token's K or V head into a page.
+  void (*store_k)(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept;
+  void (*store_v)(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept;
+  void (*attend)(const AttentionArgs& args) noexcept;
+};
+
+}  // namespace gossamer
+
+#endif

@@ -1,0 +1,10 @@
+// The vector kernels of the active ISA.
+#pragma once
+
+#include "kernels/vector_kernels.h"
+
+namespace gossamer {
+
+const VectorKernels& vector_kernels(KvType kv);
+
+}  // namespace gossamer

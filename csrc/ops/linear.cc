@@ -1,0 +1,132 @@
+#include "ops/linear.h"
+
+#include <algorithm>
+
+#include "common/error.h"
+#include "kernels/vectors.h"
+
+namespace gossamer {
+namespace {
+
+// Pieces are what threads pick up: small enough to balance, large enough that picking costs nothing.
+constexpr std::size_t kPieceBytes = 32 << 10;
+constexpr std::size_t kMostPieces = 64;
+
+ActivationType choose(const PackedWeight& weight, const std::string& wish) {
+  const ValueType type = weight.view().type;
+  if (wish == "auto") return is_integer(type) ? ActivationType::kA8 : ActivationType::kF32;
+  const ActivationType activation = activation_from_name(wish);
+  const bool has = activation == ActivationType::kF32 || (activation == ActivationType::kA8 && is_integer(type)) ||
+                   (activation == ActivationType::kBf16 && (type == ValueType::kBf16 || type == ValueType::kF16));
+  return has ? activation : ActivationType::kF32;
+}
+
+}  // namespace
+
+Linear::Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations)
+    : weight_(std::move(weight)), activation_(choose(*weight_, activations)) {
+  const WeightView& view = weight_->view();
+  matvec_ = &find_kernel(view.format, LinearOp::kMatvec, view.type, activation_);
+  matmul_ = &find_kernel(view.format, LinearOp::kMatmul, view.type, activation_);
+  std::size_t total = 0;
+  const int streams = weight_->value_streams();
+  for (int s = 0; s < streams; ++s) total += weight_->stream_cost(s);
+  const std::size_t piece = std::max(kPieceBytes, total / kMostPieces);
+  bounds_.push_back(0);
+  std::size_t size = 0;
+  for (int s = 0; s < streams; ++s) {
+    size += weight_->stream_cost(s);
+    if (size < piece && s + 1 < streams) continue;
+    bounds_.push_back(s + 1);
+    size = 0;
+  }
+}
+
+void Linear::run_piece(int piece, const Activations& x, float* y, std::int64_t y_stride) const {
+  LinearArgs args{};
+  args.weight = weight_->view();
+  args.x = x;
+  args.begin = bounds_[static_cast<std::size_t>(piece)];
+  args.end = bounds_[static_cast<std::size_t>(piece) + 1];
+  args.y = y;
+  args.y_stride = y_stride;
+  (x.tokens == 1 ? matvec_ : matmul_)->run(args);
+}
+
+ActivationCache::Form& ActivationCache::form(ActivationType type, int unit) {
+  for (const auto& candidate : forms_)
+    if (candidate->x.type == type && candidate->x.unit == unit) return *candidate;
+  forms_.push_back(std::make_unique<Form>());
+  forms_.back()->x.type = type;
+  forms_.back()->x.unit = unit;
+  return *forms_.back();
+}
+
+const Activations& ActivationCache::get(const Linear& linear, ThreadTeam& team) {
+  const ActivationType type = linear.activation();
+  Form& f = form(type, type == ActivationType::kA8 ? linear.unit() : 0);
+  if (std::find(made_.begin(), made_.end(), &f) != made_.end()) return f.x;
+  made_.push_back(&f);
+  Activations& x = f.x;
+  x.tokens = rows_.tokens;
+  const std::int64_t padded = padded_cols(rows_.cols);
+  const auto tokens = static_cast<std::size_t>(rows_.tokens);
+  const VectorKernels& vectors = vector_kernels(KvType::kF32);
+  if (type == ActivationType::kF32) {
+    x.f32 = rows_.data;
+    x.stride = rows_.stride;
+    return x;
+  }
+  x.stride = padded;
+  if (type == ActivationType::kBf16) {
+    f.bf16.resize(tokens * static_cast<std::size_t>(padded) + kSpareBytes);
+    x.bf16 = f.bf16.data();
+  } else {
+    x.unit_stride = padded / x.unit;
+    f.codes.resize(tokens * static_cast<std::size_t>(padded) + kSpareBytes);
+    f.scales.resize(tokens * static_cast<std::size_t>(x.unit_stride));
+    f.sums.resize(tokens * static_cast<std::size_t>(x.unit_stride));
+    x.codes = f.codes.data();
+    x.unit_scales = f.scales.data();
+    x.unit_sums = f.sums.data();
+  }
+  team.parallel_for(rows_.tokens, 4, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float* row = rows_.data + t * rows_.stride;
+      if (type == ActivationType::kBf16)
+        vectors.to_bf16(row, rows_.cols, padded, f.bf16.data() + t * padded);
+      else
+        vectors.quantize(row, rows_.cols, padded, x.unit, f.codes.data() + t * padded, f.scales.data() + t * x.unit_stride,
+                         f.sums.data() + t * x.unit_stride);
+    }
+  });
+  return x;
+}
+
+void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache) {
+  cache.reset(x);
+  if (x.tokens == 0) return;
+  struct Prepared {
+    const LinearJob* job;
+    const Activations* x;
+    std::int64_t first;
+  };
+  std::vector<Prepared> prepared;
+  prepared.reserve(jobs.size());
+  std::int64_t pieces = 0;
+  for (const LinearJob& job : jobs) {
+    require(job.linear->cols() == x.cols, "a weight with ", job.linear->cols(), " inputs cannot take ", x.cols);
+    require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ", job.linear->rows(), " outputs");
+    prepared.push_back({&job, &cache.get(*job.linear, team), pieces});
+    pieces += static_cast<std::int64_t>(job.linear->bounds().size()) - 1;
+  }
+  team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t piece = begin; piece < end; ++piece) {
+      const auto after = std::upper_bound(prepared.begin(), prepared.end(), piece, [](std::int64_t p, const Prepared& q) { return p < q.first; });
+      const Prepared& mine = *(after - 1);
+      mine.job->linear->run_piece(static_cast<int>(piece - mine.first), *mine.x, mine.job->y, mine.job->y_stride);
+    }
+  });
+}
+
+}  // namespace gossamer

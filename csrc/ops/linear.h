@@ -1,0 +1,87 @@
+// y = x W^T over packed weights: shapes are checked here, activations prepared, and work cut for the thread team.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/buffer.h"
+#include "common/thread_team.h"
+#include "formats/packed_weight.h"
+#include "kernels/registry.h"
+
+namespace gossamer {
+
+// Rows of numbers, each `stride` floats from the next; the floats from `cols` to the next multiple of 64 are zero.
+struct Rows {
+  const float* data = nullptr;
+  int tokens = 0;
+  int cols = 0;
+  std::int64_t stride = 0;
+};
+
+constexpr std::int64_t padded_cols(std::int64_t cols) { return (cols + kBlockCols - 1) / kBlockCols * kBlockCols; }
+
+// A packed weight with the kernels chosen for it, once.
+class Linear {
+ public:
+  // activations: "auto" (a8 for integer weights, f32 for float ones), or "f32", "bf16", "a8". A type that the weight has no
+  // kernel for falls back to f32, so that one setting can serve a model of mixed weights.
+  Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations);
+
+  const PackedWeight& weight() const { return *weight_; }
+  const std::shared_ptr<const PackedWeight>& shared() const { return weight_; }
+  int rows() const { return weight_->view().rows; }
+  int cols() const { return weight_->view().cols; }
+  ActivationType activation() const { return activation_; }
+  int unit() const { return weight_->view().group == 32 ? 32 : kBlockCols; }
+  const char* kernel_name(bool many) const { return many ? matmul_->name : matvec_->name; }
+
+  // Value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes.
+  const std::vector<int>& bounds() const { return bounds_; }
+
+  // The streams of piece i for all tokens of x.
+  void run_piece(int piece, const Activations& x, float* y, std::int64_t y_stride) const;
+
+ private:
+  std::shared_ptr<const PackedWeight> weight_;
+  ActivationType activation_;
+  const KernelEntry* matvec_;
+  const KernelEntry* matmul_;
+  std::vector<int> bounds_;
+};
+
+// Inputs in the forms that weights ask for, each made once per `reset`.
+class ActivationCache {
+ public:
+  void reset(const Rows& rows) {
+    rows_ = rows;
+    made_.clear();
+  }
+  const Activations& get(const Linear& linear, ThreadTeam& team);
+
+ private:
+  struct Form {
+    Activations x;
+    Buffer<std::int8_t> codes;
+    Buffer<std::uint16_t> bf16;
+    Buffer<float> scales;
+    Buffer<std::int32_t> sums;
+  };
+  Form& form(ActivationType type, int unit);
+
+  Rows rows_;
+  std::vector<std::unique_ptr<Form>> forms_;  // kept from call to call for their memory
+  std::vector<Form*> made_;
+};
+
+struct LinearJob {
+  const Linear* linear;
+  float* y;               // [tokens][y_stride]
+  std::int64_t y_stride;  // floats
+};
+
+// Runs several weights on the same inputs as one parallel region.
+void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache);
+
+}  // namespace gossamer
