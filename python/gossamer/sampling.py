@@ -92,7 +92,7 @@ def penalize(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
     `penalty`, negative ones multiplied.
     """
     ids = np.unique(np.asarray(recent, dtype=np.intp))
-    result = logits.copy()
+    result: Logits = logits.copy()
     result[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
     return result
 

@@ -1,0 +1,124 @@
+"""The command `gossamer`: one module a command; this one parses the line and turns every outcome into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from ..errors import GossamerError
+from . import bench, chat, convert, evaluate, generate, inspect, prune
+
+COMMANDS: dict[str, ModuleType] = {
+    "generate": generate,
+    "chat": chat,
+    "convert": convert,
+    "prune": prune,
+    "inspect": inspect,
+    "bench": bench,
+    "eval": evaluate,
+}
+
+FAILED, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments without the program's name; None takes the process's own.
+
+    Returns:
+        0 when done; 1 when it failed, after one line on stderr that says why; 130 after Ctrl-C; 141 when the reader
+        of stdout went away, as a shell reports SIGPIPE. With GOSSAMER_DEBUG set, failures raise with their traceback.
+
+    Raises:
+        SystemExit: wrong usage (2), `--help` and `--version` (0).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?" for it
+    try:
+        parser = _parser()
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _drop_output()
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return BROKEN_PIPE
+    except Exception as error:
+        _drop_output()
+        if os.environ.get("GOSSAMER_DEBUG"):
+            raise
+        print(f"gossamer: error: {_explain(error)}", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _explain(error: Exception) -> str:
+    """One line for people: bad input and a failed environment are told as they are, anything else is a bug."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{named}{error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {text}' if text else ''}"
+    if isinstance(error, (GossamerError, ValueError, OSError)):
+        return text or type(error).__name__
+    return f"this is a bug in gossamer: {type(error).__name__}: {text} (GOSSAMER_DEBUG=1 shows where)"
+
+
+def _drop_output() -> None:
+    """Writes out what stdout still holds; where that fails, drops it, so that the interpreter's exit stays quiet."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # stdout may be no real file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage above it, and takes no abbreviated options."""
+
+    def __init__(self, **options: object) -> None:
+        options["allow_abbrev"] = False
+        super().__init__(**options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class _Version(argparse.Action):
+    """Prints the version; looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from .. import __version__
+
+        print(f"gossamer {__version__}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gossamer",
+        description="Runs pruned transformers fast on ordinary machines, straight from compressed weights.",
+        epilog="MODEL is a packed folder, a Hugging Face checkpoint folder, a GGUF file, a hub id, or the name of a "
+        "built-in model. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    for name, module in COMMANDS.items():
+        summary = module.SUMMARY
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, parser=command)
+    return parser

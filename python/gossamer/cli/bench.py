@@ -1,0 +1,180 @@
+"""`gossamer bench`: prefill (ppN) and decode (tgN) speed, in rows that can be laid beside llama-bench's."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import GossamerError
+from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
+from .output import print_json, table
+from .progress import progress
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from .progress import Report
+
+SUMMARY = "measure prefill and decode speed"
+
+START = 8
+"""Tokens that a sequence holds before decoding is timed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        type=integer(0),
+        default=512,
+        metavar="N",
+        help="tokens of prefill; 0 skips it (default %(default)s)",
+    )
+    parser.add_argument(
+        "-n",
+        "--new",
+        type=integer(0),
+        default=128,
+        metavar="N",
+        help="tokens to decode; 0 skips it (default %(default)s)",
+    )
+    parser.add_argument(
+        "-r",
+        "--repeats",
+        type=integer(1),
+        default=5,
+        metavar="N",
+        help="timed runs, after a first one (default %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_thread_list,
+        default=[0],
+        metavar="N[,N...]",
+        help="thread counts to time (default: as many as pay)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document, with every single run")
+    add_engine_options(parser, threads=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Times, prints, and returns the exit code."""
+    if not args.prompt and not args.new:
+        args.parser.error("-p and -n are both 0: nothing to time")
+    rows: list[dict[str, Any]] = []
+    for threads in args.threads:
+        model = open_model(args, args.model, threads)
+        with progress() as report:
+            rows += measure(model, args.prompt, args.new, args.repeats, report)
+    if args.json:
+        from .. import _core
+
+        print_json(
+            {
+                "model": args.model,
+                "isa": _core.isa(),
+                "kv": model.decoder.kv,
+                "activations": args.activations,
+                "weights": weight_kinds(model),
+                "weight_bytes": model.decoder.weight_bytes,
+                "rows": rows,
+            }
+        )
+        return 0
+    kinds = ", ".join(f"{count} {kind}" for kind, count in weight_kinds(model).items())
+    print(f"{args.model}: {kinds}; {model.decoder.weight_bytes / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
+    header = ("test", "threads", "tokens/s", "± sd", "min", "max", "MB/token", "GB/s")
+    print(table(header, [_cells(row) for row in rows]))
+    return 0
+
+
+def measure(model: Model, prompt: int, new: int, repeats: int, report: Report) -> list[dict[str, Any]]:
+    """Times prefill and decode in turn.
+
+    Args:
+        model: The model.
+        prompt: Tokens of prefill, fed to an empty sequence in one call; 0 skips it.
+        new: Tokens to decode one at a time, behind `START` others; 0 skips it. Nothing is sampled.
+        repeats: Timed runs of each; one more comes before them to warm up.
+        report: Called with (runs done, runs, what).
+
+    Returns:
+        One row a test: medians, spread and every run, in tokens a second.
+
+    Raises:
+        GossamerError: the tokens do not fit into the model's context.
+    """
+    for option, count in (("-p", prompt), ("-n", new + START if new else 0)):
+        if count > model.config.context:
+            raise GossamerError(
+                f"{option}: {count} tokens do not fit into the model's context of {model.config.context}"
+            )
+    tokens = np.array([(100 + i % 1000) % model.config.vocab for i in range(max(prompt, new, START))], np.int32)
+    decoder = model.decoder
+    prefills: list[float] = []
+    decodes: list[float] = []
+    for repeat in range(repeats + 1):
+        report(repeat, repeats + 1, f"timing, {decoder.threads} threads")
+        if prompt:
+            start = time.perf_counter()
+            decoder.step([(0, tokens[:prompt])])
+            prefills.append(prompt / (time.perf_counter() - start))
+            decoder.free(0)
+        if new:
+            decoder.step([(0, tokens[:START])])
+            start = time.perf_counter()
+            for i in range(new):
+                decoder.step([(0, tokens[i : i + 1])])
+            decodes.append(new / (time.perf_counter() - start))
+            decoder.free(0)
+    rows = []
+    if prompt:
+        rows.append(_row(f"pp{prompt}", decoder.threads, prefills[1:]))
+    if new:
+        kv = decoder.kv_bytes_per_token * (START + (new + 1) / 2)
+        rows.append(_row(f"tg{new}", decoder.threads, decodes[1:], decoder.weight_bytes + kv))
+    return rows
+
+
+def weight_kinds(model: Model) -> dict[str, int]:
+    """How many matrices there are of each format and type, the head's named apart: its bytes weigh most."""
+    head = "embed" if model.config.tied else "head"
+    kinds: Counter[str] = Counter()
+    for name, weight in model.weights.items():
+        kind = f"{weight.format} {weight.type}"
+        if name == head:
+            kinds[f"head {kind}"] += 1
+        elif name != "embed":  # a row of it is read per token, no more
+            kinds[kind] += 1
+    return dict(kinds)
+
+
+def _row(test: str, threads: int, runs: list[float], bytes_per_token: float | None = None) -> dict[str, Any]:
+    median = statistics.median(runs)
+    return {
+        "test": test,
+        "threads": threads,
+        "tokens_per_second": median,
+        "stdev": statistics.stdev(runs) if len(runs) > 1 else 0.0,
+        "runs": runs,
+        "bytes_per_token": bytes_per_token,
+        "gigabytes_per_second": bytes_per_token * median / 1e9 if bytes_per_token else None,
+    }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    traffic = ["", ""]
+    if row["bytes_per_token"]:
+        traffic = [f"{row['bytes_per_token'] / 1e6:.1f}", f"{row['gigabytes_per_second']:.1f}"]
+    speeds = (row["tokens_per_second"], row["stdev"], min(row["runs"]), max(row["runs"]))
+    return [row["test"], str(row["threads"]), *(f"{speed:.1f}" for speed in speeds), *traffic]
+
+
+def _thread_list(text: str) -> list[int]:
+    return [integer(1)(part) for part in text.split(",")]

@@ -1,0 +1,96 @@
+"""`gossamer chat`: a conversation on the terminal, or over piped lines."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GossamerError
+from .options import add_engine_options, add_model_option, add_sampling_options, open_model, sampling_options
+
+if TYPE_CHECKING:
+    from ..model import Conversation
+
+SUMMARY = "chat with a model; it remembers the conversation"
+
+HELP = """\
+/reset  forget the conversation
+/stats  tokens, times and bandwidth of the last answer
+/help   this list
+/quit   leave, as Ctrl-D does
+Ctrl-C stops an answer; what came of it stays in the conversation."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.epilog = "A line is a message. Commands: /reset, /stats, /help, /quit. Ctrl-C stops one answer."
+    add_model_option(parser)
+    add_sampling_options(parser, max_new_tokens=1024)
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Chats until the input ends, and returns the exit code."""
+    model = open_model(args, args.model, args.threads)
+    if not model.tokenizer.has_chat_template:
+        raise GossamerError(f"{args.model} has no chat template; `gossamer generate --raw` continues plain text")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):  # line editing, where Python has it
+            import readline  # noqa: F401
+        print(f"{args.model}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
+    conversation = model.conversation()
+    while _turn(conversation, terminal, sampling_options(args)):
+        pass
+    return 0
+
+
+def _turn(conversation: Conversation, terminal: bool, options: dict[str, Any]) -> bool:
+    """Reads and handles one line; returns whether to go on. On a terminal it outlives errors and Ctrl-C."""
+    try:
+        line = _read(terminal)
+        if line is None or line in ("/quit", "/exit"):
+            return False
+        if line:
+            _handle(conversation, line, options)
+    except GossamerError as error:
+        if not terminal:
+            raise
+        print(f"gossamer: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        if not terminal:
+            raise
+        print(flush=True)
+    return True
+
+
+def _read(terminal: bool) -> str | None:
+    """The next line; None at the end of the input."""
+    try:
+        return (input("> ") if terminal else input()).strip()
+    except EOFError:
+        if terminal:
+            print()
+        return None
+
+
+def _handle(conversation: Conversation, line: str, options: dict[str, Any]) -> None:
+    """Obeys one command or answers one message."""
+    if line == "/reset":
+        conversation.reset()
+        print("the conversation is forgotten", file=sys.stderr)
+    elif line == "/stats":
+        stats = conversation.model.last_stats
+        print(stats.text() if stats else "no answer yet", file=sys.stderr)
+    elif line == "/help":
+        print(HELP, file=sys.stderr)
+    elif line.startswith("/"):
+        print(f"unknown command {line.split(maxsplit=1)[0]}; /help lists them", file=sys.stderr)
+    else:
+        with contextlib.closing(conversation.say(line, **options)) as pieces:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        print(flush=True)

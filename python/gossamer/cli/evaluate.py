@@ -1,0 +1,54 @@
+"""`gossamer eval`: perplexity of a model over a text."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
+from .output import print_json
+from .progress import progress
+
+SUMMARY = "measure the perplexity of a model over a text"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    parser.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text file, or a folder of them")
+    parser.add_argument(
+        "--context", type=integer(2), default=1024, metavar="N", help="tokens a window (default %(default)s)"
+    )
+    parser.add_argument(
+        "--windows", type=integer(1), default=0, metavar="N", help="read only the first N windows (all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints, and returns the exit code."""
+    from ..calibration import read_text
+    from ..perplexity import perplexity
+
+    text = read_text(args.text)
+    model = open_model(args, args.model, args.threads)
+    with progress() as report:
+        result = perplexity(model, text, context=args.context, max_windows=args.windows, progress=report)
+    if args.json:
+        print_json(
+            {
+                "model": args.model,
+                "text": args.text,
+                "context": args.context,
+                "perplexity": result.ppl,
+                "tokens": result.tokens,
+                "windows": result.windows,
+                "seconds": result.seconds,
+            }
+        )
+    else:
+        print(
+            f"perplexity {result.ppl:.3f} over {result.tokens} tokens in {result.windows} windows of {args.context}, "
+            f"{result.seconds:.1f} s"
+        )
+    return 0

@@ -1,0 +1,165 @@
+"""Options that several commands share, and the checks of their values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .progress import progress
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+MODEL_HELP = "packed folder, Hugging Face checkpoint folder, GGUF file, hub id, or name of a built-in model"
+WEIGHT_TYPES = ("auto", "f32", "bf16", "f16", "int8", "int4")
+
+
+def integer(minimum: int) -> Callable[[str], int]:
+    """Returns an argument type: a whole number of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Returns an argument type: a finite number from `low` (or above it) to `high`."""
+    span = f"{'above' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+            raise argparse.ArgumentTypeError(f"must be {span}, got {text}")
+        return value
+
+    return parse
+
+
+def nonempty(text: str) -> str:
+    """An argument type: text with at least one letter."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Adds -m/--model with the built-in default."""
+    parser.add_argument(
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        type=nonempty,
+        help=f"{MODEL_HELP} (default %(default)s)",
+    )
+
+
+def add_engine_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> None:
+    """Adds what `open_model` needs beside the model."""
+    group = parser.add_argument_group("engine")
+    if threads:
+        group.add_argument(
+            "--threads", type=integer(1), default=0, metavar="N", help="threads (default: as many as pay)"
+        )
+    group.add_argument(
+        "--kv", choices=("f32", "f16"), default="f32", help="type of cached keys and values (default f32)"
+    )
+    group.add_argument(
+        "--activations",
+        choices=("auto", "f32", "bf16", "a8"),
+        default="auto",
+        help="type that inputs of linears are rounded to: auto takes the fastest for the weights (default auto)",
+    )
+    group.add_argument(
+        "--weights",
+        choices=WEIGHT_TYPES,
+        help="pack a checkpoint that is not packed yet, in memory, with values of this type (default: as stored)",
+    )
+
+
+def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
+    """Loads `model` with the engine options, with progress on stderr."""
+    from ..loading import load
+
+    with progress() as report:
+        return load(
+            model,
+            threads=threads,
+            kv=args.kv,
+            activations=args.activations,
+            weights=args.weights,
+            progress=report,
+        )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
+    """Adds the options of `Model.stream`; `sampling_options` collects them."""
+    parser.add_argument(
+        "-n",
+        "--max-new-tokens",
+        type=integer(1),
+        default=max_new_tokens,
+        metavar="N",
+        help="most tokens to generate (default %(default)s)",
+    )
+    group = parser.add_argument_group("sampling, applied in the order repeat penalty, top-k, top-p, min-p, temperature")
+    group.add_argument(
+        "--temperature",
+        type=number(0),
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token, above 0 draws (default 0)",
+    )
+    group.add_argument(
+        "--top-k",
+        type=integer(0),
+        default=0,
+        metavar="K",
+        help="draw from the K likeliest tokens; 0 is off (default 0)",
+    )
+    group.add_argument(
+        "--top-p",
+        type=number(0, 1, above=True),
+        default=1.0,
+        metavar="P",
+        help="draw from the fewest likeliest tokens whose probabilities reach P; 1 is off (default 1)",
+    )
+    group.add_argument(
+        "--min-p",
+        type=number(0, 1),
+        default=0.0,
+        metavar="P",
+        help="draw from tokens at least P times as likely as the likeliest; 0 is off (default 0)",
+    )
+    group.add_argument(
+        "--repeat-penalty",
+        type=number(0, above=True),
+        default=1.0,
+        metavar="X",
+        help="make tokens among the last 64, prompt included, less likely; 1 is off (default 1)",
+    )
+    group.add_argument(
+        "--seed", type=integer(0), default=0, metavar="S", help="the same seed draws the same text (default 0)"
+    )
+    group.add_argument(
+        "--stop", action="append", default=[], type=nonempty, metavar="TEXT", help="end before this text; repeatable"
+    )
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the keyword arguments of `Model.stream` that `add_sampling_options` parsed."""
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
+    return {name: getattr(args, name) for name in names}

@@ -1,0 +1,95 @@
+"""`gossamer prune`: one-shot pruning of a checkpoint into an ordinary Hugging Face checkpoint with zeros."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+
+from ..calibration import LENGTH, WINDOWS
+from ..pruning import METHODS
+from .options import integer, number
+from .output import print_json
+from .progress import progress
+
+SUMMARY = "prune a checkpoint; the result is a Hugging Face checkpoint with zeros"
+DEFAULT_SPARSITY = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("src", metavar="SRC", help="Hugging Face checkpoint folder or GGUF file")
+    parser.add_argument("dst", metavar="DST", help="folder to write; must not exist yet, or be empty")
+    parser.add_argument(
+        "--method", choices=tuple(METHODS), default="sparsegpt", help="how to prune (default %(default)s)"
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--sparsity",
+        type=_fraction,
+        metavar="X",
+        help=f"fraction of zeros in every matrix (default {DEFAULT_SPARSITY})",
+    )
+    target.add_argument(
+        "--pattern", type=_pattern, metavar="N:M", help="keep at most N of every M inputs, as in 2:4, instead"
+    )
+    group = parser.add_argument_group("calibration, for wanda and sparsegpt")
+    group.add_argument(
+        "--calibration", metavar="FILE", help="UTF-8 text file, or a folder of them (default: the model's own samples)"
+    )
+    group.add_argument(
+        "--windows", type=integer(1), default=WINDOWS, metavar="N", help="windows of text (default %(default)s)"
+    )
+    group.add_argument(
+        "--length", type=integer(1), default=LENGTH, metavar="N", help="tokens a window (default %(default)s)"
+    )
+    group.add_argument(
+        "--seed", type=integer(0), default=0, metavar="S", help="of the windows' choice (default %(default)s)"
+    )
+    parser.add_argument("--threads", type=integer(1), default=0, metavar="N", help="threads (default: as many as pay)")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prunes, prints the report, and returns the exit code."""
+    from ..pruning import prune
+
+    sparsity: float | None = args.sparsity
+    if sparsity is None and args.pattern is None:
+        sparsity = DEFAULT_SPARSITY
+    with progress() as bar:
+        report = prune(
+            args.src,
+            args.dst,
+            method=args.method,
+            sparsity=sparsity,
+            pattern=args.pattern,
+            calibration=args.calibration,
+            windows=args.windows,
+            length=args.length,
+            seed=args.seed,
+            threads=args.threads,
+            progress=bar,
+        )
+    if args.json:
+        print_json(dataclasses.asdict(report))
+        return 0
+    print(f"{args.dst}: {len(report.layers)} matrices pruned by {report.method}, {report.reached:.1%} zeros")
+    if report.windows:
+        print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")
+    print(f"took {report.seconds:.1f} s")
+    return 0
+
+
+def _fraction(text: str) -> float:
+    value = number(0, 1)(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"must be below 1, got {text}")
+    return value
+
+
+def _pattern(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text, re.ASCII)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be N:M with 1 <= N <= M, as in 2:4, got {text!r}")
+    return int(match[1]), int(match[2])
