@@ -1,0 +1,54 @@
+"""Typed access to config.json, which is untrusted: a value of the wrong type is one line that names its key."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import GossamerError
+
+_LARGEST = 1 << 24  # sizes beyond it are nonsense today, and products of two stay far from overflow
+
+
+def integer(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """Returns a positive integer; a missing or null key gives the default.
+
+    Raises:
+        GossamerError: it is missing without a default, or not an integer from 1 to 2^24.
+    """
+    value = config.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise GossamerError(f"config.json: {key} is missing")
+    if type(value) is not int or not 1 <= value <= _LARGEST:
+        raise GossamerError(f"config.json: {key} must be a whole number from 1 to {_LARGEST}, got {value!r:.80}")
+    return value
+
+
+def number(config: dict[str, Any], key: str, default: float | None = None, where: str = "config.json") -> float:
+    """Returns a positive finite number; a missing or null key gives the default.
+
+    Raises:
+        GossamerError: it is missing without a default, or not such a number.
+    """
+    value = config.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise GossamerError(f"{where}: {key} is missing")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
+        raise GossamerError(f"{where}: {key} must be a number above 0, got {value!r:.80}")
+    return float(value)
+
+
+def flag(config: dict[str, Any], key: str) -> bool:
+    """Returns a boolean; a missing or null key is false.
+
+    Raises:
+        GossamerError: it is something else.
+    """
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise GossamerError(f"config.json: {key} must be true or false, got {value!r:.80}")
+    return bool(value)

@@ -1,0 +1,21 @@
+"""Mistral: Llama with a sliding attention window, so that inside one window the two are the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..config import DecoderConfig
+from . import llama
+from .fields import integer
+from .llama import tensors
+
+__all__ = ["decoder_config", "tensors"]
+
+
+def decoder_config(config: dict[str, Any]) -> DecoderConfig:
+    """Maps config.json; see `gossamer.arch.Family`. The context ends with the sliding window, where there is one."""
+    plain = llama.decoder_config(config)
+    if "sliding_window" in config and config["sliding_window"] is None:
+        return plain
+    return replace(plain, context=min(plain.context, integer(config, "sliding_window", 4096)))

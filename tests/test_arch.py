@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer.arch import families, family
+from gossamer.errors import GossamerError
+from tiny import tiny_config, tiny_shapes
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LONG = {"short_factor": [1.0 + 0.1 * j for j in range(32)], "long_factor": [2.0 + j for j in range(32)]}
+ROPES: dict[str, tuple[dict[str, Any], int]] = {
+    "default": ({}, 8192),
+    "linear": ({"factor": 2.5}, 8192),
+    "dynamic": ({"factor": 4.0}, 4096),
+    "llama3": (LLAMA3, 131072),
+    "llama3 without original": ({k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}, 2048),
+    "yarn": ({"factor": 16.0, "original_max_position_embeddings": 4096}, 65536),
+    "yarn betas": ({"factor": 4.0, "beta_fast": 64.0, "beta_slow": 2.0, "truncate": False}, 4096),
+    "yarn mscale": ({"factor": 40.0, "mscale": 0.707, "mscale_all_dim": 1.0}, 4096),
+    "yarn attention": ({"factor": 40.0, "attention_factor": 1.25}, 4096),
+    "longrope": ({**LONG, "original_max_position_embeddings": 4096}, 131072),
+    "longrope factor": ({**LONG, "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+    "longrope attention": ({**LONG, "factor": 4.0, "attention_factor": 1.5}, 4096),
+}
+
+
+def rope_config(case: str, layout: str) -> dict[str, Any]:
+    values, context = ROPES[case]
+    kind = case.split(" ", maxsplit=1)[0]
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": context}
+    if layout == "rope_parameters":
+        parameters = {"rope_type": kind, "rope_theta": 500000.0, **values}
+        return tiny_config(**sizes, rope_theta=None, rope_parameters=parameters)
+    return tiny_config(**sizes, rope_theta=500000.0, rope_scaling={layout: kind, **values})
+
+
+@pytest.mark.parametrize("layout", ["rope_parameters", "rope_type", "type"])
+@pytest.mark.parametrize("case", ROPES)
+def test_rotary_variants_are_those_of_transformers(case: str, layout: str) -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = rope_config(case, layout)
+    expected = LlamaRotaryEmbedding(LlamaConfig(**config))
+    got = family(config).decoder_config(config)
+    # The one step that differs is the power, where each library may round its last bit otherwise.
+    np.testing.assert_allclose(got.inv_freq, expected.inv_freq.numpy(), rtol=4 * np.finfo(np.float32).eps)
+    assert got.rope_scale == pytest.approx(expected.attention_scaling, rel=1e-15)
+    assert np.float32(got.inv_freq).tolist() == list(got.inv_freq)  # float32 values
+
+
+def test_length_dependent_variants_end_where_they_would_change() -> None:
+    config = rope_config("longrope", "rope_type")
+    assert family(config).decoder_config(config).context == 4096
+    config = rope_config("dynamic", "rope_type")
+    assert family(config).decoder_config(config).context == 4096
+
+
+def test_an_original_context_beside_the_parameters_wins() -> None:
+    config = tiny_config(
+        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        original_max_position_embeddings=64,
+    )
+    other = tiny_config(rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64})
+    assert family(config).decoder_config(config) == family(other).decoder_config(other)
+
+
+def test_config_is_mapped() -> None:
+    config = tiny_config(tie_word_embeddings=True)
+    got = family(config).decoder_config(config)
+    assert (got.hidden, got.layers, got.heads, got.kv_heads, got.head_dim) == (96, 2, 4, 2, 24)
+    assert (got.intermediate, got.vocab, got.context, got.norm_eps, got.tied) == (160, 320, 128, 1e-5, True)
+    assert got.inv_freq[:2] == (1.0, float(np.float32(1) / np.float32(10000.0 ** np.float64(np.float32(2 / 24)))))
+    assert len(got.inv_freq) == 12
+
+
+def test_defaults_of_absent_keys() -> None:
+    config = tiny_config(num_key_value_heads=None, rms_norm_eps=None, rope_theta=None, tie_word_embeddings=None)
+    got = family(config).decoder_config(config)
+    assert (got.kv_heads, got.norm_eps, got.tied) == (4, 1e-6, False)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"attention_bias": True},
+        {"mlp_bias": True},
+        {"head_dim": 32},
+        {"num_key_value_heads": 4},
+    ],
+)
+def test_every_tensor_is_listed_once_with_its_shape(overrides: dict[str, Any]) -> None:
+    config = tiny_config(**overrides)
+    listed = family(config).tensors(config)
+    assert dict(listed.values()) == tiny_shapes(config)
+    assert len(listed) == len(tiny_shapes(config))
+    assert listed["layers.1.down"] == ("model.layers.1.mlp.down_proj.weight", (96, 160))
+    assert ("head" in listed) is not config["tie_word_embeddings"]
+    assert ("layers.0.q.bias" in listed) is config["attention_bias"]
+    assert ("layers.0.down.bias" in listed) is config["mlp_bias"]
+
+
+def test_names_are_those_of_transformers() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = tiny_config(attention_bias=True, mlp_bias=True)
+    model = LlamaForCausalLM(LlamaConfig(**config))
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert dict(family(config).tensors(config).values()) == expected
+
+
+def test_mistral_is_llama_inside_its_window() -> None:
+    for window, context in ((64, 64), (None, 128), (4096, 128)):
+        config = {**tiny_config(model_type="mistral"), "sliding_window": window}
+        assert family(config).decoder_config(config).context == context
+    assert dict(family(config).tensors(config).values()) == tiny_shapes(config)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no model_type": ({"model_type": None}, "model_type None is not supported; there are: llama, mistral"),
+    "model_type": ({"model_type": "mamba"}, "model_type 'mamba' is not supported; there are: llama, mistral"),
+    "helper": ({"model_type": "rope"}, "model_type 'rope' is not supported"),
+    "path": ({"model_type": "../llama"}, "is not supported"),
+    "list": ({"model_type": ["llama"]}, "is not supported"),
+    "missing": ({"hidden_size": None}, "hidden_size is missing"),
+    "text": ({"hidden_size": "96"}, "hidden_size must be a whole number from 1 to 16777216, got '96'"),
+    "negative": ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number"),
+    "boolean": ({"num_attention_heads": True}, "num_attention_heads must be a whole number"),
+    "huge": ({"vocab_size": 1 << 40}, "vocab_size must be a whole number"),
+    "heads": ({"num_attention_heads": 5}, "hidden_size 96 is not a multiple of num_attention_heads 5"),
+    "kv heads": ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
+    "odd head": ({"head_dim": 25}, "must be even, got 25"),
+    "activation": ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+    "eps": ({"rms_norm_eps": math.nan}, "rms_norm_eps must be a number above 0"),
+    "tied": ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
+    "bias": ({"attention_bias": 1}, "attention_bias must be true or false"),
+    "theta": ({"rope_theta": 0}, "rope_theta must be a number above 0"),
+    "theta of one": ({"rope_theta": 1}, "rope_theta must be above 1"),
+    "rope type": ({"rope_scaling": {"type": "su"}}, "rope_type 'su' is not supported; there are: default, linear"),
+    "rope list": ({"rope_scaling": [1]}, "rope_scaling must be one object"),
+    "rope nested": ({"rope_parameters": {"full_attention": {}}}, "rope_parameters must be one object"),
+    "factor": ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+    "factor type": ({"rope_scaling": {"type": "dynamic", "factor": "4"}}, "factor must be a number above 0"),
+    "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
+    "llama3": (
+        {"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+        "high_freq_factor must be above low_freq_factor",
+    ),
+    "longrope": ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "short_factor must be a list of 12"),
+    "longrope zero": (
+        {"rope_scaling": {"type": "longrope", "short_factor": [0.0] * 12}},
+        "short_factor must be a number above 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_configs_name_the_key(case: str) -> None:
+    overrides, words = BAD[case]
+    config = tiny_config(**overrides)
+    with pytest.raises(GossamerError) as error:
+        family(config).tensors(config)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_module_of_the_folder_is_a_family_or_a_helper() -> None:
+    for name in families():
+        module = family({"model_type": name})
+        assert callable(module.decoder_config)
+        assert callable(module.tensors)
