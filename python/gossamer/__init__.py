@@ -1,0 +1,54 @@
+"""gossamer runs pruned transformers fast on ordinary machines.
+
+    import gossamer
+    model = gossamer.load()
+    print(model.generate("What is the capital of France?"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .errors import GossamerError
+
+if TYPE_CHECKING:
+    from .convert import convert
+    from .loading import load
+    from .model import Model
+    from .pruning import prune
+
+    __version__: str
+
+__all__ = ["GossamerError", "Model", "__version__", "convert", "generate", "load", "prune", "stream"]
+
+_HOMES = {"load": "loading", "convert": "convert", "prune": "pruning", "Model": "model", "__version__": "_core"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported where used: `import gossamer` itself needs nothing but numpy.
+    if name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:
+    """Yields the text that a model writes after a prompt, piece by piece.
+
+    Args:
+        prompt: What the model answers or continues.
+        model: As for `load`; empty for the built-in default.
+        **options: As for `Model.stream`.
+    """
+    from .loading import load
+
+    yield from (load(model) if model else load()).stream(prompt, **options)
+
+
+def generate(prompt: str, model: str = "", **options: Any) -> str:
+    """Returns the text that a model writes after a prompt; arguments as for `stream`."""
+    return "".join(stream(prompt, model, **options))

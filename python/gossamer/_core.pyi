@@ -1,0 +1,191 @@
+"""The native core: packed weights, kernels and the decoder step. `gossamer` is the interface to use."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__version__: str
+__source_hash__: str
+
+def isa() -> str:
+    """Returns the instruction-set tier in use: GOSSAMER_ISA, or the highest that this machine has."""
+
+def isas() -> list[str]:
+    """Returns the tiers that this machine can run, rising."""
+
+def default_threads() -> int:
+    """Returns the threads used when none are asked for: physical cores within the cgroup quota."""
+
+def kernels() -> list[str]:
+    """Returns the names of the linear kernels that can run under the active tier."""
+
+class Weight:
+    """An immutable packed weight matrix; rows are outputs, cols are inputs. See docs/format.md for the streams."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def group(self) -> int:
+        """Inputs that a scale serves; 0 for one scale a row, and for float types."""
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """(N, M) of format "nm"."""
+
+    @property
+    def nnz(self) -> int:
+        """Stored values that are not zero, counted anew at each call."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all streams, which is what one token reads."""
+
+    def streams(self) -> dict[str, NDArray[Any]]:
+        """Returns the streams as read-only vectors over the packed memory, spare bytes included."""
+
+    def unpack(self) -> NDArray[np.float32]:
+        """Returns the stored numbers, [rows, cols], scales applied."""
+
+    def codes(self) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+        """Returns integer codes [rows, cols] and scales [rows, groups].
+
+        Raises:
+            ValueError: the type is a float type.
+        """
+
+def pack(
+    values: ArrayLike, format: str, type: str, group: int = 64, pattern: tuple[int, int] | None = None
+) -> Weight:
+    """Rounds float values [rows, cols] to `type` and packs them.
+
+    Raises:
+        ValueError: an unknown format or type, an illegal group or pattern, values that do not fit.
+    """
+
+def pack_codes(
+    codes: ArrayLike,
+    scales: NDArray[np.float16],
+    format: str,
+    type: str,
+    group: int = 64,
+    pattern: tuple[int, int] | None = None,
+) -> Weight:
+    """Packs int8 or int4 codes [rows, cols] with their scales [rows, ceil(cols / group)] as they are."""
+
+def weight_from_streams(
+    format: str,
+    type: str,
+    rows: int,
+    cols: int,
+    group: int,
+    pattern: tuple[int, int] | None,
+    streams: dict[str, NDArray[Any]],
+) -> Weight:
+    """Wraps streams without copying, after checking every size, offset and index in them.
+
+    Raises:
+        ValueError: names the stream that is missing or wrong, and how.
+    """
+
+def linear(weight: Weight, x: ArrayLike, activations: str = "auto", threads: int = 0) -> NDArray[np.float32]:
+    """Multiplies x [batch, cols] by the weight; returns [batch, rows].
+
+    Args:
+        weight: The packed weight.
+        x: Inputs, converted to float32.
+        activations: "f32", "bf16", "a8" (8 bits with a scale per 64 inputs, 32 with groups of 32), or "auto": a8 for
+            integer weights, f32 for float ones. Where a weight has no kernel for the type, f32 is used.
+        threads: 0 for the default.
+    """
+
+def quantize_activations(
+    x: ArrayLike, unit: int = 64
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
+    """Returns what a8 kernels see of x [batch, cols]: codes [batch, padded], scales and sums [batch, padded / unit]."""
+
+class Decoder:
+    """A decoder-only transformer over packed weights, with paged KV caches for any number of sequences.
+
+    Calls from several threads wait for one another. A call that raises leaves every sequence as it was.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        weights: dict[str, Weight],
+        vectors: dict[str, NDArray[np.float32]],
+        *,
+        threads: int = 0,
+        kv: str = "f32",
+        activations: str = "auto",
+    ) -> None: ...
+    def step(self, batch: Sequence[tuple[int, ArrayLike]], all_logits: bool = False) -> NDArray[np.float32]:
+        """Appends tokens to sequences and returns logits.
+
+        Args:
+            batch: (sequence id, token ids) pairs; a new id begins a sequence.
+            all_logits: Logits of every token instead of each entry's last.
+
+        Returns:
+            [n, vocab], in the order of the batch.
+
+        Raises:
+            ValueError: a token outside the vocabulary, a sequence named twice or grown beyond the context.
+        """
+
+    def rollback(self, seq: int, n: int) -> None:
+        """Forgets the last n tokens of a sequence."""
+
+    def free(self, seq: int) -> None:
+        """Forgets a sequence; unknown ids are ignored."""
+
+    def length(self, seq: int) -> int:
+        """Returns the tokens that a sequence holds, 0 for an unknown one."""
+
+    def embed(self, tokens: ArrayLike) -> NDArray[np.float32]:
+        """Returns embeddings [n, hidden] of token ids."""
+
+    def forward_block(
+        self, index: int, hidden: ArrayLike, capture: Sequence[str] = ..., sequence_length: int = 0
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        """Runs one block over hidden states, without touching any sequence.
+
+        Args:
+            index: The block.
+            hidden: [tokens, hidden]; consecutive sequences, positions from 0, causal within each.
+            capture: Linears (q, k, v, o, gate, up, down) whose inputs to return.
+            sequence_length: Tokens a sequence; 0 for one sequence of all tokens.
+
+        Returns:
+            The new hidden states, and the captured inputs [tokens, cols] by name.
+        """
+
+    def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
+        """Returns logits [tokens, vocab] of hidden states [tokens, hidden] after the final norm."""
+
+    def set_weight(self, name: str, weight: Weight) -> None:
+        """Replaces a block's weight, e.g. "layers.3.q", by one of the same shape."""
+
+    def kernels(self) -> list[tuple[str, str]]:
+        """Returns (weight name, matvec kernel) pairs."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def kv(self) -> str: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one decode step reads; the embedding's row is not counted."""
+
+    @property
+    def kv_bytes_per_token(self) -> int: ...
