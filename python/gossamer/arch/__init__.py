@@ -44,5 +44,5 @@ def family(config: dict[str, Any]) -> Family:
     model_type = config.get("model_type")
     known = families()
     if model_type not in known:
-        raise GossamerError(f"config.json: model_type {model_type!r} is not supported; there are: {', '.join(known)}")
+        raise GossamerError(f"model_type {model_type!r} is not supported; there are: {', '.join(known)}")
     return cast("Family", importlib.import_module(f"{__name__}.{model_type}"))

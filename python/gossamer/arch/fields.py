@@ -20,25 +20,26 @@ def integer(config: dict[str, Any], key: str, default: int | None = None) -> int
     if value is None:
         value = default
     if value is None:
-        raise GossamerError(f"config.json: {key} is missing")
+        raise GossamerError(f"{key} is missing")
     if type(value) is not int or not 1 <= value <= _LARGEST:
-        raise GossamerError(f"config.json: {key} must be a whole number from 1 to {_LARGEST}, got {value!r:.80}")
+        raise GossamerError(f"{key} must be a whole number from 1 to {_LARGEST}, got {value!r:.80}")
     return value
 
 
-def number(config: dict[str, Any], key: str, default: float | None = None, where: str = "config.json") -> float:
+def number(config: dict[str, Any], key: str, default: float | None = None, where: str = "") -> float:
     """Returns a positive finite number; a missing or null key gives the default.
 
     Raises:
         GossamerError: it is missing without a default, or not such a number.
     """
     value = config.get(key)
+    name = f"{where}: {key}" if where else key
     if value is None:
         value = default
     if value is None:
-        raise GossamerError(f"{where}: {key} is missing")
+        raise GossamerError(f"{name} is missing")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
-        raise GossamerError(f"{where}: {key} must be a number above 0, got {value!r:.80}")
+        raise GossamerError(f"{name} must be a number above 0, got {value!r:.80}")
     return float(value)
 
 
@@ -50,5 +51,5 @@ def flag(config: dict[str, Any], key: str) -> bool:
     """
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
-        raise GossamerError(f"config.json: {key} must be true or false, got {value!r:.80}")
+        raise GossamerError(f"{key} must be true or false, got {value!r:.80}")
     return bool(value)

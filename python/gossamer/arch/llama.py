@@ -20,16 +20,14 @@ def decoder_config(config: dict[str, Any]) -> DecoderConfig:
     hidden = integer(config, "hidden_size")
     head_dim = integer(config, "head_dim", max(hidden // heads, 1))
     if config.get("head_dim") is None and hidden % heads:
-        raise GossamerError(f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+        raise GossamerError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     if heads % kv_heads:
-        raise GossamerError(
-            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-        )
+        raise GossamerError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
-        raise GossamerError(f"config.json: the width of a head must be even, got {head_dim}")
+        raise GossamerError(f"the width of a head must be even, got {head_dim}")
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
-        raise GossamerError(f"config.json: hidden_act {activation!r:.80} is not supported; there is: silu")
+        raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there is: silu")
     positions = rotary(config, head_dim)
     return DecoderConfig(
         hidden=hidden,

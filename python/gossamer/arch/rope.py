@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import GossamerError
 from .fields import integer, number
 
-_WHERE = "config.json: rope_parameters"
+_WHERE = "rope_parameters"
 _ONE = np.float32(1)
 _SCALED = ("llama3", "yarn", "longrope")  # variants that know an original context
 
@@ -82,7 +82,7 @@ def _parameters(config: dict[str, Any]) -> dict[str, Any]:
         value = config.get(key)
         if value:
             if not isinstance(value, dict) or any(isinstance(part, dict) for part in value.values()):
-                raise GossamerError(f"config.json: {key} must be one object for all layers, got {value!r:.80}")
+                raise GossamerError(f"{key} must be one object for all layers, got {value!r:.80}")
             return value
     return {}
 

@@ -1,0 +1,233 @@
+"""Checkpoints as they come: Hugging Face folders (one file or sharded) and GGUF files behind one interface."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arch
+from .errors import GossamerError
+from .folders import check_destination, new_folder
+from .safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
+from .tokenizer import Tokenizer, read_json
+
+_FILE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_TYPE_NAMES = {own: name for name, own in _TYPES.items()}
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.bin")
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+)
+# What the tensors of compressed checkpoints are called, by the last part of their names.
+_COMPRESSED = {
+    "bitmask": "compressed-tensors sparse",
+    "weight_packed": "compressed-tensors quantized",
+    "weight_scale": "compressed-tensors quantized",
+    "qweight": "GPTQ or AWQ",
+    "absmax": "bitsandbytes",
+    "SCB": "bitsandbytes",
+    "weight_scale_inv": "FP8",
+    "weight_blocks": "MXFP4",
+}
+
+
+class Checkpoint(ABC):
+    """An open checkpoint: its config, and tensors that are read when asked for, under Hugging Face names.
+
+    Attributes:
+        path: The folder or file.
+        config: Content of config.json, or its like built from the keys of a GGUF file.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Returns the names of all tensors, in file order."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape; weights are [outputs, inputs]."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> str:
+        """Returns a tensor's stored type: "f32", "f16", "bf16", or another type's name as the file calls it."""
+
+    @abstractmethod
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor, dequantized.
+
+        Raises:
+            GossamerError: there is no such tensor, or its type is not supported.
+        """
+
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Opens the tokenizer.
+
+        Raises:
+            GossamerError: it is missing, not valid, or not supported.
+        """
+
+    @abstractmethod
+    def copy_companions(self, dst: Path) -> None:
+        """Writes what belongs to the model beside config and weights: tokenizer files, generation_config.json."""
+
+
+class FolderCheckpoint(Checkpoint):
+    """A Hugging Face checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self.config = read_json(folder / "config.json")
+        self._files: dict[str, SafetensorsFile] = {}  # by tensor
+        if (folder / _FILE).is_file():
+            file = SafetensorsFile(folder / _FILE)
+            self._files = dict.fromkeys(file.tensors, file)
+        elif (folder / _INDEX).is_file():
+            self._open_shards(folder)
+        else:
+            for name in _PICKLES:
+                if (folder / name).exists():
+                    raise GossamerError(
+                        f"{folder / name}: pickled weights can run any code and are not read; use safetensors"
+                    )
+            raise GossamerError(f"{folder}: no {_FILE} and no {_INDEX}")
+
+    def _open_shards(self, folder: Path) -> None:
+        index = folder / _INDEX
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise GossamerError(f"{index}: weight_map is missing or empty")
+        shards: dict[str, SafetensorsFile] = {}
+        for name, shard in places.items():
+            if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise GossamerError(f"{index}: tensor {name} lies in {shard!r:.80}, which is no file of this folder")
+            if shard not in shards:
+                if not (folder / shard).is_file():
+                    raise GossamerError(f"{folder / shard}: missing; {_INDEX} says that tensor {name} is in it")
+                shards[shard] = SafetensorsFile(folder / shard)
+            if name not in shards[shard].tensors:
+                raise GossamerError(f"{folder / shard}: tensor {name} is missing; {_INDEX} says that it is there")
+            self._files[name] = shards[shard]
+
+    def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
+        return list(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
+        return self._file(name).info(name).shape
+
+    def dtype(self, name: str) -> str:  # noqa: D102
+        stored = self._file(name).info(name).dtype
+        return _TYPES.get(stored, stored)
+
+    def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
+        return self._file(name).float32(name)
+
+    def _file(self, name: str) -> SafetensorsFile:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise GossamerError(f"{self.path}: tensor {name} is missing") from None
+
+    def tokenizer(self) -> Tokenizer:  # noqa: D102
+        return Tokenizer.from_folder(self.path)
+
+    def copy_companions(self, dst: Path) -> None:  # noqa: D102
+        for name in _COMPANIONS:
+            if (self.path / name).is_file():
+                shutil.copyfile(self.path / name, dst / name)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint and checks every tensor that the model needs against its config; reads no values yet.
+
+    Args:
+        path: A Hugging Face checkpoint folder or a GGUF file.
+
+    Raises:
+        GossamerError: it is not a checkpoint, a file of it is missing or not valid, the model's family is not
+            supported, or a tensor is missing or contradicts the config. The line names file and tensor.
+    """
+    path = Path(path)
+    checkpoint: Checkpoint
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise GossamerError(f"{path}: no config.json, so this is no checkpoint folder")
+        checkpoint = FolderCheckpoint(path)
+        source = path / "config.json"
+    elif path.is_file():
+        if path.suffix == ".safetensors":
+            raise GossamerError(f"{path}: give the folder that holds this file and its config.json")
+        from .gguf_file import GgufCheckpoint
+
+        checkpoint = GgufCheckpoint(path)
+        source = path
+    else:
+        raise GossamerError(f"{path}: No such file or directory")
+    _refuse_compressed(checkpoint)
+    try:
+        needed = arch.family(checkpoint.config).tensors(checkpoint.config)
+    except GossamerError as error:
+        raise GossamerError(f"{source}: {error}") from None
+    present = set(checkpoint.names())
+    for name, expected in needed.values():
+        if name not in present:
+            raise GossamerError(f"{path}: tensor {name} is missing")
+        if (shape := checkpoint.shape(name)) != expected:
+            raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
+    return checkpoint
+
+
+def _refuse_compressed(checkpoint: Checkpoint) -> None:
+    """Tells compressed checkpoints by the tensors that are there: configs claim what they like."""
+    for name in checkpoint.names():
+        kind = _COMPRESSED.get(name.rpartition(".")[2])
+        if kind:
+            raise GossamerError(f"{checkpoint.path}: tensor {name}: {kind} checkpoints are not supported")
+
+
+def write_checkpoint(
+    dst: str | Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, NDArray[np.float32], str]],
+    source: Checkpoint,
+) -> None:
+    """Writes an ordinary Hugging Face checkpoint folder, or nothing.
+
+    Args:
+        dst: Folder to make; must not exist, or be empty.
+        config: Content of config.json.
+        tensors: Name, values and stored type ("f32", "f16", "bf16") of tensors of `source`; taken one at a time.
+        source: Where tokenizer files and the like come from.
+
+    Raises:
+        GossamerError: `dst` is in use, or cannot be written.
+    """
+    folder = Path(dst)
+    check_destination(folder)
+    with new_folder(folder) as part:
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        source.copy_companions(part)
+        # Most readers take each tensor of the file for a weight, so fillers come only where a type needs them.
+        with SafetensorsWriter(part / _FILE, source.names(), alignment=4, metadata={"format": "pt"}) as writer:
+            for name, values, dtype in tensors:
+                writer.add(name, round_to(values, dtype), _TYPE_NAMES[dtype])

@@ -1,0 +1,265 @@
+"""Text to token ids and back, on the `tokenizers` package, with chat templates and a decoder for streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import GossamerError
+
+if TYPE_CHECKING:
+    import jinja2
+    import tokenizers
+
+_BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
+_WINDOW = 64  # most tokens that a stream decodes again with a new one
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        GossamerError: the file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise GossamerError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise GossamerError(f"{path}: must hold a JSON object")
+    return value
+
+
+class Tokenizer:
+    """A tokenizer with what a model says about text: end tokens, special tokens, chat template.
+
+    Attributes:
+        eos_ids: Tokens that end a text.
+        special_tokens: Texts of "bos_token", "eos_token", …, as chat templates know them.
+        chat_template: Jinja source; None where the model has none.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        eos_ids: Iterable[int] = (),
+        special_tokens: dict[str, str] | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        self.eos_ids = frozenset(eos_ids)
+        self.special_tokens = special_tokens or {}
+        self.chat_template = chat_template
+        self._template: jinja2.Template | None = None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Opens tokenizer.json and the settings beside it, as checkpoint folders and packed folders have them.
+
+        Raises:
+            GossamerError: a file is missing or not valid.
+        """
+        import tokenizers
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise GossamerError(f"{folder}: no tokenizer.json")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            raise GossamerError(f"{path}: not a valid tokenizer: {error}") from None
+        settings, generation, config = (
+            read_json(folder / name) if (folder / name).is_file() else {}
+            for name in ("tokenizer_config.json", "generation_config.json", "config.json")
+        )
+        special = _special_tokens(settings)
+        ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
+        for holder in (generation, config):
+            value = holder.get("eos_token_id")
+            ends += value if isinstance(value, list) else [value]
+        return cls(
+            backend,
+            eos_ids=(token for token in ends if type(token) is int),
+            special_tokens=special,
+            chat_template=_chat_template(folder, settings),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json, tokenizer_config.json and generation_config.json; `transformers` reads them, too."""
+        settings: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **self.special_tokens,
+        }
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template
+        generation = {"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}
+        (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
+        for name, values in (("tokenizer_config.json", settings), ("generation_config.json", generation)):
+            (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included; a model's vocabulary may be padded beyond it."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat` can be used."""
+        return self.chat_template is not None
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Returns the tokens of a text; special tokens written out in it are recognised.
+
+        Args:
+            text: Any text.
+            special: Whether to add what the model wants around a text, such as a begin token.
+
+        Raises:
+            GossamerError: the text cannot be written as UTF-8.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=special).ids
+        except UnicodeEncodeError:
+            raise GossamerError("the text holds half a surrogate pair and cannot be written as UTF-8") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of tokens, without special ones; bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode(ids, skip_special_tokens=True)
+
+    def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """Returns the tokens of a conversation.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` each.
+            add_generation_prompt: Whether to end with the opening of the assistant's answer.
+
+        Raises:
+            GossamerError: there is no chat template, or it does not take these messages.
+        """
+        return self.encode(self.render(messages, add_generation_prompt), special=False)
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns the text of a conversation; see `chat`."""
+        import jinja2
+
+        if self.chat_template is None:
+            raise GossamerError("the model has no chat template")
+        try:
+            if self._template is None:
+                self._template = _compile(self.chat_template)
+            return self._template.render(
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.special_tokens,
+            )
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise GossamerError(f"the chat template refuses the messages: {error}") from None
+
+    def stream(self) -> StreamDecoder:
+        """Returns a decoder for one stream of tokens."""
+        return StreamDecoder(self)
+
+
+class StreamDecoder:
+    """Decodes a stream token by token into pieces that are final: never half a character.
+
+    Each token is decoded with a few before it, since a token's text may depend on them: the cost of a token does not
+    grow with the stream.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []  # the window
+        self._old = 0  # tokens of the window whose text is out already
+        self._done = 0  # letters of the window's text that are out already
+        self._text = ""
+
+    def push(self, token: int) -> str:
+        """Takes the next token and returns the text that is final now; may be empty."""
+        self._ids.append(token)
+        self._text = self._tokenizer.decode(self._ids)
+        full = len(self._ids) - self._old >= _WINDOW
+        final = len(self._text if full else self._text.rstrip(_BROKEN))  # the rest may yet become a character
+        piece = self._text[self._done : final]
+        self._done = max(self._done, final)
+        if (piece and final == len(self._text)) or full:
+            del self._ids[: self._old]
+            self._old = len(self._ids)
+            self._text = self._tokenizer.decode(self._ids)
+            self._done = len(self._text)
+        return piece
+
+    def flush(self) -> str:
+        """Ends the stream and returns what was held back."""
+        piece = self._text[self._done :]
+        self._ids, self._old, self._done, self._text = [], 0, 0, ""
+        return piece
+
+
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """The named special tokens of tokenizer_config.json, each a text or an object that holds one."""
+    special = {}
+    for key, value in settings.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if key.endswith("_token") and isinstance(text, str):
+            special[key] = text
+    return special
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The template in its own file, or the one (the one named "default" of several) in the settings."""
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        try:
+            return own.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise GossamerError(f"{own}: {error}") from None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _compile(source: str) -> jinja2.Template:
+    """Compiles a template in a sandbox, with what templates written for `transformers` expect."""
+    import datetime as dt
+
+    import jinja2
+    from jinja2 import ext, nodes, sandbox
+
+    class Generation(ext.Extension):
+        """`{% generation %}` marks what the assistant said; the mark itself has no text."""
+
+        tags = {"generation"}  # noqa: RUF012 - the base class types it as an instance variable
+
+        def parse(self, parser: Any) -> list[nodes.Node]:
+            next(parser.stream)
+            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return body
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        return dt.datetime.now().strftime(form)
+
+    def tojson(value: Any, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False, **options})
+
+    environment = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
+    return environment.from_string(source)
