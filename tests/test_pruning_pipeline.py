@@ -1,0 +1,183 @@
+"""Pruning whole checkpoints: what is written, what transformers reads, what goes wrong and what that leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer import pruning
+from gossamer.checkpoint import open_checkpoint
+from gossamer.errors import GossamerError
+from gossamer.pruning import prune
+from gossamer.pruning.pipeline import Report
+from tiny import tiny_llama
+
+TEXT = "The spider spins a thread of gossamer, and the thread holds the spider. If the net is thin, the net is quick.\n"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT * 20, encoding="utf-8")
+    return path
+
+
+def small(src: Path, dst: Path, **options: Any) -> Report:
+    return prune(src, dst, **({"windows": 6, "length": 40} | options))
+
+
+def linears(path: Path) -> dict[str, Any]:
+    checkpoint = open_checkpoint(path)
+    return {name: checkpoint.tensor(name) for name in checkpoint.names() if "_proj.weight" in name}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("method", pruning.METHODS)
+def test_transformers_reads_exact_zeros_and_all_else_as_it_was(
+    tmp_path: Path, text: Path, method: str, dtype: str
+) -> None:
+    torch = pytest.importorskip("torch", reason="transformers is the reader here")
+    transformers = pytest.importorskip("transformers", reason="the reader")
+    source = tiny_llama(tmp_path / "dense", dtype=dtype)
+    report = small(source, tmp_path / "pruned", method=method, sparsity=0.5, calibration=text)
+
+    read = {
+        name: transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto").state_dict()
+        for name in ("dense", "pruned")
+    }
+    assert read["pruned"].keys() == read["dense"].keys()
+    for name, values in read["pruned"].items():
+        assert values.dtype == read["dense"][name].dtype
+        if "_proj.weight" in name:
+            zeros = int((values == 0).sum())
+            assert zeros == values.numel() // 2
+            assert report.layers[name] == 0.5
+        else:
+            assert torch.equal(values, read["dense"][name])
+    assert report.reached == 0.5
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "pruned")("The net").input_ids) > 0
+
+
+def test_the_report_beside_the_weights(tmp_path: Path, text: Path) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    report = small(source, tmp_path / "pruned", pattern=(2, 4), calibration=text, seed=5)
+    written = json.loads((tmp_path / "pruned" / "gossamer_prune.json").read_text(encoding="utf-8"))
+    assert written["method"] == report.method == "sparsegpt"
+    assert written["pattern"] == "2:4"
+    assert written["sparsity"] == 0.5
+    assert written["calibration"] == "text.txt"
+    assert (written["windows"], written["length"], written["seed"]) == (6, 40, 5)
+    assert written["source"] == "dense"
+    assert written["layers"] == report.layers == dict.fromkeys(linears(source), 0.5)
+    for values in linears(tmp_path / "pruned").values():
+        assert ((values.reshape(-1, 4) != 0).sum(axis=1) == 2).all()
+
+
+def test_own_samples_by_default_reproducible_by_seed_whatever_the_threads(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    calls: list[tuple[int, int, str]] = []
+    report = small(source, tmp_path / "one", sparsity=0.6, threads=1, progress=lambda *call: calls.append(call))
+    assert report.calibration == "the dense model's own samples"
+    small(source, tmp_path / "two", sparsity=0.6, threads=2)
+    small(source, tmp_path / "other", sparsity=0.6, seed=1)
+    one, two, other = (linears(tmp_path / name) for name in ("one", "two", "other"))
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, two[name])
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+    phases = list(dict.fromkeys(what for _, _, what in calls))
+    assert phases == ["sampling calibration text", "pruning blocks", "writing the checkpoint"]
+    for phase in phases:
+        done = [(a, b) for a, b, what in calls if what == phase]
+        assert done[-1][0] == done[-1][1]
+        assert done == sorted(done)
+
+
+def test_shards_and_biases_and_tied_heads(tmp_path: Path, text: Path) -> None:
+    source = tiny_llama(tmp_path / "dense", shards=3, attention_bias=True, tie_word_embeddings=True)
+    small(source, tmp_path / "pruned", sparsity=0.3, calibration=text)
+    before, after = open_checkpoint(source), open_checkpoint(tmp_path / "pruned")
+    assert sorted(after.names()) == sorted(before.names())
+    for name in before.names():
+        if "_proj.weight" in name:
+            assert (after.tensor(name) == 0).sum() == round(0.3 * after.tensor(name).size)
+        else:
+            np.testing.assert_array_equal(after.tensor(name), before.tensor(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either a sparsity or"),
+        ({"sparsity": 1.0}, "below 1"),
+        ({"sparsity": 0.5, "method": "lottery"}, "unknown pruning method 'lottery'"),
+        ({"sparsity": 0.5, "windows": 0}, "at least 1 window"),
+        ({"sparsity": 0.5, "length": 129}, "129 tokens exceed the model's context of 128"),
+        ({"sparsity": 0.5, "calibration": "short.txt"}, r"short\.txt has \d+ tokens"),
+        ({"sparsity": 0.5, "calibration": "latin.txt"}, r"latin\.txt: not UTF-8"),
+        ({"sparsity": 0.5, "calibration": "none.txt"}, r"none\.txt: No such file"),
+    ],
+)
+def test_bad_options_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tiny_llama("dense")
+    Path("short.txt").write_text("a word", encoding="utf-8")
+    Path("latin.txt").write_bytes("très".encode("latin-1"))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(GossamerError, match=message):
+        small(source, Path("pruned"), **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_place_that_is_taken(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    (tmp_path / "pruned").mkdir()
+    small(source, tmp_path / "pruned", method="magnitude", sparsity=0.5)  # an empty folder is none
+    with pytest.raises(GossamerError, match="pruned: exists already"):
+        small(source, tmp_path / "pruned", method="magnitude", sparsity=0.5)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("during", ["pruning blocks", "writing"])
+def test_an_interrupted_run_leaves_nothing(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, during: str
+) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    before = sorted(tmp_path.iterdir())
+
+    def fail(*_: Any) -> None:
+        raise failure
+
+    if during == "writing":
+        # The report is the last file; by then the weights are written beside.
+        monkeypatch.setattr(pruning.pipeline, "_json_ready", fail)
+    progress = fail if during == "pruning blocks" else None
+    expected = GossamerError if during == "writing" and isinstance(failure, OSError) else type(failure)
+    with pytest.raises(expected, match="No space left" if isinstance(failure, OSError) else None):
+        small(source, tmp_path / "pruned", sparsity=0.5, calibration=text, progress=progress)
+    monkeypatch.undo()
+    assert sorted(tmp_path.iterdir()) == before
+    small(source, tmp_path / "pruned", sparsity=0.5, calibration=text)
+    assert (tmp_path / "pruned" / "gossamer_prune.json").exists()
+
+
+def test_nan_in_a_weight_names_its_tensor(tmp_path: Path, text: Path) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    path = source / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    name = "model.layers.1.mlp.up_proj.weight"
+    start = 8 + int.from_bytes(data[:8], "little") + header[name]["data_offsets"][0]
+    data[start : start + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(data)
+    for method in pruning.METHODS:
+        with pytest.raises(GossamerError, match=r"layers\.1\.mlp\.up_proj\.weight has NaN"):
+            small(source, tmp_path / "pruned", method=method, sparsity=0.5, calibration=text)
+    shutil.rmtree(source)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["text.txt"]
