@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -123,23 +124,59 @@ py::object pattern_of(const PyWeight& self) {
   return py::make_tuple(view.n, view.m);
 }
 
+// x [batch, cols] as rows with the padding that kernels want.
+struct PaddedInput {
+  Buffer<float> memory;
+  Rows rows;
+
+  PaddedInput(const FloatArray& x, int cols) {
+    require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
+    require(x.shape(1) == cols, "x must have ", cols, " columns, got ", x.shape(1));
+    const int batch = to_int(x.shape(0), "batch");
+    const std::int64_t stride = padded_cols(cols);
+    memory.resize(static_cast<std::size_t>(batch) * static_cast<std::size_t>(stride) + kSpareBytes);
+    for (int t = 0; t < batch; ++t) std::copy_n(x.data() + static_cast<std::int64_t>(t) * cols, cols, memory.data() + t * stride);
+    rows = {memory.data(), batch, cols, stride};
+  }
+};
+
 py::array linear(const PyWeight& weight, const FloatArray& x, const std::string& activations, int threads) {
-  require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
   const WeightView& view = weight.weight->view();
-  require(x.shape(1) == view.cols, "x must have ", view.cols, " columns, got ", x.shape(1));
-  const int batch = to_int(x.shape(0), "batch");
-  std::vector<float> y(static_cast<std::size_t>(batch) * static_cast<std::size_t>(view.rows));
+  const PaddedInput input(x, view.cols);
+  std::vector<float> y(static_cast<std::size_t>(input.rows.tokens) * static_cast<std::size_t>(view.rows));
   {
     const py::gil_scoped_release release;
     const Linear op(weight.weight, activations);
     ThreadTeam team(threads);
-    const std::int64_t stride = padded_cols(view.cols);
-    Buffer<float> padded(static_cast<std::size_t>(batch) * static_cast<std::size_t>(stride) + kSpareBytes);
-    for (int t = 0; t < batch; ++t) std::copy_n(x.data() + static_cast<std::int64_t>(t) * view.cols, view.cols, padded.data() + t * stride);
     ActivationCache cache;
-    run_linears(team, {{&op, y.data(), view.rows}}, {padded.data(), batch, view.cols, stride}, cache);
+    run_linears(team, {{&op, y.data(), view.rows}}, input.rows, cache);
   }
-  return to_array(std::move(y), {batch, view.rows});
+  return to_array(std::move(y), {input.rows.tokens, view.rows});
+}
+
+// One kernel by name, for tests and benches: y [batch, rows + 16], the last 16 columns NaN unless the kernel wrote there.
+py::array run_kernel(const std::string& name, const PyWeight& weight, const FloatArray& x) {
+  const WeightView& view = weight.weight->view();
+  const auto& entries = kernel_registry();
+  const auto entry = std::find_if(entries.begin(), entries.end(), [&](const KernelEntry& e) { return name == e.name; });
+  require(entry != entries.end() && usable(*entry), "no kernel '", name, "' can run here");
+  require(entry->format == view.format && entry->weight == view.type, "kernel ", name, " does not take ", format_name(view.format), " weights of type ",
+          type_name(view.type));
+  require(entry->op == LinearOp::kMatmul || x.shape(0) == 1, "kernel ", name, " takes one token, got ", x.shape(0));
+  const PaddedInput input(x, view.cols);
+  ThreadTeam team(1);
+  ActivationCache cache;
+  cache.reset(input.rows);
+  LinearArgs args{};
+  args.weight = view;
+  args.x = cache.get(entry->activation, view.group == 32 ? 32 : kBlockCols, team);
+  args.begin = 0;
+  args.end = weight.weight->value_streams();
+  args.y_stride = view.rows + kPanelRows;
+  std::vector<float> y(static_cast<std::size_t>(input.rows.tokens) * static_cast<std::size_t>(args.y_stride), std::numeric_limits<float>::quiet_NaN());
+  args.y = y.data();
+  if (input.rows.tokens > 0) entry->run(args);
+  return to_array(std::move(y), {input.rows.tokens, static_cast<py::ssize_t>(args.y_stride)});
 }
 
 // What the a8 kernels see of x: codes [batch, padded], scales and sums [batch, units].
@@ -178,6 +215,7 @@ void register_weight(py::module_& module) {
   module.def("pack_codes", &pack_codes, arg("codes"), arg("scales"), arg("format"), arg("type"), arg("group") = 64, arg("pattern") = py::none());
   module.def("weight_from_streams", &from_streams, arg("format"), arg("type"), arg("rows"), arg("cols"), arg("group"), arg("pattern"), arg("streams"));
   module.def("linear", &linear, arg("weight"), arg("x"), arg("activations") = "auto", arg("threads") = 0);
+  module.def("run_kernel", &run_kernel, arg("name"), arg("weight"), arg("x"));
   module.def("quantize_activations", &quantize_activations, arg("x"), arg("unit") = 64);
 }
 

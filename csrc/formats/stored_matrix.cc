@@ -25,25 +25,38 @@ int index_of(const char* const (&names)[kCount], const char* name, const char* w
 }
 
 struct Rounding {
-  double loss;
+  float loss;
   std::uint16_t scale;
 };
 
-int round_code(float value, float inverse, int low, int high) {
-  return std::clamp(static_cast<int>(std::lrintf(std::clamp(value * inverse, -1000.0F, 1000.0F))), low, high);
+// Rounds to the nearest code, ties to even; adding and subtracting 1.5 * 2^23 does that for small magnitudes.
+inline float round_code(float value, float inverse, float low, float high) {
+  constexpr float kMagic = 12582912.0F;
+  const float scaled = value * inverse;
+  const float rounded = (scaled + kMagic) - kMagic;
+  return rounded < low ? low : rounded > high ? high : rounded;
 }
 
-Rounding try_scale(const float* values, int count, float scale, int low, int high) {
+Rounding try_scale(const float* values, int count, float scale, float low, float high) {
+  constexpr int kLanes = 8;  // independent sums, so that the loop vectorizes
   const std::uint16_t half = f32_to_f16(scale);
   const float stored = f16_to_f32(half);
-  if (stored == 0 || !std::isfinite(stored)) return {HUGE_VAL, half};
+  if (stored == 0 || !std::isfinite(stored)) return {HUGE_VALF, half};
   const float inverse = 1.0F / stored;
-  double loss = 0;
-  for (int i = 0; i < count; ++i) {
-    if (values[i] == 0) continue;
-    const double error = values[i] - stored * static_cast<float>(round_code(values[i], inverse, low, high));
-    loss += error * error;
+  float losses[kLanes] = {};
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      const float error = values[i + j] - stored * round_code(values[i + j], inverse, low, high);
+      losses[j] += error * error;
+    }
   }
+  for (; i < count; ++i) {
+    const float error = values[i] - stored * round_code(values[i], inverse, low, high);
+    losses[0] += error * error;
+  }
+  float loss = 0;
+  for (const float part : losses) loss += part;
   return {loss, half};
 }
 
@@ -58,15 +71,14 @@ std::uint16_t choose_scale(const float* values, int count, ValueType type) {
   const float magnitude = std::fabs(largest);
   const float smallest = 0x1p-24F;  // the smallest f16 scale; finer groups round to it
   if (type == ValueType::kInt8) {
-    const std::uint16_t half = f32_to_f16(std::max(magnitude / 127.0F, smallest));
-    return half;
+    return f32_to_f16(std::max(magnitude / 127.0F, smallest));
   }
-  Rounding best{HUGE_VAL, f32_to_f16(std::max(magnitude / 7.0F, smallest))};
+  Rounding best{HUGE_VALF, f32_to_f16(std::max(magnitude / 7.0F, smallest))};
   for (int step = 0; step <= 16; ++step) {
     const float reach = 5.6F + 0.2F * static_cast<float>(step);
     for (const float sign : {1.0F, -1.0F}) {
       // A negative scale swaps the sides, so that -8 can serve a positive extreme.
-      const Rounding tried = try_scale(values, count, sign * std::max(magnitude / reach, smallest), -8, 7);
+      const Rounding tried = try_scale(values, count, sign * std::max(magnitude / reach, smallest), -8.0F, 7.0F);
       if (tried.loss < best.loss) best = tried;
     }
   }
@@ -118,8 +130,8 @@ float raw_to_f32(ValueType type, std::uint32_t raw) {
 StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, int group) {
   StoredMatrix out(type, rows, cols, group);
   const int span = out.group == 0 ? cols : out.group;
-  const int low = type == ValueType::kInt8 ? -127 : -8;
-  const int high = type == ValueType::kInt8 ? 127 : 7;
+  const float low = type == ValueType::kInt8 ? -127.0F : -8.0F;
+  const float high = type == ValueType::kInt8 ? 127.0F : 7.0F;
   const std::uint32_t code_mask = type == ValueType::kInt8 ? 0xffU : 0xfU;
   for (int r = 0; r < rows; ++r) {
     const float* row = values + static_cast<std::size_t>(r) * static_cast<std::size_t>(cols);
@@ -147,7 +159,7 @@ StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, i
       out.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups) + static_cast<std::size_t>(g)] = half;
       if (scale == 0) continue;
       for (int c = first; c < first + count; ++c)
-        out.at(r, c) = static_cast<std::uint32_t>(round_code(row[c], 1.0F / scale, low, high)) & code_mask;
+        out.at(r, c) = static_cast<std::uint32_t>(static_cast<int>(round_code(row[c], 1.0F / scale, low, high))) & code_mask;
     }
   }
   return out;

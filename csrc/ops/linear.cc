@@ -62,9 +62,8 @@ ActivationCache::Form& ActivationCache::form(ActivationType type, int unit) {
   return *forms_.back();
 }
 
-const Activations& ActivationCache::get(const Linear& linear, ThreadTeam& team) {
-  const ActivationType type = linear.activation();
-  Form& f = form(type, type == ActivationType::kA8 ? linear.unit() : 0);
+const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTeam& team) {
+  Form& f = form(type, type == ActivationType::kA8 ? unit : 0);
   if (std::find(made_.begin(), made_.end(), &f) != made_.end()) return f.x;
   made_.push_back(&f);
   Activations& x = f.x;
@@ -117,7 +116,7 @@ void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Row
   for (const LinearJob& job : jobs) {
     require(job.linear->cols() == x.cols, "a weight with ", job.linear->cols(), " inputs cannot take ", x.cols);
     require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ", job.linear->rows(), " outputs");
-    prepared.push_back({&job, &cache.get(*job.linear, team), pieces});
+    prepared.push_back({&job, &cache.get(job.linear->activation(), job.linear->unit(), team), pieces});
     pieces += static_cast<std::int64_t>(job.linear->bounds().size()) - 1;
   }
   team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {

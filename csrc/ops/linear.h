@@ -58,7 +58,8 @@ class ActivationCache {
     rows_ = rows;
     made_.clear();
   }
-  const Activations& get(const Linear& linear, ThreadTeam& team);
+  // unit: inputs that an a8 scale serves; ignored for other types.
+  const Activations& get(ActivationType type, int unit, ThreadTeam& team);
 
  private:
   struct Form {

@@ -106,6 +106,16 @@ def linear(weight: Weight, x: ArrayLike, activations: str = "auto", threads: int
         threads: 0 for the default.
     """
 
+def run_kernel(name: str, weight: Weight, x: ArrayLike) -> NDArray[np.float32]:
+    """Runs one kernel of `kernels()` on x [batch, cols], on one thread: for tests and benches.
+
+    Returns:
+        [batch, rows + 16]; the last 16 columns stay NaN, since no kernel writes beyond its rows.
+
+    Raises:
+        ValueError: the kernel cannot run here, or takes other weights, or (matvec) takes one token.
+    """
+
 def quantize_activations(
     x: ArrayLike, unit: int = 64
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
