@@ -1,0 +1,363 @@
+"""The decoder against the float64 reference model, and the promises of its protocol."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from reference_model import ReferenceModel
+
+from gossamer import _core
+from gossamer.config import DecoderConfig
+
+VOCAB = 150
+FORMAT_OF = {"embed": "dense", "head": "dense"}
+
+
+def config(**changes: Any) -> DecoderConfig:
+    base = DecoderConfig(
+        hidden=72,
+        layers=2,
+        heads=6,
+        kv_heads=2,
+        head_dim=24,
+        intermediate=100,
+        vocab=VOCAB,
+        context=1400,
+        norm_eps=1e-5,
+        inv_freq=(),
+    )
+    chosen = replace(base, **changes)
+    if chosen.inv_freq:
+        return chosen
+    steps = np.arange(0, chosen.head_dim - chosen.head_dim % 2, 2, dtype=np.float64)
+    return replace(chosen, inv_freq=tuple(float(np.float32(10000.0**-s)) for s in steps / chosen.head_dim))
+
+
+def shapes(c: DecoderConfig) -> dict[str, tuple[int, int]]:
+    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    block = {"q": (q, c.hidden), "k": (kv, c.hidden), "v": (kv, c.hidden), "o": (c.hidden, q)}
+    block |= {"gate": (c.intermediate, c.hidden), "up": (c.intermediate, c.hidden), "down": (c.hidden, c.intermediate)}
+    out = {f"layers.{i}.{name}": shape for i in range(c.layers) for name, shape in block.items()}
+    return {"embed": (c.vocab, c.hidden), **out, **({} if c.tied else {"head": (c.vocab, c.hidden)})}
+
+
+def tensors(c: DecoderConfig, biases: bool = False) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Seeded weights, half of them zero in the blocks, and vectors."""
+    rng = np.random.default_rng(7)
+    weights = {}
+    for name, shape in shapes(c).items():
+        values = rng.standard_normal(shape) / (1 if name == "embed" else np.sqrt(shape[1]))
+        if name not in FORMAT_OF:
+            values = reference.prune_nm(values, 2, 4)
+        weights[name] = values.astype(np.float32)
+    vectors = {"norm": rng.random(c.hidden) + 0.5}
+    for i in range(c.layers):
+        vectors[f"layers.{i}.attn_norm"] = rng.random(c.hidden) + 0.5
+        vectors[f"layers.{i}.mlp_norm"] = rng.random(c.hidden) + 0.5
+    if biases:
+        for name, shape in shapes(c).items():
+            if name not in FORMAT_OF:
+                vectors[f"{name}.bias"] = rng.standard_normal(shape[0]) * 0.1
+    return weights, {name: value.astype(np.float32) for name, value in vectors.items()}
+
+
+def decoder(
+    c: DecoderConfig, format: str = "bitmap", type: str = "f32", biases: bool = False, **options: Any
+) -> _core.Decoder:
+    weights, vectors = tensors(c, biases)
+    packed = {}
+    for name, values in weights.items():
+        form = FORMAT_OF.get(name, format)
+        packed[name] = _core.pack(values, form, type, 64, (2, 4) if form == "nm" else None)
+    return _core.Decoder(c.to_dict(), packed, vectors, **options)
+
+
+def reference_logits(c: DecoderConfig, tokens: np.ndarray, biases: bool = False) -> np.ndarray:
+    weights, vectors = tensors(c, biases)
+    model = ReferenceModel(c, {**weights, **vectors})
+    hidden = model.embed(tokens)
+    for i in range(c.layers):
+        hidden, _ = model.forward_block(i, hidden)
+    return model.head(hidden)
+
+
+def tokens(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCAB, n).astype(np.int32)
+
+
+VARIANTS = {
+    "grouped": {},
+    "multi_head": {"kv_heads": 6},
+    "multi_query": {"kv_heads": 1},
+    "tied": {"tied": True},
+    "odd_sizes": {"hidden": 70, "head_dim": 22, "intermediate": 67},
+    "partial_rotary": {"inv_freq": (1.0, 0.25, 0.03), "rope_scale": 1.2},
+    "wide_heads": {"head_dim": 80, "heads": 2},
+    "narrow_heads": {"head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_match_the_float64_reference(variant: str) -> None:
+    c = config(**VARIANTS[variant])
+    biases = variant == "odd_sizes"
+    text = tokens(90)
+    logits = decoder(c, biases=biases).step([(0, text)], all_logits=True)
+    # f32 against f64 through two blocks: activations of order 1 and sums of ~100 terms leave about 1e-6.
+    np.testing.assert_allclose(logits, reference_logits(c, text, biases), atol=2e-5, rtol=0)
+
+
+def test_long_contexts_cross_pages_spans_and_chunks() -> None:
+    c = config(layers=1)
+    text = tokens(1300)
+    np.testing.assert_allclose(
+        decoder(c).step([(0, text)], all_logits=True), reference_logits(c, text), atol=2e-5, rtol=0
+    )
+
+
+def test_an_f16_cache_is_near_and_half_as_large() -> None:
+    c = config()
+    text = tokens(90)
+    wide, narrow = decoder(c), decoder(c, kv="f16")
+    error = np.abs(narrow.step([(0, text)], all_logits=True) - wide.step([(0, text)], all_logits=True)).max()
+    assert 0 < error < 1e-2  # f16 keeps 11 bits of keys and values of order 1
+    assert narrow.kv_bytes_per_token * 2 == wide.kv_bytes_per_token
+
+
+@pytest.mark.parametrize("type", ["f32", "int8", "int4"])
+def test_formats_of_the_same_values_agree(type: str) -> None:
+    text = tokens(60)
+    dense = decoder(config(), "dense", type, activations="f32").step([(0, text)], all_logits=True)
+    for format in ("bitmap", "csr", "nm"):
+        other = decoder(config(), format, type, activations="f32").step([(0, text)], all_logits=True)
+        np.testing.assert_allclose(other, dense, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("type", ["bf16", "f16", "int8", "int4"])
+def test_narrow_values_are_those_that_are_stored(type: str) -> None:
+    c = config()
+    weights, vectors = tensors(c)
+    stored = {n: _core.pack(v, "dense", type, 64).unpack() for n, v in weights.items()}
+    model = ReferenceModel(c, {**stored, **vectors})
+    hidden = model.embed(tokens(40))
+    for i in range(c.layers):
+        hidden, _ = model.forward_block(i, hidden)
+    logits = decoder(c, "bitmap", type, activations="f32").step([(0, tokens(40))], all_logits=True)
+    np.testing.assert_allclose(logits, model.head(hidden), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+@pytest.mark.parametrize("type", ["f32", "int8", "int4"])
+def test_neither_company_nor_threads_change_a_bit(type: str, kv: str) -> None:
+    c = config()
+    texts = [tokens(5 + 9 * i, seed=i) for i in range(16)]
+    alone = []
+    one = decoder(c, "bitmap", type, threads=1, kv=kv)
+    for text in texts:
+        rows = [one.step([(0, text[i : i + 1])])[0] for i in range(len(text))]
+        one.free(0)
+        alone.append(np.array(rows))
+    for threads in (1, 2, 3):
+        many = decoder(c, "bitmap", type, threads=threads, kv=kv)
+        prompts = many.step([(i, text[:-3]) for i, text in enumerate(texts)], all_logits=True)
+        np.testing.assert_array_equal(prompts, np.concatenate([rows[:-3] for rows in alone]))
+        for back in (3, 2, 1):  # one token of each of 16 sequences a call
+            step = many.step([(i, text[-back : len(text) - back + 1]) for i, text in enumerate(texts)])
+            np.testing.assert_array_equal(step, np.array([rows[-back] for rows in alone]))
+
+
+def test_rollback_and_free_forget() -> None:
+    d = decoder(config())
+    text = tokens(200)
+    first = d.step([(0, text)])
+    d.rollback(0, 150)
+    assert d.length(0) == 50
+    np.testing.assert_array_equal(d.step([(0, text[50:])]), first)
+    d.free(0)
+    assert d.length(0) == 0
+    d.free(0)
+    np.testing.assert_array_equal(d.step([(0, text)]), first)
+    with pytest.raises(ValueError, match="cannot roll back 201 tokens of sequence 0, which has 200"):
+        d.rollback(0, 201)
+    assert d.length(0) == 200
+
+
+def test_forward_block_gives_what_the_reference_gives() -> None:
+    c = config()
+    weights, vectors = tensors(c)
+    model, d = ReferenceModel(c, {**weights, **vectors}), decoder(c)
+    text = tokens(3 * 40)
+    hidden = d.embed(text)
+    np.testing.assert_array_equal(hidden, weights["embed"][text])
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    expected, inputs = model.forward_block(1, hidden, names, sequence_length=40)
+    before = hidden.copy()
+    out, captured = d.forward_block(1, hidden, names, sequence_length=40)
+    np.testing.assert_array_equal(hidden, before)
+    np.testing.assert_allclose(out, expected, atol=2e-5, rtol=0)
+    assert set(captured) == set(names)
+    for name in names:
+        np.testing.assert_allclose(captured[name], inputs[name], atol=2e-5, rtol=0)
+    np.testing.assert_allclose(d.head(out), model.head(expected), atol=4e-5, rtol=0)
+    assert d.length(0) == 0
+
+
+def test_blocks_one_by_one_are_the_step() -> None:
+    d = decoder(config(), type="int8")
+    text = tokens(300)
+    hidden = d.embed(text)
+    for i in range(2):
+        hidden, _ = d.forward_block(i, hidden)
+    np.testing.assert_array_equal(d.head(hidden), d.step([(0, text)], all_logits=True))
+
+
+def test_set_weight_replaces_one_linear() -> None:
+    c = config()
+    d = decoder(c)
+    text = tokens(20)
+    before = d.step([(0, text)])
+    d.free(0)
+    d.set_weight("layers.1.up", _core.pack(np.zeros((100, 72), np.float32), "csr", "int8"))
+    weights, vectors = tensors(c)
+    model = ReferenceModel(c, {**weights, "layers.1.up": np.zeros((100, 72)), **vectors})
+    hidden = model.embed(text)
+    for i in range(2):
+        hidden, _ = model.forward_block(i, hidden)
+    after = d.step([(0, text)])
+    np.testing.assert_allclose(after[0], model.head(hidden)[-1], atol=2e-5, rtol=0)
+    assert np.abs(after - before).max() > 1e-3
+    with pytest.raises(ValueError, match=r"weight 'layers.1.up' is 5 x 72, but the config asks for 100 x 72"):
+        d.set_weight("layers.1.up", _core.pack(np.zeros((5, 72), np.float32), "csr", "int8"))
+    with pytest.raises(ValueError, match="no block has a weight 'layers.2.up'"):
+        d.set_weight("layers.2.up", _core.pack(np.zeros((100, 72), np.float32), "csr", "int8"))
+
+
+def test_refused_calls_change_nothing() -> None:
+    d = decoder(config(context=64))
+    d.step([(0, tokens(60))])
+    for batch, message in [
+        ([(0, tokens(5))], "sequence 0 would grow to 65 tokens, beyond the context of 64"),
+        ([(1, tokens(2)), (0, tokens(5))], "beyond the context"),
+        ([(0, [VOCAB])], f"token id {VOCAB} is outside the vocabulary of {VOCAB}"),
+        ([(0, [-1])], "token id -1 is outside"),
+        ([(0, [])], "sequence 0 got no tokens"),
+        ([(0, [1]), (0, [2])], "sequence 0 appears twice"),
+        ([(-1, [1])], "sequence ids must not be negative"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            d.step(batch)
+        assert (d.length(0), d.length(1)) == (60, 0)
+    fresh = decoder(config(context=64))
+    fresh.step([(0, tokens(60))])
+    np.testing.assert_array_equal(d.step([(0, [3])]), fresh.step([(0, [3])]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kv_heads": 4}, r"heads \(6\) must be a multiple of kv_heads \(4\)"),
+        ({"hidden": 0}, "hidden must be between 1"),
+        ({"layers": 3}, r"(weight|vector) 'layers.2.*' is missing"),
+        ({"vocab": 151}, "weight 'embed' is 150 x 72, but the config asks for 151 x 72"),
+        ({"inv_freq": [1.0] * 13}, "inv_freq has 13 frequencies, more than half of head_dim"),
+        ({"activation": "relu"}, "activation must be silu, got 'relu'"),
+        ({"norm_eps": "x"}, "norm_eps has the wrong type"),
+        ({"layers": None}, "layers has the wrong type"),
+    ],
+)
+def test_contradictions_are_named(change: dict[str, Any], message: str) -> None:
+    c = config()
+    weights, vectors = tensors(c)
+    packed = {name: _core.pack(v, "dense", "f32") for name, v in weights.items()}
+    with pytest.raises(ValueError, match=message):
+        _core.Decoder({**c.to_dict(), **change}, packed, vectors)
+
+
+def test_unknown_and_missing_tensors_are_named() -> None:
+    c = config()
+    weights, vectors = tensors(c)
+    packed = {name: _core.pack(v, "dense", "f32") for name, v in weights.items()}
+    with pytest.raises(ValueError, match="weight 'extra' is unknown"):
+        _core.Decoder(c.to_dict(), {**packed, "extra": packed["head"]}, vectors)
+    with pytest.raises(ValueError, match="vector 'norm' is missing"):
+        _core.Decoder(c.to_dict(), packed, {k: v for k, v in vectors.items() if k != "norm"})
+    with pytest.raises(ValueError, match="vector 'norm' has 5 elements, but the config asks for 72"):
+        _core.Decoder(c.to_dict(), packed, {**vectors, "norm": np.ones(5, np.float32)})
+    with pytest.raises(ValueError, match="config: tied is missing"):
+        _core.Decoder({k: v for k, v in c.to_dict().items() if k != "tied"}, packed, vectors)
+    for option in ({"kv": "f8"}, {"activations": "a4"}, {"threads": -2}):
+        with pytest.raises(ValueError, match=next(iter(option))):
+            _core.Decoder(c.to_dict(), packed, vectors, **option)
+
+
+def test_ctrl_c_stops_a_long_prefill_and_leaves_the_sequence() -> None:
+    d = decoder(config(context=200_000, layers=2), threads=2)
+    start = d.step([(0, tokens(10))])
+    d.rollback(0, 1)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        d.step([(0, tokens(150_000)), (1, tokens(5))])
+    assert time.monotonic() - began < 20  # the whole call would take minutes
+    timer.join()
+    assert (d.length(0), d.length(1)) == (9, 0)
+    np.testing.assert_array_equal(d.step([(0, tokens(10)[9:])]), start)
+
+
+def test_threads_may_share_a_decoder() -> None:
+    d = decoder(config(), type="int8")
+    expected = [decoder(config(), type="int8").step([(0, tokens(30, seed=i))]) for i in range(6)]
+    results: dict[int, np.ndarray] = {}
+
+    def run(i: int) -> None:
+        for first in range(0, 30, 5):
+            results[i] = d.step([(i, tokens(30, seed=i)[first : first + 5])])
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for i in range(6):
+        np.testing.assert_array_equal(results[i], expected[i])
+
+
+def test_a_forked_child_gets_threads_of_its_own() -> None:
+    d = decoder(config(intermediate=3000), type="int8", threads=2)
+    expected = d.step([(0, tokens(8))])
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            same = np.array_equal(d.step([(1, tokens(8))]), expected)
+            status = 0 if same else 2
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+    np.testing.assert_array_equal(d.step([(1, tokens(8))]), expected)
+
+
+def test_every_linear_says_which_kernel_it_uses() -> None:
+    names = dict(decoder(config(), "bitmap", "int8").kernels())
+    assert set(names) == {n for n in shapes(config()) if n != "embed"}
+    assert names["layers.0.q"].startswith("bitmap_matvec_int8_a8__")
+    assert names["head"].startswith("dense_matvec_int8_a8__")
