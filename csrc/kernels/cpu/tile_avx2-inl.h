@@ -69,18 +69,24 @@ inline int min_of(int a, int b) { return a < b ? a : b; }
 
 // --- expanding bytes ----------------------------------------------------------------------------------------------------
 
+// Codes are expanded a span at a time.
+constexpr int kSpanWords = 8;
+constexpr int kSpanCols = kSpanWords * kWordCols;
+constexpr int kSpanBytes = kSpanWords * kWordBits;
+
 // Shuffle controls come from the mask alone, for four words at a time. A 128-bit half of an expanded word is 4 rows, whose
 // values lie in 16 consecutive bytes; row r of them begins where the rows before it end. A control byte per row:
 // bit 7: input 3 is not stored; bits 6..4: inputs 2..0 are stored; bits 3..0: where the row's values begin, from 0 to 12.
 template <Layout kLayout>
-inline void row_controls(const uint64_t* masks, int words, int n, uint8_t (*rows)[kPanelRows]) {
+inline void row_controls(const uint64_t* masks, int n, uint8_t (*rows)[kPanelRows]) {
   const __m256i low = _mm256_set1_epi8(0x0f);
   const __m256i high = _mm256_set1_epi8((char)0xf0);
-  const __m256i fixed = _mm256_set1_epi16((short)(n * 0x3210));
-  for (int i = 0; i < words; i += 4) {
+  for (int i = 0; i < kSpanWords; i += 4) {
     const __m256i mask = _mm256_loadu_si256((const __m256i*)(masks + i));
-    __m256i begins = fixed;  // a nibble a row
-    if constexpr (kLayout == Layout::kMasked) {
+    __m256i begins;  // a nibble a row
+    if constexpr (kLayout == Layout::kFixed) {
+      begins = _mm256_set1_epi16((short)(n * 0x3210));
+    } else {
       const __m256i pairs = _mm256_sub_epi8(mask, _mm256_and_si256(_mm256_srli_epi16(mask, 1), _mm256_set1_epi8(0x55)));
       const __m256i twos = _mm256_set1_epi8(0x33);
       const __m256i counts =
@@ -99,17 +105,17 @@ inline void row_controls(const uint64_t* masks, int words, int n, uint8_t (*rows
   }
 }
 
-inline __m256i load_halves(const uint8_t* first, const uint8_t* second) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)first)),
-                                 _mm_loadu_si128((const __m128i*)second), 1);
-}
-
 // From the control bytes of 8 rows, four copies each, to the control of the shuffle: per row, where inputs 0..3 lie.
 inline __m256i shuffle_control(__m256i rows) {
   // By the bits of inputs 2..0: how many inputs before, or 0x80 where nothing is stored. Input 3 brings its own 0x80.
   const __m256i before = _mm256_setr_epi32(0x00808080, 0x01808000, 0x01800080, 0x02800100, 0x01008080, 0x02018000, 0x02010080, 0x03020100);
   const __m256i which = _mm256_srli_epi32(rows, 4);
   return _mm256_add_epi8(_mm256_and_si256(rows, _mm256_set1_epi32((int)0xff7f7f7f)), _mm256_permutevar8x32_epi32(before, which));
+}
+
+inline __m256i load_halves(const uint8_t* first, const uint8_t* second) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)first)),
+                                 _mm_loadu_si128((const __m128i*)second), 1);
 }
 
 // Codes from bytes as they are stored: int8 as it is, int4 as code + 8.
@@ -120,26 +126,24 @@ inline __m256i codes_of(__m256i bytes) {
   return _mm256_xor_si256(_mm256_and_si256(bytes, _mm256_set1_epi8(0x0f)), _mm256_set1_epi8(8));
 }
 
-// Expands the next `words` words, at most a block, to 64 codes each.
-template <Layout kLayout, ValueType kType, bool kHigh>
-inline void next_codes(Cursor& at, int words, uint8_t* out) {
+// Hands the 64 codes of each word of the next span to use(word, rows 0..7, rows 8..15).
+template <Layout kLayout, ValueType kType, bool kHigh, class Use>
+inline void next_codes(Cursor& at, const Use& use) {
+  const uint8_t* v = at.v;
   if constexpr (kLayout == Layout::kDense) {
-    for (int i = 0; i < words; ++i, at.v += kWordBits, out += kWordBits) {
-      const __m256i first = _mm256_loadu_si256((const __m256i*)at.v);
-      const __m256i second = _mm256_loadu_si256((const __m256i*)(at.v + 32));
-      _mm_prefetch((const char*)at.v + kPrefetch, _MM_HINT_T0);
-      _mm256_store_si256((__m256i*)out, codes_of<kType, kHigh>(first));
-      _mm256_store_si256((__m256i*)(out + 32), codes_of<kType, kHigh>(second));
+    for (int i = 0; i < kSpanWords; ++i, v += kWordBits) {
+      _mm_prefetch((const char*)v + kPrefetch, _MM_HINT_T0);
+      use(i, codes_of<kType, kHigh>(_mm256_loadu_si256((const __m256i*)v)),
+          codes_of<kType, kHigh>(_mm256_loadu_si256((const __m256i*)(v + 32))));
     }
   } else {
-    alignas(32) uint8_t rows[kBlockWords][kPanelRows];
-    row_controls<kLayout>(at.masks, words, at.n, rows);
+    alignas(32) uint8_t rows[kSpanWords][kPanelRows];
+    row_controls<kLayout>(at.masks, at.n, rows);
     const __m256i first_rows = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
     const __m256i last_rows = _mm256_or_si256(first_rows, _mm256_set1_epi8(8));
-    const uint8_t* v = at.v;
-    for (int i = 0; i < words; ++i, out += kWordBits) {
-      const __m256i row = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)rows[i]));
-      int64_t begin[5] = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < kSpanWords; ++i) {
+      int64_t begin[5] = {};  // of each 4 rows' values
       if constexpr (kLayout == Layout::kFixed) {
         for (int q = 1; q <= 4; ++q) begin[q] = 4 * q * at.n;
       } else {
@@ -149,17 +153,25 @@ inline void next_codes(Cursor& at, int words, uint8_t* out) {
         begin[3] = _mm_popcnt_u64(_bzhi_u64(mask, 48));
         begin[4] = _mm_popcnt_u64(mask);
       }
+      const __m256i row = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)rows[i]));
       const __m256i first = _mm256_shuffle_epi8(load_halves(v, v + begin[1]), shuffle_control(_mm256_shuffle_epi8(row, first_rows)));
       const __m256i second =
           _mm256_shuffle_epi8(load_halves(v + begin[2], v + begin[3]), shuffle_control(_mm256_shuffle_epi8(row, last_rows)));
       v += begin[4];
       _mm_prefetch((const char*)v + kPrefetch, _MM_HINT_T0);
-      _mm256_store_si256((__m256i*)out, codes_of<kType, kHigh>(first));
-      _mm256_store_si256((__m256i*)(out + 32), codes_of<kType, kHigh>(second));
+      use(i, codes_of<kType, kHigh>(first), codes_of<kType, kHigh>(second));
     }
-    at.v = v;
-    at.masks += words;
+    at.masks += kSpanWords;
   }
+  at.v = v;
+}
+
+template <Layout kLayout, ValueType kType, bool kHigh>
+inline void store_codes(Cursor& at, uint8_t* out) {
+  next_codes<kLayout, kType, kHigh>(at, [=](int i, __m256i first, __m256i second) {
+    _mm256_store_si256((__m256i*)(out + i * kWordBits), first);
+    _mm256_store_si256((__m256i*)(out + i * kWordBits + 32), second);
+  });
 }
 
 // --- 8-bit activations: a word is two registers of 8 rows x 4 inputs ----------------------------------------------------
@@ -170,91 +182,129 @@ inline __m256i broadcast4(const int8_t* codes) {
   return _mm256_set1_epi32(four);
 }
 
-// Exact sums of a unit's codes times activations, for `kTokens` tokens from x.
-template <ValueType kType, int kTokens>
-inline void dot_codes(const uint8_t* codes, int words, const int8_t* x, int64_t stride, __m256i (&sums)[kTokens][2]) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int t = 0; t < kTokens; ++t) sums[t][0] = sums[t][1] = _mm256_setzero_si256();
-  if constexpr (kType == ValueType::kInt8) {
-    // |w| <= 128 and |x| <= 127: the sum of two products fits 16 bits.
-    for (int i = 0; i < words; ++i, codes += kWordBits, x += kWordCols) {
-      __m256i w[2], size[2];
-      for (int h = 0; h < 2; ++h) {
-        w[h] = _mm256_loadu_si256((const __m256i*)(codes + 32 * h));
-        size[h] = _mm256_abs_epi8(w[h]);
-      }
-      for (int t = 0; t < kTokens; ++t) {
-        const __m256i inputs = broadcast4(x + t * stride);
-        for (int h = 0; h < 2; ++h) {
-          const __m256i pairs = _mm256_maddubs_epi16(size[h], _mm256_sign_epi8(inputs, w[h]));
-          sums[t][h] = _mm256_add_epi32(sums[t][h], _mm256_madd_epi16(pairs, ones));
-        }
-      }
-    }
-  } else {
+// Tokens whose sums stay in registers.
+constexpr int kTile = 3;
+
+// Adds words of a span to 32-bit sums (int8), or to 16-bit ones that hold a whole span (int4).
+template <ValueType kType>
+inline __m256i add_products(__m256i sum, __m256i codes, __m256i inputs) {
+  __asm__("" : "+x"(sum));  // one addition after the other: gathering the products first would spill them
+  if constexpr (kType == ValueType::kInt4) {
     // Codes are 0..15 and |x| <= 127: the sum of 8 words' pairs, at most 30480, fits 16 bits.
-    for (int first = 0; first < words; first += 8) {
-      __m256i pairs[kTokens][2];
-      for (int t = 0; t < kTokens; ++t) pairs[t][0] = pairs[t][1] = _mm256_setzero_si256();
-      for (int i = 0; i < 8; ++i, codes += kWordBits, x += kWordCols) {
-        const __m256i low = _mm256_loadu_si256((const __m256i*)codes);
-        const __m256i high = _mm256_loadu_si256((const __m256i*)(codes + 32));
-        for (int t = 0; t < kTokens; ++t) {
-          const __m256i inputs = broadcast4(x + t * stride);
-          pairs[t][0] = _mm256_add_epi16(pairs[t][0], _mm256_maddubs_epi16(low, inputs));
-          pairs[t][1] = _mm256_add_epi16(pairs[t][1], _mm256_maddubs_epi16(high, inputs));
-        }
-      }
-      for (int t = 0; t < kTokens; ++t)
-        for (int h = 0; h < 2; ++h) sums[t][h] = _mm256_add_epi32(sums[t][h], _mm256_madd_epi16(pairs[t][h], ones));
-    }
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, inputs));
+  } else {
+    // |w| <= 128 and |x| <= 127: the sum of two products fits 16 bits.
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
 }
 
-// Adds unit u of `kTokens` tokens from t to their totals.
+template <ValueType kType>
+inline __m256i widen_sum(__m256i sum) {
+  return kType == ValueType::kInt4 ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum;
+}
+
+// Exact sums of a unit for `kTokens` tokens, 16 rows each; without the surplus of int4 codes.
+template <int kTokens>
+struct Sums {
+  __m256i rows[kTokens][2];
+};
+
+// A unit of one token, multiplied as it is expanded.
+template <Layout kLayout, ValueType kType, bool kHigh>
+inline Sums<1> dot_next(Cursor& at, int spans, const int8_t* x) {
+  Sums<1> sums = {{{_mm256_setzero_si256(), _mm256_setzero_si256()}}};
+  for (int s = 0; s < spans; ++s, x += kSpanCols) {
+    __m256i first = _mm256_setzero_si256();
+    __m256i second = _mm256_setzero_si256();
+    next_codes<kLayout, kType, kHigh>(at, [&](int i, __m256i first_codes, __m256i second_codes) {
+      const __m256i inputs = broadcast4(x + i * kWordCols);
+      first = add_products<kType>(first, first_codes, inputs);
+      second = add_products<kType>(second, second_codes, inputs);
+    });
+    sums.rows[0][0] = _mm256_add_epi32(sums.rows[0][0], widen_sum<kType>(first));
+    sums.rows[0][1] = _mm256_add_epi32(sums.rows[0][1], widen_sum<kType>(second));
+  }
+  return sums;
+}
+
+// A unit of `kTokens` tokens from x, of codes that are expanded already.
 template <ValueType kType, int kTokens>
-inline void add_unit(const LinearArgs& a, const uint8_t* codes, const Rows& scale, int u, int t, Rows* totals) {
-  const Activations& x = a.x;
-  __m256i sums[kTokens][2];
-  dot_codes<kType, kTokens>(codes, x.unit / kWordCols, x.codes + t * x.stride + (int64_t)u * x.unit, x.stride, sums);
+inline Sums<kTokens> dot_stored(const uint8_t* codes, int spans, const int8_t* x, int64_t stride) {
+  Sums<kTokens> sums;
+  for (int t = 0; t < kTokens; ++t) sums.rows[t][0] = sums.rows[t][1] = _mm256_setzero_si256();
+  for (int s = 0; s < spans; ++s) {
+    __m256i span[kTokens][2];
+    for (int t = 0; t < kTokens; ++t) span[t][0] = span[t][1] = _mm256_setzero_si256();
+#pragma GCC unroll 2
+    for (int i = 0; i < kSpanWords; ++i, codes += kWordBits, x += kWordCols) {
+      const __m256i first = _mm256_load_si256((const __m256i*)codes);
+      const __m256i second = _mm256_load_si256((const __m256i*)(codes + 32));
+      for (int t = 0; t < kTokens; ++t) {
+        const __m256i inputs = broadcast4(x + t * stride);
+        span[t][0] = add_products<kType>(span[t][0], first, inputs);
+        span[t][1] = add_products<kType>(span[t][1], second, inputs);
+      }
+    }
+    for (int t = 0; t < kTokens; ++t)
+      for (int h = 0; h < 2; ++h) sums.rows[t][h] = _mm256_add_epi32(sums.rows[t][h], widen_sum<kType>(span[t][h]));
+  }
+  return sums;
+}
+
+// Adds the sums of unit u of the tokens from t to their totals.
+template <ValueType kType, int kTokens>
+inline void add_unit(const Activations& x, const Sums<kTokens>& sums, const Rows& scale, int u, int t, Rows* totals) {
   for (int i = 0; i < kTokens; ++i) {
     const int64_t at = (t + i) * x.unit_stride + u;
-    const __m256 unit_scale = _mm256_set1_ps(x.unit_scales[at]);
     const __m256i surplus = _mm256_set1_epi32(kType == ValueType::kInt4 ? 8 * x.unit_sums[at] : 0);
+    const __m256 unit_scale = _mm256_set1_ps(x.unit_scales[at]);
     for (int h = 0; h < 2; ++h) {
-      const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][h], surplus));
+      const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums.rows[i][h], surplus));
       totals[i].half[h] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale.half[h], unit_scale), totals[i].half[h]);
     }
   }
 }
 
-// y of panel `panel`, and of the next one too when kPanels == 2 (the two nibbles of int4), for up to kMaxTokens tokens.
-template <Layout kLayout, ValueType kType, int kPanels>
+// y of panel `panel`, and of the next one too when kPanels == 2 (the two nibbles of int4), for up to kMost tokens. A lone
+// token is multiplied as the codes are expanded; more share an expanded unit.
+template <Layout kLayout, ValueType kType, int kPanels, int kMost>
 inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
   const WeightView& w = a.weight;
-  const int unit = a.x.unit;
-  const int units = w.blocks * (kBlockCols / unit);
+  const Activations& x = a.x;
+  const int spans = x.unit / kSpanCols;
+  const int units = w.blocks * (kBlockCols / x.unit);
   const bool grouped = w.groups > 1;
   const Rows one = {{_mm256_set1_ps(1.0F), _mm256_set1_ps(1.0F)}};
-  alignas(32) uint8_t expanded[kPanels][kBlockWords * kWordBits];
-  Rows totals[kPanels][kMaxTokens];
   Cursor at[kPanels];
+  Rows totals[kPanels][kMost];
   for (int p = 0; p < kPanels; ++p) {
     at[p] = panel_start(w, panel + p);
     for (int t = 0; t < tokens; ++t) totals[p][t].half[0] = totals[p][t].half[1] = _mm256_setzero_ps();
   }
   for (int u = 0; u < units; ++u) {
-    next_codes<kLayout, kType, false>(at[0], unit / kWordCols, expanded[0]);
-    if constexpr (kPanels == 2) next_codes<kLayout, kType, true>(at[1], unit / kWordCols, expanded[1]);
+#pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
-      const Rows scale = grouped ? load_scales(w, panel + p, group_of(w, u, unit)) : one;
-      int t = 0;
-      for (; t + 4 <= tokens; t += 4) add_unit<kType, 4>(a, expanded[p], scale, u, t0 + t, totals[p] + t);
-      if (t + 2 <= tokens) {
-        add_unit<kType, 2>(a, expanded[p], scale, u, t0 + t, totals[p] + t);
-        t += 2;
+      const Rows scale = grouped ? load_scales(w, panel + p, group_of(w, u, x.unit)) : one;
+      const auto codes = [&](int t) { return x.codes + (t0 + t) * x.stride + (int64_t)u * x.unit; };
+      if constexpr (kMost == 1) {
+        const Sums<1> sums = p == 0 ? dot_next<kLayout, kType, false>(at[0], spans, codes(0))
+                                    : dot_next<kLayout, kType, true>(at[kPanels - 1], spans, codes(0));
+        add_unit<kType, 1>(x, sums, scale, u, t0, totals[p]);
+      } else {
+        alignas(32) uint8_t unit[kBlockWords * kWordBits];
+        for (int s = 0; s < spans; ++s) {
+          if (p == 0)
+            store_codes<kLayout, kType, false>(at[0], unit + s * kSpanBytes);
+          else
+            store_codes<kLayout, kType, true>(at[kPanels - 1], unit + s * kSpanBytes);
+        }
+        int t = 0;
+        for (; t + kTile <= tokens; t += kTile)
+          add_unit<kType, kTile>(x, dot_stored<kType, kTile>(unit, spans, codes(t), x.stride), scale, u, t0 + t, totals[p] + t);
+        for (; t < tokens; ++t)
+          add_unit<kType, 1>(x, dot_stored<kType, 1>(unit, spans, codes(t), x.stride), scale, u, t0 + t, totals[p] + t);
       }
-      if (t < tokens) add_unit<kType, 1>(a, expanded[p], scale, u, t0 + t, totals[p] + t);
     }
   }
   for (int p = 0; p < kPanels; ++p) {
@@ -267,19 +317,27 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
   }
 }
 
+template <Layout kLayout, ValueType kType, int kPanels>
+inline void a8_tokens(const LinearArgs& a, int panel) {
+  for (int t = 0; t < a.x.tokens; t += kMaxTokens) {
+    const int tokens = min_of(kMaxTokens, a.x.tokens - t);
+    if (tokens == 1)
+      a8_panels<kLayout, kType, kPanels, 1>(a, panel, t, 1);
+    else
+      a8_panels<kLayout, kType, kPanels, kMaxTokens>(a, panel, t, tokens);
+  }
+}
+
 template <Layout kLayout, ValueType kType>
 inline void a8_linear(const LinearArgs& a) {
   for (int s = a.begin; s < a.end; ++s) {
-    for (int t = 0; t < a.x.tokens; t += kMaxTokens) {
-      const int tokens = min_of(kMaxTokens, a.x.tokens - t);
-      if constexpr (kType == ValueType::kInt4) {
-        if (2 * s + 1 < a.weight.panels)
-          a8_panels<kLayout, kType, 2>(a, 2 * s, t, tokens);
-        else
-          a8_panels<kLayout, kType, 1>(a, 2 * s, t, tokens);
-      } else {
-        a8_panels<kLayout, kType, 1>(a, s, t, tokens);
-      }
+    if constexpr (kType == ValueType::kInt4) {
+      if (2 * s + 1 < a.weight.panels)
+        a8_tokens<kLayout, kType, 2>(a, 2 * s);
+      else
+        a8_tokens<kLayout, kType, 1>(a, 2 * s);
+    } else {
+      a8_tokens<kLayout, kType, 1>(a, s);
     }
   }
 }
@@ -342,7 +400,7 @@ template <Layout kLayout, ValueType kType, bool kHigh, class Use>
 inline void next_numbers(Cursor& at, int words, const Use& use) {
   if constexpr (kType == ValueType::kInt8 || kType == ValueType::kInt4) {
     alignas(32) uint8_t codes[kBlockWords * kWordBits];
-    next_codes<kLayout, kType, kHigh>(at, words, codes);
+    for (int i = 0; i < words; i += kSpanWords) store_codes<kLayout, kType, kHigh>(at, codes + i * kWordBits);
     for (int i = 0; i < words; ++i) {
 #pragma GCC unroll 8
       for (int q = 0; q < 8; ++q) {
@@ -447,12 +505,8 @@ inline void float_panel(const LinearArgs& a, int panel, int t0, int tokens) {
           at, words, [&](int i, int q, __m256 eight) { _mm256_store_ps(numbers + i * kWordBits + 8 * q, eight); });
       for (int q = 0; q < 8; q += 4) {
         int t = 0;
-        for (; t + 3 <= tokens; t += 3) add_numbers<kActivation, 3>(a.x, numbers, words, t0 + t, c, q, acc + t);
-        if (t + 2 <= tokens) {
-          add_numbers<kActivation, 2>(a.x, numbers, words, t0 + t, c, q, acc + t);
-          t += 2;
-        }
-        if (t < tokens) add_numbers<kActivation, 1>(a.x, numbers, words, t0 + t, c, q, acc + t);
+        for (; t + kTile <= tokens; t += kTile) add_numbers<kActivation, kTile>(a.x, numbers, words, t0 + t, c, q, acc + t);
+        for (; t < tokens; ++t) add_numbers<kActivation, 1>(a.x, numbers, words, t0 + t, c, q, acc + t);
       }
     }
     if (!grouped) continue;
