@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import commit, machine
+from common import write_result
 
 HERE = Path(__file__).resolve().parent
 GOSSAMER = [sys.executable, "-c", "from gossamer.cli import main; raise SystemExit(main())"]
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, metavar="FOLDER", help="where quantized files are kept (a temporary folder)"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "llama_cpp.json", help="(%(default)s)")
+    parser.add_argument("--name", default="llama_cpp", help="of the file in results/ (%(default)s)")
     args = parser.parse_args()
     pairs = [pair.partition("=") for pair in args.pair]
     if not all(kind and model for kind, _, model in pairs):
@@ -147,15 +147,12 @@ def main() -> None:
             show(results[-1], args)
     settings = {name: getattr(args, name) for name in ("rounds", "repeats", "threads", "context", "windows")}
     document = {
-        "machine": machine(),
-        "commit": commit(),
         "gguf": args.gguf.name,
         "text": args.text and args.text.name,
         **settings,
         "pairs": results,
     }
-    args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {args.out}")
+    print(f"written: {write_result(args.name, document)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[[Model], list[dict[str, 
             calls.append({"model": name, **options})
             return model
 
-        monkeypatch.setitem(sys.modules, "gossamer.loading", types.SimpleNamespace(load=load))
+        monkeypatch.setattr("gossamer.loading.load", load)
         return calls
 
     return serve
@@ -215,7 +214,7 @@ def test_a_failure_is_one_line_and_exit_code_1(error: Exception, line: str, caps
         raise error
 
     monkeypatch.delenv("GOSSAMER_DEBUG", raising=False)
-    monkeypatch.setitem(sys.modules, "gossamer.loading", types.SimpleNamespace(load=fail))
+    monkeypatch.setattr("gossamer.loading.load", fail)
     assert failure(capsys, "generate", "a") == f"gossamer: error: {line}\n"
     monkeypatch.setenv("GOSSAMER_DEBUG", "1")
     with pytest.raises(type(error)):
@@ -390,9 +389,10 @@ def test_progress_on_a_terminal_draws_on_stderr_and_clears_up(capsys, monkeypatc
 # --- whole processes -------------------------------------------------------------------------------------------------
 
 SERVER = """
-import sys, time, types
+import sys, time
 sys.path[:0] = {paths!r}
 from fakes import fake_model
+import gossamer.loading
 from gossamer import cli
 model = {model}
 step = model.decoder.step
@@ -400,7 +400,7 @@ def slow(batch, all_logits=False):
     time.sleep({delay})
     return step(batch, all_logits)
 model.decoder.step = slow
-sys.modules["gossamer.loading"] = types.SimpleNamespace(load=lambda name, **options: model)
+gossamer.loading.load = lambda name, **options: model
 raise SystemExit(cli.main())
 """
 

@@ -312,9 +312,9 @@ class _Sequence:
 
     def extend(self, tokens: list[int]) -> NDArray[np.float32]:
         """Appends tokens; returns the last one's logits [vocab]. An interrupted call leaves the sequence as it was."""
-        logits = self.model._step(self.id, np.asarray(tokens, dtype=np.int32))
+        (logits,) = self.model._step(self.id, np.asarray(tokens, dtype=np.int32))
         self.tokens += tokens
-        return logits[0]
+        return np.asarray(logits)
 
     def free(self) -> None:
         self.model._free(self.id)

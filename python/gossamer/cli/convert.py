@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import argparse
 
+from ..formats import FORMATS, GROUPS, TYPES
 from .layers import Layer, layer_table, totals
-from .options import WEIGHT_TYPES, nonempty
+from .options import SOURCE_HELP, nonempty
 from .output import print_json
 from .progress import progress
 
 SUMMARY = "pack a checkpoint into compressed weights"
-FORMATS = ("auto", "dense", "bitmap", "csr", "nm")
-GROUPS = (0, 32, 64, 128)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("src", metavar="SRC", type=nonempty, help="Hugging Face checkpoint folder or GGUF file")
-    parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write")
+    types = ("auto", "stored", *TYPES)
+    parser.add_argument("src", metavar="SRC", type=nonempty, help=SOURCE_HELP)
+    parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; a packed one is replaced")
     parser.add_argument(
-        "--weights", choices=WEIGHT_TYPES, default="auto", help="type of the values (default %(default)s)"
+        "--weights", choices=types, default="auto", help="type of the blocks' values; auto is int8 (default auto)"
     )
     parser.add_argument(
         "--group",
         type=int,
         choices=GROUPS,
         default=64,
-        help="int8, int4: inputs a scale; 0 is a row (default %(default)s)",
+        help="inputs that one scale of int8 and int4 serves; 0 is a whole row (default 64)",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default="auto", help="format of every matrix (default %(default)s)"
+        "--format",
+        choices=("auto", *FORMATS),
+        default="auto",
+        help="format of the blocks' matrices; auto takes, for each, what has the fewest bytes (default auto)",
     )
     parser.add_argument(
-        "--head", choices=WEIGHT_TYPES, default="auto", help="type of the head's values (default %(default)s)"
+        "--head",
+        choices=types,
+        default="auto",
+        help="type of embedding and head; auto is that of the blocks, but int8 with int4 (default auto)",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -41,18 +47,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Packs, prints what was written, and returns the exit code."""
     from ..checkpoint import open_checkpoint
-    from ..convert import convert, pack_checkpoint
+    from ..convert import Report, convert, pack_checkpoint
+    from ..loading import locate
+    from ..packed import PackedModel
 
-    options = {"weights": args.weights, "group": args.group, "format": args.format, "head": args.head}
+    packed: PackedModel | Report
     with progress() as report:
+        source = locate(args.src, report)
+        options = {"weights": args.weights, "group": args.group, "format": args.format, "head": args.head}
         if args.dry_run:
-            weights = pack_checkpoint(open_checkpoint(args.src), **options, progress=report).weights
+            packed = pack_checkpoint(open_checkpoint(source), **options, progress=report)
         else:
-            weights = convert(args.src, args.dst, **options, progress=report).weights
-    layers = [Layer.of_weight(name, weight) for name, weight in weights.items()]
+            packed = convert(source, args.dst, **options, progress=report)
+    layers = [Layer.of_weight(name, weight, packed.reasons[name]) for name, weight in packed.weights.items()]
     if args.json:
         written = None if args.dry_run else args.dst
         print_json({"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)})
-    else:
-        print(layer_table(layers))
+        return 0
+    print(layer_table(layers))
+    print("nothing written: a dry run" if args.dry_run else f"written: {args.dst}")
     return 0

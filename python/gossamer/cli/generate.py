@@ -36,12 +36,15 @@ def run(args: argparse.Namespace) -> int:
         stats = model.last_stats.to_dict() if model.last_stats else {}
         print_json({"model": args.model, "prompt": prompt, "text": text, "stats": stats})
     else:
+        begun = False
         try:
             for piece in pieces:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
+                begun = True
         finally:
-            sys.stdout.write("\n")
+            if begun:
+                sys.stdout.write("\n")
     if args.stats and model.last_stats:
         print(model.last_stats.text(), file=sys.stderr)
     return 0

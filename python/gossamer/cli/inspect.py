@@ -6,12 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import arch
 from ..errors import GossamerError
+from ..formats import VALUE_BITS, best_pattern, measure
 from .layers import Layer, layer_table, totals
 from .options import MODEL_HELP, nonempty
 from .output import print_json
+from .progress import progress
 
 SUMMARY = "show shapes, zeros, formats and bytes of every layer"
+
+_FULL = 0.9
+"""Least share of an N:M pattern's places that hold values, for the pattern to be meant."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +45,50 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _layers(model: str) -> list[Layer]:
-    raise GossamerError(model)
+    """The matrices of a packed folder as they are stored, or of a checkpoint, measured."""
+    from ..checkpoint import open_checkpoint
+    from ..loading import locate
+    from ..packed import is_packed, read_packed
+
+    with progress() as report:
+        path = locate(model, report)
+        if is_packed(path):
+            return [Layer.of_weight(name, weight) for name, weight in read_packed(path).weights.items()]
+        checkpoint = open_checkpoint(path)
+        tensors = arch.family(checkpoint.config).tensors(checkpoint.config)
+        matrices = [(name, stored) for name, (stored, shape) in tensors.items() if len(shape) == 2]
+        layers = []
+        for done, (name, stored) in enumerate(matrices):
+            report(done, len(matrices), "measuring")
+            layers.append(_measured(name, checkpoint.tensor(stored), checkpoint.dtype(stored)))
+        return layers
+
+
+def _measured(name: str, values: NDArray[np.float32], dtype: str) -> Layer:
+    shape = measure(values)
+    pattern = best_pattern(shape)
+    if pattern is not None and (1 - shape.zeros) * pattern[1] < _FULL * pattern[0]:
+        pattern = None  # it holds by chance
+    return Layer(
+        name=name,
+        rows=shape.rows,
+        cols=shape.cols,
+        zeros=shape.zeros,
+        pattern="{}:{}".format(*pattern) if pattern else "",
+        format="dense",
+        type=dtype,
+        bytes=_stored_bytes(dtype, values.size),
+    )
+
+
+def _stored_bytes(dtype: str, values: int) -> int:
+    """What a checkpoint takes for so many values; `dtype` may be one of GGUF's block types."""
+    if dtype in VALUE_BITS:
+        return values * VALUE_BITS[dtype] // 8
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
+    return values // block * size
 
 
 def _figure() -> Any:

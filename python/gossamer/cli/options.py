@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..formats import TYPES
+from ..loading import DEFAULT_MODEL
 from .progress import progress
 
 if TYPE_CHECKING:
     from ..model import Model
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 MODEL_HELP = "packed folder, Hugging Face checkpoint folder, GGUF file, hub id, or name of a built-in model"
-WEIGHT_TYPES = ("auto", "f32", "bf16", "f16", "int8", "int4")
+SOURCE_HELP = "Hugging Face checkpoint folder, GGUF file or hub id"
 
 
 def integer(minimum: int) -> Callable[[str], int]:
@@ -85,7 +86,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, threads: bool = True)
     )
     group.add_argument(
         "--weights",
-        choices=WEIGHT_TYPES,
+        choices=("auto", *TYPES),
         help="pack a checkpoint that is not packed yet, in memory, with values of this type (default: as stored)",
     )
 

@@ -8,7 +8,7 @@ import re
 
 from ..calibration import LENGTH, WINDOWS
 from ..pruning import METHODS
-from .options import integer, number
+from .options import SOURCE_HELP, integer, nonempty, number
 from .output import print_json
 from .progress import progress
 
@@ -18,8 +18,8 @@ DEFAULT_SPARSITY = 0.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("src", metavar="SRC", help="Hugging Face checkpoint folder or GGUF file")
-    parser.add_argument("dst", metavar="DST", help="folder to write; must not exist yet, or be empty")
+    parser.add_argument("src", metavar="SRC", type=nonempty, help=SOURCE_HELP)
+    parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
         "--method", choices=tuple(METHODS), default="sparsegpt", help="how to prune (default %(default)s)"
     )
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prunes, prints the report, and returns the exit code."""
+    from ..loading import locate
     from ..pruning import prune
 
     sparsity: float | None = args.sparsity
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         sparsity = DEFAULT_SPARSITY
     with progress() as bar:
         report = prune(
-            args.src,
+            locate(args.src, bar),
             args.dst,
             method=args.method,
             sparsity=sparsity,
