@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
+#include <system_error>
 
 #include "common/cpu_info.h"
 #include "common/error.h"
@@ -60,14 +62,22 @@ ThreadTeam::ThreadTeam(int threads) : size_(threads == 0 ? usable_cores() : thre
 void ThreadTeam::start() {
   shared_ = std::make_unique<Shared>();
   owner_pid_ = getpid();
-  for (int i = 1; i < size_; ++i) shared_->workers.emplace_back([shared = shared_.get(), i] { work(*shared, i); });
+  try {
+    for (int i = 1; i < size_; ++i) shared_->workers.emplace_back([shared = shared_.get(), i] { work(*shared, i); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw std::runtime_error(concat("cannot start ", size_, " threads: ", error.what()));
+  }
 }
 
 ThreadTeam::~ThreadTeam() {
-  if (owner_pid_ != getpid()) {  // forked: the workers do not exist here, and their handles must not be joined
-    (void)shared_.release();
-    return;
-  }
+  if (owner_pid_ == getpid())
+    stop();
+  else
+    (void)shared_.release();  // forked: the workers do not exist here, and their handles must not be joined
+}
+
+void ThreadTeam::stop() {
   shared_->stop.store(true, std::memory_order_release);
   shared_->epoch.fetch_add(1, std::memory_order_release);
   shared_->epoch.notify_all();

@@ -17,7 +17,7 @@ using ParallelBody = std::function<void(std::int64_t begin, std::int64_t end, in
 
 class ThreadTeam {
  public:
-  // threads: at least 1, the caller included; 0 means usable_cores().
+  // threads: at least 1, the caller included; 0 means usable_cores(). Throws std::runtime_error when they cannot be started.
   explicit ThreadTeam(int threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -32,6 +32,7 @@ class ThreadTeam {
   struct Shared;  // what the workers see; replaced, not reused, after a fork
 
   void start();
+  void stop();
   static void work(Shared& shared, int thread);
   static void run_chunks(Shared& shared, int thread);
 
