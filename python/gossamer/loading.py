@@ -62,9 +62,7 @@ def load(
     packed: PackedModel
     if is_packed(path):
         if weights is not None:
-            raise GossamerError(
-                f"{path}: is packed already, so its weights cannot become {weights}; convert its source"
-            )
+            raise GossamerError(f"{path}: is packed already; weights={weights} is for checkpoints")
         packed = read_packed(path)
     else:
         from .checkpoint import open_checkpoint

@@ -126,9 +126,10 @@ class Tokenizer:
             GossamerError: the text cannot be written as UTF-8.
         """
         try:
-            return self._backend.encode(text, add_special_tokens=special).ids
+            text.encode()
         except UnicodeEncodeError:
             raise GossamerError("the text holds half a surrogate pair and cannot be written as UTF-8") from None
+        return self._backend.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of tokens, without special ones; bytes that are no UTF-8 become U+FFFD."""

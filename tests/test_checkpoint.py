@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from gossamer.errors import GossamerError
+from tiny import save_safetensors, stored_bytes, tiny_config, tiny_llama, tiny_tensors
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    values = json.loads(path.read_text())
+    values.update(changes)
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_tensors_are_read_as_stored(tmp_path: Path, dtype: str, shards: int) -> None:
+    checkpoint = open_checkpoint(tiny_llama(tmp_path / "m", dtype=dtype, shards=shards, attention_bias=True))
+    expected = tiny_tensors(tiny_config(attention_bias=True))
+    assert sorted(checkpoint.names()) == sorted(expected)
+    for name, values in expected.items():
+        assert checkpoint.shape(name) == values.shape
+        assert checkpoint.dtype(name) == dtype
+        assert stored_bytes(checkpoint.tensor(name), dtype) == stored_bytes(values, dtype)
+        assert checkpoint.tensor(name).dtype == np.float32
+    assert checkpoint.config["hidden_size"] == 96
+    assert checkpoint.tokenizer().has_chat_template
+
+
+def test_opening_reads_no_values(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    checkpoint = open_checkpoint(folder)
+    # The map is of the file's pages: what is written to them later is what a late read sees.
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(np.float32(7.5).tobytes())
+    assert checkpoint.tensor("lm_head.weight")[-1, -1] == 7.5
+
+
+def test_a_tied_head_may_be_absent_or_extra(tmp_path: Path) -> None:
+    open_checkpoint(tiny_llama(tmp_path / "absent", tie_word_embeddings=True))
+    folder = tiny_llama(tmp_path / "extra")
+    edit_json(folder / "config.json", tie_word_embeddings=True)
+    open_checkpoint(folder)
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    for path, words in (
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path, "no config.json"),
+        (folder / "model.safetensors", "give the folder"),
+    ):
+        with pytest.raises(GossamerError) as error:
+            open_checkpoint(path)
+        assert str(error.value).startswith(f"{path}: ")
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[1]", "must hold a JSON object"),
+        (b"\xff", "not valid JSON"),
+        (b"[" * 9999, "JSON"),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(GossamerError, match=f"config.json: .*{words}"):
+        open_checkpoint(folder)
+
+
+def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m", model_type="gpt9")
+    with pytest.raises(GossamerError, match=r"config\.json: model_type 'gpt9' is not supported; there are: llama"):
+        open_checkpoint(folder)
+
+
+def test_a_shape_that_contradicts_the_config(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    edit_json(folder / "config.json", intermediate_size=161)
+    with pytest.raises(GossamerError) as error:
+        open_checkpoint(folder)
+    name = "model.layers.0.mlp.gate_proj.weight"
+    assert str(error.value) == f"{folder}: tensor {name} has shape [160, 96], the config asks for [161, 96]"
+    edit_json(folder / "config.json", intermediate_size=160)
+    open_checkpoint(folder)  # repaired
+
+
+def test_a_tensor_that_the_config_asks_for_is_missing(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    edit_json(folder / "config.json", num_hidden_layers=3)
+    with pytest.raises(GossamerError, match=r"tensor model\.layers\.2\.self_attn\.q_proj\.weight is missing"):
+        open_checkpoint(folder)
+
+
+def test_a_truncated_file_is_refused_and_works_when_repaired(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(GossamerError, match=r"model\.safetensors: truncated: tensor lm_head\.weight"):
+        open_checkpoint(folder)
+    path.write_bytes(whole)
+    open_checkpoint(folder)
+
+
+def test_missing_weights_and_pickles(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(GossamerError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
+        open_checkpoint(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(GossamerError, match=r"pytorch_model\.bin: pickled weights can run any code and are not read"):
+        open_checkpoint(folder)
+
+
+SHARD = "model-00001-of-00002.safetensors"
+BAD_INDEXES: dict[str, tuple[Any, str]] = {
+    "no map": (None, "weight_map is missing"),
+    "list": ([], "weight_map is missing"),
+    "number": ({"x": 3}, "tensor x lies in 3, which is no file of this folder"),
+    "parent": ({"x": "../evil.safetensors"}, "which is no file of this folder"),
+    "absolute": ({"x": "/etc/passwd.safetensors"}, "which is no file of this folder"),
+    "kind": ({"x": "config.json"}, "which is no file of this folder"),
+    "no shard": (
+        {"x": "more.safetensors"},
+        "more.safetensors: missing; model.safetensors.index.json says that tensor x",
+    ),
+    "no tensor": ({"x": SHARD}, f"{SHARD}: tensor x is missing; model.safetensors.index.json says"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INDEXES)
+def test_bad_indexes(tmp_path: Path, case: str) -> None:
+    folder = tiny_llama(tmp_path / "m", shards=2)
+    weight_map, words = BAD_INDEXES[case]
+    edit_json(folder / "model.safetensors.index.json", weight_map=weight_map)
+    with pytest.raises(GossamerError) as error:
+        open_checkpoint(folder)
+    assert words in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["bitmask", "weight_packed", "weight_scale", "qweight", "SCB", "absmax"])
+def test_compressed_checkpoints_are_told_by_their_tensors(tmp_path: Path, suffix: str) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    tensors = tiny_tensors(tiny_config()) | {f"model.layers.0.self_attn.q_proj.{suffix}": np.ones(3, np.float32)}
+    save_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises(GossamerError, match=rf"tensor model\.layers\.0\.self_attn\.q_proj\.{suffix}: .* not supported"):
+        open_checkpoint(folder)
+
+
+def test_missing_tensors_are_named(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_llama(tmp_path / "m"))
+    for read in (checkpoint.tensor, checkpoint.shape, checkpoint.dtype):
+        with pytest.raises(GossamerError, match="tensor nothing is missing"):
+            read("nothing")
+
+
+def zeroed(checkpoint: Checkpoint, dtype: str) -> list[tuple[str, np.ndarray[Any, Any], str]]:
+    return [(name, checkpoint.tensor(name) * np.float32(0.5), dtype) for name in checkpoint.names()]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_written_checkpoints_are_read_by_transformers(tmp_path: Path, dtype: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = open_checkpoint(tiny_llama(tmp_path / "src", shards=2))
+    write_checkpoint(tmp_path / "dst", source.config, zeroed(source, dtype), source)
+    again = open_checkpoint(tmp_path / "dst")
+    assert again.names() == source.names()
+    assert again.config == source.config
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dst", dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().numpy(), again.tensor(name))
+        assert stored_bytes(again.tensor(name), dtype) == stored_bytes(source.tensor(name) * np.float32(0.5), dtype)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dst")
+    text = "The thread holds 42 spiders."
+    assert tokenizer.encode(text) == source.tokenizer().encode(text)
+
+
+def test_nothing_is_left_when_the_tensors_fail(tmp_path: Path) -> None:
+    source = open_checkpoint(tiny_llama(tmp_path / "src"))
+
+    def tensors() -> Any:
+        yield "model.norm.weight", source.tensor("model.norm.weight"), "f32"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "dst", source.config, tensors(), source)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_a_folder_in_use_is_left_as_it_is(tmp_path: Path) -> None:
+    source = open_checkpoint(tiny_llama(tmp_path / "src"))
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst" / "mine").write_text("precious")
+    with pytest.raises(GossamerError, match="dst: exists already"):
+        write_checkpoint(tmp_path / "dst", source.config, zeroed(source, "f32"), source)
+    assert [path.name for path in (tmp_path / "dst").iterdir()] == ["mine"]
+    (tmp_path / "dst" / "mine").unlink()
+    write_checkpoint(tmp_path / "dst", source.config, zeroed(source, "f32"), source)
+    open_checkpoint(tmp_path / "dst")
