@@ -134,7 +134,7 @@ BAD_INDEXES: dict[str, tuple[Any, str]] = {
     "kind": ({"x": "config.json"}, "which is no file of this folder"),
     "no shard": (
         {"x": "more.safetensors"},
-        "more.safetensors: missing; model.safetensors.index.json says that tensor x",
+        "more.safetensors: missing; model.safetensors.index.json says that",
     ),
     "no tensor": ({"x": SHARD}, f"{SHARD}: tensor x is missing; model.safetensors.index.json says"),
 }
