@@ -1,4 +1,5 @@
-#include "kernels/cpu/tile_avx2-inl.h"
+#include "kernels/cpu/a8_avx2-inl.h"
+#include "kernels/cpu/float_avx2-inl.h"
 
 namespace gossamer {
 namespace avx2 {

@@ -1,6 +1,6 @@
-// csr: a step has one slot of 4 non-zeros for some of the 16 rows. With 8-bit activations 8 slots are multiplied at once and
-// their sums moved to their rows; with others a slot at a time is added to its row's 4 lanes.
-#include "kernels/cpu/tile_avx2-inl.h"
+// csr: a step has one slot of 4 non-zeros for some of the 16 rows. With 8-bit activations 8 slots are multiplied at
+// once and their sums moved to their rows; with others a slot at a time is added to its row's 4 lanes.
+#include "kernels/cpu/float_avx2-inl.h"
 
 namespace gossamer {
 namespace avx2 {
@@ -18,7 +18,8 @@ inline CsrCursor csr_start(const WeightView& w, int panel) {
           w.counts + (int64_t)panel * w.csr_blocks};
 }
 
-// --- 8-bit activations --------------------------------------------------------------------------------------------------
+// --- 8-bit activations
+// --------------------------------------------------------------------------------------------------
 
 // table[index] for indices below 64.
 inline __m256i look_up(const int8_t* table, __m256i index) {
@@ -29,7 +30,8 @@ inline __m256i look_up(const int8_t* table, __m256i index) {
   }
   const __m256i bit4 = _mm256_slli_epi16(index, 3);
   const __m256i bit5 = _mm256_slli_epi16(index, 2);
-  return _mm256_blendv_epi8(_mm256_blendv_epi8(found[0], found[1], bit4), _mm256_blendv_epi8(found[2], found[3], bit4), bit5);
+  return _mm256_blendv_epi8(_mm256_blendv_epi8(found[0], found[1], bit4), _mm256_blendv_epi8(found[2], found[3], bit4),
+                            bit5);
 }
 
 // 32 codes, int4 as code * 16.
@@ -99,7 +101,8 @@ inline void csr_a8_panel(const LinearArgs& a, int panel, int t0) {
   }
 }
 
-// --- f32 and bf16 activations -------------------------------------------------------------------------------------------
+// --- f32 and bf16 activations
+// -------------------------------------------------------------------------------------------
 
 // The 4 numbers of a slot, before any scale.
 template <ValueType kType, bool kHigh>
@@ -113,7 +116,8 @@ inline __m128 load_slot(const uint8_t* v) {
   } else if constexpr (kType == ValueType::kInt8) {
     return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_loadu_si32(v)));
   } else {
-    const __m128i top = _mm_slli_epi32(_mm_cvtepu8_epi32(_mm_loadu_si32(v)), kHigh ? 24 : 28);  // the nibble in the sign's place
+    const __m128i top =
+        _mm_slli_epi32(_mm_cvtepu8_epi32(_mm_loadu_si32(v)), kHigh ? 24 : 28);  // the nibble in the sign's place
     return _mm_cvtepi32_ps(_mm_srai_epi32(top, 28));
   }
 }

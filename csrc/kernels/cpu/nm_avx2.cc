@@ -1,4 +1,5 @@
-#include "kernels/cpu/tile_avx2-inl.h"
+#include "kernels/cpu/a8_avx2-inl.h"
+#include "kernels/cpu/float_avx2-inl.h"
 
 namespace gossamer {
 namespace avx2 {
@@ -6,12 +7,18 @@ namespace avx2 {
 // N:4 has as many values in every word; other patterns count them.
 template <ValueType kType>
 inline void nm_a8_linear(const LinearArgs& a) {
-  a.weight.m == 4 ? a8_linear<Layout::kFixed, kType>(a) : a8_linear<Layout::kMasked, kType>(a);
+  if (a.weight.m != 4)
+    a8_linear<Layout::kMasked, kType>(a);
+  else if (a.weight.n != 2)
+    a8_linear<Layout::kFixed, kType>(a);
+  else
+    a8_linear<Layout::kPairs, kType>(a);
 }
 
 template <ValueType kType, ActivationType kActivation = ActivationType::kF32>
 inline void nm_float_linear(const LinearArgs& a) {
-  a.weight.m == 4 ? float_linear<Layout::kFixed, kType, kActivation>(a) : float_linear<Layout::kMasked, kType, kActivation>(a);
+  a.weight.m == 4 ? float_linear<Layout::kFixed, kType, kActivation>(a)
+                  : float_linear<Layout::kMasked, kType, kActivation>(a);
 }
 
 GOSSAMER_DEFINE_PAIR(nm, f32, f32, (nm_float_linear<ValueType::kF32>(a)))
