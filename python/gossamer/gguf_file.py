@@ -60,9 +60,7 @@ class GgufCheckpoint(Checkpoint):
         self._keys = {name: _value(field) for name, field in reader.fields.items()}
         architecture = self._keys.get("general.architecture")
         if architecture != "llama":
-            raise GossamerError(
-                f"{path}: GGUF files of architecture {architecture!r:.80} are not supported; only llama"
-            )
+            raise GossamerError(f"{path}: architecture {architecture!r:.80} is not supported in GGUF files; only llama")
         if self._keys.get("llama.expert_count"):
             raise GossamerError(f"{path}: mixtures of experts (llama.expert_count) are not supported")
         stored = {tensor.name: tensor for tensor in reader.tensors}

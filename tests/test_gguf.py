@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gossamer import arch, zoo
+from gossamer.checkpoint import open_checkpoint, write_checkpoint
+from gossamer.errors import GossamerError
+from gossamer.tokenizer import Tokenizer
+from tiny import CHAT_TEMPLATE, EOS_ID, tiny_config, tiny_llama, tiny_tensors, tiny_tokenizer
+
+BLOCK = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def stored_name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if stem in TOP:
+        return f"{TOP[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{BLOCK[part]}.{kind}"
+
+
+def permuted(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """The order of rows that llama.cpp's rotary embedding wants: the two halves of a head interleaved."""
+    halves = values.reshape(heads, 2, -1, *values.shape[1:])
+    return halves.swapaxes(1, 2).reshape(values.shape)
+
+
+def write_gguf(
+    path: Path,
+    *,
+    architecture: str = "llama",
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    keys: dict[str, Any] | None = None,
+    tensors: dict[str, NDArray[np.float32]] | None = None,
+    pre: str | None = "gpt-2",
+    **overrides: Any,
+) -> Path:
+    """A GGUF file of the checkpoint that `tiny_llama` writes with the same overrides; `keys` of None are left out."""
+    config = tiny_config(**overrides)
+    writer = gguf.GGUFWriter(path, architecture)
+    numbers: dict[str, Any] = {
+        "llama.block_count": config["num_hidden_layers"],
+        "llama.context_length": config["max_position_embeddings"],
+        "llama.embedding_length": config["hidden_size"],
+        "llama.feed_forward_length": config["intermediate_size"],
+        "llama.attention.head_count": config["num_attention_heads"],
+        "llama.attention.head_count_kv": config["num_key_value_heads"],
+        "llama.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "llama.rope.freq_base": config["rope_theta"],
+        **(keys or {}),
+    }
+    for key, value in numbers.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif value is not None:
+            writer.add_uint32(key, value)
+    backend = tiny_tokenizer()
+    texts = [backend.id_to_token(token) for token in range(backend.get_vocab_size())]
+    writer.add_tokenizer_model("gpt2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list(texts)
+    writer.add_token_types([3, 3, 3] + [1] * (len(texts) - 3))
+    writer.add_token_merges([" ".join(pair) for pair in json.loads(backend.to_str())["model"]["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(EOS_ID)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    for name, values in tiny_tensors(config).items():
+        for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+            if part in name:
+                values = permuted(values, config[heads])  # noqa: PLW2901
+        one = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else kind
+        writer.add_tensor(stored_name(name), gguf.quants.quantize(values, one), raw_dtype=one)
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}, {"num_key_value_heads": 4}],
+)
+def test_a_file_is_the_checkpoint_that_it_was_made_from(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    folder = open_checkpoint(tiny_llama(tmp_path / "m", **overrides))
+    file = open_checkpoint(write_gguf(tmp_path / "m.gguf", **overrides))
+    assert sorted(file.names()) == sorted(folder.names())
+    for name in folder.names():
+        assert (file.shape(name), file.dtype(name)) == (folder.shape(name), "f32")
+        np.testing.assert_array_equal(file.tensor(name), folder.tensor(name))
+    family = arch.family(file.config)
+    expected = family.decoder_config(folder.config)
+    got = family.decoder_config(file.config)
+    assert got.norm_eps == np.float32(expected.norm_eps)
+    assert {**got.to_dict(), "norm_eps": 0} == {**expected.to_dict(), "norm_eps": 0}
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("F16", 10), ("BF16", 7), ("Q8_0", 7), ("Q4_1", 4)])
+def test_quantized_tensors_are_what_the_package_makes_of_them(tmp_path: Path, kind: str, bits: int) -> None:
+    quantized = gguf.GGMLQuantizationType[kind]
+    file = open_checkpoint(write_gguf(tmp_path / "m.gguf", kind=quantized))
+    name = "model.layers.0.mlp.down_proj.weight"
+    values = tiny_tensors(tiny_config())[name]
+    assert file.dtype(name) == (kind.lower() if kind in ("F16", "BF16") else kind)
+    assert file.tensor(name).shape == values.shape == file.shape(name)
+    expected = gguf.quants.dequantize(gguf.quants.quantize(values, quantized), quantized)
+    np.testing.assert_array_equal(file.tensor(name), expected)
+    assert np.abs(file.tensor(name) - values).max() < np.abs(values).max() * 2.0**-bits
+
+
+def test_the_tokenizer_is_rebuilt(tmp_path: Path) -> None:
+    ours = open_checkpoint(write_gguf(tmp_path / "m.gguf")).tokenizer()
+    theirs = Tokenizer.from_folder(tiny_llama(tmp_path / "m"))
+    for text in ("The thread holds 42 spiders.", "<|im_start|>a  b\n\n<|im_end|>", "don't 🙂"):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+    assert ours.eos_ids == {EOS_ID}
+    assert ours.chat([{"role": "user", "content": "x"}]) == theirs.chat([{"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "words"),
+    [
+        ("gpt-2", "ab 1234 don't", ["ab", " 1234", " don", "'t"]),
+        ("smollm", "ab 1234 don't", ["ab", " ", "1", "2", "3", "4", " don", "'t"]),
+        ("llama-bpe", "ab 1234 DON'T\n\n x", ["ab", " ", "123", "4", " DON", "'T", "\n\n", " x"]),
+        ("qwen2", "ab 12 DON'T", ["ab", " ", "1", "2", " DON", "'T"]),
+        ("default", "a+b 1234", ["a", "+", "b", " ", "123", "4"]),
+        (None, "a+b 1234", ["a", "+", "b", " ", "123", "4"]),
+    ],
+)
+def test_words_are_cut_as_the_file_says(tmp_path: Path, pre: str | None, text: str, words: list[str]) -> None:
+    backend = open_checkpoint(write_gguf(tmp_path / "m.gguf", pre=pre)).tokenizer()._backend
+    cut = [text[start:end] for _, (start, end) in backend.pre_tokenizer.pre_tokenize_str(text)]
+    assert cut == words
+
+
+@pytest.mark.parametrize(("key", "begins"), [(None, False), (True, True), (False, False)])
+def test_a_begin_token_is_added_when_the_file_says_so(tmp_path: Path, key: bool | None, begins: bool) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, keys={"tokenizer.ggml.add_bos_token": key})
+    assert (open_checkpoint(path).tokenizer().encode("net")[0] == 0) is begins
+
+
+def test_sentencepiece_like_tokenizers(tmp_path: Path) -> None:
+    pieces = ["th", "▁th", "the", "▁the", "in", "▁n", "et", "▁net"]
+    letters = ["t", "h", "e", "i", "n", "▁"]
+    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces, *letters]
+    keys: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * 14,
+        "tokenizer.ggml.scores": [0.0] * 259 + [-float(rank) for rank in range(14)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    from gossamer.gguf_tokenizer import rebuild
+
+    tokenizer = rebuild(tmp_path, keys)
+
+    def shown(text: str) -> list[str]:
+        return [texts[token] for token in tokenizer.encode(text)]
+
+    assert shown("the thin net") == ["<s>", "▁the", "▁th", "in", "▁net"]
+    assert shown("é") == ["<s>", "▁", "<0xC3>", "<0xA9>"]
+    for text in ("the thin net", "é 🙂", "  two", "net</s>the"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text.replace("</s>", " ")
+    assert tokenizer.eos_ids == {2}
+    with pytest.raises(GossamerError, match=r"tokenizer\.ggml\.scores must have 273 entries"):
+        rebuild(tmp_path, {**keys, "tokenizer.ggml.scores": [0.0]})
+    without_bytes = {**keys, "tokenizer.ggml.token_type": [2] + [1] * 272}
+    with pytest.raises(GossamerError, match="256 byte tokens"):
+        rebuild(tmp_path, without_bytes)
+
+
+def frequencies(path: Path) -> tuple[list[float], float]:
+    config = open_checkpoint(path).config
+    decoder = arch.family(config).decoder_config(config)
+    return list(decoder.inv_freq), decoder.rope_scale
+
+
+def test_rotary_scaling(tmp_path: Path) -> None:
+    plain, _ = frequencies(write_gguf(tmp_path / "plain.gguf"))
+    linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    got, scale = frequencies(write_gguf(tmp_path / "linear.gguf", keys=linear))
+    assert (got, scale) == ([value / 4 for value in plain], 1.0)
+    yarn = {**linear, "llama.rope.scaling.type": "yarn", "llama.rope.scaling.original_context_length": 32}
+    got, scale = frequencies(write_gguf(tmp_path / "yarn.gguf", keys=yarn))
+    assert (got[0], got[-1], scale) == (plain[0], plain[-1] / 4, pytest.approx(0.1 * np.log(4) + 1))
+    factors = np.linspace(1, 8, 12, dtype=np.float32)
+    tensors = {"rope_freqs.weight": factors}
+    got, scale = frequencies(write_gguf(tmp_path / "factors.gguf", tensors=tensors))
+    np.testing.assert_allclose(got, np.array(plain) / factors, rtol=4 * np.finfo(np.float32).eps)
+    assert scale == 1.0
+
+
+def test_exported_rotary_factors_mean_the_same_to_transformers(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    factors = np.linspace(1, 8, 12, dtype=np.float32)
+    source = open_checkpoint(write_gguf(tmp_path / "m.gguf", tensors={"rope_freqs.weight": factors}))
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**source.config))
+    ours = arch.family(source.config).decoder_config(source.config)
+    np.testing.assert_allclose(theirs.inv_freq.numpy(), ours.inv_freq, rtol=4 * np.finfo(np.float32).eps)
+    assert theirs.attention_scaling == ours.rope_scale == 1.0
+
+
+def test_an_exported_file_is_a_checkpoint_that_transformers_reads(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = open_checkpoint(write_gguf(tmp_path / "m.gguf", tie_word_embeddings=True))
+    tensors = ((name, source.tensor(name), "f32") for name in source.names())
+    write_checkpoint(tmp_path / "dst", source.config, tensors, source)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dst")
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().numpy(), source.tensor(name))
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "dst")
+    message = [{"role": "user", "content": "Who spins? 🙂 12"}]
+    assert theirs.encode("The net 42") == source.tokenizer().encode("The net 42")
+    text = theirs.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    assert theirs.encode(text, add_special_tokens=False) == source.tokenizer().chat(message)
+    assert theirs.eos_token_id == model.generation_config.eos_token_id[0] == EOS_ID
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "family": ({"architecture": "gemma3"}, "architecture 'gemma3' is not supported in GGUF files; only llama"),
+    "experts": ({"keys": {"llama.expert_count": 8}}, "mixtures of experts"),
+    "missing key": ({"keys": {"llama.embedding_length": None}}, "key llama.embedding_length is missing"),
+    "heads": ({"keys": {"llama.attention.head_count": 0}}, "llama.attention.head_count"),
+    "rotary": (
+        {"keys": {"llama.rope.dimension_count": 12}},
+        "llama.rope.dimension_count 12 is not the width",
+    ),
+    "shape": ({"keys": {"llama.feed_forward_length": 99}}, "tensor model.layers.0.mlp.gate_proj.weight has shape"),
+    "more layers": ({"keys": {"llama.block_count": 3}}, "tensor model.layers.2.self_attn.q_proj.weight is missing"),
+    "tensor": ({"tensors": {"blk.0.attn_q_norm.weight": np.ones(4, np.float32)}}, "blk.0.attn_q_norm.weight has no"),
+    "scaling": ({"keys": {"llama.rope.scaling.type": "su"}}, "rope_type 'su' is not supported"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_files_that_are_refused(tmp_path: Path, case: str) -> None:
+    options, words = BAD[case]
+    path = write_gguf(tmp_path / "m.gguf", **options)
+    with pytest.raises(GossamerError) as error:
+        open_checkpoint(path)
+    assert words in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_tokenizers_that_are_refused(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "m.gguf", pre="mystery"))
+    with pytest.raises(GossamerError, match=r"m\.gguf: tokenizer\.ggml\.pre 'mystery' is not supported; there are"):
+        checkpoint.tokenizer()
+
+
+def test_truncated_files_are_refused_wherever_they_end(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "m.gguf", num_hidden_layers=1).read_bytes()
+    cut = tmp_path / "cut.gguf"
+    step = len(whole) // 40
+    for length in [*range(0, len(whole), step), len(whole) - 64]:
+        cut.write_bytes(whole[:length])
+        with pytest.raises(GossamerError) as error:
+            open_checkpoint(cut)
+        assert str(error.value).startswith(f"{cut}: ")
+    assert "truncated: tensor output.weight ends beyond the file" in str(error.value)
+
+
+def test_garbage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    whole = write_gguf(path, num_hidden_layers=1).read_bytes()
+    random = np.random.default_rng(3)
+    path.write_bytes(random.bytes(5000))
+    with pytest.raises(GossamerError, match="not a valid GGUF file"):
+        open_checkpoint(path)
+    refused = 0
+    for _ in range(60):
+        changed = bytearray(whole[:2000])
+        for place in random.integers(4, 2000, 8):
+            changed[place] = random.integers(256)
+        path.write_bytes(bytes(changed) + whole[2000:])
+        try:
+            open_checkpoint(path).tokenizer()
+        except GossamerError as error:
+            refused += str(path) in str(error)
+    assert refused > 30  # the others changed a text or a number within its range
+
+
+# As llama.cpp tokenizes them, special tokens parsed.
+REAL_IDS = {
+    "a  b": [81, 216, 278],
+    "Hello, world!": [19556, 28, 905, 17],
+    "don't DON'T I'll we'VE": [12420, 982, 422, 2154, 23, 68, 339, 3060, 392, 23, 18525],
+    "3.14 1e-9": [35, 30, 33, 36, 216, 33, 85, 29, 41],
+    "<|im_start|>user\nhi<|im_end|>\n": [1, 4093, 198, 6004, 2, 198],
+    "<|endoftext|>abc<|im_end|>": [0, 25276, 2],
+    "a<|im_start|> b": [81, 1, 278],
+    "½ ² ३४": [16738, 216, 19133, 216, 9310, 119, 9310, 120],
+    "مرحبا": [21706, 20602, 44626, 31462, 10805],
+    "  # sq\n\n\nclass A:\n\tpass\n": [216, 907, 15375, 1116, 198, 2064, 330, 42, 198, 197, 5467, 198],
+}
+
+
+@pytest.mark.real_model
+def test_the_real_tokenizer_gives_the_ids_of_llama_cpp() -> None:
+    tokenizer = open_checkpoint(zoo._fetch(zoo._SMOLLM2, lambda *_: None)).tokenizer()
+    assert tokenizer.eos_ids == {2}
+    for text, ids in REAL_IDS.items():
+        assert tokenizer.encode(text) == ids
+    for token in range(17):
+        text = tokenizer._backend.id_to_token(token)
+        assert tokenizer.encode(f"x{text}x") == [104, token, 104]
+        assert tokenizer.decode([token]) == ""
