@@ -27,9 +27,9 @@ GOSSAMER = [sys.executable, "-c", "from gossamer.cli import main; raise SystemEx
 
 def output_of(command: list[str]) -> Any:
     """Runs a command to its end; returns the JSON document that it prints."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"exit code {done.returncode} of {' '.join(command)}")
+        raise SystemExit(f"{done.stderr}\nexit code {done.returncode} of {' '.join(command)}")
     return json.loads(done.stdout)
 
 
@@ -59,13 +59,13 @@ class Gossamer:
 
     def __init__(self, model: str) -> None:
         self.name = model
-        self.weights: dict[str, int] = {}
+        self.setting: dict[str, Any] = {}
 
     def bench(self, args: argparse.Namespace) -> dict[str, Any]:
         """One round: every run of each test, in tokens a second."""
         sizes = ["-p", str(args.prompt), "-n", str(args.new), "-r", str(args.repeats), "--threads", str(args.threads)]
         result = output_of([*GOSSAMER, "bench", self.name, "--json", *sizes])
-        self.weights = result["weights"]
+        self.setting = {key: result[key] for key in ("weights", "kv", "activations", "isa")}
         return {row["test"]: row["runs"] for row in result["rows"]} | {"bytes": result["weight_bytes"]}
 
     def perplexity(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -83,10 +83,10 @@ def compare(llama: Llama, gossamer: Gossamer, args: argparse.Namespace) -> dict[
         sides["llama_cpp"].append(llama.bench(args))
         sides["gossamer"].append(gossamer.bench(args))
     result: dict[str, Any] = {
-        "llama_cpp": {"type": llama.name, "file_bytes": sides["llama_cpp"][0]["bytes"]},
+        "llama_cpp": {"type": llama.name, "kv": "f16", "file_bytes": sides["llama_cpp"][0]["bytes"]},
         "gossamer": {
             "model": Path(gossamer.name).name,
-            "weights": gossamer.weights,
+            **gossamer.setting,
             "bytes_per_token": sides["gossamer"][0]["bytes"],
         },
         "llama_cpp_python": sides["llama_cpp"][0]["llama_cpp_python"],
@@ -105,7 +105,8 @@ def compare(llama: Llama, gossamer: Gossamer, args: argparse.Namespace) -> dict[
 
 def show(result: dict[str, Any], args: argparse.Namespace) -> None:
     """Prints one pair's rows."""
-    print(f"{result['gossamer']['model']} ({result['gossamer']['weights']}) beside {result['llama_cpp']['type']}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in result["gossamer"]["weights"].items())
+    print(f"{result['gossamer']['model']} ({kinds}) beside {result['llama_cpp']['type']}")
     for test in (f"pp{args.prompt}", f"tg{args.new}"):
         ours, theirs = (result[side][test]["median"] for side in ("gossamer", "llama_cpp"))
         ratio = result[f"{test}_ratio"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
 from ..formats import FORMATS, GROUPS, TYPES
-from .layers import Layer, layer_table, totals
+from .layers import Layer, layer_table, summary, totals
 from .options import SOURCE_HELP, nonempty
 from .output import print_json
 from .progress import progress
@@ -64,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
         written = None if args.dry_run else args.dst
         print_json({"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)})
         return 0
-    print(layer_table(layers))
-    print("nothing written: a dry run" if args.dry_run else f"written: {args.dst}")
+    if args.dry_run:
+        print(layer_table(layers))
+        print("a dry run: nothing is written")
+    else:
+        kinds = Counter(f"{layer.format} {layer.type}" for layer in layers)
+        print(", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+        print(summary(layers))
+        print(f"written: {args.dst}")
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 
+from ..errors import GossamerError
 from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
 from .output import print_json
 from .progress import progress
@@ -31,9 +33,13 @@ def run(args: argparse.Namespace) -> int:
     from ..perplexity import perplexity
 
     text = read_text(args.text)
+    if not text:
+        raise GossamerError(f"{args.text}: the text is empty")
     model = open_model(args, args.model, args.threads)
     with progress() as report:
         result = perplexity(model, text, context=args.context, max_windows=args.windows, progress=report)
+    if not math.isfinite(result.ppl):
+        raise GossamerError(f"{args.model}: the perplexity is {result.ppl}: its logits are of no use")
     if args.json:
         print_json(
             {

@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
         begun = False
         try:
             for piece in pieces:
+                begun = True
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-                begun = True
         finally:
             if begun:
                 sys.stdout.write("\n")

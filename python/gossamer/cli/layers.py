@@ -87,6 +87,15 @@ def totals(layers: list[Layer]) -> dict[str, Any]:
     }
 
 
+def summary(layers: list[Layer]) -> str:
+    """Returns the totals in one line."""
+    total = totals(layers)
+    return (
+        f"{total['matrices']} matrices, {total['positions']:,} positions, {total['zeros']:.1%} zeros, "
+        f"{total['bits']:.2f} bits a position, {total['bytes']:,} bytes"
+    )
+
+
 def layer_table(layers: list[Layer]) -> str:
     """Lays the matrices out as a table with a line of totals below."""
     reasons = any(layer.why for layer in layers)
@@ -105,9 +114,4 @@ def layer_table(layers: list[Layer]) -> str:
         ]
         for layer in layers
     ]
-    total = totals(layers)
-    summary = (
-        f"{total['matrices']} matrices, {total['positions']:,} positions, {total['zeros']:.1%} zeros, "
-        f"{total['bits']:.2f} bits a position, {total['bytes']:,} bytes"
-    )
-    return f"{table(header, rows, left=5 if reasons else 4)}\n\n{summary}"
+    return f"{table(header, rows, left=5 if reasons else 4)}\n\n{summary(layers)}"
