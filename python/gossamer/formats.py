@@ -19,6 +19,10 @@ PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern
 _MIN_ZEROS = 0.35
 _MIN_ZEROS_CSR = 0.88
 
+# Rounding to integers turns some values that a pattern keeps into zeros, which others then skip; the fixed stride is
+# worth that much.
+_NM_SLACK = 1.04
+
 _PANEL_ROWS, _BLOCK_COLS, _SLOT = 16, 64, 4  # see docs/format.md
 
 
@@ -31,7 +35,7 @@ class Shape:
         cols: Inputs.
         nonzeros: Stored values that are not zero.
         panels: Stored values that are not zero, by panel of 16 rows.
-        slots: Slots of 4 values that CSR needs: each row's non-zeros in a block fill whole ones.
+        slots: Slots of 4 values that CSR needs, by panel: each row's non-zeros in a block fill whole ones.
         steps: Rounds of slots that CSR needs, one slot of each row of a panel at a time.
         csr_blocks: Blocks of inputs that CSR counts in.
         patterns: For every M, the smallest N below M so that no M inputs of a row hold more than N non-zeros.
@@ -41,7 +45,7 @@ class Shape:
     cols: int
     nonzeros: int
     panels: tuple[int, ...]
-    slots: int
+    slots: tuple[int, ...]
     steps: int
     csr_blocks: int
     patterns: dict[int, int]
@@ -85,7 +89,7 @@ def measure(values: NDArray[Any], group: int = 0) -> Shape:
         cols=cols,
         nonzeros=int(panels.sum()),
         panels=tuple(panels.tolist()),
-        slots=int(slots.sum()),
+        slots=tuple(slots.sum((1, 2)).tolist()),
         steps=int(slots.max(1).sum()),
         csr_blocks=padded.shape[1] // block,
         patterns=patterns,
@@ -103,31 +107,33 @@ def stored_bytes(shape: Shape, format: str, type: str, pattern: tuple[int, int] 
         type: One of `TYPES`.
         pattern: (N, M) of format "nm".
     """
-    bits = VALUE_BITS[type]
-    positions = len(shape.panels) * _PANEL_ROWS * (-shape.cols % _BLOCK_COLS + shape.cols)
-    share = 2 if type == "int4" else 1  # panels whose values lie in one stream
+    panels = len(shape.panels)
+    positions = panels * _PANEL_ROWS * (-shape.cols % _BLOCK_COLS + shape.cols)
     if format == "dense":
-        return _streams(positions, bits, len(shape.panels), share)
+        return _value_bytes((positions // panels,) * panels, type)
     if format == "nm":
         if pattern is None:
             raise ValueError('format "nm" needs a pattern')
-        kept = positions * pattern[0] // pattern[1]
-        return positions // 8 + _streams(kept, bits, len(shape.panels), share)
-    panels = shape.panels if len(shape.panels) % share == 0 else (*shape.panels, 0)
-    streams = len(panels) // share
+        return positions // 8 + _value_bytes((positions // panels * pattern[0] // pattern[1],) * panels, type)
+    offsets = 8 * (-(-panels // _panels_a_stream(type)) + 1)
     if format == "bitmap":
-        longest = sum(max(panels[place : place + share]) for place in range(0, len(panels), share))
-        return positions // 8 + longest * share * bits // 8 + 8 * (streams + 1)
+        return positions // 8 + _value_bytes(shape.panels, type) + offsets
     if format == "csr":
-        values = shape.slots * _SLOT * bits // 8
-        indices = shape.slots * _SLOT + 2 * shape.steps + len(shape.panels) * (shape.csr_blocks + 16) + 8 * streams
-        return values + indices
+        values = _value_bytes(tuple(_SLOT * slots for slots in shape.slots), type)
+        places = 2 * 8 * (panels + 1) + panels * shape.csr_blocks  # of slots and steps, and the counts of steps
+        return values + offsets + places + _SLOT * sum(shape.slots) + 2 * shape.steps
     raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
 
 
-def _streams(values: int, bits: int, panels: int, share: int) -> int:
-    """Bytes of `values` values spread evenly over panels, where a stream always has room for `share` panels."""
-    return values * bits // 8 * -(-panels // share) * share // panels
+def _panels_a_stream(type: str) -> int:
+    return 2 if type == "int4" else 1
+
+
+def _value_bytes(panels: tuple[int, ...], type: str) -> int:
+    """Bytes of the values of each panel; panels that share a stream are as long as the longer of them."""
+    share = _panels_a_stream(type)
+    streams = (max(panels[place : place + share]) for place in range(0, len(panels), share))
+    return sum(streams) * share * VALUE_BITS[type] // 8
 
 
 def best_pattern(shape: Shape) -> tuple[int, int] | None:
@@ -143,23 +149,29 @@ def choose(shape: Shape, type: str, format: str = "auto") -> Choice:
         type: One of `TYPES`.
         format: "auto", or the format to take. "nm" needs a pattern that holds; without one "bitmap" takes its place.
     """
+    sizes = {name: stored_bytes(shape, name, type) for name in ("dense", "bitmap", "csr")}
     pattern = best_pattern(shape)
-    zeros = f"{100 * shape.zeros:.1f}% zeros"
-    if format != "auto":
-        if format == "nm" and pattern is None:
-            return Choice("bitmap", None, f"{zeros}, but no N:M pattern holds: bitmap instead of nm")
-        return Choice(format, pattern if format == "nm" else None, f"{zeros}; asked for")
-    if shape.zeros < _MIN_ZEROS:
-        return Choice("dense", None, f"{zeros}: too few to pay")
-    candidates: list[tuple[str, tuple[int, int] | None]] = [("dense", None)]
     if pattern is not None:
-        candidates.append(("nm", pattern))  # before bitmap: of equal sizes the fixed stride wins
-    candidates.append(("bitmap", None))
-    if shape.zeros >= _MIN_ZEROS_CSR:
-        candidates.append(("csr", None))
-    sizes = [stored_bytes(shape, name, type, pattern) for name, pattern in candidates]
-    best = int(np.argmin(sizes))
-    name, kept = candidates[best]
-    bits = [8 * size / (shape.rows * shape.cols) for size in sizes]
+        sizes["nm"] = stored_bytes(shape, "nm", type, pattern)
+    zeros = f"{100 * shape.zeros:.1f}% zeros"
+    if format == "auto":
+        name, reason = _smallest(shape, sizes)
+    elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
+        name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
+    else:
+        name, reason = format, "asked for"
+    kept = pattern if name == "nm" else None
     held = f", {kept[0]} of every {kept[1]} kept" if kept else ""
-    return Choice(name, kept, f"{zeros}{held}: {bits[best]:.2f} bits a weight, dense {bits[0]:.2f}")
+    bits = {one: 8 * size / (shape.rows * shape.cols) for one, size in sizes.items()}
+    return Choice(name, kept, f"{zeros}{held}: {reason} ({bits[name]:.2f} bits a weight, {bits['dense']:.2f} as dense)")
+
+
+def _smallest(shape: Shape, sizes: dict[str, int]) -> tuple[str, str]:
+    """The format that pays best, and why."""
+    if shape.zeros < _MIN_ZEROS:
+        return "dense", "too few zeros to pay"
+    rivals = ["dense", "bitmap"] + (["csr"] if shape.zeros >= _MIN_ZEROS_CSR else [])
+    best = min(rivals, key=lambda name: sizes[name])
+    if "nm" in sizes and sizes["nm"] <= min(sizes[best] * _NM_SLACK, sizes["dense"]):
+        return "nm", "its pattern holds"
+    return best, "fewest bytes"

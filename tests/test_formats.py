@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gossamer import _core
+from gossamer.formats import (
+    FORMATS,
+    GROUPS,
+    INTEGER_TYPES,
+    PATTERN_LENGTHS,
+    TYPES,
+    best_pattern,
+    choose,
+    measure,
+    stored_bytes,
+)
+
+
+def sparse(rows: int, cols: int, zeros: float, seed: int = 0) -> NDArray[np.float32]:
+    random = np.random.default_rng(seed)
+    values = random.uniform(0.5, 1.0, (rows, cols)).astype(np.float32)  # far from zero: rounding adds none
+    values[random.random((rows, cols)) < zeros] = 0.0
+    return values
+
+
+def patterned(rows: int, cols: int, n: int, m: int, seed: int = 0) -> NDArray[np.float32]:
+    """Exactly n of every m consecutive inputs are not zero."""
+    random = np.random.default_rng(seed)
+    order = random.random((rows, cols // m, m)).argsort(2).argsort(2)
+    return (sparse(rows, cols, 0.0, seed).reshape(order.shape) * (order < n)).reshape(rows, cols)
+
+
+def test_tables_are_those_of_the_native_module() -> None:
+    values = sparse(16, 128, 0.6)
+    for name in FORMATS:
+        for kind in TYPES:
+            for group in GROUPS if kind in INTEGER_TYPES else (0,):
+                weight = _core.pack(values, name, kind, group, (32, 32) if name == "nm" else None)
+                assert (weight.format, weight.type, weight.group) == (name, kind, group)
+    for length in PATTERN_LENGTHS:
+        assert _core.pack(patterned(16, 128, 2, length), "nm", "f32", 0, (2, length)).pattern == (2, length)
+
+
+def streams_bytes(weight: _core.Weight) -> int:
+    """Bytes of a weight without scales, and without what fills its streams up to whole cache lines."""
+    exact = 0
+    for name, stream in weight.streams().items():
+        if name == "scales":
+            continue
+        spare = 64 if name in ("values", "columns") else 0
+        exact += stream.nbytes - spare
+    return exact
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize(("rows", "cols"), [(64, 256), (33, 100), (16, 64), (1, 1), (100, 4)])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.95, 1.0])
+def test_sizes_are_those_of_packed_weights(kind: str, group: int, rows: int, cols: int, zeros: float) -> None:
+    values = sparse(rows, cols, zeros)
+    shape = measure(values, group if kind in INTEGER_TYPES else 0)
+    assert shape.nonzeros == np.count_nonzero(values)
+    for name in FORMATS:
+        pattern = best_pattern(shape) or (64, 64) if name == "nm" else None
+        weight = _core.pack(values, name, kind, group if kind in INTEGER_TYPES else 0, pattern)
+        expected = stored_bytes(shape, name, kind, pattern)
+        padding = streams_bytes(weight) - expected
+        assert 0 <= padding < 64 * len(weight.streams()), (name, expected)
+
+
+@pytest.mark.parametrize("m", PATTERN_LENGTHS)
+def test_patterns_are_found(m: int) -> None:
+    for n in (1, 2, m // 2, m - 1):
+        shape = measure(patterned(8, 256, n, m, seed=m + n))
+        assert shape.patterns[m] == n
+        # The pattern holds in longer groups too; the shortest that keeps as little is taken.
+        assert best_pattern(shape) == (n, m)
+
+
+def test_one_value_too_many_breaks_a_pattern() -> None:
+    values = patterned(8, 256, 2, 4)
+    (place,) = np.flatnonzero(values[5] == 0)[:1]
+    values[5, place] = 1.0
+    assert measure(values).patterns[4] == 3
+
+
+def test_tails_and_empty_matrices_have_patterns_too() -> None:
+    assert measure(np.zeros((3, 70), np.float32)).patterns == dict.fromkeys(PATTERN_LENGTHS, 1)
+    tail = patterned(3, 72, 2, 4)[:, :70]
+    assert measure(tail).patterns[4] == 2
+
+
+def test_negative_zero_is_zero_and_nan_is_not() -> None:
+    shape = measure(np.array([[-0.0, np.nan, np.inf, 1.0]], np.float32))
+    assert shape.nonzeros == 3
+    assert shape.zeros == 0.25
+
+
+CASES: list[tuple[NDArray[np.float32], str, str]] = [
+    (sparse(256, 256, 0.0), "int8", "dense"),
+    (sparse(256, 256, 0.3), "int8", "dense"),
+    (sparse(256, 256, 0.4), "int8", "bitmap"),
+    (sparse(256, 256, 0.5), "int4", "bitmap"),
+    (sparse(256, 256, 0.7), "f32", "bitmap"),
+    (sparse(256, 256, 0.99), "f32", "csr"),
+    (sparse(256, 256, 0.99), "int8", "csr"),
+    (sparse(256, 256, 1.0), "bf16", "csr"),
+    (patterned(256, 256, 2, 4), "int8", "nm"),
+    (patterned(256, 256, 16, 32), "int4", "nm"),
+    (patterned(256, 256, 2, 4) * (sparse(256, 256, 0.02) > 0), "int8", "nm"),  # a few kept ones rounded to zero
+    (patterned(256, 256, 2, 4) * (sparse(256, 256, 0.2) > 0), "int8", "bitmap"),  # many
+    (patterned(256, 256, 3, 4), "int8", "dense"),  # 25% zeros
+    (patterned(256, 256, 48, 64) * (sparse(256, 256, 0.5) > 0), "int8", "bitmap"),  # a pattern that wastes most
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "expected"), CASES)
+def test_choices(values: NDArray[np.float32], kind: str, expected: str) -> None:
+    shape = measure(values)
+    choice = choose(shape, kind)
+    assert choice.format == expected
+    assert f"{100 * shape.zeros:.1f}% zeros" in choice.reason
+    assert (choice.pattern is not None) == (expected == "nm")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("rows", "cols"), [(17, 65), (1, 64), (16, 5), (128, 192)])
+def test_a_choice_is_never_larger_than_dense(kind: str, rows: int, cols: int) -> None:
+    for zeros in (0.0, 0.36, 0.5, 0.8, 0.9, 0.97, 1.0):
+        shape = measure(sparse(rows, cols, zeros))
+        choice = choose(shape, kind)
+        assert stored_bytes(shape, choice.format, kind, choice.pattern) <= stored_bytes(shape, "dense", kind)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_that_was_asked_for_is_taken(name: str) -> None:
+    choice = choose(measure(patterned(32, 64, 2, 4)), "int8", name)
+    assert (choice.format, choice.pattern) == (name, (2, 4) if name == "nm" else None)
+    assert "asked for" in choice.reason
+
+
+def test_nm_without_a_pattern_becomes_bitmap_and_says_so() -> None:
+    values = sparse(32, 64, 0.1)
+    values[3] = 1.0  # a full row
+    choice = choose(measure(values), "int8", "nm")
+    assert choice.format == "bitmap"
+    assert "no N:M pattern holds" in choice.reason
+
+
+@pytest.mark.parametrize(("name", "words"), [("nm", "needs a pattern"), ("coo", "format must be one of dense")])
+def test_sizes_of_what_does_not_exist(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        stored_bytes(measure(sparse(4, 4, 0.5)), name, "int8")
