@@ -47,6 +47,16 @@ def test_top_p_keeps_the_fewest_that_reach_p():
     assert keep_top_p(logits, 1e-9).tolist() == [1]
 
 
+@pytest.mark.parametrize("p", [0.001, 0.3, 0.9, 0.999, 1 - 1e-9])
+def test_top_p_over_a_real_vocabulary_is_what_a_full_sort_gives(p: float):
+    logits = np.random.default_rng(1).normal(0, 4, 5000).astype(np.float32)
+    shares = np.exp(logits.astype(np.float64))
+    shares /= shares.sum()
+    order = np.argsort(-shares)
+    fewest = next(n for n in range(1, 5001) if shares[order[:n]].sum() >= p)
+    assert keep_top_p(logits, p).tolist() == sorted(order[:fewest].tolist())
+
+
 def test_min_p_is_relative_to_the_likeliest():
     logits = logits_of(0.15, 0.5, 0.3, 0.05)
     assert keep_min_p(logits, 0.2).tolist() == [0, 1, 2]

@@ -112,9 +112,13 @@ def keep_top_p(logits: Logits, p: float) -> NDArray[np.intp]:
 
     Source: Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration".
     """
-    order = np.argsort(-logits, kind="stable")
-    sums = np.cumsum(probabilities(logits[order]))
-    return np.sort(order[: int(np.searchsorted(sums, p * sums[-1])) + 1])
+    shares = probabilities(logits)
+    likely = np.flatnonzero(
+        shares >= (1 - p) / shares.size
+    )  # all others together weigh less than 1 - p: none is needed
+    order = likely[np.argsort(-shares[likely], kind="stable")]
+    sums = np.cumsum(shares[order])
+    return np.sort(order[: int(np.searchsorted(sums, p)) + 1])
 
 
 def keep_min_p(logits: Logits, p: float) -> NDArray[np.intp]:
