@@ -43,12 +43,20 @@ bool spin(const Done& done) {
 
 }  // namespace
 
+// A region is published as one word, so that a thread which comes late can tell from the ticket alone whether a chunk is
+// left: low 20 bits the next chunk, then 20 bits how many there are. What else describes a region is read only by threads
+// that hold one of its chunks, and is not written again before all chunks are done. So a region never waits for a worker that
+// has been put aside by the OS, unless it holds a chunk.
+constexpr int kChunkBits = 20;
+constexpr std::uint64_t kChunkMask = (std::uint64_t{1} << kChunkBits) - 1;
+constexpr std::int64_t kMostChunks = std::int64_t{1} << (kChunkBits - 1);  // tickets beyond the last chunk must not overflow
+
 struct ThreadTeam::Shared {
-  alignas(64) std::atomic<std::uint32_t> epoch{0};  // one more per region; odd bits carry no meaning
-  alignas(64) std::atomic<std::int64_t> next{0};    // next chunk
-  alignas(64) std::atomic<int> busy{0};             // workers still in the region
+  alignas(64) std::atomic<std::uint64_t> ticket{0};
+  alignas(64) std::atomic<std::uint32_t> epoch{0};  // one more per region; what idle workers watch
+  alignas(64) std::atomic<std::uint32_t> done{0};   // chunks of the region that are finished
   std::atomic<bool> stop{false};
-  std::int64_t count = 0;
+  std::int64_t total = 0;
   std::int64_t grain = 1;
   const ParallelBody* body = nullptr;
   std::vector<std::thread> workers;
@@ -85,12 +93,14 @@ void ThreadTeam::stop() {
 }
 
 void ThreadTeam::run_chunks(Shared& shared, int thread) {
-  const std::int64_t count = shared.count;
-  const std::int64_t grain = shared.grain;
   for (;;) {
-    const std::int64_t begin = shared.next.fetch_add(grain, std::memory_order_relaxed);
-    if (begin >= count) return;
-    (*shared.body)(begin, std::min(count, begin + grain), thread);
+    const std::uint64_t ticket = shared.ticket.fetch_add(1, std::memory_order_acq_rel);
+    const std::uint64_t chunk = ticket & kChunkMask;
+    const std::uint64_t count = (ticket >> kChunkBits) & kChunkMask;
+    if (chunk >= count) return;
+    const std::int64_t begin = static_cast<std::int64_t>(chunk) * shared.grain;
+    (*shared.body)(begin, std::min(shared.total, begin + shared.grain), thread);
+    if (shared.done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) shared.done.notify_one();
   }
 }
 
@@ -104,14 +114,14 @@ void ThreadTeam::work(Shared& shared, int thread) {
     seen = shared.epoch.load(std::memory_order_acquire);
     if (shared.stop.load(std::memory_order_acquire)) return;
     run_chunks(shared, thread);
-    if (shared.busy.fetch_sub(1, std::memory_order_acq_rel) == 1) shared.busy.notify_one();
   }
 }
 
-void ThreadTeam::parallel_for(std::int64_t count, std::int64_t grain, const ParallelBody& body) {
-  if (count <= 0) return;
-  if (size_ == 1 || count <= grain) {
-    body(0, count, 0);
+void ThreadTeam::parallel_for(std::int64_t total, std::int64_t grain, const ParallelBody& body) {
+  if (total <= 0) return;
+  grain = std::max({grain, std::int64_t{1}, (total + kMostChunks - 1) / kMostChunks});
+  if (size_ == 1 || total <= grain) {
+    body(0, total, 0);
     return;
   }
   if (owner_pid_ != getpid()) {
@@ -119,18 +129,19 @@ void ThreadTeam::parallel_for(std::int64_t count, std::int64_t grain, const Para
     start();
   }
   Shared& shared = *shared_;
-  shared.count = count;
-  shared.grain = std::max<std::int64_t>(1, grain);
+  const auto count = static_cast<std::uint64_t>((total + grain - 1) / grain);
+  shared.total = total;
+  shared.grain = grain;
   shared.body = &body;
-  shared.next.store(0, std::memory_order_relaxed);
-  shared.busy.store(size_ - 1, std::memory_order_relaxed);
+  shared.done.store(0, std::memory_order_relaxed);
+  shared.ticket.store(count << kChunkBits, std::memory_order_release);
   shared.epoch.fetch_add(1, std::memory_order_release);
   shared.epoch.notify_all();
   run_chunks(shared, 0);
-  const auto done = [&] { return shared.busy.load(std::memory_order_acquire) == 0; };
-  if (!spin(done)) {
-    for (int left = shared.busy.load(std::memory_order_acquire); left != 0; left = shared.busy.load(std::memory_order_acquire))
-      shared.busy.wait(left, std::memory_order_acquire);
+  const auto finished = [&] { return shared.done.load(std::memory_order_acquire) == count; };
+  if (!spin(finished)) {
+    for (std::uint32_t seen = shared.done.load(std::memory_order_acquire); seen != count; seen = shared.done.load(std::memory_order_acquire))
+      shared.done.wait(seen, std::memory_order_acquire);
   }
 }
 

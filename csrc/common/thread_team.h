@@ -11,8 +11,7 @@
 
 namespace gossamer {
 
-// Runs `body(begin, end, thread)` over [0, count) in chunks of `grain`; chunks go to whichever thread is free. `body` must
-// not throw. Results must not depend on the split.
+// What a region runs: `body(begin, end, thread)` for one chunk; `thread` is below the team's size. It must not throw. Results must not depend on the split.
 using ParallelBody = std::function<void(std::int64_t begin, std::int64_t end, int thread)>;
 
 class ThreadTeam {
@@ -25,8 +24,9 @@ class ThreadTeam {
 
   int size() const { return size_; }
 
-  // Returns when every chunk is done. One call at a time (the owner's duty); restarts the workers after a fork.
-  void parallel_for(std::int64_t count, std::int64_t grain, const ParallelBody& body);
+  // Runs `body` over [0, total) in chunks of `grain`, which go to whichever thread is free, and returns when all are done.
+  // One call at a time (the owner's duty); restarts the workers after a fork.
+  void parallel_for(std::int64_t total, std::int64_t grain, const ParallelBody& body);
 
  private:
   struct Shared;  // what the workers see; replaced, not reused, after a fork
