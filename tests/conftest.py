@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
+    # A shell starts background jobs with SIGINT ignored; the tests of Ctrl-C raise it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rebuild = 'build it with: pip install -c constraints.txt -e ".[test]"'
     try:
         from gossamer import _core
