@@ -162,6 +162,7 @@ def test_inspect_plots(packed: Path, tmp_path: Path, command, failure):
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
     assert "layers.xyz" in failure("inspect", packed, "--plot", tmp_path / "layers.xyz")
     assert "gone" in failure("inspect", packed, "--plot", tmp_path / "gone" / "layers.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["layers.png"]
 
 
 def test_prune_reports_and_its_result_runs(tmp_path: Path, command):

@@ -114,7 +114,11 @@ def _plot(figure: Any, layers: list[Layer], path: Path) -> None:
     sizes.set_ylabel("MB")
     sizes.set_xlabel("matrix, in the model's order")
     sizes.legend()
+    part = path.with_name(f".{path.name}.part")  # so that a full disk leaves no half of a picture
     try:
-        figure.savefig(path)
+        figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
+        part.replace(path)
     except ValueError as error:  # an ending that names no kind of picture
         raise GossamerError(f"--plot {path}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
