@@ -204,11 +204,11 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
         const Sums<kMost> sums =
             p == 0 ? dot_pairs<kType, false, kMost>(at[0], x.unit / kWordCols, codes(0), x.stride)
                    : dot_pairs<kType, true, kMost>(at[kPanels - 1], x.unit / kWordCols, codes(0), x.stride);
-        add_unit<0, kMost>(x, sums, scale, u, t0, totals[p]);
+        add_unit<0>(x, sums, scale, u, t0, totals[p]);
       } else if constexpr (kMost == 1) {
         const Sums<1> sums = p == 0 ? dot_next<kLayout, kType, false>(at[0], spans, codes(0))
                                     : dot_next<kLayout, kType, true>(at[kPanels - 1], spans, codes(0));
-        add_unit<kBias, 1>(x, sums, scale, u, t0, totals[p]);
+        add_unit<kBias>(x, sums, scale, u, t0, totals[p]);
       } else {
         alignas(32) uint8_t unit[kBlockWords * kWordBits];
         for (int s = 0; s < spans; ++s) {
@@ -217,12 +217,10 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
           else
             store_codes<kLayout, kType, true>(at[kPanels - 1], unit + s * kSpanBytes);
         }
-        int t = 0;
-        for (; t + kTile <= tokens; t += kTile)
-          add_unit<kBias, kTile>(x, dot_stored<kType, kTile>(unit, spans, codes(t), x.stride), scale, u, t0 + t,
-                                 totals[p] + t);
-        for (; t < tokens; ++t)
-          add_unit<kBias, 1>(x, dot_stored<kType, 1>(unit, spans, codes(t), x.stride), scale, u, t0 + t, totals[p] + t);
+        for_tiles(tokens, [&](auto tile, int t) {
+          const auto sums = dot_stored<kType, decltype(tile)::value>(unit, spans, codes(t), x.stride);
+          add_unit<kBias>(x, sums, scale, u, t0 + t, totals[p] + t);
+        });
       }
     }
   }
@@ -238,17 +236,18 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
 
 template <Layout kLayout, ValueType kType, int kPanels>
 inline void a8_tokens(const LinearArgs& a, int panel) {
-  constexpr int kMost = kLayout == Layout::kPairs ? kTile : kMaxTokens;
-  for (int t = 0; t < a.x.tokens;) {
-    const int left = a.x.tokens - t;
-    if (left == 1 || (kLayout == Layout::kPairs && left < kMost)) {
+  if constexpr (kLayout == Layout::kPairs) {
+    for_tiles(a.x.tokens, [&](auto tile, int t) {
+      a8_panels<kLayout, kType, kPanels, decltype(tile)::value>(a, panel, t, decltype(tile)::value);
+    });
+    return;
+  }
+  for (int t = 0; t < a.x.tokens; t += kMaxTokens) {
+    const int tokens = min_of(kMaxTokens, a.x.tokens - t);
+    if (tokens == 1)
       a8_panels<kLayout, kType, kPanels, 1>(a, panel, t, 1);
-      t += 1;
-    } else {
-      const int tokens = min_of(kMost, left);
-      a8_panels<kLayout, kType, kPanels, kMost>(a, panel, t, tokens);
-      t += tokens;
-    }
+    else
+      a8_panels<kLayout, kType, kPanels, kMaxTokens>(a, panel, t, tokens);
   }
 }
 

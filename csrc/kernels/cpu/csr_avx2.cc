@@ -188,9 +188,8 @@ inline void csr_panel(const LinearArgs& a, int panel, int t0) {
 
 template <ValueType kType, ActivationType kActivation, bool kHigh>
 inline void csr_tokens(const LinearArgs& a, int panel) {
-  int t = 0;
-  for (; t + 4 <= a.x.tokens; t += 4) csr_panel<kType, kActivation, kHigh, 4>(a, panel, t);
-  for (; t < a.x.tokens; ++t) csr_panel<kType, kActivation, kHigh, 1>(a, panel, t);
+  for_tiles(a.x.tokens,
+            [&](auto tile, int t) { csr_panel<kType, kActivation, kHigh, decltype(tile)::value>(a, panel, t); });
 }
 
 template <ValueType kType, ActivationType kActivation = ActivationType::kF32>

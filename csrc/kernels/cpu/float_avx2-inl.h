@@ -87,7 +87,7 @@ inline void next_numbers(Cursor& at, int words, const Use& use) {
         } else {
           const int64_t before =
               kLayout == Layout::kFixed ? 2 * q * at.n : _mm_popcnt_u64(_bzhi_u64(mask, (unsigned)(8 * q)));
-          use(i, q, expand_eight<kType>(v + before * kBytes, (unsigned)(mask >> (8 * q)) & 0xffU));
+          use(i, q, expand_eight<kType>(v + before * kBytes, ((const uint8_t*)(at.masks + i))[q]));
         }
       }
       v += kBytes * (kLayout == Layout::kDense   ? kWordBits
@@ -136,7 +136,7 @@ inline void add_numbers(const Activations& x, const float* numbers, int words, i
     for (int q = 0; q < 4; ++q) sums[t][q] = acc[t][q0 + q];
   for (int i = 0; i < words; ++i, c += kWordCols) {
     __m256 word[4];
-    for (int q = 0; q < 4; ++q) word[q] = _mm256_load_ps(numbers + i * kWordBits + 8 * (q0 + q));
+    for (int q = 0; q < 4; ++q) word[q] = _mm256_loadu_ps(numbers + i * kWordBits + 8 * (q0 + q));
     for (int t = 0; t < kTokens; ++t) {
       const __m256 inputs = inputs4<kActivation>(x, t0 + t, c);
       for (int q = 0; q < 4; ++q) sums[t][q] = _mm256_fmadd_ps(word[q], inputs, sums[t][q]);
@@ -171,14 +171,19 @@ inline void float_panel(const LinearArgs& a, int panel, int t0, int tokens) {
         acc[0][q] = _mm256_fmadd_ps(eight, inputs, acc[0][q]);
       });
     } else {
-      alignas(32) float numbers[kBlockWords * kWordBits];
-      next_numbers<kLayout, kType, kHigh>(
-          at, words, [&](int i, int q, __m256 eight) { _mm256_store_ps(numbers + i * kWordBits + 8 * q, eight); });
+      alignas(32) float expanded[kBlockWords * kWordBits];
+      const float* numbers = expanded;
+      if constexpr (kLayout == Layout::kDense && kType == ValueType::kF32) {
+        numbers = (const float*)at.v;
+        at.v += words * kWordBits * 4;
+      } else {
+        next_numbers<kLayout, kType, kHigh>(
+            at, words, [&](int i, int q, __m256 eight) { _mm256_store_ps(expanded + i * kWordBits + 8 * q, eight); });
+      }
       for (int q = 0; q < 8; q += 4) {
-        int t = 0;
-        for (; t + kTile <= tokens; t += kTile)
-          add_numbers<kActivation, kTile>(a.x, numbers, words, t0 + t, c, q, acc + t);
-        for (; t < tokens; ++t) add_numbers<kActivation, 1>(a.x, numbers, words, t0 + t, c, q, acc + t);
+        for_tiles(tokens, [&](auto tile, int t) {
+          add_numbers<kActivation, decltype(tile)::value>(a.x, numbers, words, t0 + t, c, q, acc + t);
+        });
       }
     }
     if (!grouped) continue;

@@ -19,8 +19,29 @@ enum class Layout {
   kPairs,   // 32 a word, 2:4; multiplied without being expanded
 };
 
-// Tokens whose sums stay in registers.
-constexpr int kTile = 3;
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+// Cuts tokens into tiles of 3, the most whose sums stay in registers, and what is left, and hands each to
+// use(Count<tile>, first token).
+template <class Use>
+inline void for_tiles(int tokens, const Use& use) {
+  for (int t = 0; t < tokens;) {
+    const int left = tokens - t;
+    if (left >= 3) {
+      use(Count<3>(), t);
+      t += 3;
+    } else if (left == 2) {
+      use(Count<2>(), t);
+      t += 2;
+    } else {
+      use(Count<1>(), t);
+      t += 1;
+    }
+  }
+}
 
 // Bytes ahead of the value stream that are fetched: far enough for memory, near enough to stay in L1.
 constexpr int kPrefetch = 4096;
