@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -132,8 +131,3 @@ def fake_model(
     ids = None if script is None else [EOS if word == "." else words.index(word) for word in script]
     decoder: Any = FakeDecoder(len(words), ids)
     return Model(decoder, config, tokenizer, {"name": "fake"}, {})
-
-
-def one_json(text: str) -> Any:
-    """Parses text that must be exactly one JSON document."""
-    return json.loads(text)
