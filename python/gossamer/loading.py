@@ -94,10 +94,10 @@ def locate(model: str | Path, progress: Progress | None = None) -> Path:
     """
     from . import zoo
 
-    path = Path(model).expanduser()
-    if path.exists():
-        return path
     name = str(model)
+    path = Path(model).expanduser()
+    if name and path.exists():
+        return path
     if name in zoo.names():
         return zoo.provide(name, progress)
     if isinstance(model, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):

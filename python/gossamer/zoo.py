@@ -102,7 +102,7 @@ def _lock(path: Path, report: Progress) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     except OSError as error:
-        raise GossamerError(f"{path}: cannot write: {error.strerror or error}(see GOSSAMER_HOME)") from None
+        raise GossamerError(f"{path}: cannot write: {error.strerror or error} (see GOSSAMER_HOME)") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

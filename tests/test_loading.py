@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import filter_repo_objects
+
+import gossamer
+from gossamer import zoo
+from gossamer.convert import convert
+from gossamer.errors import GossamerError
+from gossamer.loading import load, locate
+from test_gguf import write_gguf
+from tiny import tiny_llama
+
+TOKENS = list(range(3, 40))
+
+
+def test_every_source_gives_the_same_model(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m", sparsity=0.5)
+    convert(folder, tmp_path / "packed", weights="f32")
+    file = write_gguf(tmp_path / "m.gguf")
+    expected = load(folder, activations="f32").logits(TOKENS)
+    assert expected.shape == (len(TOKENS), 320)
+    np.testing.assert_allclose(load(str(tmp_path / "packed"), activations="f32").logits(TOKENS), expected, atol=5e-4)
+    dense = tiny_llama(tmp_path / "dense")
+    np.testing.assert_allclose(load(file).logits(TOKENS), load(dense).logits(TOKENS), atol=5e-4)
+
+
+@pytest.mark.parametrize(("stored", "weights", "expected"), [("bf16", None, "bf16"), ("f16", "int4", "int4")])
+def test_checkpoints_are_packed_in_memory(tmp_path: Path, stored: str, weights: str | None, expected: str) -> None:
+    model = load(tiny_llama(tmp_path / "m", dtype=stored), weights=weights)
+    assert model.weights["layers.0.q"].type == expected
+    assert model.info == {"name": "m", "source": "m", "notes": [], "path": str(tmp_path / "m")}
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_options_reach_the_engine(tmp_path: Path) -> None:
+    model = load(tiny_llama(tmp_path / "m"), threads=1, kv="f16")
+    assert (model.decoder.threads, model.decoder.kv) == (1, "f16")
+    assert gossamer.load is load
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "cuda"}, "device must be one of cpu, got 'cuda'"),
+        ({"kv": "int3"}, "kv must be one of f32, f16, got 'int3'"),
+        ({"activations": "x"}, "activations must be one of auto, f32, bf16, a8"),
+        ({"weights": "int2"}, "weights must be one of None, auto, f32"),
+        ({"threads": -1}, "threads must be at least 0, got -1"),
+    ],
+)
+def test_bad_options(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(GossamerError, match=words):
+        load(tiny_llama(tmp_path / "m"), **options)
+
+
+def test_packed_weights_keep_their_type(tmp_path: Path) -> None:
+    convert(tiny_llama(tmp_path / "m"), tmp_path / "packed")
+    with pytest.raises(GossamerError, match="packed already; weights=int4 is for checkpoints"):
+        load(tmp_path / "packed", weights="int4")
+
+
+@pytest.mark.parametrize("name", ["nothing", "./nothing", "a/b/c", "/none/at/all", "dir/model.gguf", "org/na me", ""])
+def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GossamerError) as error:
+        load(name)
+    text = str(error.value)
+    assert text.startswith(f"{name}: no such file or folder, no built-in model (smollm2-135m-instruct, ")
+    assert "hub id (org/name)" in text
+
+
+def test_hub_ids_are_fetched_without_pickles_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert locate("some-org/tiny_llama.v1") == folder
+    assert asked["name"] == "some-org/tiny_llama.v1"
+    files = [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "model-1.safetensors",
+    ]
+    others = ["pytorch_model.bin", "modeling.py", "onnx/config.json", "consolidated.safetensors", "README.md"]
+    options = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects(files + others, **options)) == files
+
+
+def test_a_local_folder_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_llama(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert locate("org/name") == Path("org/name")
+
+
+@pytest.mark.parametrize("error", [OSError("We cannot\nconnect"), HFValidationError("bad id")])
+def test_a_hub_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GossamerError, match="org/name: no such file or folder, and the hub does not") as raised:
+        load("org/name")
+    assert "\n" not in str(raised.value)
+
+
+def test_built_in_names_go_to_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "provide", lambda name, _progress: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for name in zoo.names():
+        assert locate(name) == tmp_path / name
+
+
+def test_an_unsupported_decoder_is_told_with_its_file(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m", model_type="nothing")
+    with pytest.raises(GossamerError, match=r"m/config\.json: model_type 'nothing' is not supported"):
+        load(folder)

