@@ -57,6 +57,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
+    except GossamerError as error:  # about a file of the part: named by its place to be
+        raise GossamerError(str(error).replace(str(part), str(folder))) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
