@@ -4,12 +4,13 @@
 namespace gossamer {
 namespace avx2 {
 
-// N:4 has as many values in every word; other patterns count them.
+// N:4 has as many values in every word; other patterns count them. Many tokens gain more from codes that are expanded
+// once than from pairs, whose inputs are shuffled for every token; the sums are the same.
 template <ValueType kType>
 inline void nm_a8_linear(const LinearArgs& a) {
   if (a.weight.m != 4)
     a8_linear<Layout::kMasked, kType>(a);
-  else if (a.weight.n != 2)
+  else if (a.weight.n != 2 || (kType == ValueType::kInt4 && a.x.tokens > 8))
     a8_linear<Layout::kFixed, kType>(a);
   else
     a8_linear<Layout::kPairs, kType>(a);
