@@ -298,7 +298,7 @@ def test_evex_rule_accepts_avx2(compile_object: Callable[..., Path]) -> None:
 # Hosts of package registries, and what only means something on one machine or in one tracker.
 FOREIGN = re.compile(
     r"pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|deb\.debian\.org|proxy\.golang\.org"
-    r"|/(?:root|work|home|Users)/\w|/tmp/w\b|/opt/(?:wheels|pypi)|\bissue #?\d"
+    r"|/(?:root|work|home|Users)/\w|/tmp/[w]\b|/opt/(?:wheels|pypi)|\bissue #?\d"
 )
 
 
