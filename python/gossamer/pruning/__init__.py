@@ -1,9 +1,9 @@
-"""One-shot pruning of a checkpoint: magnitude, Wanda and SparseGPT, unstructured or N:M."""
+"""One-shot pruning of a checkpoint: magnitude, Wanda, SparseGPT and ADMM, unstructured or N:M."""
 
 from __future__ import annotations
 
 from .masks import Target
 from .pipeline import Report, prune
-from .solvers import METHODS, magnitude, sparsegpt, wanda
+from .solvers import METHODS, admm, magnitude, sparsegpt, wanda
 
-__all__ = ["METHODS", "Report", "Target", "magnitude", "prune", "sparsegpt", "wanda"]
+__all__ = ["METHODS", "Report", "Target", "admm", "magnitude", "prune", "sparsegpt", "wanda"]

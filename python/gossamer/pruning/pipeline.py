@@ -83,7 +83,7 @@ def prune(
     Args:
         src: A Hugging Face checkpoint folder or a GGUF file.
         dst: Folder to write; must not exist yet, or be empty.
-        method: "sparsegpt", "wanda" or "magnitude".
+        method: "admm", "sparsegpt", "wanda" or "magnitude".
         sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
         calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
@@ -216,9 +216,10 @@ def _calibrated(
     """Prunes block after block; returns the packed results by canonical name."""
     pruned: dict[str, _core.Weight] = {}
 
-    def replace(name: str, values: Matrix) -> None:
+    def replace(name: str, values: Matrix) -> Matrix:
         pruned[name] = _packed(source, names[name], values)
         decoder.set_weight(name, pruned[name])
+        return pruned[name].unpack()
 
     prune_blocks(
         decoder,

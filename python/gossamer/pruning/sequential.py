@@ -1,4 +1,13 @@
-"""The walk through the blocks: each is pruned on the outputs of the already pruned ones before it."""
+"""The walk through the blocks: each is pruned on the outputs of the already pruned ones before it.
+
+A method that changes the weights that it keeps is aimed at the dense model: instead of W, it is given the W' that best
+makes up, from the inputs behind pruned blocks, for what those blocks got wrong,
+
+    W' = W + D G^-1,   G = sum x x^T,   D = sum e x^T,
+
+where x is the input of the linear behind pruned blocks and e what its output lacks. For a linear inside the block that
+is W (x_dense - x); for one that adds to the residual stream, what the stream itself lacks comes on top.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from .masks import Target
-from .solvers import Gram, Matrix, Solver
+from .solvers import Gram, Matrix, Method, damped
 
 # Linears of a block that read the same inputs, in the order of the computation.
 GROUPS: tuple[tuple[str, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
@@ -35,65 +44,121 @@ def prune_blocks(
     blocks: Blocks,
     layers: int,
     windows: NDArray[np.int32],
-    solve: Solver,
+    method: Method,
     target: Target,
     read: Callable[[str], Matrix],
-    replace: Callable[[str, Matrix], None],
+    replace: Callable[[str, Matrix], Matrix],
     progress: Callable[[int, int, str], None],
 ) -> None:
     """Prunes every linear of every block in turn.
 
     Args:
-        blocks: The engine that holds the model.
+        blocks: The engine that holds the dense model, and the pruned one afterwards.
         layers: Number of blocks.
         windows: Calibration tokens, [windows, length]; each window is a sequence of its own.
-        solve: The method.
+        method: The method.
         target: The zeros to make in each matrix.
         read: Gives the weight of a canonical name such as "layers.3.q".
-        replace: Takes the pruned weight of that name; must put it into `blocks` too.
+        replace: Puts the pruned weight of that name into `blocks`; returns its values as stored.
         progress: Called with (blocks done, blocks, what) before each block, and after the last.
 
     Raises:
-        GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no factor.
+        GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no inverse.
     """
     length = windows.shape[1]
     per_chunk = max(1, _CHUNK_TOKENS // length)
-    chunks = [blocks.embed(part.reshape(-1)) for part in np.split(windows, range(per_chunk, len(windows), per_chunk))]
+    pruned = [blocks.embed(part.reshape(-1)) for part in np.split(windows, range(per_chunk, len(windows), per_chunk))]
+    dense = list(pruned)
+
+    def prune_group(group: tuple[str, ...], moments: _Moments) -> Matrix:
+        """Prunes the linears of a group; returns by how much the last of them changed."""
+        for linear in group:
+            name = f"layers.{layer}.{linear}"
+            weight = read(name)
+            moments.check(name)
+            try:
+                aimed = moments.aim(weight) if method.updates else weight
+                stored = replace(name, method.solve(aimed, moments.gram, target))
+            except GossamerError as error:
+                raise GossamerError(f"{name}: {error}") from None
+        return stored - weight
+
     for layer in range(layers):
         progress(layer, layers, "pruning blocks")
-        grams = _measure(blocks, layer, chunks, length)
-        for group, gram in zip(GROUPS, grams, strict=True):
-            for linear in group:
-                name = f"layers.{layer}.{linear}"
-                if not np.isfinite(gram).all():
-                    raise GossamerError(f"{name}: the inputs measured in calibration are not finite")
-                weight = read(name)
-                if not np.isfinite(weight).all():
-                    raise GossamerError(f"{name}: the weight has NaN or infinite values")
-                try:
-                    pruned = solve(weight, gram, target)
-                except GossamerError as error:
-                    raise GossamerError(f"{name}: {error}") from None
-                replace(name, pruned)
-        if layer + 1 < layers:
-            chunks = [blocks.forward_block(layer, chunk, (), length)[0] for chunk in chunks]
+        # With the whole block still dense, behind dense and behind pruned blocks.
+        inner = {group: _Moments() for group in GROUPS[:-1]}
+        firsts = [group[0] for group in inner]
+        for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
+            inputs = blocks.forward_block(layer, hidden, firsts, length)[1]
+            for group, moments in inner.items():
+                moments.add(inputs[group[0]])
+            if method.updates:
+                dense[index], wanted = blocks.forward_block(layer, hidden_dense, firsts, length)
+                for group, moments in inner.items():
+                    x = inputs[group[0]]
+                    moments.add_drift(x, wanted[group[0]] - x, hidden_dense - hidden if group == ("o",) else None)
+        for group, moments in inner.items():
+            prune_group(group, moments)
+
+        # With all of the block pruned but its last linear, which so makes up for the others, too.
+        last, inputs_last = _Moments(), []
+        for index, hidden in enumerate(pruned):
+            pruned[index], captured = blocks.forward_block(layer, hidden, GROUPS[-1], length)
+            inputs_last.append(captured["down"])
+            last.add(inputs_last[index])
+            if method.updates:
+                last.add_drift(inputs_last[index], None, dense[index] - pruned[index])
+        change = prune_group(GROUPS[-1], last)
+        for index, x in enumerate(inputs_last):
+            pruned[index] = pruned[index] + x @ change.T
     progress(layers, layers, "pruning blocks")
 
 
-def _measure(blocks: Blocks, layer: int, chunks: list[NDArray[np.float32]], length: int) -> list[Gram]:
-    """Returns the sum of x x^T over all tokens for the inputs of each group of a block, float64 [cols, cols].
+class _Moments:
+    """Second moments of a linear's inputs, and of what its outputs lack with them.
 
-    A chunk's product is float32, chunks add up in float64: relative errors of the sum stay near 1e-6, far below the
+    Products of a chunk are float32 and add up in float64: relative errors of the sums stay near 1e-6, far below the
     damping.
     """
-    grams: list[Gram] = []
-    for chunk in chunks:
-        inputs = blocks.forward_block(layer, chunk, [group[0] for group in GROUPS], length)[1]
-        for index, group in enumerate(GROUPS):
-            x = inputs[group[0]]
-            product = (x.T @ x).astype(np.float64)
-            if index < len(grams):
-                grams[index] += product
-            else:
-                grams.append(product)
-    return grams
+
+    def __init__(self) -> None:
+        self.gram: Gram = np.zeros((0, 0))
+        self._input_drift: Gram | None = None
+        self._output_drift: Gram | None = None
+
+    def add(self, x: Matrix) -> None:
+        """Adds a chunk of inputs, [tokens, cols]."""
+        self.gram = _plus(self.gram if self.gram.size else None, x, x)
+
+    def add_drift(self, x: Matrix, inputs: Matrix | None, outputs: Matrix | None) -> None:
+        """Adds what a chunk lacks.
+
+        Args:
+            x: Its inputs, [tokens, cols].
+            inputs: What they lack of the inputs of the dense model, [tokens, cols].
+            outputs: What the sum that the outputs go into lacks besides, [tokens, rows].
+        """
+        if inputs is not None:
+            self._input_drift = _plus(self._input_drift, inputs, x)
+        if outputs is not None:
+            self._output_drift = _plus(self._output_drift, outputs, x)
+
+    def check(self, name: str) -> None:
+        """Raises `GossamerError` where a sum is not finite."""
+        for sums in (self.gram, self._input_drift, self._output_drift):
+            if sums is not None and not np.isfinite(sums).all():
+                raise GossamerError(f"{name}: the inputs measured in calibration are not finite")
+
+    def aim(self, weight: Matrix) -> Matrix:
+        """Returns the weight [rows, cols] that comes nearest to the outputs of the dense model."""
+        lacking = np.zeros(weight.shape)
+        if self._input_drift is not None:
+            lacking += weight @ self._input_drift
+        if self._output_drift is not None:
+            lacking += self._output_drift
+        return np.asarray(weight + np.linalg.solve(damped(self.gram), lacking.T).T, dtype=np.float32)
+
+
+def _plus(sums: Gram | None, left: Matrix, right: Matrix) -> Gram:
+    product: Gram = (left.T @ right).astype(np.float64)
+    return product if sums is None else sums + product

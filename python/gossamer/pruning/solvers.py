@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,23 @@ Solver = Callable[[Matrix, Gram, Target], Matrix]
 
 _BLOCK = 128
 _DAMPING = 0.01
+# Of `admm`: how strongly the two copies pull at each other, the steps at each strength, those until the mask is final.
+_STRENGTHS = (0.3, 0.45, 0.67, 1.0)
+_STEPS = 5
+_MASK_STEPS = 15
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that looks at the inputs of a matrix.
+
+    Attributes:
+        solve: What it does to a matrix.
+        updates: Whether it changes the values that it keeps.
+    """
+
+    solve: Solver
+    updates: bool
 
 
 def magnitude(weight: Matrix, target: Target) -> Matrix:
@@ -50,7 +68,7 @@ def wanda(weight: Matrix, gram: Gram, target: Target) -> Matrix:
 
 
 def sparsegpt(weight: Matrix, gram: Gram, target: Target) -> Matrix:
-    """Drops entries column by column, and lets the columns to the right make up for each (Frantar & Alistarh 2023).
+    """Drops entries column by column; the columns to the right make up for each (Frantar & Alistarh 2023).
 
     The mask of an unstructured target is chosen for 128 columns at a time over all rows, that of an N:M target for one
     group of M at its first column, both on the weights as updated so far.
@@ -103,27 +121,69 @@ def sparsegpt(weight: Matrix, gram: Gram, target: Target) -> Matrix:
     return np.ascontiguousarray(left.T)
 
 
-def inverse_factor(gram: Gram) -> Matrix:
-    """Returns the upper triangular U with U^T U = (gram / mean + 1%)^-1, float32 [cols, cols].
+def admm(weight: Matrix, gram: Gram, target: Target) -> Matrix:
+    """Searches mask and values together by alternating directions (Boyd et al. 2011; for pruning, Boža 2024).
 
-    The mean is that of the diagonal, as the scale of U is of no consequence to pruning; 1% is the damping, which gives
-    singular moments an inverse.
+    One copy of the matrix follows the outputs, the other has the zeros, and a running sum of their difference pulls
+    them together. Zeros come gradually, the pull grows, and columns are scaled to inputs of the same size, so that one
+    threshold is fair to all.
+
+    Args:
+        weight: [rows, cols].
+        gram: Sum of x x^T over the calibration inputs, [cols, cols]; may be singular.
+        target: The zeros to make; an unstructured target compares over the whole matrix.
+
+    Returns:
+        The pruned matrix, [rows, cols].
+    """
+    moments = damped(gram)
+    scale = np.sqrt(np.diagonal(moments))
+    seen = np.diagonal(gram) > 0
+    moments /= np.outer(scale, scale)
+    start = weight * scale.astype(np.float32)
+    aim = start @ moments.astype(np.float32)
+    free = start
+    pull = np.zeros_like(start)
+    keep = np.ones(start.shape, dtype=np.bool_)
+    for index, strength in enumerate(_STRENGTHS):
+        inverse = np.linalg.inv(moments + strength * np.eye(len(moments))).astype(np.float32)
+        pull *= np.float32(_STRENGTHS[max(index - 1, 0)] / strength)
+        for step in range(_STEPS):
+            done = (index * _STEPS + step + 1) / _MASK_STEPS
+            if done <= 1:
+                scores = np.abs(free + pull) * seen
+                if target.pattern:
+                    keep = keep_pattern(scores, target.pattern)
+                else:
+                    keep = keep_fraction(scores, round(target.zeros(weight.size) * (1 - (1 - done) ** 3)))
+            sparse = (free + pull) * keep
+            pull += free - sparse
+            free = (aim + np.float32(strength) * (sparse - pull)) @ inverse
+    return np.where(keep, (free + pull) / scale.astype(np.float32), np.float32(0))
+
+
+def damped(gram: Gram) -> Gram:
+    """Adds 1% of the mean of the diagonal to the diagonal, which gives singular moments an inverse."""
+    return gram + _DAMPING * (float(np.diagonal(gram).mean()) or 1.0) * np.eye(len(gram))
+
+
+def inverse_factor(gram: Gram) -> Matrix:
+    """Returns the upper triangular U with U^T U proportional to damped(gram)^-1, float32 [cols, cols].
 
     Raises:
         GossamerError: `gram` is not positive semidefinite, even with damping.
     """
-    scale = float(np.diagonal(gram).mean()) or 1.0
-    damped = gram / scale + _DAMPING * np.eye(len(gram))
+    moments = damped(gram)
+    moments /= np.diagonal(moments).mean()  # the scale of U is of no consequence; this one is far from float32's limits
     try:
         # gram = L L^T reversed on both axes gives the factor of the inverse without forming the inverse:
         # with J the reversal, J gram J = L L^T, so gram^-1 = (J L^-T J)(J L^-1 J), and J L^-1 J is upper triangular.
-        lower = np.linalg.cholesky(damped[::-1, ::-1])
+        lower = np.linalg.cholesky(moments[::-1, ::-1])
     except np.linalg.LinAlgError:
         raise GossamerError("second moments of the inputs are not positive semidefinite") from None
     inverse = np.linalg.solve(lower, np.eye(len(lower)))
     return np.triu(inverse[::-1, ::-1]).astype(np.float32)
 
 
-# The methods that look at the inputs of a matrix; `magnitude` does not.
-CALIBRATED: dict[str, Solver] = {"wanda": wanda, "sparsegpt": sparsegpt}
+CALIBRATED = {"wanda": Method(wanda, False), "sparsegpt": Method(sparsegpt, True), "admm": Method(admm, True)}
 METHODS = ("magnitude", *CALIBRATED)
