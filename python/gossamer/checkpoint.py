@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arch
+from .bitmask_tensors import find_bitmask_tensors
 from .errors import GossamerError
 from .folders import check_destination, new_folder
 from .safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
@@ -35,9 +36,10 @@ _COMPANIONS = (
     "generation_config.json",
     "LICENSE",
 )
+_COMPRESSION_KEYS = ("quantization_config", "compression_config", "sparsity_config")
 # What the tensors of compressed checkpoints are called, by the last part of their names.
 _COMPRESSED = {
-    "bitmask": "compressed-tensors sparse",
+    "compressed": "compressed-tensors sparse",
     "weight_packed": "compressed-tensors quantized",
     "weight_scale": "compressed-tensors quantized",
     "qweight": "GPTQ or AWQ",
@@ -111,6 +113,8 @@ class FolderCheckpoint(Checkpoint):
                         f"{folder / name}: pickled weights can run any code and are not read; use safetensors"
                     )
             raise GossamerError(f"{folder}: no {_FILE} and no {_INDEX}")
+        self._sparse, parts = find_bitmask_tensors(self._files)
+        self._names = [name for name in self._files if name not in parts] + list(self._sparse)
 
     def _open_shards(self, folder: Path) -> None:
         index = folder / _INDEX
@@ -130,17 +134,17 @@ class FolderCheckpoint(Checkpoint):
             self._files[name] = shards[shard]
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
-        return list(self._files)
+        return list(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
-        return self._file(name).info(name).shape
+        return self._sparse[name].shape if name in self._sparse else self._file(name).info(name).shape
 
     def dtype(self, name: str) -> str:  # noqa: D102
-        stored = self._file(name).info(name).dtype
+        stored = self._sparse[name].dtype if name in self._sparse else self._file(name).info(name).dtype
         return _TYPES.get(stored, stored)
 
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
-        return self._file(name).float32(name)
+        return self._sparse[name].float32() if name in self._sparse else self._file(name).float32(name)
 
     def _file(self, name: str) -> SafetensorsFile:
         try:
@@ -217,7 +221,7 @@ def write_checkpoint(
 
     Args:
         dst: Folder to make; must not exist, or be empty.
-        config: Content of config.json.
+        config: Content of config.json; what it says of a compression is left out, since nothing is compressed here.
         tensors: Name, values and stored type ("f32", "f16", "bf16") of tensors of `source`; taken one at a time.
         source: Where tokenizer files and the like come from.
 
@@ -227,7 +231,8 @@ def write_checkpoint(
     folder = Path(dst)
     check_destination(folder)
     with new_folder(folder) as part:
-        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        plain = {key: value for key, value in config.items() if key not in _COMPRESSION_KEYS}
+        (part / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
         source.copy_companions(part)
         # Most readers take each tensor of the file for a weight, so fillers come only where a type needs them.
         with SafetensorsWriter(part / _FILE, source.names(), alignment=4, metadata={"format": "pt"}) as writer:
