@@ -3,7 +3,8 @@
     python bench/accuracy.py --gguf FILE --text FILE [--llama-python PATH] [--name NAME]
 
 transformers runs the same dequantized weights in float32. llama.cpp reads the GGUF itself, in an environment of its own (a Python with
-llama-cpp-python); it rounds activations to 8 bits, so its logits differ more.
+llama-cpp-python); where weights are quantized it rounds activations to 8 bits, so its logits differ more. --llama-gguf takes the same model
+as F32 (made with llama.cpp's quantizer), which shows how near the two engines are without that.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def transformers_logits(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
 
     config = LlamaConfig(**{k: v for k, v in checkpoint.config.items() if k not in ("architectures", "torch_dtype")})
     model = LlamaForCausalLM(config).eval()
-    state = {name: torch.from_numpy(checkpoint.tensor(name)) for name in checkpoint.names()}
+    state = {name: torch.from_numpy(checkpoint.tensor(name).copy()) for name in checkpoint.names()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or [name for name in missing if name != "lm_head.weight"]:
         sys.exit(f"weights do not fit: missing {missing}, unexpected {unexpected}")
@@ -89,23 +90,24 @@ def format_logits(checkpoint: Checkpoint, ids: list[int], type: str) -> dict[str
     return {form: float(np.abs(logits - results["dense"]).max()) for form, logits in results.items()}
 
 
-def against_llama_cpp(gguf: str, python: str) -> dict[str, Any]:
+def against_llama_cpp(gguf: str, theirs_gguf: str, python: str) -> dict[str, Any]:
     """Teacher-forced comparison over 64 greedy tokens after each prompt."""
-    model = load(gguf)
+    model = load(gguf, activations="f32")
     sequences, ours = {}, {}
     for i, prompt in enumerate(PROMPTS):
         ids = model.tokenizer.chat([{"role": "user", "content": prompt}])
-        logits = model.decoder.step([(i, ids)])
+        sequence = 1_000_000 + i  # far from the model's own
+        logits = model.decoder.step([(sequence, ids)])
         for _ in range(64):
             ids.append(int(logits[-1].argmax()))
-            logits = model.decoder.step([(i, ids[-1:])])
+            logits = model.decoder.step([(sequence, ids[-1:])])
         sequences[str(i)] = np.array(ids)
         ours[str(i)] = model.logits(ids)[-65:-1]  # what predicts each of the 64
     with tempfile.TemporaryDirectory() as folder:
         given, answer, script = (str(Path(folder) / name) for name in ("ids.npz", "logits.npz", "run.py"))
-        np.savez(given, **sequences)
+        np.savez(given, allow_pickle=False, **sequences)
         Path(script).write_text(_LLAMA, encoding="utf-8")
-        subprocess.run([python, script, gguf, given, answer], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([python, script, theirs_gguf, given, answer], check=True, stdout=subprocess.DEVNULL)
         theirs = {key: values[-65:-1] for key, values in np.load(answer).items()}
     a, b = (np.concatenate([logits[key] for key in sequences]) for logits in (ours, theirs))
     difference = np.abs(a - b).max(axis=1)
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--gguf", required=True)
     parser.add_argument("--text", required=True, help="its first 256 tokens are used")
     parser.add_argument("--llama-python", help="a Python that has llama-cpp-python")
+    parser.add_argument("--llama-gguf", help="another file of the same weights for llama.cpp")
     parser.add_argument("--name", default="accuracy", help="of the results file")
     args = parser.parse_args()
     checkpoint = open_checkpoint(args.gguf)
@@ -142,7 +145,9 @@ def main() -> None:
     for type in ("f32", "int8", "int4"):
         report[f"formats_{type}"] = format_logits(checkpoint, ids, type)
     if args.llama_python:
-        report["llama_cpp"] = against_llama_cpp(args.gguf, args.llama_python)
+        report["llama_cpp"] = against_llama_cpp(args.gguf, args.gguf, args.llama_python)
+        if args.llama_gguf:
+            report["llama_cpp_other_file"] = against_llama_cpp(args.gguf, args.llama_gguf, args.llama_python)
     write_result(args.name, report)
     print(json.dumps(report, indent=1))
 
