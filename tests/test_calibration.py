@@ -117,12 +117,12 @@ def test_folders_are_read_in_order_and_errors_name_the_file(tmp_path: Path) -> N
 def test_samples_fill_all_windows_and_are_freed() -> None:
     decoder, calls = Decoder(), []
     windows = sampled_windows(
-        decoder, Bytes(), windows=19, length=90, seed=7, progress=lambda *call: calls.append(call[:2])
+        decoder, Bytes(), windows=51, length=90, seed=7, progress=lambda *call: calls.append(call[:2])
     )
-    assert windows.shape == (19, 90)
-    assert decoder.largest_batch == 16
+    assert windows.shape == (51, 90)
+    assert decoder.largest_batch == 48
     assert not decoder.sequences
-    assert calls[-1] == (19 * 90, 19 * 90)
+    assert calls[-1] == (51 * 90, 51 * 90)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert (windows[::2, 0] == 1).all()  # questions through the template
     assert (windows[1::2, 0] != 1).all()  # openings of documents
@@ -133,10 +133,10 @@ def test_samples_fill_all_windows_and_are_freed() -> None:
 
 
 def test_samples_follow_the_seed_and_not_the_batch() -> None:
-    one = sampled_windows(Decoder(), Bytes(), windows=18, length=80, seed=3)
-    np.testing.assert_array_equal(one, sampled_windows(Decoder(), Bytes(), windows=18, length=80, seed=3))
+    one = sampled_windows(Decoder(), Bytes(), windows=50, length=80, seed=3)
+    np.testing.assert_array_equal(one, sampled_windows(Decoder(), Bytes(), windows=50, length=80, seed=3))
     np.testing.assert_array_equal(one[:2], sampled_windows(Decoder(), Bytes(), windows=2, length=80, seed=3))
-    assert not np.array_equal(one, sampled_windows(Decoder(), Bytes(), windows=18, length=80, seed=4))
+    assert not np.array_equal(one, sampled_windows(Decoder(), Bytes(), windows=50, length=80, seed=4))
     assert (sampled_windows(Decoder(), Bytes(has_chat_template=False), windows=4, length=8)[:, 0] != 1).all()
 
 

@@ -81,10 +81,12 @@ def test_the_report_beside_the_weights(tmp_path: Path, text: Path) -> None:
 def test_own_samples_by_default_reproducible_by_seed_whatever_the_threads(tmp_path: Path) -> None:
     source = tiny_llama(tmp_path / "dense")
     calls: list[tuple[int, int, str]] = []
-    report = small(source, tmp_path / "one", sparsity=0.6, threads=1, progress=lambda *call: calls.append(call))
+    report = small(
+        source, tmp_path / "one", sparsity=0.6, windows=48, threads=1, progress=lambda *call: calls.append(call)
+    )
     assert report.calibration == "the dense model's own samples"
-    small(source, tmp_path / "two", sparsity=0.6, threads=2)
-    small(source, tmp_path / "other", sparsity=0.6, seed=1)
+    small(source, tmp_path / "two", sparsity=0.6, windows=48, threads=2)
+    small(source, tmp_path / "other", sparsity=0.6, windows=48, seed=1)
     one, two, other = (linears(tmp_path / name) for name in ("one", "two", "other"))
     for name, values in one.items():
         np.testing.assert_array_equal(values, two[name])
