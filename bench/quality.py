@@ -28,6 +28,9 @@ ROWS = (
     "sparsegpt 0.4",
     "sparsegpt 0.5",
     "sparsegpt 2:4",
+    "admm 0.4",
+    "admm 0.5",
+    "admm 2:4",
     "sparsegpt 0.4 samples",
     "sparsegpt 0.5 samples",
 )
