@@ -60,5 +60,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def gossamer_home(request: pytest.FixtureRequest) -> Path:
     """The folder that fetched models are cached in: GOSSAMER_HOME where set, otherwise one that test runs share."""
     if "GOSSAMER_HOME" not in os.environ:
-        os.environ["GOSSAMER_HOME"] = str(request.config.cache.mkdir("gossamer"))  # type: ignore[union-attr]
+        os.environ["GOSSAMER_HOME"] = str(request.config.cache.mkdir("gossamer"))
     return Path(os.environ["GOSSAMER_HOME"])
