@@ -2,9 +2,10 @@
 
     python bench/accuracy.py --gguf FILE --text FILE [--llama-python PATH] [--name NAME]
 
-transformers runs the same dequantized weights in float32. llama.cpp reads the GGUF itself, in an environment of its own (a Python with
-llama-cpp-python); where weights are quantized it rounds activations to 8 bits, so its logits differ more. --llama-gguf takes the same model
-as F32 (made with llama.cpp's quantizer), which shows how near the two engines are without that.
+transformers runs the same dequantized weights in float32. llama.cpp reads the GGUF itself, in an environment of its
+own (a Python with llama-cpp-python); where weights are quantized it rounds activations to 8 bits, so its logits differ
+more. --llama-gguf takes the same model as F32 (made with llama.cpp's quantizer), which shows how near the two engines
+are without that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Weights and kernels in plain numpy: what the native formats and kernels are compared with.
 
-`pack` is a second, slow writer of every format, straight from docs/format.md; `matmul` multiplies stored values in float64.
+`pack` is a second, slow writer of every format, straight from docs/format.md.
 """
 
 from __future__ import annotations

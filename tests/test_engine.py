@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import reference
-from reference_model import ReferenceModel
 
+import reference
 from gossamer import _core
 from gossamer.config import DecoderConfig
+from reference_model import ReferenceModel
 
 VOCAB = 150
 FORMAT_OF = {"embed": "dense", "head": "dense"}
@@ -236,7 +240,7 @@ def test_set_weight_replaces_one_linear() -> None:
     assert np.abs(after - before).max() > 1e-3
     with pytest.raises(ValueError, match=r"weight 'layers.1.up' is 5 x 72, but the config asks for 100 x 72"):
         d.set_weight("layers.1.up", _core.pack(np.zeros((5, 72), np.float32), "csr", "int8"))
-    with pytest.raises(ValueError, match="no block has a weight 'layers.2.up'"):
+    with pytest.raises(ValueError, match=r"no block has a weight 'layers\.2\.up'"):
         d.set_weight("layers.2.up", _core.pack(np.zeros((100, 72), np.float32), "csr", "int8"))
 
 
@@ -361,3 +365,64 @@ def test_every_linear_says_which_kernel_it_uses() -> None:
     assert set(names) == {n for n in shapes(config()) if n != "embed"}
     assert names["layers.0.q"].startswith("bitmap_matvec_int8_a8__")
     assert names["head"].startswith("dense_matvec_int8_a8__")
+
+
+@pytest.mark.parametrize("ids", [[1.5], np.array([2.0]), np.array([[1, 2]]), ["a"], [2**40], [None]], ids=repr)
+def test_token_ids_are_integers_in_a_vector(ids: Any) -> None:
+    d = decoder(config())
+    with pytest.raises(ValueError, match="token id"):
+        d.step([(0, ids)])
+    with pytest.raises(ValueError, match="token id"):
+        d.embed(ids)
+    assert d.length(0) == 0
+
+
+def test_ids_that_wrap_to_legal_ones_are_refused() -> None:
+    with pytest.raises(ValueError, match=f"token id {2**32 + 5} is outside"):
+        decoder(config()).step([(0, np.array([2**32 + 5]))])
+
+
+def test_a_signal_handler_that_uses_the_decoder_gets_an_error_and_no_deadlock() -> None:
+    d = decoder(config(context=200_000), threads=2)
+    before = signal.signal(signal.SIGALRM, lambda *_: d.length(0))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(RuntimeError, match="inside a call of this decoder already"):
+            d.step([(0, tokens(150_000))])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert d.length(0) == 0
+
+
+def test_a_daemon_thread_in_a_call_does_not_abort_the_exit() -> None:
+    code = (
+        "import threading, time, test_engine as t\n"
+        "d = t.decoder(t.config(context=200_000), threads=2)\n"
+        "threading.Thread(target=lambda: d.step([(0, t.tokens(150_000))]), daemon=True).start()\n"
+        "time.sleep(0.5)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs all address space")
+def test_a_step_without_memory_keeps_none() -> None:
+    d = decoder(config(context=1 << 24, kv_heads=6))
+    first = d.step([(0, tokens(3))])
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), limit[1]))
+    try:
+        with pytest.raises(MemoryError):
+            d.step([(1, np.zeros(1 << 23, np.int32))])  # 20 GB of keys and values
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    assert d.length(1) == 0
+    np.testing.assert_array_equal(d.step([(1, tokens(3))]), first)

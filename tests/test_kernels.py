@@ -1,15 +1,15 @@
 """Every linear kernel that this machine can run, against float64 over the stored values.
 
-Bounds are derived: with unit roundoff u = 2^-24 and at most d roundings between a product and the result, a sum of terms
-t is off by at most d * u * sum(|t|) (to first order; the factor 1.01 covers the rest).
+Bounds are derived: with unit roundoff u = 2^-24 and at most d roundings between a product and the result, a sum of
+terms t is off by at most d * u * sum(|t|) (to first order; the factor 1.01 covers the rest).
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 
+import reference
 from gossamer import _core
 
 U = 2.0**-24
@@ -20,7 +20,7 @@ BATCHES = [1, 2, 3, 4, 7, 8, 16, 17, 31]
 
 def parse(name: str) -> tuple[str, str, str, str]:
     """(format, op, weight type, activation type) of a kernel's name."""
-    format, op, type, activation = name.split("__")[0].split("_")
+    format, op, type, activation = name.split("__", maxsplit=1)[0].split("_")
     return format, op, type, activation
 
 

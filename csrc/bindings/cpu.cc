@@ -5,7 +5,9 @@
 namespace gossamer {
 
 void register_cpu(py::module_& module) {
-  module.def("isa", [] { return std::string(isa_name(active_isa())); }, "The instruction-set tier in use: GOSSAMER_ISA, or the highest that this machine has.");
+  module.def(
+      "isa", [] { return std::string(isa_name(active_isa())); },
+      "The instruction-set tier in use: GOSSAMER_ISA, or the highest that this machine has.");
   module.def(
       "isas",
       [] {
@@ -14,7 +16,8 @@ void register_cpu(py::module_& module) {
         return names;
       },
       "The tiers that this machine can run, rising.");
-  module.def("default_threads", &usable_cores, "Threads used when none are asked for: physical cores within the cgroup quota.");
+  module.def("default_threads", &usable_cores,
+             "Threads used when none are asked for: physical cores within the cgroup quota.");
   module.def(
       "kernels",
       [] {

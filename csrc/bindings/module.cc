@@ -2,7 +2,8 @@
 #include "gossamer_build.h"
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "gossamer's native core: packed weights, kernels and the decoder. See gossamer for the public interface.";
+  module.doc() =
+      "gossamer's native core: packed weights, kernels and the decoder. See gossamer for the public interface.";
   module.attr("__version__") = GOSSAMER_VERSION;
   module.attr("__source_hash__") = GOSSAMER_SOURCE_HASH;
   gossamer::register_cpu(module);

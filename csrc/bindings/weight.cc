@@ -10,84 +10,101 @@ namespace gossamer {
 namespace {
 
 using Pattern = std::optional<std::pair<int, int>>;
-using CodeArray = py::array_t<std::int8_t, py::array::c_style | py::array::forcecast>;
 
 std::pair<int, int> split(Format format, const Pattern& pattern) {
-  require((format == Format::kNm) == pattern.has_value(), format == Format::kNm ? "format nm needs a pattern (N, M)" : "only format nm takes a pattern");
+  require((format == Format::kNm) == pattern.has_value(),
+          format == Format::kNm ? "format nm needs a pattern (N, M)" : "only format nm takes a pattern");
   return pattern.value_or(std::pair<int, int>{0, 0});
 }
 
 // A stream's element type as numpy has it.
-py::dtype stream_dtype(const std::string& name, int element) {
+py::dtype stream_dtype(const std::string& name) {
   if (name == "scales") return py::dtype("float16");
-  if (element == 8) return py::dtype::of<std::uint64_t>();
-  if (element == 2) return py::dtype::of<std::uint16_t>();
+  if (name == "masks" || name == "offsets" || name == "slots" || name == "steps") return py::dtype::of<std::uint64_t>();
+  if (name == "lanes") return py::dtype::of<std::uint16_t>();
   return py::dtype::of<std::uint8_t>();
 }
 
-PyWeight pack_array(const FloatArray& values, const std::string& format_name, const std::string& type, int group, const Pattern& pattern) {
+PyWeight pack_array(const py::object& array, const std::string& format_name, const std::string& type, int group,
+                    const Pattern& pattern) {
+  const FloatArray values = to_floats(array, "values");
   require(values.ndim() == 2, "values must be a matrix [rows, cols], got ", values.ndim(), " dimensions");
   const Format format = format_from_name(format_name.c_str());
   const auto [n, m] = split(format, pattern);
   const int rows = to_int(values.shape(0), "rows");
   const int cols = to_int(values.shape(1), "cols");
-  const py::gil_scoped_release release;
-  return {pack(quantize(values.data(), rows, cols, type_from_name(type.c_str()), group), format, n, m), {}};
+  const float* data = values.data();
+  const WithoutGil released;
+  return {pack(quantize(data, rows, cols, type_from_name(type.c_str()), group), format, n, m)};
 }
 
-PyWeight pack_codes(const CodeArray& codes, const py::array& scales, const std::string& format_name, const std::string& type_text, int group,
-                    const Pattern& pattern) {
+PyWeight pack_codes(const py::array& code_array, const py::array& scale_array, const std::string& format_name,
+                    const std::string& type_text, int group, const Pattern& pattern) {
   const Format format = format_from_name(format_name.c_str());
   const ValueType type = type_from_name(type_text.c_str());
-  require(is_integer(type), "codes are for int8 and int4, got type ", type_text);
-  require(codes.ndim() == 2, "codes must be a matrix [rows, cols], got ", codes.ndim(), " dimensions");
-  StoredMatrix matrix(type, to_int(codes.shape(0), "rows"), to_int(codes.shape(1), "cols"), group);
-  const int used = matrix.group == 0 ? 1 : (matrix.cols + matrix.group - 1) / matrix.group;
-  require(scales.dtype().is(py::dtype("float16")) || scales.dtype().equal(py::dtype("float16")), "scales must be float16");
-  require(scales.ndim() == 2 && scales.shape(0) == matrix.rows && scales.shape(1) == used, "scales must be [", matrix.rows, ", ", used, "]");
-  const py::array dense = py::array::ensure(scales, py::array::c_style);
-  const auto* halves = static_cast<const std::uint16_t*>(dense.data());
-  const int low = type == ValueType::kInt8 ? -128 : -8;
-  const int high = type == ValueType::kInt8 ? 127 : 7;
-  for (int r = 0; r < matrix.rows; ++r) {
-    for (int c = 0; c < matrix.cols; ++c) {
-      const int code = codes.at(r, c);
-      require(code >= low && code <= high, "code ", code, " at row ", r, ", column ", c, " does not fit ", type_text);
-      matrix.at(r, c) = static_cast<std::uint32_t>(code) & (type == ValueType::kInt8 ? 0xffU : 0xfU);
-    }
-    for (int g = 0; g < used; ++g)
-      matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) + static_cast<std::size_t>(g)] =
-          halves[static_cast<std::size_t>(r) * static_cast<std::size_t>(used) + static_cast<std::size_t>(g)];
-  }
   const auto [n, m] = split(format, pattern);
-  return {pack(matrix, format, n, m), {}};
+  require(is_integer(type), "codes are for int8 and int4, got type ", type_text);
+  require(code_array.dtype().equal(py::dtype::of<std::int8_t>()), "codes must be int8");
+  require(code_array.ndim() == 2, "codes must be a matrix [rows, cols], got ", code_array.ndim(), " dimensions");
+  require(scale_array.dtype().equal(py::dtype("float16")), "scales must be float16");
+  StoredMatrix matrix(type, to_int(code_array.shape(0), "rows"), to_int(code_array.shape(1), "cols"), group);
+  const int used = matrix.group == 0 ? 1 : (matrix.cols + matrix.group - 1) / matrix.group;
+  require(scale_array.ndim() == 2 && scale_array.shape(0) == matrix.rows && scale_array.shape(1) == used,
+          "scales must be [", matrix.rows, ", ", used, "]");
+  const auto dense_codes = py::array::ensure(code_array, py::array::c_style);
+  const auto dense_scales = py::array::ensure(scale_array, py::array::c_style);
+  const auto* codes = static_cast<const std::int8_t*>(dense_codes.data());
+  const auto* scales = static_cast<const std::uint16_t*>(dense_scales.data());
+  const WithoutGil released;
+  const std::uint32_t mask = type == ValueType::kInt8 ? 0xffU : 0xfU;
+  for (std::size_t i = 0; i < matrix.raw.size(); ++i) {
+    require(type == ValueType::kInt8 || (codes[i] >= -8 && codes[i] <= 7), "code ", static_cast<int>(codes[i]),
+            " does not fit int4");
+    matrix.raw[i] = static_cast<std::uint32_t>(codes[i]) & mask;
+  }
+  for (int r = 0; r < matrix.rows; ++r)
+    std::copy_n(scales + static_cast<std::int64_t>(r) * used, used,
+                matrix.scales.data() + static_cast<std::int64_t>(r) * matrix.groups);
+  return {pack(matrix, format, n, m)};
 }
 
-PyWeight from_streams(const std::string& format_name, const std::string& type, int rows, int cols, int group, const Pattern& pattern,
-                      const py::dict& streams) {
+PyWeight from_streams(const std::string& format_name, const std::string& type, int rows, int cols, int group,
+                      const Pattern& pattern, const py::dict& streams) {
   const Format format = format_from_name(format_name.c_str());
   const auto [n, m] = split(format, pattern);
-  auto weight = std::make_shared<PackedWeight>(format, type_from_name(type.c_str()), rows, cols, group, n, m);
+  auto packed = std::make_unique<PackedWeight>(format, type_from_name(type.c_str()), rows, cols, group, n, m);
   py::list owners;
   for (const auto& [key, value] : streams) {
     const auto name = key.cast<std::string>();
-    const auto array = value.cast<py::array>();
-    require(array.ndim() == 1 && (array.flags() & py::array::c_style) != 0, "stream '", name, "' must be a contiguous vector");
-    weight->set_stream(name, {array.data(), static_cast<std::size_t>(array.nbytes()), static_cast<int>(array.itemsize())});
+    require(py::isinstance<py::array>(value), "stream '", name, "' must be an array");
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    require(array.ndim() == 1 && (array.flags() & py::array::c_style) != 0, "stream '", name,
+            "' must be a contiguous vector");
+    require(array.dtype().equal(stream_dtype(name)), "stream '", name, "' must have elements of type ",
+            py::str(stream_dtype(name)).cast<std::string>(), ", got ", py::str(array.dtype()).cast<std::string>());
+    packed->set_stream(name,
+                       {array.data(), static_cast<std::size_t>(array.nbytes()), static_cast<int>(array.itemsize())});
     owners.append(array);
   }
   {
-    const py::gil_scoped_release release;
-    weight->finish();
+    const WithoutGil released;
+    packed->finish();
   }
-  return {std::move(weight), owners};
+  PyObject* held = owners.release().ptr();
+  return {std::shared_ptr<const PackedWeight>(packed.release(), [held](const PackedWeight* weight) {
+    delete weight;
+    if (finalizing()) return;  // the process is ending, and its memory with it
+    const py::gil_scoped_acquire gil;
+    Py_DECREF(held);
+  })};
 }
 
 py::dict stream_arrays(const py::object& self) {
   const auto& weight = self.cast<const PyWeight&>();
   py::dict out;
   for (const auto& [name, stream] : weight.weight->streams()) {
-    py::array array(stream_dtype(name, stream.element), {static_cast<py::ssize_t>(stream.bytes) / stream.element}, {stream.element}, stream.data, self);
+    py::array array(stream_dtype(name), {static_cast<py::ssize_t>(stream.bytes) / stream.element}, {stream.element},
+                    stream.data, self);
     array.attr("setflags")(py::arg("write") = false);
     out[py::str(name)] = array;
   }
@@ -98,7 +115,7 @@ py::array unpack_array(const PyWeight& self) {
   const WeightView& view = self.weight->view();
   std::vector<float> values(static_cast<std::size_t>(view.rows) * static_cast<std::size_t>(view.cols));
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     dequantize(unpack(view), values.data());
   }
   return to_array(std::move(values), {view.rows, view.cols});
@@ -107,14 +124,22 @@ py::array unpack_array(const PyWeight& self) {
 py::tuple code_arrays(const PyWeight& self) {
   const WeightView& view = self.weight->view();
   require(is_integer(view.type), "a weight of type ", type_name(view.type), " has no codes");
-  const StoredMatrix matrix = unpack(view);
-  std::vector<std::int8_t> codes(matrix.raw.size());
-  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(raw_to_f32(view.type, matrix.raw[i]));
+  std::vector<std::int8_t> codes;
+  std::vector<std::uint16_t> stored;
+  {
+    const WithoutGil released;
+    StoredMatrix matrix = unpack(view);
+    codes.resize(matrix.raw.size());
+    for (std::size_t i = 0; i < codes.size(); ++i)
+      codes[i] = static_cast<std::int8_t>(raw_to_f32(view.type, matrix.raw[i]));
+    stored = std::move(matrix.scales);
+  }
   const int used = view.group == 0 ? 1 : (view.cols + view.group - 1) / view.group;
   py::array scales(py::dtype("float16"), std::vector<py::ssize_t>{view.rows, used});
   auto* halves = static_cast<std::uint16_t*>(scales.mutable_data());
   for (int r = 0; r < view.rows; ++r)
-    for (int g = 0; g < used; ++g) *halves++ = matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) + static_cast<std::size_t>(g)];
+    std::copy_n(stored.data() + static_cast<std::int64_t>(r) * view.groups, used,
+                halves + static_cast<std::int64_t>(r) * used);
   return py::make_tuple(to_array(std::move(codes), {view.rows, view.cols}), scales);
 }
 
@@ -129,23 +154,25 @@ struct PaddedInput {
   Buffer<float> memory;
   Rows rows;
 
-  PaddedInput(const FloatArray& x, int cols) {
+  PaddedInput(const py::object& array, int cols) {
+    const FloatArray x = to_floats(array, "x");
     require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
     require(x.shape(1) == cols, "x must have ", cols, " columns, got ", x.shape(1));
     const int batch = to_int(x.shape(0), "batch");
     const std::int64_t stride = padded_cols(cols);
     memory.resize(static_cast<std::size_t>(batch) * static_cast<std::size_t>(stride) + kSpareBytes);
-    for (int t = 0; t < batch; ++t) std::copy_n(x.data() + static_cast<std::int64_t>(t) * cols, cols, memory.data() + t * stride);
+    for (int t = 0; t < batch; ++t)
+      std::copy_n(x.data() + static_cast<std::int64_t>(t) * cols, cols, memory.data() + t * stride);
     rows = {memory.data(), batch, cols, stride};
   }
 };
 
-py::array linear(const PyWeight& weight, const FloatArray& x, const std::string& activations, int threads) {
+py::array linear(const PyWeight& weight, const py::object& x, const std::string& activations, int threads) {
   const WeightView& view = weight.weight->view();
   const PaddedInput input(x, view.cols);
   std::vector<float> y(static_cast<std::size_t>(input.rows.tokens) * static_cast<std::size_t>(view.rows));
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     const Linear op(weight.weight, activations);
     ThreadTeam team(threads);
     ActivationCache cache;
@@ -154,16 +181,18 @@ py::array linear(const PyWeight& weight, const FloatArray& x, const std::string&
   return to_array(std::move(y), {input.rows.tokens, view.rows});
 }
 
-// One kernel by name, for tests and benches: y [batch, rows + 16], the last 16 columns NaN unless the kernel wrote there.
-py::array run_kernel(const std::string& name, const PyWeight& weight, const FloatArray& x) {
+// One kernel by name, for tests and benches: y [batch, rows + 16], the last 16 columns NaN unless the kernel wrote
+// there.
+py::array run_kernel(const std::string& name, const PyWeight& weight, const py::object& x) {
   const WeightView& view = weight.weight->view();
   const auto& entries = kernel_registry();
   const auto entry = std::find_if(entries.begin(), entries.end(), [&](const KernelEntry& e) { return name == e.name; });
   require(entry != entries.end() && usable(*entry), "no kernel '", name, "' can run here");
-  require(entry->format == view.format && entry->weight == view.type, "kernel ", name, " does not take ", format_name(view.format), " weights of type ",
-          type_name(view.type));
-  require(entry->op == LinearOp::kMatmul || x.shape(0) == 1, "kernel ", name, " takes one token, got ", x.shape(0));
+  require(entry->format == view.format && entry->weight == view.type, "kernel ", name, " does not take ",
+          format_name(view.format), " weights of type ", type_name(view.type));
   const PaddedInput input(x, view.cols);
+  require(entry->op == LinearOp::kMatmul || input.rows.tokens == 1, "kernel ", name, " takes one token, got ",
+          input.rows.tokens);
   ThreadTeam team(1);
   ActivationCache cache;
   cache.reset(input.rows);
@@ -173,14 +202,16 @@ py::array run_kernel(const std::string& name, const PyWeight& weight, const Floa
   args.begin = 0;
   args.end = weight.weight->value_streams();
   args.y_stride = view.rows + kPanelRows;
-  std::vector<float> y(static_cast<std::size_t>(input.rows.tokens) * static_cast<std::size_t>(args.y_stride), std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> y(static_cast<std::size_t>(input.rows.tokens) * static_cast<std::size_t>(args.y_stride),
+                       std::numeric_limits<float>::quiet_NaN());
   args.y = y.data();
   if (input.rows.tokens > 0) entry->run(args);
   return to_array(std::move(y), {input.rows.tokens, static_cast<py::ssize_t>(args.y_stride)});
 }
 
 // What the a8 kernels see of x: codes [batch, padded], scales and sums [batch, units].
-py::tuple quantize_activations(const FloatArray& x, int unit) {
+py::tuple quantize_activations(const py::object& array, int unit) {
+  const FloatArray x = to_floats(array, "x");
   require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
   require(unit == 32 || unit == 64, "unit must be 32 or 64, got ", unit);
   const auto batch = x.shape(0);
@@ -191,8 +222,11 @@ py::tuple quantize_activations(const FloatArray& x, int unit) {
   std::vector<float> scales(static_cast<std::size_t>(batch * units));
   std::vector<std::int32_t> sums(scales.size());
   for (py::ssize_t t = 0; t < batch; ++t)
-    vector_kernels(KvType::kF32).quantize(x.data() + t * cols, cols, padded, unit, codes.data() + t * padded, scales.data() + t * units, sums.data() + t * units);
-  return py::make_tuple(to_array(std::move(codes), {batch, padded}), to_array(std::move(scales), {batch, units}), to_array(std::move(sums), {batch, units}));
+    vector_kernels(KvType::kF32)
+        .quantize(x.data() + t * cols, cols, padded, unit, codes.data() + t * padded, scales.data() + t * units,
+                  sums.data() + t * units);
+  return py::make_tuple(to_array(std::move(codes), {batch, padded}), to_array(std::move(scales), {batch, units}),
+                        to_array(std::move(sums), {batch, units}));
 }
 
 }  // namespace
@@ -202,18 +236,26 @@ void register_weight(py::module_& module) {
   py::class_<PyWeight>(module, "Weight", "An immutable packed weight matrix; rows are outputs, cols are inputs.")
       .def_property_readonly("rows", [](const PyWeight& w) { return w.weight->view().rows; })
       .def_property_readonly("cols", [](const PyWeight& w) { return w.weight->view().cols; })
-      .def_property_readonly("format", [](const PyWeight& w) { return std::string(format_name(w.weight->view().format)); })
+      .def_property_readonly("format",
+                             [](const PyWeight& w) { return std::string(format_name(w.weight->view().format)); })
       .def_property_readonly("type", [](const PyWeight& w) { return std::string(type_name(w.weight->view().type)); })
       .def_property_readonly("group", [](const PyWeight& w) { return w.weight->view().group; })
       .def_property_readonly("pattern", &pattern_of)
-      .def_property_readonly("nnz", [](const PyWeight& w) { return count_nonzeros(w.weight->view()); })
+      .def_property_readonly("nnz",
+                             [](const PyWeight& w) {
+                               const WithoutGil released;
+                               return count_nonzeros(w.weight->view());
+                             })
       .def_property_readonly("nbytes", [](const PyWeight& w) { return w.weight->bytes(); })
       .def("streams", &stream_arrays)
       .def("unpack", &unpack_array)
       .def("codes", &code_arrays);
-  module.def("pack", &pack_array, arg("values"), arg("format"), arg("type"), arg("group") = 64, arg("pattern") = py::none());
-  module.def("pack_codes", &pack_codes, arg("codes"), arg("scales"), arg("format"), arg("type"), arg("group") = 64, arg("pattern") = py::none());
-  module.def("weight_from_streams", &from_streams, arg("format"), arg("type"), arg("rows"), arg("cols"), arg("group"), arg("pattern"), arg("streams"));
+  module.def("pack", &pack_array, arg("values"), arg("format"), arg("type"), arg("group") = 64,
+             arg("pattern") = py::none());
+  module.def("pack_codes", &pack_codes, arg("codes"), arg("scales"), arg("format"), arg("type"), arg("group") = 64,
+             arg("pattern") = py::none());
+  module.def("weight_from_streams", &from_streams, arg("format"), arg("type"), arg("rows"), arg("cols"), arg("group"),
+             arg("pattern"), arg("streams"));
   module.def("linear", &linear, arg("weight"), arg("x"), arg("activations") = "auto", arg("threads") = 0);
   module.def("run_kernel", &run_kernel, arg("name"), arg("weight"), arg("x"));
   module.def("quantize_activations", &quantize_activations, arg("x"), arg("unit") = 64);

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <set>
-#include <sstream>
 #include <utility>
 
 #include "common/error.h"
@@ -43,8 +42,8 @@ Features detect() {
   unsigned d = 0;
   const auto has = [](unsigned reg, int bit) { return ((reg >> bit) & 1U) != 0; };
   if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
-  const bool base = has(c, 12) /* FMA */ && has(c, 23) /* POPCNT */ && has(c, 27) /* OSXSAVE */ && has(c, 28) /* AVX */ &&
-                    has(c, 29) /* F16C */;
+  const bool base = has(c, 12) /* FMA */ && has(c, 23) /* POPCNT */ && has(c, 27) /* OSXSAVE */ &&
+                    has(c, 28) /* AVX */ && has(c, 29) /* F16C */;
   if (!base) return found;
   const std::uint64_t xcr0 = read_xcr0();
   if ((xcr0 & 0x6) != 0x6) return found;  // XMM and YMM state
@@ -68,19 +67,36 @@ const Features& features() {
   return found;
 }
 
-// CPUs' worth of time that the control group grants, or a huge number without a quota.
-double cgroup_cpus() {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+// CPUs' worth of time that one control group grants; a huge number where it has no quota.
+double quota_of(const std::string& folder) {
+  std::ifstream v2(folder + "/cpu.max");
   std::string quota;
   double period = 0;
-  if (v2 >> quota >> period) {
-    return quota == "max" || period <= 0 ? HUGE_VAL : std::strtod(quota.c_str(), nullptr) / period;
-  }
-  std::ifstream quota_v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_v1("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  if (v2 >> quota >> period && quota != "max" && period > 0) return std::strtod(quota.c_str(), nullptr) / period;
+  std::ifstream quota_v1(folder + "/cpu.cfs_quota_us");
+  std::ifstream period_v1(folder + "/cpu.cfs_period_us");
   double value = 0;
   if (quota_v1 >> value && period_v1 >> period && value > 0 && period > 0) return value / period;
   return HUGE_VAL;
+}
+
+// The least that our control group and those above it grant. In a container our path may not be visible; the mounted
+// root is then our own group.
+double cgroup_cpus() {
+  double least = std::min(quota_of("/sys/fs/cgroup"), quota_of("/sys/fs/cgroup/cpu"));
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {  // hierarchy:controllers:path
+    const std::size_t first = line.find(':');
+    const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const bool v2 = controllers.empty();
+    if (!v2 && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
+    const std::string root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    for (std::string path = line.substr(second + 1); path.size() > 1; path.resize(path.find_last_of('/')))
+      least = std::min(least, quota_of(root + path));
+  }
+  return least;
 }
 
 // Distinct (package, core) pairs among the CPUs of our affinity mask.

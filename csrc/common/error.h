@@ -12,11 +12,6 @@ struct InvalidArgument : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-// A native call was asked to stop (Ctrl-C). State is as it was before the call.
-struct Cancelled : std::runtime_error {
-  Cancelled() : std::runtime_error("cancelled") {}
-};
-
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream text;

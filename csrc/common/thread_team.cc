@@ -43,13 +43,14 @@ bool spin(const Done& done) {
 
 }  // namespace
 
-// A region is published as one word, so that a thread which comes late can tell from the ticket alone whether a chunk is
-// left: low 20 bits the next chunk, then 20 bits how many there are. What else describes a region is read only by threads
-// that hold one of its chunks, and is not written again before all chunks are done. So a region never waits for a worker that
-// has been put aside by the OS, unless it holds a chunk.
+// A region is published as one word, so that a thread which comes late can tell from the ticket alone whether a chunk
+// is left: low 20 bits the next chunk, then 20 bits how many there are. What else describes a region is read only by
+// threads that hold one of its chunks, and is not written again before all chunks are done. So a region never waits for
+// a worker that has been put aside by the OS, unless it holds a chunk.
 constexpr int kChunkBits = 20;
 constexpr std::uint64_t kChunkMask = (std::uint64_t{1} << kChunkBits) - 1;
-constexpr std::int64_t kMostChunks = std::int64_t{1} << (kChunkBits - 1);  // tickets beyond the last chunk must not overflow
+constexpr std::int64_t kMostChunks = std::int64_t{1}
+                                     << (kChunkBits - 1);  // tickets beyond the last chunk must not overflow
 
 struct ThreadTeam::Shared {
   alignas(64) std::atomic<std::uint64_t> ticket{0};
@@ -70,11 +71,15 @@ ThreadTeam::ThreadTeam(int threads) : size_(threads == 0 ? usable_cores() : thre
 void ThreadTeam::start() {
   shared_ = std::make_unique<Shared>();
   owner_pid_ = getpid();
+  shared_->workers.reserve(static_cast<std::size_t>(size_));
   try {
     for (int i = 1; i < size_; ++i) shared_->workers.emplace_back([shared = shared_.get(), i] { work(*shared, i); });
   } catch (const std::system_error& error) {
     stop();
     throw std::runtime_error(concat("cannot start ", size_, " threads: ", error.what()));
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
@@ -90,6 +95,7 @@ void ThreadTeam::stop() {
   shared_->epoch.fetch_add(1, std::memory_order_release);
   shared_->epoch.notify_all();
   for (std::thread& worker : shared_->workers) worker.join();
+  shared_->workers.clear();
 }
 
 void ThreadTeam::run_chunks(Shared& shared, int thread) {
@@ -140,7 +146,8 @@ void ThreadTeam::parallel_for(std::int64_t total, std::int64_t grain, const Para
   run_chunks(shared, 0);
   const auto finished = [&] { return shared.done.load(std::memory_order_acquire) == count; };
   if (!spin(finished)) {
-    for (std::uint32_t seen = shared.done.load(std::memory_order_acquire); seen != count; seen = shared.done.load(std::memory_order_acquire))
+    for (std::uint32_t seen = shared.done.load(std::memory_order_acquire); seen != count;
+         seen = shared.done.load(std::memory_order_acquire))
       shared.done.wait(seen, std::memory_order_acquire);
   }
 }

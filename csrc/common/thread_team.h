@@ -11,12 +11,14 @@
 
 namespace gossamer {
 
-// What a region runs: `body(begin, end, thread)` for one chunk; `thread` is below the team's size. It must not throw. Results must not depend on the split.
+// What a region runs: `body(begin, end, thread)` for one chunk; `thread` is below the team's size. It must not throw.
+// Results must not depend on the split.
 using ParallelBody = std::function<void(std::int64_t begin, std::int64_t end, int thread)>;
 
 class ThreadTeam {
  public:
-  // threads: at least 1, the caller included; 0 means usable_cores(). Throws std::runtime_error when they cannot be started.
+  // threads: at least 1, the caller included; 0 means usable_cores(). Throws std::runtime_error when they cannot be
+  // started.
   explicit ThreadTeam(int threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -24,8 +26,8 @@ class ThreadTeam {
 
   int size() const { return size_; }
 
-  // Runs `body` over [0, total) in chunks of `grain`, which go to whichever thread is free, and returns when all are done.
-  // One call at a time (the owner's duty); restarts the workers after a fork.
+  // Runs `body` over [0, total) in chunks of `grain`, which go to whichever thread is free, and returns when all are
+  // done. One call at a time (the owner's duty); restarts the workers after a fork.
   void parallel_for(std::int64_t total, std::int64_t grain, const ParallelBody& body);
 
  private:

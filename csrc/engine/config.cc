@@ -21,7 +21,8 @@ void DecoderConfig::validate() const {
   positive(context, "context");
   require(heads % kv_heads == 0, "decoder config: heads (", heads, ") must be a multiple of kv_heads (", kv_heads, ")");
   require(static_cast<double>(heads) * head_dim <= kMost, "decoder config: heads times head_dim is too large");
-  require(norm_eps >= 0 && std::isfinite(norm_eps), "decoder config: norm_eps must be finite and not negative, got ", norm_eps);
+  require(norm_eps >= 0 && std::isfinite(norm_eps), "decoder config: norm_eps must be finite and not negative, got ",
+          norm_eps);
   require(2 * inv_freq.size() <= static_cast<std::size_t>(head_dim), "decoder config: inv_freq has ", inv_freq.size(),
           " frequencies, more than half of head_dim (", head_dim, ")");
   for (const float f : inv_freq) require(std::isfinite(f), "decoder config: inv_freq holds a value that is not finite");

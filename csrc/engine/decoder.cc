@@ -29,19 +29,26 @@ std::pair<int, int> Decoder::shape_of(int linear) const {
   const int q = config_.heads * config_.head_dim;
   const int kv = config_.kv_heads * config_.head_dim;
   switch (linear) {
-    case kQ: return {q, config_.hidden};
+    case kQ:
+      return {q, config_.hidden};
     case kK:
-    case kV: return {kv, config_.hidden};
-    case kO: return {config_.hidden, q};
-    case kDown: return {config_.hidden, config_.intermediate};
-    default: return {config_.intermediate, config_.hidden};
+    case kV:
+      return {kv, config_.hidden};
+    case kO:
+      return {config_.hidden, q};
+    case kDown:
+      return {config_.hidden, config_.intermediate};
+    default:
+      return {config_.intermediate, config_.hidden};
   }
 }
 
-std::unique_ptr<Linear> Decoder::make_linear(const std::string& name, std::shared_ptr<const PackedWeight> weight, int rows, int cols) const {
+std::unique_ptr<Linear> Decoder::make_linear(const std::string& name, std::shared_ptr<const PackedWeight> weight,
+                                             int rows, int cols) const {
   require(weight != nullptr, "weight '", name, "' is missing");
   const WeightView& view = weight->view();
-  require(view.rows == rows && view.cols == cols, "weight '", name, "' is ", view.rows, " x ", view.cols, ", but the config asks for ", rows, " x ", cols);
+  require(view.rows == rows && view.cols == cols, "weight '", name, "' is ", view.rows, " x ", view.cols,
+          ", but the config asks for ", rows, " x ", cols);
   return std::make_unique<Linear>(std::move(weight), activations_);
 }
 
@@ -65,15 +72,15 @@ Decoder::Decoder(DecoderConfig config, const Weights& weights, const Vectors& ve
       require(optional, "vector '", name, "' is missing");
       return std::vector<float>();
     }
-    require(static_cast<int>(found->second.size()) == size, "vector '", name, "' has ", found->second.size(), " elements, but the config asks for ", size);
+    require(static_cast<int>(found->second.size()) == size, "vector '", name, "' has ", found->second.size(),
+            " elements, but the config asks for ", size);
     return found->second;
   };
   embed_ = weight("embed", config_.vocab, config_.hidden);
   if (!config_.tied) head_ = weight("head", config_.vocab, config_.hidden);
   norm_ = vector("norm", config_.hidden, false);
-  blocks_.resize(static_cast<std::size_t>(config_.layers));
   for (int i = 0; i < config_.layers; ++i) {
-    Block& block = blocks_[static_cast<std::size_t>(i)];
+    Block& block = blocks_.emplace_back();
     const std::string prefix = "layers." + std::to_string(i) + ".";
     block.attn_norm = vector(prefix + "attn_norm", config_.hidden, false);
     block.mlp_norm = vector(prefix + "mlp_norm", config_.hidden, false);
@@ -83,8 +90,10 @@ Decoder::Decoder(DecoderConfig config, const Weights& weights, const Vectors& ve
       block.biases[j] = vector(prefix + kLinearNames[j] + ".bias", rows, true);
     }
   }
-  for (const auto& [name, unused] : weights) require(used.count(name) != 0, "weight '", name, "' is unknown to this decoder");
-  for (const auto& [name, unused] : vectors) require(used.count(name) != 0, "vector '", name, "' is unknown to this decoder");
+  for (const auto& [name, unused] : weights)
+    require(used.count(name) != 0, "weight '", name, "' is unknown to this decoder");
+  for (const auto& [name, unused] : vectors)
+    require(used.count(name) != 0, "vector '", name, "' is unknown to this decoder");
 }
 
 void Decoder::set_weight(const std::string& name, std::shared_ptr<const PackedWeight> weight) {
@@ -110,7 +119,8 @@ std::vector<std::pair<std::string, std::string>> Decoder::kernels() const {
   std::vector<std::pair<std::string, std::string>> names;
   for (int i = 0; i < config_.layers; ++i)
     for (int j = 0; j < kLinearCount; ++j)
-      names.emplace_back("layers." + std::to_string(i) + "." + kLinearNames[j], blocks_[static_cast<std::size_t>(i)].linears[j]->kernel_name(false));
+      names.emplace_back("layers." + std::to_string(i) + "." + kLinearNames[j],
+                         blocks_[static_cast<std::size_t>(i)].linears[j]->kernel_name(false));
   names.emplace_back(config_.tied ? "embed" : "head", (head_ ? head_ : embed_)->kernel_name(false));
   return names;
 }
@@ -145,15 +155,19 @@ void Decoder::set_angles(const std::vector<TokenPlace>& places) {
   }
 }
 
-void Decoder::norm_rows(const float* x, std::int64_t stride, const std::vector<float>& weight, Matrix& out, int tokens) {
+void Decoder::norm_rows(const float* x, std::int64_t stride, const std::vector<float>& weight, Matrix& out,
+                        int tokens) {
   team_.parallel_for(tokens, 4, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t t = begin; t < end; ++t) kernels_->rms_norm(x + t * stride, weight.data(), config_.hidden, config_.norm_eps, out.row(t));
+    for (std::int64_t t = begin; t < end; ++t)
+      kernels_->rms_norm(x + t * stride, weight.data(), config_.hidden, config_.norm_eps, out.row(t));
   });
 }
 
-void Decoder::apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x, int tokens) {
+void Decoder::apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x,
+                    int tokens) {
   std::vector<LinearJob> jobs;
-  for (const auto& [index, out] : outputs) jobs.push_back({block.linears[index].get(), out->memory.data(), out->stride});
+  for (const auto& [index, out] : outputs)
+    jobs.push_back({block.linears[index].get(), out->memory.data(), out->stride});
   run_linears(team_, jobs, x.rows(tokens), inputs_);
   for (const auto& [index, out] : outputs) {
     const std::vector<float>& bias = block.biases[index];
@@ -170,8 +184,8 @@ void Decoder::capture(Captures* captures, const Block& block, LinearIndex linear
   for (int t = 0; t < tokens; ++t) found->second.insert(found->second.end(), x.row(t), x.row(t) + cols);
 }
 
-void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std::vector<TokenPlace>& places, KvCache& cache,
-                        int cache_layer, Captures* captures) {
+void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std::vector<TokenPlace>& places,
+                        KvCache& cache, int cache_layer, Captures* captures) {
   Block& block = blocks_[static_cast<std::size_t>(index)];
   const int tokens = static_cast<int>(places.size());
   const int dim = config_.head_dim;
@@ -191,7 +205,8 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
       const TokenPlace& place = places[static_cast<std::size_t>(t)];
       std::uint8_t* page = const_cast<std::uint8_t*>(place.pages[place.position / kPageTokens]) + layer_offset;
       const int slot = place.position % kPageTokens;
-      const std::int64_t k_bytes = static_cast<std::int64_t>(dim) * kPageTokens * (cache.type() == KvType::kF32 ? 4 : 2);
+      const std::int64_t k_bytes =
+          static_cast<std::int64_t>(dim) * kPageTokens * (cache.type() == KvType::kF32 ? 4 : 2);
       for (int h = 0; h < config_.kv_heads; ++h, page += cache.head_bytes()) {
         kernels_->store_k(k_.row(t) + h * dim, dim, page, slot);
         kernels_->store_v(v_.row(t) + h * dim, dim, cache.padded_dim(), page + k_bytes, slot);
@@ -199,7 +214,8 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
     }
   });
   const AttentionShape shape{config_.heads, config_.kv_heads, dim, cache.padded_dim()};
-  attention_.run(team_, *kernels_, shape, places, layer_offset, cache.head_bytes(), q_.memory.data(), q_.stride, mixed_.memory.data(), mixed_.stride);
+  attention_.run(team_, *kernels_, shape, places, layer_offset, cache.head_bytes(), q_.memory.data(), q_.stride,
+                 mixed_.memory.data(), mixed_.stride);
 
   capture(captures, block, kO, mixed_, tokens);
   apply(block, {{kO, &delta_}}, mixed_, tokens);
@@ -219,7 +235,8 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
 void Decoder::logits(const float* hidden, std::int64_t stride, const std::vector<int>& rows, float* out) {
   const int tokens = static_cast<int>(rows.size());
   for (int i = 0; i < tokens; ++i)
-    kernels_->rms_norm(hidden + rows[static_cast<std::size_t>(i)] * stride, norm_.data(), config_.hidden, config_.norm_eps, normed_.row(i));
+    kernels_->rms_norm(hidden + rows[static_cast<std::size_t>(i)] * stride, norm_.data(), config_.hidden,
+                       config_.norm_eps, normed_.row(i));
   run_linears(team_, {{(head_ ? head_ : embed_).get(), out, config_.vocab}}, normed_.rows(tokens), inputs_);
 }
 
@@ -238,21 +255,23 @@ std::vector<float> Decoder::step(const std::vector<StepEntry>& entries, bool all
     require(seen.insert(entry.sequence).second, "sequence ", entry.sequence, " appears twice in one step");
     require(entry.count > 0, "sequence ", entry.sequence, " got no tokens");
     const std::int64_t end = static_cast<std::int64_t>(cache_.length(entry.sequence)) + entry.count;
-    require(end <= config_.context, "sequence ", entry.sequence, " would grow to ", end, " tokens, beyond the context of ", config_.context);
+    require(end <= config_.context, "sequence ", entry.sequence, " would grow to ", end,
+            " tokens, beyond the context of ", config_.context);
     for (int i = 0; i < entry.count; ++i) check_token(entry.tokens[i]);
     total += static_cast<std::size_t>(entry.count);
     wanted += all_logits ? static_cast<std::size_t>(entry.count) : 1;
   }
   std::vector<Token> tokens;
   tokens.reserve(total);
-  for (const StepEntry& entry : entries) {
-    KvCache::Sequence& sequence = cache_.sequence(entry.sequence);
-    cache_.reserve(sequence, sequence.length + entry.count);
-    for (int i = 0; i < entry.count; ++i) tokens.push_back({entry.tokens[i], &sequence, sequence.length + i, all_logits || i + 1 == entry.count});
-  }
   std::vector<float> out(wanted * static_cast<std::size_t>(config_.vocab));
   float* next = out.data();
   try {
+    for (const StepEntry& entry : entries) {
+      KvCache::Sequence& sequence = cache_.sequence(entry.sequence);
+      cache_.reserve(sequence, sequence.length + entry.count);
+      for (int i = 0; i < entry.count; ++i)
+        tokens.push_back({entry.tokens[i], &sequence, sequence.length + i, all_logits || i + 1 == entry.count});
+    }
     for (std::size_t first = 0; first < tokens.size(); first += kChunkTokens) {
       const std::size_t count = std::min<std::size_t>(kChunkTokens, tokens.size() - first);
       reserve_scratch(static_cast<int>(count));
@@ -264,7 +283,8 @@ std::vector<float> Decoder::step(const std::vector<StepEntry>& entries, bool all
         if (token.wanted) rows.push_back(static_cast<int>(i));
       }
       team_.parallel_for(static_cast<std::int64_t>(count), 4, [&](std::int64_t begin, std::int64_t end, int) {
-        for (std::int64_t i = begin; i < end; ++i) unpack_row(embed_->weight().view(), tokens[first + static_cast<std::size_t>(i)].id, hidden_.row(i));
+        for (std::int64_t i = begin; i < end; ++i)
+          unpack_row(embed_->weight().view(), tokens[first + static_cast<std::size_t>(i)].id, hidden_.row(i));
       });
       set_angles(places);
       for (int layer = 0; layer < config_.layers; ++layer) {
@@ -302,15 +322,17 @@ std::vector<float> Decoder::embed(const std::int32_t* tokens, int n) const {
   return out;
 }
 
-void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, const Poll& poll) {
+void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures,
+                            const Poll& poll) {
   require(index >= 0 && index < config_.layers, "block must be between 0 and ", config_.layers - 1, ", got ", index);
   require(tokens > 0, "forward_block got no tokens");
   const int length = sequence_length == 0 ? tokens : sequence_length;
-  require(length > 0 && tokens % length == 0, "tokens (", tokens, ") must be a multiple of sequence_length (", length, ")");
+  require(length > 0 && tokens % length == 0, "tokens (", tokens, ") must be a multiple of sequence_length (", length,
+          ")");
   require(length <= config_.context, "sequences of ", length, " tokens are beyond the context of ", config_.context);
   for (const auto& [name, unused] : captures)
-    require(std::find(std::begin(kLinearNames), std::end(kLinearNames), name) != std::end(kLinearNames), "no linear is called '", name,
-            "'; capture takes q, k, v, o, gate, up, down");
+    require(std::find(std::begin(kLinearNames), std::end(kLinearNames), name) != std::end(kLinearNames),
+            "no linear is called '", name, "'; capture takes q, k, v, o, gate, up, down");
   KvCache cache(1, config_.kv_heads, config_.head_dim, cache_.type());
   for (int start = 0; start < tokens; start += length) {
     KvCache::Sequence& sequence = cache.sequence(0);
@@ -322,7 +344,8 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
       std::vector<TokenPlace> places;
       for (int i = 0; i < count; ++i) places.push_back({sequence.pages.data(), first + i});
       set_angles(places);
-      run_block(index, hidden + static_cast<std::int64_t>(start + first) * config_.hidden, config_.hidden, places, cache, 0, &captures);
+      run_block(index, hidden + static_cast<std::int64_t>(start + first) * config_.hidden, config_.hidden, places,
+                cache, 0, &captures);
     }
   }
 }
@@ -335,7 +358,8 @@ std::vector<float> Decoder::head(const float* hidden, int tokens, const Poll& po
     reserve_scratch(count);
     std::vector<int> rows(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) rows[static_cast<std::size_t>(i)] = i;
-    logits(hidden + static_cast<std::int64_t>(first) * config_.hidden, config_.hidden, rows, out.data() + static_cast<std::int64_t>(first) * config_.vocab);
+    logits(hidden + static_cast<std::int64_t>(first) * config_.hidden, config_.hidden, rows,
+           out.data() + static_cast<std::int64_t>(first) * config_.vocab);
   }
   return out;
 }

@@ -51,8 +51,8 @@ class Decoder {
   std::int64_t weight_bytes() const;
   std::vector<std::pair<std::string, std::string>> kernels() const;  // weight name -> matvec kernel
 
-  // Appends the tokens of each entry to its sequence. Returns logits [n][vocab]: of every token, or of each entry's last.
-  // When it throws, no sequence has changed.
+  // Appends the tokens of each entry to its sequence. Returns logits [n][vocab]: of every token, or of each entry's
+  // last. When it throws, no sequence has changed.
   std::vector<float> step(const std::vector<StepEntry>& entries, bool all_logits, const Poll& poll);
   void rollback(std::int64_t sequence, int n) { cache_.rollback(sequence, n); }
   void free(std::int64_t sequence) { cache_.free(sequence); }
@@ -60,7 +60,8 @@ class Decoder {
 
   // [n][hidden]
   std::vector<float> embed(const std::int32_t* tokens, int n) const;
-  // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from 0.
+  // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from
+  // 0.
   void forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, const Poll& poll);
   // Final norm and logits of hidden [tokens][hidden].
   std::vector<float> head(const float* hidden, int tokens, const Poll& poll);
@@ -90,12 +91,13 @@ class Decoder {
 
   static const char* const kLinearNames[kLinearCount];
   std::pair<int, int> shape_of(int linear) const;  // rows, cols
-  std::unique_ptr<Linear> make_linear(const std::string& name, std::shared_ptr<const PackedWeight> weight, int rows, int cols) const;
+  std::unique_ptr<Linear> make_linear(const std::string& name, std::shared_ptr<const PackedWeight> weight, int rows,
+                                      int cols) const;
   void check_token(std::int32_t token) const;
   void reserve_scratch(int tokens);
   void set_angles(const std::vector<TokenPlace>& places);
-  void run_block(int index, float* hidden, std::int64_t stride, const std::vector<TokenPlace>& places, KvCache& cache, int cache_layer,
-                 Captures* captures);
+  void run_block(int index, float* hidden, std::int64_t stride, const std::vector<TokenPlace>& places, KvCache& cache,
+                 int cache_layer, Captures* captures);
   void apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x, int tokens);
   void capture(Captures* captures, const Block& block, LinearIndex linear, Matrix& x, int tokens) const;
   void norm_rows(const float* x, std::int64_t stride, const std::vector<float>& weight, Matrix& out, int tokens);

@@ -5,10 +5,13 @@
 namespace gossamer {
 
 KvCache::KvCache(int layers, int kv_heads, int head_dim, KvType type)
-    : kv_heads_(kv_heads), padded_dim_(static_cast<int>(round_up(static_cast<std::size_t>(head_dim), 16))), type_(type) {
+    : kv_heads_(kv_heads),
+      padded_dim_(static_cast<int>(round_up(static_cast<std::size_t>(head_dim), 16))),
+      type_(type) {
   const std::int64_t element = type == KvType::kF32 ? 4 : 2;
-  head_bytes_ = static_cast<std::int64_t>(round_up(static_cast<std::size_t>(kPageTokens * (head_dim + padded_dim_) * element), kCacheLine));
-  page_bytes_ = layers * kv_heads * head_bytes_;
+  head_bytes_ = static_cast<std::int64_t>(
+      round_up(static_cast<std::size_t>(kPageTokens * (std::int64_t{head_dim} + padded_dim_) * element), kCacheLine));
+  page_bytes_ = std::int64_t{layers} * kv_heads * head_bytes_;
 }
 
 std::int64_t KvCache::token_bytes() const { return page_bytes_ / kPageTokens; }

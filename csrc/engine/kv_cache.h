@@ -24,7 +24,7 @@ class KvCache {
   KvType type() const { return type_; }
   int padded_dim() const { return padded_dim_; }
   std::int64_t head_bytes() const { return head_bytes_; }
-  std::int64_t layer_offset(int layer) const { return layer * kv_heads_ * head_bytes_; }
+  std::int64_t layer_offset(int layer) const { return std::int64_t{layer} * kv_heads_ * head_bytes_; }
   std::int64_t token_bytes() const;  // K and V of one token, all layers
 
   // The sequence, made empty when new. References stay valid until `free`.

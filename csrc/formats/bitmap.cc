@@ -45,11 +45,12 @@ void attach_bitmap(PackedWeight& weight) {
       longest = std::max(longest, count);
       const int first_edge = p == view.panels - 1 ? 0 : view.cols / kWordCols;  // words that may hold padding
       for (auto w = static_cast<std::uint64_t>(first_edge); w < words; ++w)
-        require((masks[w] & padding_bits(view, p, static_cast<int>(w))) == 0, "stream 'masks' has a bit set in the padding, panel ", p, ", word ", w);
+        require((masks[w] & padding_bits(view, p, static_cast<int>(w))) == 0,
+                "stream 'masks' has a bit set in the padding, panel ", p, ", word ", w);
     }
     const std::uint64_t length = longest * static_cast<std::uint64_t>(value_bytes(view.type));
-    require(view.offsets[s + 1] == view.offsets[s] + length, "stream 'offsets' disagrees with 'masks' at element ", s + 1, ": ",
-            view.offsets[s + 1], " instead of ", view.offsets[s] + length);
+    require(view.offsets[s + 1] == view.offsets[s] + length, "stream 'offsets' disagrees with 'masks' at element ",
+            s + 1, ": ", view.offsets[s + 1], " instead of ", view.offsets[s] + length);
   }
   view.values = weight.stream<std::uint8_t>("values", view.offsets[streams]);
 }

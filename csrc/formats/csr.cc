@@ -1,16 +1,14 @@
 // csr: the non-zeros of each row with their columns, for weights that are nearly all zeros.
 //
-// Columns are absolute inside a block of 64 inputs (32 with scale groups of 32), one byte each. The non-zeros of one row in
-// one block are cut into slots of 4, the last one filled up with value 0 at column 0 of the block. The slots of a panel's
-// block are dealt out in steps: step i has slot i of every row that has one, rows rising.
+// Columns are absolute inside a block of 64 inputs (32 with scale groups of 32), one byte each. The non-zeros of one
+// row in one block are cut into slots of 4, the last one filled up with value 0 at column 0 of the block. The slots of
+// a panel's block are dealt out in steps: step i has slot i of every row that has one, rows rising.
 //
 //   counts   [panels][csr_blocks] u8, steps of the block: the largest number of slots among the 16 rows
-//   lanes    [steps] u16, bit r set where row r has a slot in this step; within a block each step's rows are among the last's
-//   columns  [slots][4] u8
-//   values   value streams: the slots' values in order, 4 a slot
-//   offsets  [streams + 1] first byte of each value stream
-//   slots    [panels + 1] first slot of each panel
-//   steps    [panels + 1] first step of each panel
+//   lanes    [steps] u16, bit r set where row r has a slot in this step; within a block each step's rows are among the
+//   last's columns  [slots][4] u8 values   value streams: the slots' values in order, 4 a slot offsets  [streams + 1]
+//   first byte of each value stream slots    [panels + 1] first slot of each panel steps    [panels + 1] first step of
+//   each panel
 #include <algorithm>
 #include <bit>
 
@@ -85,12 +83,14 @@ void attach_csr(PackedWeight& weight) {
   view.slots = weight.stream<std::uint64_t>("slots", panels + 1);
   const int streams = weight.value_streams();
   view.offsets = weight.stream<std::uint64_t>("offsets", static_cast<std::uint64_t>(streams) + 1);
-  require(view.steps[0] == 0 && view.slots[0] == 0 && view.offsets[0] == 0, "streams 'steps', 'slots' and 'offsets' must begin with 0");
+  require(view.steps[0] == 0 && view.slots[0] == 0 && view.offsets[0] == 0,
+          "streams 'steps', 'slots' and 'offsets' must begin with 0");
 
   std::uint64_t steps = 0;
   for (std::uint64_t p = 0; p < panels; ++p) {
     for (std::uint64_t b = 0; b < blocks; ++b) steps += view.counts[p * blocks + b];
-    require(view.steps[p + 1] == steps, "stream 'steps' disagrees with 'counts' at element ", p + 1, ": ", view.steps[p + 1], " instead of ", steps);
+    require(view.steps[p + 1] == steps, "stream 'steps' disagrees with 'counts' at element ", p + 1, ": ",
+            view.steps[p + 1], " instead of ", steps);
   }
   view.lanes = weight.stream<std::uint16_t>("lanes", steps);
 
@@ -103,12 +103,14 @@ void attach_csr(PackedWeight& weight) {
       for (int i = 0; i < view.counts[p * blocks + b]; ++i, ++step) {
         const unsigned rows = view.lanes[step];
         require(rows != 0 && (rows & ~last) == 0, "stream 'lanes' is not a shrinking set of rows at element ", step);
-        require((i + 1) * kCsrSlot <= view.csr_block + kCsrSlot - 1, "stream 'counts' has more steps than a block has inputs, panel ", p);
+        require((i + 1) * kCsrSlot <= view.csr_block + kCsrSlot - 1,
+                "stream 'counts' has more steps than a block has inputs, panel ", p);
         slots += static_cast<std::uint64_t>(std::popcount(rows));
         last = rows;
       }
     }
-    require(view.slots[p + 1] == slots, "stream 'slots' disagrees with 'lanes' at element ", p + 1, ": ", view.slots[p + 1], " instead of ", slots);
+    require(view.slots[p + 1] == slots, "stream 'slots' disagrees with 'lanes' at element ", p + 1, ": ",
+            view.slots[p + 1], " instead of ", slots);
   }
   view.columns = weight.stream<std::uint8_t>("columns", slots * kCsrSlot);
 
@@ -121,7 +123,8 @@ void attach_csr(PackedWeight& weight) {
       for (int i = 0; i < view.counts[p * blocks + b]; ++i, ++step) {
         const auto bytes = static_cast<std::uint64_t>(std::popcount(view.lanes[step]) * kCsrSlot);
         for (std::uint64_t j = slot * kCsrSlot; j < slot * kCsrSlot + bytes; ++j)
-          require(view.columns[j] < limit, "stream 'columns' points beyond its block at element ", j, ": ", static_cast<int>(view.columns[j]));
+          require(view.columns[j] < limit, "stream 'columns' points beyond its block at element ", j, ": ",
+                  static_cast<int>(view.columns[j]));
         slot += bytes / kCsrSlot;
       }
     }
@@ -130,9 +133,11 @@ void attach_csr(PackedWeight& weight) {
   const int share = panels_a_stream(view.type);
   for (int s = 0; s < streams; ++s) {
     std::uint64_t longest = 0;
-    for (int p = s * share; p < std::min(view.panels, (s + 1) * share); ++p) longest = std::max(longest, view.slots[p + 1] - view.slots[p]);
+    for (int p = s * share; p < std::min(view.panels, (s + 1) * share); ++p)
+      longest = std::max(longest, view.slots[p + 1] - view.slots[p]);
     const std::uint64_t end = view.offsets[s] + longest * kCsrSlot * static_cast<std::uint64_t>(value_bytes(view.type));
-    require(view.offsets[s + 1] == end, "stream 'offsets' disagrees with 'slots' at element ", s + 1, ": ", view.offsets[s + 1], " instead of ", end);
+    require(view.offsets[s + 1] == end, "stream 'offsets' disagrees with 'slots' at element ", s + 1, ": ",
+            view.offsets[s + 1], " instead of ", end);
   }
   view.values = weight.stream<std::uint8_t>("values", view.offsets[streams]);
 }
@@ -141,7 +146,8 @@ void next_csr_block(const WeightView& view, Cursor& cursor, Tile& tile) {
   tile = {};
   for (int part = 0; part < kBlockCols / view.csr_block; ++part) {
     const int b = cursor.block * (kBlockCols / view.csr_block) + part;
-    const int steps = view.counts[static_cast<std::size_t>(cursor.panel) * static_cast<std::size_t>(view.csr_blocks) + static_cast<std::size_t>(b)];
+    const int steps = view.counts[static_cast<std::size_t>(cursor.panel) * static_cast<std::size_t>(view.csr_blocks) +
+                                  static_cast<std::size_t>(b)];
     for (int i = 0; i < steps; ++i) {
       for (unsigned rows = view.lanes[view.steps[cursor.panel] + cursor.step++]; rows != 0; rows &= rows - 1) {
         const int r = std::countr_zero(rows);

@@ -15,7 +15,8 @@ std::int64_t stride(const WeightView& view) {
 
 void pack_dense(const StoredMatrix& matrix, PackedWeight& out) {
   const WeightView& view = out.view();
-  auto* bytes = out.allocate<std::uint8_t>("values", static_cast<std::size_t>(stride(view)) * static_cast<std::size_t>(out.value_streams()));
+  auto* bytes = out.allocate<std::uint8_t>(
+      "values", static_cast<std::size_t>(stride(view)) * static_cast<std::size_t>(out.value_streams()));
   const int share = panels_a_stream(view.type);
   PanelValues panels[2];
   std::vector<std::uint8_t> stream;
@@ -39,7 +40,9 @@ void pack_dense(const StoredMatrix& matrix, PackedWeight& out) {
 void attach_dense(PackedWeight& weight) {
   WeightView& view = weight.view();
   view.stride = stride(view);
-  view.values = weight.stream<std::uint8_t>("values", static_cast<std::uint64_t>(view.stride) * static_cast<std::uint64_t>(weight.value_streams()));
+  view.values = weight.stream<std::uint8_t>(
+      "values", static_cast<std::uint64_t>(view.stride) * static_cast<std::uint64_t>(weight.value_streams()));
+  require_clear_padding(view);
 }
 
 void next_dense_block(const WeightView& view, Cursor& cursor, Tile& tile) {

@@ -13,7 +13,8 @@ template <class Stored>
 std::uint64_t build_word(int panel, int word, const Stored& stored) {
   std::uint64_t mask = 0;
   for (int bit = 0; bit < kWordBits; ++bit) {
-    if (stored(panel * kPanelRows + bit / kWordCols, word * kWordCols + bit % kWordCols)) mask |= std::uint64_t{1} << bit;
+    if (stored(panel * kPanelRows + bit / kWordCols, word * kWordCols + bit % kWordCols))
+      mask |= std::uint64_t{1} << bit;
   }
   return mask;
 }
@@ -23,7 +24,8 @@ template <class Stored, class Emit>
 void pack_masked(const StoredMatrix& matrix, PackedWeight& out, const Stored& stored, const Emit& emit) {
   const WeightView& view = out.view();
   const int words = view.blocks * kBlockWords;
-  auto* masks = out.allocate<std::uint64_t>("masks", static_cast<std::size_t>(view.panels) * static_cast<std::size_t>(words));
+  auto* masks =
+      out.allocate<std::uint64_t>("masks", static_cast<std::size_t>(view.panels) * static_cast<std::size_t>(words));
   const int share = panels_a_stream(view.type);
   PanelValues values[2];
   for (int p = 0; p < view.panels; ++p) {
@@ -46,7 +48,9 @@ void pack_masked(const StoredMatrix& matrix, PackedWeight& out, const Stored& st
 inline void next_masked_block(const WeightView& view, Cursor& cursor, Tile& tile) {
   tile = {};
   const std::uint64_t* masks =
-      view.masks + (static_cast<std::size_t>(cursor.panel) * static_cast<std::size_t>(view.blocks) + static_cast<std::size_t>(cursor.block)) * kBlockWords;
+      view.masks + (static_cast<std::size_t>(cursor.panel) * static_cast<std::size_t>(view.blocks) +
+                    static_cast<std::size_t>(cursor.block)) *
+                       kBlockWords;
   for (int w = 0; w < kBlockWords; ++w) {
     for (std::uint64_t left = masks[w]; left != 0; left &= left - 1) {
       const int bit = std::countr_zero(left);

@@ -1,10 +1,10 @@
 // nm: exactly N stored values in every M inputs of every row, so that all strides are fixed.
 //
-//   masks   [panels][blocks * 16] 64-bit words; every row has N bits in every M inputs, padding rows and columns included
-//   values  [panels (or pairs, int4)][blocks][1024 * N / M] values in order of word, then bit
+//   masks   [panels][blocks * 16] 64-bit words; every row has N bits in every M inputs, padding rows and columns
+//   included values  [panels (or pairs, int4)][blocks][1024 * N / M] values in order of word, then bit
 //
-// The index coding is the bit mask for every (N, M). A group with fewer than N non-zeros stores explicit zeros in its first
-// free places; so do the tails.
+// The index coding is the bit mask for every (N, M). A group with fewer than N non-zeros stores explicit zeros in its
+// first free places; so do the tails.
 #include <bit>
 
 #include "common/error.h"
@@ -23,7 +23,9 @@ void pack_nm(const StoredMatrix& matrix, PackedWeight& out) {
   const int padded_rows = view.panels * kPanelRows;
   const int padded_cols = view.blocks * kBlockCols;
   std::vector<bool> stored(static_cast<std::size_t>(padded_rows) * static_cast<std::size_t>(padded_cols));
-  const auto place = [&](int r, int c) { return static_cast<std::size_t>(r) * static_cast<std::size_t>(padded_cols) + static_cast<std::size_t>(c); };
+  const auto place = [&](int r, int c) {
+    return static_cast<std::size_t>(r) * static_cast<std::size_t>(padded_cols) + static_cast<std::size_t>(c);
+  };
   for (int r = 0; r < padded_rows; ++r) {
     for (int first = 0; first < padded_cols; first += view.m) {
       int count = 0;
@@ -32,8 +34,8 @@ void pack_nm(const StoredMatrix& matrix, PackedWeight& out) {
         stored[place(r, c)] = true;
         ++count;
       }
-      require(count <= view.n, "row ", r, " has ", count, " non-zeros in the ", view.m, " inputs from ", first, ", more than the pattern ",
-              view.n, ":", view.m, " allows");
+      require(count <= view.n, "row ", r, " has ", count, " non-zeros in the ", view.m, " inputs from ", first,
+              ", more than the pattern ", view.n, ":", view.m, " allows");
       for (int c = first; count < view.n; ++c) {
         if (stored[place(r, c)]) continue;
         stored[place(r, c)] = true;
@@ -57,14 +59,17 @@ void attach_nm(PackedWeight& weight) {
     for (std::uint64_t first = 0; first < words; first += static_cast<std::uint64_t>(view.m / kWordCols)) {
       for (int r = 0; r < kPanelRows; ++r) {
         int count = 0;
-        for (int w = 0; w < view.m / kWordCols; ++w) count += std::popcount((masks[first + static_cast<std::uint64_t>(w)] >> (kWordCols * r)) & 0xfU);
-        require(count == view.n, "stream 'masks' stores ", count, " values instead of ", view.n, " in row ", p * kPanelRows + r, ", inputs from ",
-                first * kWordCols);
+        for (int w = 0; w < view.m / kWordCols; ++w)
+          count += std::popcount((masks[first + static_cast<std::uint64_t>(w)] >> (kWordCols * r)) & 0xfU);
+        require(count == view.n, "stream 'masks' stores ", count, " values instead of ", view.n, " in row ",
+                p * kPanelRows + r, ", inputs from ", first * kWordCols);
       }
     }
   }
   view.stride = stride(view);
-  view.values = weight.stream<std::uint8_t>("values", static_cast<std::uint64_t>(view.stride) * static_cast<std::uint64_t>(weight.value_streams()));
+  view.values = weight.stream<std::uint8_t>(
+      "values", static_cast<std::uint64_t>(view.stride) * static_cast<std::uint64_t>(weight.value_streams()));
+  require_clear_padding(view);
 }
 
 }  // namespace

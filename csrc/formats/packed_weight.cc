@@ -16,19 +16,18 @@ const FormatOps* const kOps[kFormatCount] = {&kDenseOps, &kBitmapOps, &kCsrOps, 
 const FormatOps& format_ops(Format format) { return *kOps[static_cast<int>(format)]; }
 
 PackedWeight::PackedWeight(Format format, ValueType type, int rows, int cols, int group, int n, int m) : view_{} {
-  const StoredMatrix check(type, 1, 1, group);  // its constructor knows the legal groups
-  require(rows > 0 && cols > 0, "a weight needs at least one row and one column, got ", rows, " x ", cols);
-  require(rows <= (1 << 28) && cols <= (1 << 24), "a weight of ", rows, " x ", cols, " is too large");
+  check_geometry(type, rows, cols, group);
   view_.format = format;
   view_.type = type;
   view_.rows = rows;
   view_.cols = cols;
   view_.panels = (rows + kPanelRows - 1) / kPanelRows;
   view_.blocks = (cols + kBlockCols - 1) / kBlockCols;
-  view_.group = check.group;
+  view_.group = is_integer(type) ? group : 0;
   view_.groups = group_count(type, cols, group);
   if (format == Format::kNm) {
-    require(m == 4 || m == 8 || m == 16 || m == 32 || m == 64, "M of an N:M pattern must be 4, 8, 16, 32 or 64, got ", m);
+    require(m == 4 || m == 8 || m == 16 || m == 32 || m == 64, "M of an N:M pattern must be 4, 8, 16, 32 or 64, got ",
+            m);
     require(n >= 1 && n <= m, "N of an N:M pattern must be between 1 and M = ", m, ", got ", n);
     view_.n = n;
     view_.m = m;
@@ -55,13 +54,16 @@ std::size_t PackedWeight::stream_cost(int stream) const {
   const int share = panels_a_stream(w.type);
   const int first = stream * share;
   const int last = std::min(first + share, w.panels);
-  std::size_t cost = w.offsets != nullptr ? w.offsets[stream + 1] - w.offsets[stream] : static_cast<std::size_t>(w.stride);
-  if (w.masks != nullptr) cost += static_cast<std::size_t>(last - first) * static_cast<std::size_t>(w.blocks) * kBlockWords * 8;
+  std::size_t cost =
+      w.offsets != nullptr ? w.offsets[stream + 1] - w.offsets[stream] : static_cast<std::size_t>(w.stride);
+  if (w.masks != nullptr)
+    cost += static_cast<std::size_t>(last - first) * static_cast<std::size_t>(w.blocks) * kBlockWords * 8;
   if (w.slots != nullptr) cost += 4 * (w.slots[last] - w.slots[first]) + 2 * (w.steps[last] - w.steps[first]);
   return cost + static_cast<std::size_t>(last - first) * static_cast<std::size_t>(w.groups) * kPanelRows * 2;
 }
 
-const void* PackedWeight::checked(const std::string& name, std::uint64_t count, std::size_t element) const {
+const void* PackedWeight::checked(const std::string& name, std::uint64_t count, std::size_t element) {
+  known_.insert(name);
   const auto found = streams_.find(name);
   require(found != streams_.end(), "stream '", name, "' is missing");
   const Stream& stream = found->second;
@@ -70,24 +72,23 @@ const void* PackedWeight::checked(const std::string& name, std::uint64_t count, 
   require(count <= (std::uint64_t{1} << 48), "stream '", name, "' would need ", count, " elements");
   const std::uint64_t expected = round_up(count * element + spare(name), kCacheLine);
   require(stream.bytes == expected, "stream '", name, "' must have ", expected, " bytes, got ", stream.bytes);
-  require(reinterpret_cast<std::uintptr_t>(stream.data) % element == 0, "stream '", name, "' is not aligned to ", element, " bytes");
+  require(reinterpret_cast<std::uintptr_t>(stream.data) % element == 0, "stream '", name, "' is not aligned to ",
+          element, " bytes");
   return stream.data;
-}
-
-std::uint64_t PackedWeight::stream_elements(const std::string& name) const {
-  const auto found = streams_.find(name);
-  require(found != streams_.end(), "stream '", name, "' is missing");
-  return (found->second.bytes - std::min(found->second.bytes, spare(name))) / static_cast<std::uint64_t>(found->second.element);
 }
 
 void PackedWeight::finish() {
   if (view_.groups > 0) {
-    const std::uint64_t count = static_cast<std::uint64_t>(view_.panels) * static_cast<std::uint64_t>(view_.groups) * kPanelRows;
+    const std::uint64_t count =
+        static_cast<std::uint64_t>(view_.panels) * static_cast<std::uint64_t>(view_.groups) * kPanelRows;
     view_.scales = stream<std::uint16_t>("scales", count);
     for (std::uint64_t i = 0; i < count; ++i)
-      require((view_.scales[i] & 0x7c00U) != 0x7c00U, "stream 'scales' holds a value that is not finite, at element ", i);
+      require((view_.scales[i] & 0x7c00U) != 0x7c00U, "stream 'scales' holds a value that is not finite, at element ",
+              i);
   }
   format_ops(view_.format).attach(*this);
+  for (const auto& [name, unused] : streams_)
+    require(known_.count(name) != 0, "stream '", name, "' is unknown to format ", format_name(view_.format));
 }
 
 std::unique_ptr<PackedWeight> pack(const StoredMatrix& matrix, Format format, int n, int m) {
@@ -98,9 +99,12 @@ std::unique_ptr<PackedWeight> pack(const StoredMatrix& matrix, Format format, in
         "scales", static_cast<std::size_t>(view.panels) * static_cast<std::size_t>(view.groups) * kPanelRows);
     for (int r = 0; r < view.rows; ++r) {
       for (int g = 0; g < view.groups; ++g) {
-        scales[(static_cast<std::size_t>(r / kPanelRows) * static_cast<std::size_t>(view.groups) + static_cast<std::size_t>(g)) * kPanelRows +
+        scales[(static_cast<std::size_t>(r / kPanelRows) * static_cast<std::size_t>(view.groups) +
+                static_cast<std::size_t>(g)) *
+                   kPanelRows +
                static_cast<std::size_t>(r % kPanelRows)] =
-            matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) + static_cast<std::size_t>(g)];
+            matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) +
+                          static_cast<std::size_t>(g)];
       }
     }
   }
@@ -125,8 +129,11 @@ StoredMatrix unpack(const WeightView& view) {
     }
     for (int r = 0; r < rows; ++r)
       for (int g = 0; g < view.groups; ++g)
-        out.scales[static_cast<std::size_t>(p * kPanelRows + r) * static_cast<std::size_t>(view.groups) + static_cast<std::size_t>(g)] =
-            view.scales[(static_cast<std::size_t>(p) * static_cast<std::size_t>(view.groups) + static_cast<std::size_t>(g)) * kPanelRows +
+        out.scales[static_cast<std::size_t>(p * kPanelRows + r) * static_cast<std::size_t>(view.groups) +
+                   static_cast<std::size_t>(g)] =
+            view.scales[(static_cast<std::size_t>(p) * static_cast<std::size_t>(view.groups) +
+                         static_cast<std::size_t>(g)) *
+                            kPanelRows +
                         static_cast<std::size_t>(r)];
   }
   return out;
@@ -154,12 +161,15 @@ void unpack_row(const WeightView& view, int row, float* out) {
   const auto scale = [&](int c) {
     if (view.groups == 0) return 1.0F;
     const int g = view.group == 0 ? 0 : c / view.group;
-    return f16_to_f32(view.scales[(static_cast<std::size_t>(panel) * static_cast<std::size_t>(view.groups) + static_cast<std::size_t>(g)) * kPanelRows +
+    return f16_to_f32(view.scales[(static_cast<std::size_t>(panel) * static_cast<std::size_t>(view.groups) +
+                                   static_cast<std::size_t>(g)) *
+                                      kPanelRows +
                                   static_cast<std::size_t>(r)]);
   };
   if (view.format == Format::kDense) {  // fixed places: read this row alone
     for (int c = 0; c < view.cols; ++c) {
-      const std::uint64_t index = static_cast<std::uint64_t>(c / kWordCols) * kWordBits + static_cast<std::uint64_t>(r * kWordCols + c % kWordCols);
+      const std::uint64_t index = static_cast<std::uint64_t>(c / kWordCols) * kWordBits +
+                                  static_cast<std::uint64_t>(r * kWordCols + c % kWordCols);
       out[c] = raw_to_f32(view.type, read_value(view, panel, index)) * scale(c);
     }
     return;
@@ -172,6 +182,24 @@ void unpack_row(const WeightView& view, int row, float* out) {
     ops.next_block(view, cursor, tile);
     for (int c = b * kBlockCols; c < std::min(view.cols, (b + 1) * kBlockCols); ++c)
       out[c] = raw_to_f32(view.type, tile.raw[r][c % kBlockCols]) * scale(c);
+  }
+}
+
+void require_clear_padding(const WeightView& view) {
+  if (is_integer(view.type) || view.cols % kBlockCols == 0) return;
+  const FormatOps& ops = format_ops(view.format);
+  const int whole = view.blocks - 1;
+  Tile tile;
+  for (int p = 0; p < view.panels; ++p) {
+    Cursor cursor;
+    cursor.panel = p;
+    cursor.block = whole;
+    cursor.value = static_cast<std::uint64_t>(whole) *
+                   static_cast<std::uint64_t>(view.stride / (view.blocks * value_bytes(view.type)));
+    ops.next_block(view, cursor, tile);
+    for (const auto& row : tile.raw)
+      for (int c = view.cols % kBlockCols; c < kBlockCols; ++c)
+        require(is_zero(view.type, row[c]), "stream 'values' is not zero in the padding of panel ", p);
   }
 }
 
@@ -205,8 +233,10 @@ std::uint32_t read_value(const WeightView& view, int panel, std::uint64_t index)
       std::memcpy(&raw, base + 2 * index, 2);
       return raw;
     }
-    case ValueType::kInt8: return base[index];
-    default: return panel % 2 == 0 ? base[index] & 0xfU : static_cast<std::uint32_t>(base[index]) >> 4;
+    case ValueType::kInt8:
+      return base[index];
+    default:
+      return panel % 2 == 0 ? base[index] & 0xfU : static_cast<std::uint32_t>(base[index]) >> 4;
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -78,22 +79,23 @@ class PackedWeight {
   }
   void set_stream(const std::string& name, Stream stream) { streams_[name] = stream; }
 
-  // The stream, or InvalidArgument when it is missing, of another element size, or shorter than `count` elements + spare.
+  // The stream, or InvalidArgument when it is missing, of another element size, or shorter than `count` elements +
+  // spare.
   template <class T>
-  const T* stream(const std::string& name, std::uint64_t count) const {
+  const T* stream(const std::string& name, std::uint64_t count) {
     return static_cast<const T*>(checked(name, count, sizeof(T)));
   }
-  std::uint64_t stream_elements(const std::string& name) const;  // without the spare bytes
   // Validates every stream and sets the view's pointers; throws InvalidArgument naming the stream.
   void finish();
 
  private:
   static std::size_t spare(const std::string& name) { return name == "values" || name == "columns" ? kSpareBytes : 0; }
-  const void* checked(const std::string& name, std::uint64_t count, std::size_t element) const;
+  const void* checked(const std::string& name, std::uint64_t count, std::size_t element);
 
   WeightView view_;
   Streams streams_;
   std::vector<Buffer<std::uint8_t>> owned_;
+  std::set<std::string> known_;  // streams that the format asked for
 };
 
 // Packs stored values. For kNm every group of m inputs must hold at most n non-zeros.
@@ -116,13 +118,18 @@ using PanelValues = std::vector<std::uint32_t>;
 // Appends one value stream for the panels that share it; for int4 those are two.
 void append_values(ValueType type, const PanelValues* panels, int count, std::vector<std::uint8_t>& out);
 
+// For formats of fixed strides, whose padding columns are stored: float values there must be zero, or a NaN would
+// spread. Throws InvalidArgument. Padding rows never reach an output.
+void require_clear_padding(const WeightView& view);
+
 // Value i of panel p of the view.
 std::uint32_t read_value(const WeightView& view, int panel, std::uint64_t index);
 
 // Byte offset of the value stream that serves a panel.
 inline std::uint64_t stream_offset(const WeightView& view, int panel) {
   const int stream = view.type == ValueType::kInt4 ? panel / 2 : panel;
-  return view.offsets != nullptr ? view.offsets[stream] : static_cast<std::uint64_t>(stream) * static_cast<std::uint64_t>(view.stride);
+  return view.offsets != nullptr ? view.offsets[stream]
+                                 : static_cast<std::uint64_t>(stream) * static_cast<std::uint64_t>(view.stride);
 }
 
 }  // namespace gossamer

@@ -98,32 +98,47 @@ int group_count(ValueType type, int cols, int group) {
   return group == 0 ? 1 : (padded + group - 1) / group;
 }
 
-StoredMatrix::StoredMatrix(ValueType type_, int rows_, int cols_, int group_)
-    : type(type_), rows(rows_), cols(cols_), group(is_integer(type_) ? group_ : 0), groups(group_count(type_, cols_, group_)) {
+void check_geometry(ValueType type, int rows, int cols, int group) {
   require(rows > 0 && cols > 0, "a weight needs at least one row and one column, got ", rows, " x ", cols);
   require(rows <= (1 << 28) && cols <= (1 << 24), "a weight of ", rows, " x ", cols, " is too large");
   require(!is_integer(type) || group == 0 || group == 32 || group == 64 || group == 128,
           "group must be 32, 64, 128 or 0 (one scale a row), got ", group);
+}
+
+StoredMatrix::StoredMatrix(ValueType type_, int rows_, int cols_, int group_)
+    : type((check_geometry(type_, rows_, cols_, group_), type_)),
+      rows(rows_),
+      cols(cols_),
+      group(is_integer(type_) ? group_ : 0),
+      groups(group_count(type_, cols_, group_)) {
   raw.assign(static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols), 0);
   scales.assign(static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups), 0);
 }
 
 bool is_zero(ValueType type, std::uint32_t raw) {
   switch (type) {
-    case ValueType::kF32: return (raw << 1) == 0;
+    case ValueType::kF32:
+      return (raw << 1) == 0;
     case ValueType::kBf16:
-    case ValueType::kF16: return (raw & 0x7fffU) == 0;
-    default: return raw == 0;
+    case ValueType::kF16:
+      return (raw & 0x7fffU) == 0;
+    default:
+      return raw == 0;
   }
 }
 
 float raw_to_f32(ValueType type, std::uint32_t raw) {
   switch (type) {
-    case ValueType::kF32: return std::bit_cast<float>(raw);
-    case ValueType::kBf16: return bf16_to_f32(static_cast<std::uint16_t>(raw));
-    case ValueType::kF16: return f16_to_f32(static_cast<std::uint16_t>(raw));
-    case ValueType::kInt8: return static_cast<float>(static_cast<std::int8_t>(raw));
-    default: return static_cast<float>(static_cast<int>(raw ^ 8U) - 8);
+    case ValueType::kF32:
+      return std::bit_cast<float>(raw);
+    case ValueType::kBf16:
+      return bf16_to_f32(static_cast<std::uint16_t>(raw));
+    case ValueType::kF16:
+      return f16_to_f32(static_cast<std::uint16_t>(raw));
+    case ValueType::kInt8:
+      return static_cast<float>(static_cast<std::int8_t>(raw));
+    default:
+      return static_cast<float>(static_cast<int>(raw ^ 8U) - 8);
   }
 }
 
@@ -142,8 +157,8 @@ StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, i
           raw = std::bit_cast<std::uint32_t>(row[c]);
         } else {
           raw = type == ValueType::kBf16 ? f32_to_bf16(row[c]) : f32_to_f16(row[c]);
-          require(!std::isfinite(row[c]) || std::isfinite(raw_to_f32(type, raw)), "value ", row[c], " at row ", r, ", column ",
-                  c, " does not fit ", type_name(type));
+          require(!std::isfinite(row[c]) || std::isfinite(raw_to_f32(type, raw)), "value ", row[c], " at row ", r,
+                  ", column ", c, " does not fit ", type_name(type));
         }
         out.at(r, c) = is_zero(type, raw) ? 0 : raw;
       }
@@ -152,14 +167,17 @@ StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, i
     for (int first = 0, g = 0; first < cols; first += span, ++g) {
       const int count = std::min(span, cols - first);
       for (int c = first; c < first + count; ++c)
-        require(std::isfinite(row[c]), "value ", row[c], " at row ", r, ", column ", c, " cannot be stored as ", type_name(type));
+        require(std::isfinite(row[c]), "value ", row[c], " at row ", r, ", column ", c, " cannot be stored as ",
+                type_name(type));
       const std::uint16_t half = choose_scale(row + first, count, type);
       const float scale = f16_to_f32(half);
       require(std::isfinite(scale), "values at row ", r, ", columns from ", first, " are too large for an f16 scale");
-      out.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups) + static_cast<std::size_t>(g)] = half;
+      out.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups) + static_cast<std::size_t>(g)] =
+          half;
       if (scale == 0) continue;
       for (int c = first; c < first + count; ++c)
-        out.at(r, c) = static_cast<std::uint32_t>(static_cast<int>(round_code(row[c], 1.0F / scale, low, high))) & code_mask;
+        out.at(r, c) =
+            static_cast<std::uint32_t>(static_cast<int>(round_code(row[c], 1.0F / scale, low, high))) & code_mask;
     }
   }
   return out;
@@ -171,10 +189,11 @@ void dequantize(const StoredMatrix& matrix, float* values) {
     float* row = values + static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.cols);
     for (int c = 0; c < matrix.cols; ++c) {
       const float value = raw_to_f32(matrix.type, matrix.at(r, c));
-      row[c] = matrix.groups == 0
-                   ? value
-                   : value * f16_to_f32(matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) +
-                                                      static_cast<std::size_t>(c / span)]);
+      row[c] =
+          matrix.groups == 0
+              ? value
+              : value * f16_to_f32(matrix.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(matrix.groups) +
+                                                 static_cast<std::size_t>(c / span)]);
     }
   }
 }

@@ -11,8 +11,8 @@ namespace gossamer {
 
 const char* format_name(Format format);
 const char* type_name(ValueType type);
-Format format_from_name(const char* name);       // throws InvalidArgument
-ValueType type_from_name(const char* name);      // throws InvalidArgument
+Format format_from_name(const char* name);   // throws InvalidArgument
+ValueType type_from_name(const char* name);  // throws InvalidArgument
 
 inline bool is_integer(ValueType type) { return type == ValueType::kInt8 || type == ValueType::kInt4; }
 
@@ -23,6 +23,9 @@ inline int value_bytes(ValueType type) {
 
 inline int panels_a_stream(ValueType type) { return type == ValueType::kInt4 ? 2 : 1; }
 
+// Throws InvalidArgument for a size or a group that no weight can have.
+void check_geometry(ValueType type, int rows, int cols, int group);
+
 // Scales a row for `cols` inputs, padded to whole blocks; 0 for float types.
 int group_count(ValueType type, int cols, int group);
 
@@ -32,13 +35,17 @@ struct StoredMatrix {
   int rows = 0;
   int cols = 0;
   int group = 0;
-  int groups = 0;                      // of the padded columns
-  std::vector<std::uint32_t> raw;      // [rows][cols]
-  std::vector<std::uint16_t> scales;   // [rows][groups]
+  int groups = 0;                     // of the padded columns
+  std::vector<std::uint32_t> raw;     // [rows][cols]
+  std::vector<std::uint16_t> scales;  // [rows][groups]
 
   StoredMatrix(ValueType type, int rows, int cols, int group);
-  std::uint32_t& at(int r, int c) { return raw[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)]; }
-  std::uint32_t at(int r, int c) const { return raw[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)]; }
+  std::uint32_t& at(int r, int c) {
+    return raw[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)];
+  }
+  std::uint32_t at(int r, int c) const {
+    return raw[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)];
+  }
 };
 
 // Zero by value: -0.0 counts, NaN does not.
@@ -47,9 +54,9 @@ bool is_zero(ValueType type, std::uint32_t raw);
 // The number that a raw element stands for, before any scale.
 float raw_to_f32(ValueType type, std::uint32_t raw);
 
-// Rounds `values` [rows][cols] to `type`. Integer types get, for every group, the f16 scale among a few candidates whose
-// rounding loses least in squares; zeros stay exactly zero.
-// Throws InvalidArgument when an integer type meets NaN or infinity, or a float type overflows to infinity.
+// Rounds `values` [rows][cols] to `type`. Integer types get, for every group, the f16 scale among a few candidates
+// whose rounding loses least in squares; zeros stay exactly zero. Throws InvalidArgument when an integer type meets NaN
+// or infinity, or a float type overflows to infinity.
 StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, int group);
 
 // The numbers that are stored, [rows][cols].

@@ -29,7 +29,8 @@ struct Activations {
   const int32_t* unit_sums;  // [tokens][unit_stride] sums of the codes
 };
 
-// y[t][r] for value streams [begin, end): rows [begin, end) * 16, or * 32 for int4. Rows beyond the last are not written.
+// y[t][r] for value streams [begin, end): rows [begin, end) * 16, or * 32 for int4. Rows beyond the last are not
+// written.
 struct LinearArgs {
   WeightView weight;
   Activations x;

@@ -34,8 +34,10 @@ struct AttentionArgs {
 struct VectorKernels {
   // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept;
-  // Codes and scales of `n` inputs, zero up to `padded`; a unit is 32 or 64 inputs; code = round(x / scale), |code| <= 127.
-  void (*quantize)(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales, int32_t* sums) noexcept;
+  // Codes and scales of `n` inputs, zero up to `padded`; a unit is 32 or 64 inputs; code = round(x / scale), |code| <=
+  // 127.
+  void (*quantize)(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
+                   int32_t* sums) noexcept;
   // Rounds to bf16, nearest even, zero up to `padded`.
   void (*to_bf16)(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept;
   // gate[i] = silu(gate[i]) * up[i]
@@ -43,7 +45,8 @@ struct VectorKernels {
   // x[i] += y[i]
   void (*add)(float* x, const float* y, int64_t n) noexcept;
   // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
-  void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines, const float* sines) noexcept;
+  void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
+               const float* sines) noexcept;
   // Writes one token's K or V head into a page.
   void (*store_k)(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept;
   void (*store_v)(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept;

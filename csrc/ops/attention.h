@@ -23,13 +23,14 @@ struct AttentionShape {
   int padded_dim = 0;
 };
 
-// out[t] = attention of q[t] over positions 0 .. position(t); q and out are [tokens][stride], heads one behind the other.
-// `layer_offset` and `head_bytes` locate a KV head in a page: offset = layer_offset + kv_head * head_bytes.
-// The work is split by position, never by the number of threads.
+// out[t] = attention of q[t] over positions 0 .. position(t); q and out are [tokens][stride], heads one behind the
+// other. `layer_offset` and `head_bytes` locate a KV head in a page: offset = layer_offset + kv_head * head_bytes. The
+// work is split by position, never by the number of threads.
 class Attention {
  public:
-  void run(ThreadTeam& team, const VectorKernels& kernels, const AttentionShape& shape, const std::vector<TokenPlace>& tokens,
-           std::int64_t layer_offset, std::int64_t head_bytes, const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride);
+  void run(ThreadTeam& team, const VectorKernels& kernels, const AttentionShape& shape,
+           const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes, const float* q,
+           std::int64_t q_stride, float* out, std::int64_t out_stride);
 
  private:
   Buffer<float> scores_;   // [threads][kAttentionSpan]

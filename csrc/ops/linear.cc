@@ -10,7 +10,7 @@ namespace {
 
 // Pieces are what threads pick up: small enough to balance, large enough that picking costs nothing.
 constexpr std::size_t kPieceBytes = 32 << 10;
-constexpr std::size_t kMostPieces = 64;
+constexpr std::size_t kMostPieces = 256;
 
 ActivationType choose(const PackedWeight& weight, const std::string& wish) {
   const ValueType type = weight.view().type;
@@ -95,8 +95,8 @@ const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTea
       if (type == ActivationType::kBf16)
         vectors.to_bf16(row, rows_.cols, padded, f.bf16.data() + t * padded);
       else
-        vectors.quantize(row, rows_.cols, padded, x.unit, f.codes.data() + t * padded, f.scales.data() + t * x.unit_stride,
-                         f.sums.data() + t * x.unit_stride);
+        vectors.quantize(row, rows_.cols, padded, x.unit, f.codes.data() + t * padded,
+                         f.scales.data() + t * x.unit_stride, f.sums.data() + t * x.unit_stride);
     }
   });
   return x;
@@ -115,13 +115,15 @@ void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Row
   std::int64_t pieces = 0;
   for (const LinearJob& job : jobs) {
     require(job.linear->cols() == x.cols, "a weight with ", job.linear->cols(), " inputs cannot take ", x.cols);
-    require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ", job.linear->rows(), " outputs");
+    require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ",
+            job.linear->rows(), " outputs");
     prepared.push_back({&job, &cache.get(job.linear->activation(), job.linear->unit(), team), pieces});
     pieces += static_cast<std::int64_t>(job.linear->bounds().size()) - 1;
   }
   team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t piece = begin; piece < end; ++piece) {
-      const auto after = std::upper_bound(prepared.begin(), prepared.end(), piece, [](std::int64_t p, const Prepared& q) { return p < q.first; });
+      const auto after = std::upper_bound(prepared.begin(), prepared.end(), piece,
+                                          [](std::int64_t p, const Prepared& q) { return p < q.first; });
       const Prepared& mine = *(after - 1);
       mine.job->linear->run_piece(static_cast<int>(piece - mine.first), *mine.x, mine.job->y, mine.job->y_stride);
     }

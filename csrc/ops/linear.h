@@ -25,12 +25,11 @@ constexpr std::int64_t padded_cols(std::int64_t cols) { return (cols + kBlockCol
 // A packed weight with the kernels chosen for it, once.
 class Linear {
  public:
-  // activations: "auto" (a8 for integer weights, f32 for float ones), or "f32", "bf16", "a8". A type that the weight has no
-  // kernel for falls back to f32, so that one setting can serve a model of mixed weights.
+  // activations: "auto" (a8 for integer weights, f32 for float ones), or "f32", "bf16", "a8". A type that the weight
+  // has no kernel for falls back to f32, so that one setting can serve a model of mixed weights.
   Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations);
 
   const PackedWeight& weight() const { return *weight_; }
-  const std::shared_ptr<const PackedWeight>& shared() const { return weight_; }
   int rows() const { return weight_->view().rows; }
   int cols() const { return weight_->view().cols; }
   ActivationType activation() const { return activation_; }

@@ -1,8 +1,8 @@
 """gossamer runs pruned transformers fast on ordinary machines.
 
-    import gossamer
-    model = gossamer.load()
-    print(model.generate("What is the capital of France?"))
+import gossamer
+model = gossamer.load()
+print(model.generate("What is the capital of France?"))
 """
 
 from __future__ import annotations

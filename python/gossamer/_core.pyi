@@ -61,9 +61,7 @@ class Weight:
             ValueError: the type is a float type.
         """
 
-def pack(
-    values: ArrayLike, format: str, type: str, group: int = 64, pattern: tuple[int, int] | None = None
-) -> Weight:
+def pack(values: ArrayLike, format: str, type: str, group: int = 64, pattern: tuple[int, int] | None = None) -> Weight:
     """Rounds float values [rows, cols] to `type` and packs them.
 
     Raises:

@@ -22,7 +22,7 @@ class DecoderConfig:
         vocab: Rows of the embedding and of the head.
         context: Largest number of tokens that a sequence may hold.
         norm_eps: Epsilon of the RMS norms.
-        inv_freq: Rotary inverse frequencies after any scaling, float32 values, `rotary_dim / 2` of them; rotary pairs are
+        inv_freq: Rotary inverse frequencies after any scaling, `rotary_dim / 2` float32 values; rotary pairs are
             (j, j + rotary_dim / 2), and dimensions of a head beyond `rotary_dim` stay as they are.
         rope_scale: Factor on the rotary cosines and sines (YaRN, LongRoPE); 1 otherwise.
         activation: Nonlinearity of the gate; "silu" is the only one today.

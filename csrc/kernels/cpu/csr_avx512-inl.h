@@ -90,8 +90,8 @@ inline void csr_float_linear(const LinearArgs& a) {
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
 
-// Columns pick bytes of the block's 64 activations with one permute. Only stored positions enter a sum, so the surplus of
-// the unsigned activations (code + 128) is 128 * sum(weights): a second dot product, once for all tokens.
+// Columns pick bytes of the block's 64 activations with one permute. Only stored positions enter a sum, so the surplus
+// of the unsigned activations (code + 128) is 128 * sum(weights): a second dot product, once for all tokens.
 template <ValueType kType, bool kHigh, int kTokens>
 inline void csr_a8_panel(const LinearArgs& a, int panel, int t0) {
   const WeightView& w = a.weight;

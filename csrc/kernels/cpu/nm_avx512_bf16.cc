@@ -4,7 +4,8 @@
 namespace gossamer {
 namespace avx512_bf16 {
 
-GOSSAMER_DEFINE_PAIR(nm, bf16, bf16, avx512_bf16, (a.weight.m == 4 ? bf16_linear<Layout::kFixed>(a) : bf16_linear<Layout::kMasked>(a)))
+GOSSAMER_DEFINE_PAIR(nm, bf16, bf16, avx512_bf16,
+                     (a.weight.m == 4 ? bf16_linear<Layout::kFixed>(a) : bf16_linear<Layout::kMasked>(a)))
 
 }  // namespace avx512_bf16
 }  // namespace gossamer

@@ -4,8 +4,12 @@
 namespace gossamer {
 namespace avx512_vbmi2 {
 
-GOSSAMER_DEFINE_PAIR(nm, int8, a8, avx512_vbmi2, (a.weight.m == 4 ? a8_linear<Layout::kFixed, ValueType::kInt8>(a) : a8_linear<Layout::kMasked, ValueType::kInt8>(a)))
-GOSSAMER_DEFINE_PAIR(nm, int4, a8, avx512_vbmi2, (a.weight.m == 4 ? a8_linear<Layout::kFixed, ValueType::kInt4>(a) : a8_linear<Layout::kMasked, ValueType::kInt4>(a)))
+GOSSAMER_DEFINE_PAIR(nm, int8, a8, avx512_vbmi2,
+                     (a.weight.m == 4 ? a8_linear<Layout::kFixed, ValueType::kInt8>(a)
+                                      : a8_linear<Layout::kMasked, ValueType::kInt8>(a)))
+GOSSAMER_DEFINE_PAIR(nm, int4, a8, avx512_vbmi2,
+                     (a.weight.m == 4 ? a8_linear<Layout::kFixed, ValueType::kInt4>(a)
+                                      : a8_linear<Layout::kMasked, ValueType::kInt4>(a)))
 
 }  // namespace avx512_vbmi2
 }  // namespace gossamer

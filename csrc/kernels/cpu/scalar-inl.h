@@ -37,7 +37,8 @@ float tile_sum_a8(const LinearArgs& a, const Tile& tile, int panel, int r, int t
   const std::int8_t* codes = a.x.codes + token * a.x.stride + first;
   for (int c0 = 0; c0 < kBlockCols; c0 += a.x.unit) {
     std::int32_t sum = 0;
-    for (int c = c0; c < c0 + a.x.unit; ++c) sum += static_cast<std::int32_t>(raw_to_f32(kWeight, tile.raw[r][c])) * codes[c];
+    for (int c = c0; c < c0 + a.x.unit; ++c)
+      sum += static_cast<std::int32_t>(raw_to_f32(kWeight, tile.raw[r][c])) * codes[c];
     const float scale = a.x.unit_scales[token * a.x.unit_stride + (first + c0) / a.x.unit];
     total += static_cast<float>(sum) * (scale * weight_scale(a.weight, panel, r, first + c0));
   }
@@ -49,7 +50,8 @@ void linear(const LinearArgs& a) {
   const WeightView& w = a.weight;
   const FormatOps& ops = format_ops(kFormat);
   Tile tile;
-  for (int panel = a.begin * panels_a_stream(kWeight); panel < std::min(w.panels, a.end * panels_a_stream(kWeight)); ++panel) {
+  for (int panel = a.begin * panels_a_stream(kWeight); panel < std::min(w.panels, a.end * panels_a_stream(kWeight));
+       ++panel) {
     const int rows = std::min(kPanelRows, w.rows - panel * kPanelRows);
     for (int t0 = 0; t0 < a.x.tokens; t0 += kMaxTokens) {
       const int tokens = std::min(kMaxTokens, a.x.tokens - t0);
@@ -65,7 +67,8 @@ void linear(const LinearArgs& a) {
             if constexpr (kActivation == ActivationType::kA8)
               sums[t][r] += tile_sum_a8<kWeight>(a, tile, panel, r, t0 + t, first);
             else if constexpr (kActivation == ActivationType::kBf16)
-              sums[t][r] += tile_sum<kWeight>(w, tile, panel, r, first, [&](int c) { return bf16_to_f32(a.x.bf16[start + c]); });
+              sums[t][r] +=
+                  tile_sum<kWeight>(w, tile, panel, r, first, [&](int c) { return bf16_to_f32(a.x.bf16[start + c]); });
             else
               sums[t][r] += tile_sum<kWeight>(w, tile, panel, r, first, [&](int c) { return a.x.f32[start + c]; });
           }
@@ -80,21 +83,21 @@ void linear(const LinearArgs& a) {
 }  // namespace gossamer::scalar
 
 // Defines both ops of the scalar tier for one pair of types of FORMAT (its table name) and kFORMAT (its tag).
-#define GOSSAMER_SCALAR_PAIR(format, tag, weight, wtag, activation, atag)                                       \
-  void format##_matvec_##weight##_##activation##__scalar(const LinearArgs& a) noexcept {                         \
-    linear<Format::tag, ValueType::wtag, ActivationType::atag>(a);                                               \
-  }                                                                                                              \
-  void format##_matmul_##weight##_##activation##__scalar(const LinearArgs& a) noexcept {                         \
-    linear<Format::tag, ValueType::wtag, ActivationType::atag>(a);                                               \
+#define GOSSAMER_SCALAR_PAIR(format, tag, weight, wtag, activation, atag)                \
+  void format##_matvec_##weight##_##activation##__scalar(const LinearArgs& a) noexcept { \
+    linear<Format::tag, ValueType::wtag, ActivationType::atag>(a);                       \
+  }                                                                                      \
+  void format##_matmul_##weight##_##activation##__scalar(const LinearArgs& a) noexcept { \
+    linear<Format::tag, ValueType::wtag, ActivationType::atag>(a);                       \
   }
 
-#define GOSSAMER_SCALAR_KERNELS(format, tag)                        \
-  GOSSAMER_SCALAR_PAIR(format, tag, f32, kF32, f32, kF32)           \
-  GOSSAMER_SCALAR_PAIR(format, tag, bf16, kBf16, f32, kF32)         \
-  GOSSAMER_SCALAR_PAIR(format, tag, f16, kF16, f32, kF32)           \
-  GOSSAMER_SCALAR_PAIR(format, tag, int8, kInt8, f32, kF32)         \
-  GOSSAMER_SCALAR_PAIR(format, tag, int4, kInt4, f32, kF32)         \
-  GOSSAMER_SCALAR_PAIR(format, tag, bf16, kBf16, bf16, kBf16)       \
-  GOSSAMER_SCALAR_PAIR(format, tag, f16, kF16, bf16, kBf16)         \
-  GOSSAMER_SCALAR_PAIR(format, tag, int8, kInt8, a8, kA8)           \
+#define GOSSAMER_SCALAR_KERNELS(format, tag)                  \
+  GOSSAMER_SCALAR_PAIR(format, tag, f32, kF32, f32, kF32)     \
+  GOSSAMER_SCALAR_PAIR(format, tag, bf16, kBf16, f32, kF32)   \
+  GOSSAMER_SCALAR_PAIR(format, tag, f16, kF16, f32, kF32)     \
+  GOSSAMER_SCALAR_PAIR(format, tag, int8, kInt8, f32, kF32)   \
+  GOSSAMER_SCALAR_PAIR(format, tag, int4, kInt4, f32, kF32)   \
+  GOSSAMER_SCALAR_PAIR(format, tag, bf16, kBf16, bf16, kBf16) \
+  GOSSAMER_SCALAR_PAIR(format, tag, f16, kF16, bf16, kBf16)   \
+  GOSSAMER_SCALAR_PAIR(format, tag, int8, kInt8, a8, kA8)     \
   GOSSAMER_SCALAR_PAIR(format, tag, int4, kInt4, a8, kA8)

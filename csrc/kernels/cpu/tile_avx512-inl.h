@@ -37,13 +37,17 @@ inline __mmask16 rows_mask(const WeightView& w, int panel) {
 }
 
 inline __m512 load_scales(const WeightView& w, int panel, int group) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(w.scales + ((int64_t)panel * w.groups + group) * kPanelRows)));
+  return _mm512_cvtph_ps(
+      _mm256_loadu_si256((const __m256i*)(w.scales + ((int64_t)panel * w.groups + group) * kPanelRows)));
 }
 
 // Scale group of a unit of `unit_cols` inputs.
-inline int group_of(const WeightView& w, int unit, int unit_cols) { return w.group == 0 ? 0 : unit * unit_cols / w.group; }
+inline int group_of(const WeightView& w, int unit, int unit_cols) {
+  return w.group == 0 ? 0 : unit * unit_cols / w.group;
+}
 
-// --- f32 and bf16 activations: a word becomes 4 registers, register q has rows 4q .. 4q + 3, 4 inputs each --------------
+// --- f32 and bf16 activations: a word becomes 4 registers, register q has rows 4q .. 4q + 3, 4 inputs each
+// --------------
 
 // The 16 numbers at v, before any scale. kHigh: the high nibbles.
 template <ValueType kType, bool kHigh>
@@ -64,7 +68,9 @@ inline __m512 widen16(const uint8_t* v) {
 }
 
 template <ValueType kType>
-constexpr int kValueBytes = kType == ValueType::kF32 ? 4 : (kType == ValueType::kBf16 || kType == ValueType::kF16) ? 2 : 1;
+constexpr int kValueBytes = kType == ValueType::kF32                                  ? 4
+                            : (kType == ValueType::kBf16 || kType == ValueType::kF16) ? 2
+                                                                                      : 1;
 
 template <Layout kLayout, ValueType kType, bool kHigh>
 inline void next_word(const uint64_t*& masks, const uint8_t*& v, int fixed_step, __m512 (&out)[4]) {
@@ -166,10 +172,12 @@ inline void float_linear(const LinearArgs& a) {
 
 #if defined(__AVX512VBMI2__) && defined(__AVX512VNNI__)
 
-// --- 8-bit activations: a word becomes one register of unsigned codes, a dot product takes 4 inputs of 16 rows -----------
+// --- 8-bit activations: a word becomes one register of unsigned codes, a dot product takes 4 inputs of 16 rows
+// -----------
 
-// The dot product wants one unsigned side. Weights become code + kBias (kBias where nothing is stored), so that the surplus
-// kBias * sum(activations) is the same for every row and starts the sum. High nibbles keep their place: codes times 16.
+// The dot product wants one unsigned side. Weights become code + kBias (kBias where nothing is stored), so that the
+// surplus kBias * sum(activations) is the same for every row and starts the sum. High nibbles keep their place: codes
+// times 16.
 template <ValueType kType, bool kHigh>
 constexpr int kBias = kType == ValueType::kInt8 || kHigh ? 128 : 8;
 
@@ -199,8 +207,8 @@ inline __m512i broadcast4(const int8_t* codes) {
   return _mm512_set1_epi32(four);
 }
 
-// y for `kTokens` tokens from `t0`, of panel `panel`, and of the next one too when kPanels == 2 (the two nibbles of int4).
-// Integer sums are exact, so a lone token may spread them over several registers.
+// y for `kTokens` tokens from `t0`, of panel `panel`, and of the next one too when kPanels == 2 (the two nibbles of
+// int4). Integer sums are exact, so a lone token may spread them over several registers.
 template <Layout kLayout, ValueType kType, bool kFirstHigh, int kPanels, int kTokens>
 inline void a8_panels(const LinearArgs& a, int panel, int t0) {
   const WeightView& w = a.weight;
@@ -309,7 +317,8 @@ inline void a8_linear(const LinearArgs& a) {
 
 #if defined(__AVX512BF16__)
 
-// --- bf16 activations with the BF16 dot product: a word becomes 2 registers of 8 rows x 2 pairs --------------------------
+// --- bf16 activations with the BF16 dot product: a word becomes 2 registers of 8 rows x 2 pairs
+// --------------------------
 
 template <Layout kLayout, int kTokens>
 inline void bf16_panel(const LinearArgs& a, int panel, int t0) {
@@ -365,6 +374,6 @@ inline void bf16_linear(const LinearArgs& a) {
 }  // namespace gossamer
 
 // Both ops of one pair of types; `body` takes the arguments `a`.
-#define GOSSAMER_DEFINE_PAIR(format, weight, activation, isa, body)                              \
+#define GOSSAMER_DEFINE_PAIR(format, weight, activation, isa, body)                             \
   void format##_matvec_##weight##_##activation##__##isa(const LinearArgs& a) noexcept { body; } \
   void format##_matmul_##weight##_##activation##__##isa(const LinearArgs& a) noexcept { body; }

@@ -1,5 +1,6 @@
-// Norm, rotary, softmax attention and their kin, written once over 16 lanes with the compiler's vector types and compiled for
-// each ISA. Lanes are added up in one fixed order, so results do not depend on the number of tokens or threads.
+// Norm, rotary, softmax attention and their kin, written once over 16 lanes with the compiler's vector types and
+// compiled for each ISA. Lanes are added up in one fixed order, so results do not depend on the number of tokens or
+// threads.
 #ifndef GOSSAMER_NS
 #error "define GOSSAMER_NS first"
 #endif
@@ -109,7 +110,8 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
-void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales, int32_t* sums) noexcept {
+void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
+              int32_t* sums) noexcept {
   for (int64_t first = 0; first < padded; first += unit) {
     F16 parts[4];  // a unit has 2 or 4 of them
     F16 largest = {};
@@ -186,7 +188,8 @@ void rope(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* 
   }
 }
 
-// --- the KV cache's element types ----------------------------------------------------------------------------------------
+// --- the KV cache's element types
+// ----------------------------------------------------------------------------------------
 
 struct KvF32 {
   typedef float Element;
@@ -297,7 +300,8 @@ void attend(const AttentionArgs& a) noexcept {
       const int parts = (a.padded_dim - d0) / kLanes < 4 ? (a.padded_dim - d0) / kLanes : 4;
       F16 acc[4] = {};
       for (int page = 0; page < pages; ++page) {
-        const Element* v = (const Element*)(a.pages[first_page + page] + a.offset) + (int64_t)a.head_dim * kPageTokens + d0;
+        const Element* v =
+            (const Element*)(a.pages[first_page + page] + a.offset) + (int64_t)a.head_dim * kPageTokens + d0;
         const int tokens = count - page * kPageTokens < kPageTokens ? count - page * kPageTokens : kPageTokens;
         const float* weights = a.scores + page * kPageTokens;
         if (parts == 4) {
