@@ -49,7 +49,7 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.rstrip() if done.returncode == 0 else ""
 
 
 def _processor() -> str:
