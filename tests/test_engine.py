@@ -58,7 +58,8 @@ def tensors(c: DecoderConfig, biases: bool = False) -> tuple[dict[str, np.ndarra
     rng = np.random.default_rng(7)
     weights = {}
     for name, shape in shapes(c).items():
-        values = rng.standard_normal(shape) / (1 if name == "embed" else np.sqrt(shape[1]))
+        plain = name == "embed" and not c.tied  # a head keeps logits of order 1
+        values = rng.standard_normal(shape) / (1 if plain else np.sqrt(shape[1]))
         if name not in FORMAT_OF:
             values = reference.prune_nm(values, 2, 4)
         weights[name] = values.astype(np.float32)
