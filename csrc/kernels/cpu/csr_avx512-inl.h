@@ -54,19 +54,10 @@ inline void csr_float_panel(const LinearArgs& a, int panel, int t0) {
     }
     // Blocks never span groups; the sums of a group end where the next block has another one.
     if (grouped && (b + 1 == w.csr_blocks || group_of(w, b, w.csr_block) != group_of(w, b + 1, w.csr_block))) {
-      const __m512 scale = load_scales(w, panel, group_of(w, b, w.csr_block));
-      for (int t = 0; t < kTokens; ++t) {
-        total[t] = _mm512_fmadd_ps(sum_rows(acc[t]), scale, total[t]);
-        for (int q = 0; q < 4; ++q) acc[t][q] = _mm512_setzero_ps();
-      }
+      end_group(w, panel, group_of(w, b, w.csr_block), acc, total);
     }
   }
-  const __mmask16 rows = rows_mask(w, panel);
-  for (int t = 0; t < kTokens; ++t) {
-    if (!grouped) total[t] = sum_rows(acc[t]);
-    if (w.groups == 1) total[t] = _mm512_mul_ps(total[t], load_scales(w, panel, 0));
-    _mm512_mask_storeu_ps(a.y + (t0 + t) * a.y_stride + panel * kPanelRows, rows, total[t]);
-  }
+  store_sums(a, panel, t0, acc, total);
 }
 
 template <ValueType kType, bool kHigh>

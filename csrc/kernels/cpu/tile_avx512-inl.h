@@ -105,6 +105,30 @@ inline __m512 sum_rows(const __m512 (&a)[4]) {
   return _mm512_permutexvar_ps(order, sums);
 }
 
+// Adds the sums of a finished scale group to the totals, and begins the next one at zero.
+template <int kTokens>
+inline __attribute__((always_inline)) void end_group(const WeightView& w, int panel, int group,
+                                                     __m512 (&acc)[kTokens][4], __m512 (&total)[kTokens]) {
+  const __m512 scale = load_scales(w, panel, group);
+  for (int t = 0; t < kTokens; ++t) {
+    total[t] = _mm512_fmadd_ps(sum_rows(acc[t]), scale, total[t]);
+    for (int q = 0; q < 4; ++q) acc[t][q] = _mm512_setzero_ps();
+  }
+}
+
+// Writes a panel's results: the totals of its groups, or, without groups, the sums of whole rows times their one scale.
+template <int kTokens>
+inline __attribute__((always_inline)) void store_sums(const LinearArgs& a, int panel, int t0, __m512 (&acc)[kTokens][4],
+                                                      __m512 (&total)[kTokens]) {
+  const WeightView& w = a.weight;
+  const __mmask16 rows = rows_mask(w, panel);
+  for (int t = 0; t < kTokens; ++t) {
+    if (w.groups <= 1) total[t] = sum_rows(acc[t]);
+    if (w.groups == 1) total[t] = _mm512_mul_ps(total[t], load_scales(w, panel, 0));
+    _mm512_mask_storeu_ps(a.y + (t0 + t) * a.y_stride + panel * kPanelRows, rows, total[t]);
+  }
+}
+
 // y for `kTokens` tokens from `t0`. `kHigh` says which nibble an int4 panel has.
 template <Layout kLayout, ValueType kType, bool kHigh, int kTokens>
 inline void float_panel(const LinearArgs& a, int panel, int t0) {
@@ -132,19 +156,10 @@ inline void float_panel(const LinearArgs& a, int panel, int t0) {
       }
     }
     if (grouped) {
-      const __m512 scale = load_scales(w, panel, group_of(w, s, span));
-      for (int t = 0; t < kTokens; ++t) {
-        total[t] = _mm512_fmadd_ps(sum_rows(acc[t]), scale, total[t]);
-        for (int q = 0; q < 4; ++q) acc[t][q] = _mm512_setzero_ps();
-      }
+      end_group(w, panel, group_of(w, s, span), acc, total);
     }
   }
-  const __mmask16 rows = rows_mask(w, panel);
-  for (int t = 0; t < kTokens; ++t) {
-    if (!grouped) total[t] = sum_rows(acc[t]);
-    if (w.groups == 1) total[t] = _mm512_mul_ps(total[t], load_scales(w, panel, 0));
-    _mm512_mask_storeu_ps(a.y + (t0 + t) * a.y_stride + panel * kPanelRows, rows, total[t]);
-  }
+  store_sums(a, panel, t0, acc, total);
 }
 
 template <Layout kLayout, ValueType kType, bool kHigh>
