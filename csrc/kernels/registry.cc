@@ -69,7 +69,8 @@ std::vector<KernelEntry> build() {
 }  // namespace
 
 const std::vector<KernelEntry>& kernel_registry() {
-  static const std::vector<KernelEntry> entries = build();
+  // Never destroyed: a daemon thread may be in a call while the process ends.
+  static const std::vector<KernelEntry>& entries = *new std::vector<KernelEntry>(build());
   return entries;
 }
 
