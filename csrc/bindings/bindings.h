@@ -99,5 +99,6 @@ inline int to_int(py::ssize_t value, const char* what) {
 void register_cpu(py::module_& module);
 void register_weight(py::module_& module);
 void register_decoder(py::module_& module);
+void register_timing(py::module_& module);
 
 }  // namespace gossamer

@@ -3,6 +3,19 @@
 #include "kernels/registry.h"
 
 namespace gossamer {
+namespace {
+
+const char* compiler() {
+#if defined(__clang__)
+  return __VERSION__;  // names itself
+#elif defined(__GNUC__)
+  return "GCC " __VERSION__;
+#else
+  return "unknown";
+#endif
+}
+
+}  // namespace
 
 void register_cpu(py::module_& module) {
   module.def(
@@ -16,6 +29,7 @@ void register_cpu(py::module_& module) {
         return names;
       },
       "The tiers that this machine can run, rising.");
+  module.def("compiler", &compiler, "The compiler that this module was built with, and its version.");
   module.def("default_threads", &usable_cores,
              "Threads used when none are asked for: physical cores within the cgroup quota.");
   module.def(

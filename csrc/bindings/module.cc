@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   gossamer::register_cpu(module);
   gossamer::register_weight(module);
   gossamer::register_decoder(module);
+  gossamer::register_timing(module);
 }

@@ -15,6 +15,9 @@ def isa() -> str:
 def isas() -> list[str]:
     """Returns the tiers that this machine can run, rising."""
 
+def compiler() -> str:
+    """Returns the compiler that this module was built with, and its version."""
+
 def default_threads() -> int:
     """Returns the threads used when none are asked for: physical cores within the cgroup quota."""
 
@@ -118,6 +121,51 @@ def quantize_activations(
     x: ArrayLike, unit: int = 64
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
     """Returns what a8 kernels see of x [batch, cols]: codes [batch, padded], scales and sums [batch, padded / unit]."""
+
+def read_bandwidth(size: int, threads: int = 0, prefetch: bool = False, repeats: int = 1) -> NDArray[np.float64]:
+    """Reads a buffer again and again with the widest vectors of the active tier, and does nothing with the bytes.
+
+    The buffer is new, lies in huge pages where the system gives them, and is first touched by the threads that read it.
+
+    Args:
+        size: Bytes of the buffer, rounded up to a multiple of 512.
+        threads: 0 for the default.
+        prefetch: Whether software prefetches run ahead of the reads.
+        repeats: Passes over the buffer.
+
+    Returns:
+        Seconds of each pass [repeats]; the first finds in the caches what the writing left there.
+
+    Raises:
+        ValueError: size or repeats below 1, or threads out of range.
+    """
+
+def time_linears(
+    weights: Sequence[Weight | Sequence[Weight]],
+    x: ArrayLike | int = 1,
+    activations: str = "auto",
+    threads: int = 0,
+    repeats: int = 1,
+    kernel: str | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Times passes through a list of weights, one product after another on one thread team, as a decode step runs them.
+
+    The time includes bringing the inputs into the form that the kernels take, once an entry of the list.
+
+    Args:
+        weights: Weights, or sequences of weights of equal columns that run as one parallel region, as q, k and v do.
+        x: Inputs [batch, cols] for weights of `cols` columns; or a batch size, and inputs of the right width are drawn.
+        activations: As for `linear`.
+        threads: 0 for the default.
+        repeats: Passes.
+        kernel: The kernel of `kernels()` to run instead of the best; it says the activations, too.
+
+    Returns:
+        Seconds of each pass [repeats], and the outputs [batch, rows] of the last weight.
+
+    Raises:
+        ValueError: no weights, columns that differ, a kernel that cannot take the weights, or a number out of range.
+    """
 
 class Decoder:
     """A decoder-only transformer over packed weights, with paged KV caches for any number of sequences.

@@ -1,0 +1,2 @@
+#define GOSSAMER_NS avx512
+#include "kernels/cpu/read-inl.h"

@@ -1,0 +1,2 @@
+#define GOSSAMER_NS scalar
+#include "kernels/cpu/read-inl.h"

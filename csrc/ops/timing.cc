@@ -1,0 +1,186 @@
+#include "ops/timing.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <new>
+#include <random>
+
+#include "common/buffer.h"
+#include "common/error.h"
+#include "common/thread_team.h"
+#include "kernels/reads.h"
+#include "ops/linear.h"
+
+namespace gossamer {
+namespace {
+
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 46;
+constexpr std::size_t kHugePage = 2 << 20;
+constexpr std::int64_t kReadChunk = 256 << 10;  // small enough to balance, large enough that picking costs nothing
+
+// Memory that begins at a huge page's start, not touched yet.
+class Pages {
+ public:
+  explicit Pages(std::int64_t bytes) : size_(static_cast<std::size_t>(bytes) + kHugePage) {
+    memory_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory_ == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    (void)madvise(memory_, size_, MADV_HUGEPAGE);  // a wish; small pages do, too
+#endif
+  }
+  ~Pages() { munmap(memory_, size_); }
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+
+  std::uint8_t* start() const {
+    return reinterpret_cast<std::uint8_t*>(round_up(reinterpret_cast<std::uintptr_t>(memory_), kHugePage));
+  }
+
+ private:
+  std::size_t size_;
+  void* memory_;
+};
+
+// Seconds of each of `repeats` calls.
+std::vector<double> time_passes(int repeats, const std::function<void()>& poll, const std::function<void()>& pass) {
+  require(repeats >= 1, "repeats must be at least 1, got ", repeats);
+  std::vector<double> seconds;
+  for (int i = 0; i < repeats; ++i) {
+    poll();
+    const auto start = std::chrono::steady_clock::now();
+    pass();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return seconds;
+}
+
+const KernelEntry& kernel_named(const std::string& name) {
+  for (const KernelEntry& entry : kernel_registry())
+    if (name == entry.name && usable(entry)) return entry;
+  throw InvalidArgument(concat("no kernel '", name, "' can run here"));
+}
+
+// One named kernel over one weight, cut as `linear` is.
+void run_kernel(ThreadTeam& team, const KernelEntry& kernel, const Linear& linear, float* y, const Rows& x,
+                ActivationCache& cache) {
+  cache.reset(x);
+  LinearArgs args{};
+  args.weight = linear.weight().view();
+  args.x = cache.get(kernel.activation, linear.unit(), team);
+  args.y = y;
+  args.y_stride = linear.rows();
+  const std::vector<int>& bounds = linear.bounds();
+  team.parallel_for(static_cast<std::int64_t>(bounds.size()) - 1, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    LinearArgs mine = args;
+    mine.begin = bounds[static_cast<std::size_t>(begin)];
+    mine.end = bounds[static_cast<std::size_t>(end)];
+    kernel.run(mine);
+  });
+}
+
+// Inputs of one width, [batch][padded].
+struct Inputs {
+  Buffer<float> memory;
+  Rows rows;
+
+  Inputs(const LinearTiming& timing, int cols) {
+    const std::int64_t stride = padded_cols(cols);
+    memory.resize(static_cast<std::size_t>(timing.batch) * static_cast<std::size_t>(stride) + kSpareBytes);
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    for (int t = 0; t < timing.batch; ++t) {
+      float* row = memory.data() + t * stride;
+      if (timing.x != nullptr)
+        std::copy_n(timing.x + static_cast<std::int64_t>(t) * cols, cols, row);
+      else
+        std::generate_n(row, cols, [&] { return normal(random); });
+    }
+    rows = {memory.data(), timing.batch, cols, stride};
+  }
+};
+
+}  // namespace
+
+std::vector<double> time_reads(std::int64_t bytes, int threads, bool prefetch, int repeats,
+                               const std::function<void()>& poll) {
+  require(bytes >= 1 && bytes <= kMostBytes, "size must be between 1 and ", kMostBytes, ", got ", bytes);
+  ThreadTeam team(threads);
+  const std::int64_t size = (bytes + kReadStep - 1) / kReadStep * kReadStep;
+  const Pages pages(size);
+  team.parallel_for(size, kReadChunk, [&](std::int64_t begin, std::int64_t end, int) {
+    std::fill(pages.start() + begin, pages.start() + end, std::uint8_t{1});  // memory never written is one zero page
+  });
+  const ReadKernel kernel = prefetch ? read_kernels().prefetched : read_kernels().plain;
+  std::atomic<std::uint64_t> sum{0};  // so that the compiler takes no read for idle
+  return time_passes(repeats, poll, [&] {
+    team.parallel_for(size, kReadChunk, [&](std::int64_t begin, std::int64_t end, int) {
+      sum.fetch_xor(kernel(pages.start() + begin, end - begin), std::memory_order_relaxed);
+    });
+  });
+}
+
+LinearTimes time_linears(const LinearTiming& timing, const std::function<void()>& poll) {
+  require(!timing.groups.empty(), "weights are missing: the list is empty");
+  require(timing.batch >= 1, "batch must be at least 1, got ", timing.batch);
+  const KernelEntry* kernel = timing.kernel.empty() ? nullptr : &kernel_named(timing.kernel);
+  require(kernel == nullptr || kernel->op == LinearOp::kMatmul || timing.batch == 1, "kernel ", timing.kernel,
+          " takes one token, got ", timing.batch);
+
+  struct Group {
+    std::vector<Linear> linears;
+    std::vector<LinearJob> jobs;
+    const Rows* x;
+  };
+  std::map<int, Inputs> inputs;
+  std::vector<Group> groups(timing.groups.size());
+  std::size_t most_rows = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    require(!timing.groups[g].empty(), "group ", g, " of the weights is empty");
+    std::size_t rows = 0;
+    for (const auto& weight : timing.groups[g]) {
+      const WeightView& view = weight->view();
+      require(kernel == nullptr || (kernel->format == view.format && kernel->weight == view.type), "kernel ",
+              timing.kernel, " does not take ", format_name(view.format), " weights of type ", type_name(view.type));
+      require(timing.x == nullptr || view.cols == timing.cols, "x must have ", view.cols, " columns, got ",
+              timing.cols);
+      require(view.cols == timing.groups[g].front()->view().cols, "weights of one group must have equal columns, got ",
+              timing.groups[g].front()->view().cols, " and ", view.cols);
+      groups[g].linears.emplace_back(weight, timing.activations);
+      rows += static_cast<std::size_t>(view.rows);
+    }
+    const int cols = groups[g].linears.front().cols();
+    groups[g].x = &inputs.try_emplace(cols, timing, cols).first->second.rows;
+    most_rows = std::max(most_rows, rows);
+  }
+  // Outputs of a group lie behind one another, and every group uses the same memory, as in a decoder.
+  const auto batch = static_cast<std::size_t>(timing.batch);
+  std::vector<float> y(batch * most_rows);
+  for (Group& group : groups) {
+    float* next = y.data();
+    for (const Linear& linear : group.linears) {
+      group.jobs.push_back({&linear, next, linear.rows()});
+      next += batch * static_cast<std::size_t>(linear.rows());
+    }
+  }
+
+  ThreadTeam team(timing.threads);
+  ActivationCache cache;
+  LinearTimes times;
+  times.seconds = time_passes(timing.repeats, poll, [&] {
+    for (const Group& group : groups) {
+      if (kernel == nullptr)
+        run_linears(team, group.jobs, *group.x, cache);
+      else
+        for (const LinearJob& job : group.jobs) run_kernel(team, *kernel, *job.linear, job.y, *group.x, cache);
+    }
+  });
+  const LinearJob& last = groups.back().jobs.back();
+  times.y.assign(last.y, last.y + batch * static_cast<std::size_t>(last.linear->rows()));
+  return times;
+}
+
+}  // namespace gossamer
