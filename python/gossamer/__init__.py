@@ -7,7 +7,9 @@ print(model.generate("What is the capital of France?"))
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError
@@ -17,12 +19,31 @@ if TYPE_CHECKING:
     from .loading import load
     from .model import Model
     from .pruning import prune
+    from .roofline import roofline
 
     __version__: str
 
-__all__ = ["GossamerError", "Model", "__version__", "convert", "generate", "load", "prune", "stream"]
+__all__ = ["GossamerError", "Model", "__version__", "convert", "generate", "load", "prune", "roofline", "stream"]
 
-_HOMES = {"load": "loading", "convert": "convert", "prune": "pruning", "Model": "model", "__version__": "_core"}
+_HOMES = {
+    "load": "loading",
+    "convert": "convert",
+    "prune": "pruning",
+    "roofline": "roofline",
+    "Model": "model",
+    "__version__": "_core",
+}
+
+
+class _Package(ModuleType):
+    """Keeps `gossamer.roofline` the function when the module of that name is imported, which would take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "roofline" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

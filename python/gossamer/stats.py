@@ -51,6 +51,14 @@ class Stats:
         """Achieved bandwidth of the decode steps, in 1e9 bytes a second."""
         return self.bytes_per_token * self.tokens_per_second / 1e9
 
+    @property
+    def percent_of_roof(self) -> float | None:
+        """Achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not."""
+        from .roofline import cached
+
+        measured = cached()
+        return 100 * self.gigabytes_per_second / measured.roof(self.bytes_per_token) if measured else None
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields and the derived figures as JSON-ready values."""
         return {
@@ -59,15 +67,18 @@ class Stats:
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "bytes_per_token": self.bytes_per_token,
             "gigabytes_per_second": self.gigabytes_per_second,
+            "percent_of_roof": self.percent_of_roof,
         }
 
     def text(self) -> str:
         """Returns the figures for people, in two lines."""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
+        percent = self.percent_of_roof
+        roof = "" if percent is None else f", {percent:.0f}% of the roof"
         return (
             f"prompt: {self.prompt_tokens} tokens{reused}, first token after {self.prefill_seconds:.2f} s, "
             f"{self.prefill_tokens_per_second:.1f} tokens/s\n"
             f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
             f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a token, "
-            f"{self.gigabytes_per_second:.1f} GB/s"
+            f"{self.gigabytes_per_second:.1f} GB/s{roof}"
         )

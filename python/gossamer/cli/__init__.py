@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ..errors import GossamerError
-from . import bench, chat, convert, evaluate, generate, inspect, prune
+from . import bench, chat, convert, evaluate, generate, inspect, prune, roofline
 
 COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
@@ -21,6 +21,7 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "bench": bench,
     "eval": evaluate,
+    "roofline": roofline,
 }
 
 FAILED, INTERRUPTED, BROKEN_PIPE = 1, 130, 141

@@ -1,0 +1,67 @@
+"""`gossamer roofline`: what this machine's memory and the kernels reach, and where sparse weights win."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .options import integer
+from .output import print_json, table
+from .progress import progress
+
+SUMMARY = "measure the bandwidth of this machine and the speed of the kernels"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "--threads", type=integer(1), default=0, metavar="N", help="most threads to read with (default: as many as pay)"
+    )
+    parser.add_argument("--refresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, with every usable kernel")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures or recalls, prints, and returns the exit code."""
+    from ..roofline import KernelRate, roofline
+
+    with progress() as report:
+        result = roofline(refresh=args.refresh, threads=args.threads, progress=report)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if args.json:
+        print_json(result.to_dict())
+        return 0
+    machine = result.machine
+    print(f"{machine['processor']}, {machine['cores']} CPUs, {machine['isa']}; measured {result.date}\n")
+    print(
+        f"Reads, 1e9 bytes a second: {result.memory_bytes / 1e6:.0f} MB in memory, and within the last-level cache of "
+        f"{result.last_level_bytes / 1e6:.0f} MB"
+    )
+    rows = [(str(row.threads), f"{row.memory:.1f}", f"{row.cache:.1f}") for row in result.reads]
+    print(table(("threads", "memory", "cache"), rows))
+
+    def wins(rate: KernelRate) -> str:
+        if rate.wins_below is None:
+            return "" if rate.kernel.startswith("dense_") else "always"
+        return f"below {rate.wins_below:.1f}" if rate.wins_below else "never"
+
+    print(
+        "\nKernels that run here, on one core with weights in its own cache: positions and bytes, 1e9 a second;\n"
+        "and the bandwidth a core, in 1e9 bytes a second, below which they beat dense weights of the same type"
+    )
+    header = ("kernel", "zeros", "bits/position", "positions/s", "bytes/s", "beats dense")
+    cells = [
+        (
+            rate.kernel,
+            f"{rate.zeros:.0%}",
+            f"{8 * rate.bytes_per_position:.2f}",
+            f"{rate.positions_per_second:.1f}",
+            f"{rate.gigabytes_per_second:.1f}",
+            wins(rate),
+        )
+        for rate in result.kernels
+        if rate.chosen
+    ]
+    print(table(header, cells))
+    return 0
