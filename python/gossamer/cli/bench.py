@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import synthetic
 from ..errors import GossamerError
+from ..formats import FORMATS, GROUPS, TYPES
 from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
 from .output import print_json, table
 from .progress import progress
+from .prune import _fraction, _pattern
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..model import Model
     from .progress import Report
 
@@ -27,7 +32,13 @@ START = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("model", metavar="MODEL", type=nonempty, nargs="?", help=MODEL_HELP)
+    model.add_argument(
+        "--synthetic",
+        choices=tuple(synthetic.CONFIGS),
+        help="instead of MODEL: random weights in the shape of a real model, made in memory",
+    )
     parser.add_argument(
         "-p",
         "--prompt",
@@ -61,15 +72,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document, with every single run")
     add_engine_options(parser, threads=False)
+    _add_synthetic_options(parser)
+
+
+def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("synthetic models (--synthetic), whose values are of the type --weights")
+    zeros = group.add_mutually_exclusive_group()
+    zeros.add_argument(
+        "--sparsity",
+        type=_fraction,
+        metavar="X",
+        help=f"fraction of zeros in the matrices of the blocks (default {synthetic.DEFAULT_SPARSITY})",
+    )
+    zeros.add_argument(
+        "--pattern", type=_pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"
+    )
+    group.add_argument(
+        "--group",
+        type=int,
+        choices=GROUPS,
+        help="inputs that one scale of int8 and int4 serves; 0 is a whole row (default 64)",
+    )
+    group.add_argument(
+        "--format",
+        choices=("auto", *FORMATS),
+        help="format of the blocks' matrices; auto takes what has the fewest bytes (default auto)",
+    )
+    group.add_argument(
+        "--head",
+        choices=("auto", *TYPES),
+        help="type of embedding and head; auto is that of the blocks, but int8 with int4 (default auto)",
+    )
+
+
+_SYNTHETIC = ("sparsity", "pattern", "group", "format", "head")
 
 
 def run(args: argparse.Namespace) -> int:
     """Times, prints, and returns the exit code."""
     if not args.prompt and not args.new:
         args.parser.error("-p and -n are both 0: nothing to time")
+    given = {name: getattr(args, name) for name in _SYNTHETIC if getattr(args, name) is not None}
+    if args.model and given:
+        args.parser.error(f"--{next(iter(given))} goes with --synthetic, not with MODEL")
     rows: list[dict[str, Any]] = []
-    for threads in args.threads:
-        model = open_model(args, args.model, threads)
+    for model in _models(args, given):
         with progress() as report:
             rows += measure(model, args.prompt, args.new, args.repeats, report)
     if args.json:
@@ -77,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
 
         print_json(
             {
-                "model": args.model,
+                "model": args.model or args.synthetic,
+                "synthetic": model.info.get("synthetic"),
                 "isa": _core.isa(),
                 "kv": model.decoder.kv,
                 "activations": args.activations,
@@ -88,10 +136,23 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     kinds = ", ".join(f"{count} {kind}" for kind, count in weight_kinds(model).items())
-    print(f"{args.model}: {kinds}; {model.decoder.weight_bytes / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
+    name = args.model or f"synthetic {args.synthetic}"
+    print(f"{name}: {kinds}; {model.decoder.weight_bytes / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
     header = ("test", "threads", "tokens/s", "± sd", "min", "max", "MB/token", "GB/s")
     print(table(header, [_cells(row) for row in rows]))
     return 0
+
+
+def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iterator[Model]:
+    """The model to time, with every number of threads in turn."""
+    if args.model:
+        for threads in args.threads:
+            yield open_model(args, args.model, threads)
+        return
+    with progress() as report:
+        packed = synthetic.pack(args.synthetic, weights=args.weights or "auto", **synthetic_options, progress=report)
+    for threads in args.threads:
+        yield synthetic.ready(packed, threads=threads, kv=args.kv, activations=args.activations)
 
 
 def measure(model: Model, prompt: int, new: int, repeats: int, report: Report) -> list[dict[str, Any]]:
