@@ -20,12 +20,13 @@ def facts() -> dict[str, Any]:
 
     import gossamer
     from gossamer import _core
+    from gossamer.roofline import processor
 
     return {
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "changed": sorted(line[3:] for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": _core.default_threads(),
         "isa": _core.isa(),
@@ -34,6 +35,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "gossamer": gossamer.__version__,
+        "compiler": _core.compiler(),
     }
 
 
@@ -50,10 +52,3 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.rstrip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

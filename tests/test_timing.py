@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import reference
+from conftest import ROOT
 from gossamer import _core
 
 
@@ -130,3 +133,65 @@ def test_other_threads_run_meanwhile_and_ctrl_c_ends_a_long_run() -> None:
 
 def test_the_compiler_is_known() -> None:
     assert any(character.isdigit() for character in _core.compiler())
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module("kernels")
+
+
+@pytest.mark.parametrize(("format", "zeros"), [("dense", 0.0), ("bitmap", 0.75), ("csr", 0.9), ("nm", 0.5)])
+@pytest.mark.parametrize("type", reference.TYPES)
+def test_bench_weights_have_the_zeros_asked_for(bench: ModuleType, format: str, type: str, zeros: float) -> None:
+    one = bench.random_weight(256, 512, format, type, zeros, (4, 8) if format == "nm" else None)
+    assert 1 - one.nnz / (256 * 512) == pytest.approx(zeros, abs=0.01)
+    several = bench.copies(one, 5 * one.nbytes - 1)
+    assert len(several) == 5
+    places = {copy.streams()["values"].ctypes.data for copy in several}
+    assert len(places) == 5
+    assert all(place % 64 == 0 for place in places)
+    for copy in several:
+        np.testing.assert_array_equal(copy.unpack(), one.unpack())
+
+
+@pytest.mark.parametrize("name", [name for name in _core.kernels() if name.startswith("bitmap_matmul")])
+def test_the_bench_checks_what_it_times(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    type, activations = name.partition("__")[0].split("_")[2:]
+    one = bench.random_weight(64, 256, "bitmap", type, 0.5)
+    assert 0 < bench.check(one, activations, 3, 1, name) <= 1
+    right = bench.seen_by_kernels
+    monkeypatch.setattr(bench, "seen_by_kernels", lambda x, activations: right(x, activations) * (1 + 2**-10))
+    with pytest.raises(SystemExit, match="times the bound"):
+        bench.check(one, activations, 3, 1, name)
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_bench_row_says_what_was_read(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, beyond: bool) -> None:
+    monkeypatch.setattr(bench, "BEYOND", 1 << 16)
+    one = bench.random_weight(64, 256, "bitmap", "int8", 0.5)
+    timer = bench.Timer(bench.copies(one, bench.BEYOND) if beyond else [one], batch=2, threads=1)
+    timer.round()
+    row = timer.result()
+    assert row["bytes"] == one.nbytes
+    assert row["weights"] == (-(-(1 << 16) // one.nbytes) if beyond else 1)
+    assert row["bandwidth"] == pytest.approx(one.nbytes / row["seconds"] / 1e9)
+    assert row["positions_per_second"] == pytest.approx(2 * 64 * 256 / row["seconds"] / 1e9)
+    assert row["fastest"] <= row["seconds"] <= row["slowest"]
+    if beyond:
+        assert row["share"] == pytest.approx(row["bandwidth"] / max(row["plain_reads"], row["prefetched_reads"]))
+    else:
+        assert "share" not in row
+
+
+def test_bench_shapes_are_those_of_the_models(bench: ModuleType) -> None:
+    found = bench.shapes(["smollm2-135m", "llama-2-7b"])
+    assert found == {
+        (576, 576): ["smollm2-135m"],
+        (192, 576): ["smollm2-135m"],
+        (1536, 576): ["smollm2-135m"],
+        (576, 1536): ["smollm2-135m"],
+        (4096, 4096): ["llama-2-7b"],
+        (11008, 4096): ["llama-2-7b"],
+        (4096, 11008): ["llama-2-7b"],
+    }
