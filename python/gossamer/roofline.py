@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import _core, zoo
 
@@ -284,19 +284,24 @@ def _measure(machine: dict[str, Any], progress: Progress) -> Roofline:
 
 
 def _bandwidth(size: int, threads: int) -> float:
-    """Median bandwidth of the better kind of read, plain or prefetched; the two take turns."""
+    """Bandwidth of the better kind of read, plain or prefetched; the two take turns."""
     repeats = max(5, min(200, (256 << 20) // size))
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for prefetch in (False, True, False, True):
         seconds[prefetch] += _core.read_bandwidth(size, threads, prefetch, repeats)[1:].tolist()
-    return size / min(float(np.median(runs)) for runs in seconds.values()) / 1e9
+    return size / min(map(_undisturbed, seconds.values())) / 1e9
 
 
 def _kernel_seconds(name: str, weight: _core.Weight) -> float:
-    """Median seconds of one product on one core."""
+    """Seconds of one product on one core."""
     once = _core.time_linears([weight], threads=1, repeats=2, kernel=name)[0].min()
     repeats = max(3, min(5000, int(_KERNEL_SECONDS / once)))
-    return float(np.median(_core.time_linears([weight], threads=1, repeats=repeats, kernel=name)[0]))
+    return _undisturbed(_core.time_linears([weight], threads=1, repeats=repeats, kernel=name)[0])
+
+
+def _undisturbed(seconds: ArrayLike) -> float:
+    """The fastest tenth: what is measured once and kept should not depend on what else ran that minute."""
+    return float(np.quantile(seconds, 0.1))
 
 
 def _weight(format_: str, type_: str, size: int) -> _core.Weight:
