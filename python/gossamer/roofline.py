@@ -14,13 +14,13 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from . import _core, zoo
 
@@ -299,9 +299,9 @@ def _kernel_seconds(name: str, weight: _core.Weight) -> float:
     return _undisturbed(_core.time_linears([weight], threads=1, repeats=repeats, kernel=name)[0])
 
 
-def _undisturbed(seconds: ArrayLike) -> float:
+def _undisturbed(seconds: Sequence[float] | NDArray[np.float64]) -> float:
     """The fastest tenth: what is measured once and kept should not depend on what else ran that minute."""
-    return float(np.quantile(seconds, 0.1))
+    return float(np.quantile(np.asarray(seconds), 0.1))
 
 
 def _weight(format_: str, type_: str, size: int) -> _core.Weight:
