@@ -33,26 +33,29 @@ def quantize(source: str, name: str, target: str) -> dict[str, Any]:
 
 
 def bench(path: str, threads: str, prompt: str, new: str, repeats: str) -> dict[str, Any]:
-    """Times prefill and decode with the tokens and the order of `gossamer bench`; tokens a second of every run."""
+    """Times prefill and decode with the tokens and the order of `gossamer bench`; tokens a second of every run.
+
+    A PROMPT or NEW of 0 skips its test.
+    """
     pp, tg = int(prompt), int(new)
     model = _open(path, int(threads), pp + tg + 64)
     tokens = [100 + i % 1000 for i in range(max(pp, tg, START))]
     prefills, decodes = [], []
-    for repeat in range(int(repeats) + 1):
-        model.reset()
-        start = time.perf_counter()
-        model.eval(tokens[:pp])
-        prefill = time.perf_counter() - start
-        model.reset()
-        model.eval(tokens[:START])
-        start = time.perf_counter()
-        for token in tokens[:tg]:
-            model.eval([token])
-        decode = time.perf_counter() - start
-        if repeat:  # the first one warms up
-            prefills.append(pp / prefill)
-            decodes.append(tg / decode)
-    return {f"pp{pp}": prefills, f"tg{tg}": decodes, "bytes": Path(path).stat().st_size}
+    for _ in range(int(repeats) + 1):
+        if pp:
+            model.reset()
+            start = time.perf_counter()
+            model.eval(tokens[:pp])
+            prefills.append(pp / (time.perf_counter() - start))
+        if tg:
+            model.reset()
+            model.eval(tokens[:START])
+            start = time.perf_counter()
+            for token in tokens[:tg]:
+                model.eval([token])
+            decodes.append(tg / (time.perf_counter() - start))
+    # The first of each warms up.
+    return {f"pp{pp}": prefills[1:], f"tg{tg}": decodes[1:], "bytes": Path(path).stat().st_size}
 
 
 def perplexity(path: str, threads: str, text: str, context: str, windows: str) -> dict[str, Any]:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import importlib
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import gossamer
+from conftest import ROOT
 from gossamer import _core, synthetic
 from gossamer.arch import family
+from gossamer.checkpoint import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
 from gossamer.packed import PackedModel, weight_shapes
@@ -168,3 +174,37 @@ def test_wrong_usage(line: str, words: list[str], capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
     assert [word for word in words if word not in err] == []
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("name", ["tiny", "untied", "wide"])
+def test_the_same_shape_as_gguf(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    synthetic_gguf = importlib.import_module("synthetic_gguf")
+    monkeypatch.setitem(synthetic.CONFIGS, "wide", tiny_config(hidden_size=256, num_attention_heads=4))
+    path = tmp_path / "model.gguf"
+    synthetic_gguf.write(path, name, kind)
+    assert list(tmp_path.iterdir()) == [path]
+    checkpoint = open_checkpoint(path)
+    sizes = synthetic.CONFIGS[name]
+    expected = family(sizes).decoder_config(sizes)
+    found = family(checkpoint.config).decoder_config(checkpoint.config)
+    assert replace(found, norm_eps=0.0) == replace(expected, norm_eps=0.0)
+    assert found.norm_eps == np.float32(expected.norm_eps)
+    head = "model.embed_tokens.weight" if sizes["tie_word_embeddings"] else "lm_head.weight"
+    # The types that llama.cpp's quantizer picks: Q6_K in blocks of 256 where they divide the width.
+    head_type = "Q6_K" if (name, kind) == ("wide", "Q4_0") else "Q8_0"
+    assert checkpoint.dtype(head) == synthetic_gguf.head_type(path) == head_type
+    assert {checkpoint.dtype(tensor) for tensor in checkpoint.names() if tensor.endswith("_proj.weight")} == {kind}
+    model = gossamer.load(path, activations="f32")
+    assert 0.5 < model.logits(list(range(64))).std() < 2
+    assert model.tokenizer.decode(model.tokenizer.encode("any text", special=False)) == "any text"
+
+
+def test_a_gguf_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    synthetic_gguf = importlib.import_module("synthetic_gguf")
+    monkeypatch.setattr(synthetic_gguf, "_draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        synthetic_gguf.write(tmp_path / "model.gguf", "tiny", "Q4_0")
+    assert list(tmp_path.iterdir()) == []
