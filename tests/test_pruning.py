@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gossamer import _core
 from gossamer.config import DecoderConfig
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm, magnitude, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern
 from gossamer.pruning.sequential import GROUPS, prune_blocks
-from gossamer.pruning.solvers import CALIBRATED, METHODS, Method, damped, inverse_factor
+from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse_factor
 from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]
@@ -30,7 +31,9 @@ def problem(rows: int, cols: int, tokens: int = 0, seed: int = 0) -> tuple[Any, 
 
 
 def apply(method: str, weight: Any, gram: Any, target: Target) -> NDArray[np.float32]:
-    return magnitude(weight, target) if method == "magnitude" else CALIBRATED[method].solve(weight, gram, target)
+    if method == "magnitude":
+        return magnitude(weight, target)
+    return CALIBRATED[method].solve(weight, gram, target, weight != 0)
 
 
 def error(weight: Any, pruned: Any, x: Any) -> float:
@@ -47,7 +50,7 @@ def test_unstructured_zeros_are_exactly_as_many_as_asked(method: str, shape: tup
     assert pruned.dtype == np.float32
     assert np.isfinite(pruned).all()
     zeros = pruned == 0
-    if method in ("magnitude", "wanda"):
+    if method == "wanda":
         assert (zeros.sum(axis=1) == round(sparsity * shape[1])).all()
     else:
         assert zeros.sum() == round(sparsity * weight.size)
@@ -70,10 +73,9 @@ def test_patterns_hold_in_every_group_and_in_the_tail(method: str, pattern: tupl
         assert ((group != 0).sum(axis=1) == min(n, group.shape[1])).all()
 
 
-def test_magnitude_keeps_the_largest_and_wanda_weighs_them_by_their_inputs() -> None:
+def test_wanda_weighs_entries_by_their_inputs() -> None:
     weight = np.array([[1.0, -2.0, 3.0, -4.0], [8.0, 7.0, -6.0, 5.0]], dtype=np.float32)
     gram = np.diag([100.0, 1.0, 1.0, 0.01])
-    np.testing.assert_array_equal(magnitude(weight, Target(0.5)), [[0, 0, 3, -4], [8, 7, 0, 0]])
     np.testing.assert_array_equal(wanda(weight, gram, Target(0.5)), [[1, 0, 3, 0], [8, 7, 0, 0]])
     np.testing.assert_array_equal(wanda(weight, gram, Target.parse(None, (1, 2))), [[1, 0, 3, 0], [8, 0, -6, 0]])
 
@@ -116,6 +118,57 @@ def test_sparsegpt_equals_the_slow_obvious_form(target: Target, cols: int) -> No
     # float32 steps, as many as columns, each within a rounding of values of the size of the largest.
     bound = cols * np.finfo(np.float32).eps * np.abs(expected).max()
     np.testing.assert_allclose(actual, expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", [Target(0), Target(0.3), Target(0.6), Target.parse(None, (3, 4))])
+def test_what_is_zero_stays_zero_and_counts(method: str, target: Target) -> None:
+    weight, _, gram = problem(24, 160, seed=8)
+    weight[np.random.default_rng(8).random(weight.shape) < 0.4] = 0
+    pruned = apply(method, weight, gram, target)
+    assert (pruned[weight == 0] == 0).all()
+    if target == Target(0.6):
+        assert abs((pruned == 0).mean() - 0.6) < 0.02
+    elif not target.pattern:  # fewer than there are
+        np.testing.assert_array_equal(pruned == 0, weight == 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_left_to_prune(method: str) -> None:
+    weight = np.zeros((3, 20), np.float32)
+    assert not apply(method, weight, np.eye(20), Target(0.5)).any()
+
+
+def test_magnitude_is_relative_to_row_and_column() -> None:
+    weight = np.array([[4, 3, 0.2], [0.3, 0.01, 0.1], [0, 0, 0]], np.float32)
+    shares = np.abs(weight[:2]) / weight.sum(1, keepdims=True)[:2] + np.abs(weight[:2]) / weight.sum(0)
+    expected = np.where(shares >= np.sort(shares, axis=None)[3], weight[:2], 0)
+    np.testing.assert_array_equal(magnitude(weight, Target(6 / 9))[:2], expected)
+
+
+@pytest.mark.parametrize("group", [0, 32, 64, 128])
+@pytest.mark.parametrize("target", [Target(0), Target(0.5), Target.parse(None, (2, 4)), Target.parse(None, (5, 24))])
+def test_int4_in_the_sweep_is_stored_exactly_and_loses_less_than_afterwards(target: Target, group: int) -> None:
+    weight, x, gram = problem(48, 300, seed=9)
+    pruned = sparsegpt(weight, gram, target, None, Int4(group))
+    np.testing.assert_array_equal(_core.pack(pruned, "dense", "int4", group).unpack(), pruned)
+    if target.pattern:
+        n, m = target.pattern
+        counts = np.add.reduceat(pruned != 0, range(0, 300, m), axis=1)
+        assert counts.max() <= n
+    else:
+        assert (pruned == 0).sum() >= round(target.sparsity * weight.size)
+    after = _core.pack(sparsegpt(weight, gram, target), "dense", "int4", group).unpack()
+    assert error(weight, pruned, x) < error(weight, after, x)
+
+
+def test_int4_rounds_a_pruned_matrix_without_new_entries() -> None:
+    weight, x, gram = problem(48, 300, seed=10)
+    pruned = sparsegpt(weight, gram, Target(0.5))
+    rounded = sparsegpt(pruned, gram, Target(0), pruned != 0, Int4(64))
+    assert (rounded[pruned == 0] == 0).all()
+    after = _core.pack(pruned, "dense", "int4", 64).unpack()
+    assert error(pruned, rounded, x) < 0.6 * error(pruned, after, x)
 
 
 @pytest.mark.parametrize("target", [Target(0.5), Target(0.7), Target.parse(None, (2, 4))])
@@ -232,7 +285,7 @@ class Spy:
         self.weights: list[Any] = []
         self.grams: list[Any] = []
 
-    def __call__(self, weight: Any, gram: Any, target: Target) -> NDArray[np.float32]:
+    def __call__(self, weight: Any, gram: Any, target: Target, _present: Any) -> NDArray[np.float32]:
         self.weights.append(weight)
         self.grams.append(gram)
         return magnitude(weight, target)

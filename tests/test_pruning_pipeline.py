@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gossamer
 from gossamer import pruning
 from gossamer.checkpoint import open_checkpoint
+from gossamer.convert import convert as convert_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.pruning import prune
 from gossamer.pruning.pipeline import Report
@@ -76,6 +79,40 @@ def test_the_report_beside_the_weights(tmp_path: Path, text: Path) -> None:
     assert written["layers"] == report.layers == dict.fromkeys(linears(source), 0.5)
     for values in linears(tmp_path / "pruned").values():
         assert ((values.reshape(-1, 4) != 0).sum(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize(("sparsity", "group"), [(0.5, 64), (0.5, 0), (0, 32)])
+def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, sparsity: float, group: int) -> None:
+    source = tiny_llama(tmp_path / "dense", dtype="bf16")
+    if not sparsity:
+        small(source, tmp_path / "half", sparsity=0.5, calibration=text)
+        source = tmp_path / "half"
+    report = small(source, tmp_path / "pruned", sparsity=sparsity, weights="int4", group=group, calibration=text)
+    assert (report.weights, report.group) == ("int4", group)
+    assert report.reached >= 0.5
+    convert_checkpoint(tmp_path / "pruned", tmp_path / "packed", weights="int4", group=group)
+    model = gossamer.load(str(tmp_path / "packed"))
+    checkpoint = open_checkpoint(tmp_path / "pruned")
+    for layer, (ours, theirs) in itertools.product((0, 1), (("q", "self_attn.q"), ("down", "mlp.down"))):
+        name = f"model.layers.{layer}.{theirs}_proj.weight"
+        assert checkpoint.dtype(name) == "f32"
+        np.testing.assert_array_equal(model.weights[f"layers.{layer}.{ours}"].unpack(), checkpoint.tensor(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "int8"}, "weights must be stored or int4, got 'int8'"),
+        ({"weights": "int4", "method": "wanda"}, "method wanda cannot round to int4"),
+        ({"weights": "int4", "method": "magnitude"}, "method magnitude cannot round to int4"),
+        ({"weights": "int4", "group": 48}, "group must be one of 0, 32, 64, 128, got 48"),
+    ],
+)
+def test_rounding_that_makes_no_sense(tmp_path: Path, text: Path, options: dict[str, Any], message: str) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    with pytest.raises(GossamerError, match=message):
+        small(source, tmp_path / "pruned", sparsity=0.5, calibration=text, **options)
+    assert not (tmp_path / "pruned").exists()
 
 
 def test_own_samples_by_default_reproducible_by_seed_whatever_the_threads(tmp_path: Path) -> None:

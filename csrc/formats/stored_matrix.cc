@@ -61,7 +61,8 @@ Rounding try_scale(const float* values, int count, float scale, float low, float
 }
 
 // int8 has codes to spare, so the largest magnitude maps to 127. With 16 codes the choice matters: candidates put the
-// largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other.
+// largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other. Fewer whole steps
+// find again, exactly, the scale of values that were rounded before.
 std::uint16_t choose_scale(const float* values, int count, ValueType type) {
   float largest = 0;
   for (int i = 0; i < count; ++i) {
@@ -74,14 +75,15 @@ std::uint16_t choose_scale(const float* values, int count, ValueType type) {
     return f32_to_f16(std::max(magnitude / 127.0F, smallest));
   }
   Rounding best{HUGE_VALF, f32_to_f16(std::max(magnitude / 7.0F, smallest))};
-  for (int step = 0; step <= 16; ++step) {
-    const float reach = 5.6F + 0.2F * static_cast<float>(step);
+  const auto consider = [&](float reach) {
     for (const float sign : {1.0F, -1.0F}) {
       // A negative scale swaps the sides, so that -8 can serve a positive extreme.
       const Rounding tried = try_scale(values, count, sign * std::max(magnitude / reach, smallest), -8.0F, 7.0F);
       if (tried.loss < best.loss) best = tried;
     }
-  }
+  };
+  for (int steps = 1; steps <= 5; ++steps) consider(static_cast<float>(steps));
+  for (int fifths = 28; fifths <= 44; ++fifths) consider(static_cast<float>(fifths) / 5.0F);
   return best.scale;
 }
 

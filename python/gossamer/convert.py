@@ -14,7 +14,7 @@ from . import arch
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import GossamerError
 from .folders import check_destination
-from .formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES, Choice, choose, measure
+from .formats import FORMATS, INTEGER_TYPES, STORED, TYPES, Choice, check_group, choose, measure
 from .packed import PackedModel, is_packed, write_packed
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 
-STORED = "stored"  # the type that a tensor has in the checkpoint; f32 for quantized ones
 _F16_MAX = 65504.0
 _HEAD = ("embed", "head")  # always dense; a tied head is the embedding
 
@@ -103,8 +102,7 @@ def pack_checkpoint(
     _check_option("weights", weights, ("auto", STORED, *TYPES))
     _check_option("head", head, ("auto", STORED, *TYPES))
     _check_option("format", format, ("auto", *FORMATS))
-    if group not in GROUPS:
-        raise GossamerError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group}")
+    check_group(group)
     if weights == "auto":
         weights = "int8"
     if head == "auto":

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import GossamerError
+
 FORMATS = ("dense", "bitmap", "csr", "nm")
 VALUE_BITS = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}
 TYPES = tuple(VALUE_BITS)
 INTEGER_TYPES = ("int8", "int4")
+STORED = "stored"  # in place of a type: the one that a tensor has in the checkpoint; f32 for quantized ones
 GROUPS = (0, 32, 64, 128)  # inputs a scale; 0 is the whole row
 PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern
 
@@ -63,6 +66,12 @@ class Choice:
     format: str
     pattern: tuple[int, int] | None
     reason: str
+
+
+def check_group(group: int) -> None:
+    """Raises `GossamerError` for a number of inputs that cannot share a scale."""
+    if group not in GROUPS:
+        raise GossamerError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group}")
 
 
 def measure(values: NDArray[Any], group: int = 0) -> Shape:

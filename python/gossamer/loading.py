@@ -66,7 +66,8 @@ def load(
         packed = read_packed(path)
     else:
         from .checkpoint import open_checkpoint
-        from .convert import STORED, pack_checkpoint
+        from .convert import pack_checkpoint
+        from .formats import STORED
 
         packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, progress=progress)
     config = packed.config

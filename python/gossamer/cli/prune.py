@@ -7,6 +7,7 @@ import dataclasses
 import re
 
 from ..calibration import LENGTH, WINDOWS
+from ..formats import GROUPS, STORED
 from ..pruning import METHODS
 from .options import SOURCE_HELP, integer, nonempty, number
 from .output import print_json
@@ -32,6 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     target.add_argument(
         "--pattern", type=_pattern, metavar="N:M", help="keep at most N of every M inputs, as in 2:4, instead"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=(STORED, "int4"),
+        default=STORED,
+        help="int4 also rounds what stays, as convert --weights int4 does, but loses less (sparsegpt only)",
+    )
+    parser.add_argument(
+        "--group",
+        type=int,
+        choices=GROUPS,
+        default=64,
+        metavar="G",
+        help="inputs that share an int4 scale: 32, 64 or 128; 0 is a whole row (default %(default)s)",
     )
     group = parser.add_argument_group("calibration, for wanda and sparsegpt")
     group.add_argument(
@@ -65,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             method=args.method,
             sparsity=sparsity,
             pattern=args.pattern,
+            weights=args.weights,
+            group=args.group,
             calibration=args.calibration,
             windows=args.windows,
             length=args.length,
@@ -76,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(report))
         return 0
     print(f"{args.dst}: {len(report.layers)} matrices pruned by {report.method}, {report.reached:.1%} zeros")
+    if report.weights != STORED:
+        print(f"rounded for convert --weights {report.weights} --group {report.group}")
     if report.windows:
         print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")
     print(f"took {report.seconds:.1f} s")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
+from ..formats import STORED, check_group
 from .masks import Target
 from .sequential import GROUPS, prune_blocks
-from .solvers import CALIBRATED, METHODS, Matrix, magnitude
+from .solvers import CALIBRATED, METHODS, Int4, Matrix, Method, magnitude, sparsegpt
 
 if TYPE_CHECKING:
     from .. import _core
@@ -39,6 +41,8 @@ class Report:
         method: One of `METHODS`.
         sparsity: Fraction of zeros asked for in every pruned matrix.
         pattern: (N, M) where that was asked for.
+        weights: "stored", or "int4" where what stays was rounded in the same sweep.
+        group: Inputs that share a scale of int4 values.
         calibration: Where the calibration windows come from; empty for a method that needs none.
         windows: Calibration windows used.
         length: Tokens of each.
@@ -52,6 +56,8 @@ class Report:
     method: str
     sparsity: float
     pattern: tuple[int, int] | None
+    weights: str
+    group: int
     calibration: str
     windows: int
     length: int
@@ -68,6 +74,8 @@ def prune(
     method: str = "sparsegpt",
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
+    weights: str = STORED,
+    group: int = 64,
     calibration: str | Path | None = None,
     windows: int = WINDOWS,
     length: int = LENGTH,
@@ -78,7 +86,8 @@ def prune(
     """Prunes the linears of every block of a checkpoint; embeddings, head and norms stay as they are.
 
     The result is an ordinary Hugging Face checkpoint with exact zeros, every tensor of the type that it had; those of
-    a quantized source become float32, so that the unpruned ones lose nothing.
+    a quantized source become float32, so that the unpruned ones lose nothing, and so do rounded ones. What is zero in
+    the source stays zero, and counts: `sparsity=0` with `weights="int4"` rounds a model that is pruned already.
 
     Args:
         src: A Hugging Face checkpoint folder or a GGUF file.
@@ -86,6 +95,9 @@ def prune(
         method: "admm", "sparsegpt", "wanda" or "magnitude".
         sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
+        weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
+            in one sweep with the pruning, which loses far less than rounding afterwards; for "sparsegpt".
+        group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
         calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
         windows: Calibration windows.
         length: Tokens of each.
@@ -108,6 +120,11 @@ def prune(
     report = progress or (lambda *_: None)
     if method not in METHODS:
         raise GossamerError(f"unknown pruning method {method!r}; there are {', '.join(METHODS)}")
+    if weights not in (STORED, "int4"):
+        raise GossamerError(f"weights must be {STORED} or int4, got {weights!r}")
+    if weights == "int4" and method != "sparsegpt":
+        raise GossamerError(f"method {method} cannot round to int4; sparsegpt can")
+    check_group(group)
     if windows < 1 or length < 1:
         raise GossamerError(f"calibration needs at least 1 window of 1 token, got {windows} of {length}")
     folder = Path(dst)
@@ -136,7 +153,11 @@ def prune(
             tokens = sampled_windows(
                 decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
             )
-        pruned = _calibrated(decoder, source, config, names, tokens, method, target, report)
+        solver = CALIBRATED[method]
+        if weights == "int4":
+            solver = Method(partial(sparsegpt, rounding=Int4(group)), updates=True)
+        dtype = "f32" if weights == "int4" else None
+        pruned = _calibrated(decoder, source, config, names, dtype, tokens, solver, target, report)
     else:
         pruned = {name: _packed(source, names[name], magnitude(_read(source, names[name]), target)) for name in names}
 
@@ -147,6 +168,8 @@ def prune(
         method=method,
         sparsity=target.sparsity,
         pattern=target.pattern,
+        weights=weights,
+        group=group if weights == "int4" else 0,
         calibration=origin,
         windows=0 if tokens is None else tokens.shape[0],
         length=0 if tokens is None else tokens.shape[1],
@@ -178,10 +201,10 @@ def _read(source: Checkpoint, name: str) -> Matrix:
     return values
 
 
-def _packed(source: Checkpoint, name: str, values: Matrix) -> _core.Weight:
+def _packed(source: Checkpoint, name: str, values: Matrix, dtype: str | None = None) -> _core.Weight:
     from .. import _core
 
-    dtype = _stored_type(source, name)
+    dtype = dtype or _stored_type(source, name)
     if dtype == "f16" and np.abs(values).max(initial=0.0) > _F16_MAX:
         raise GossamerError(f"{source.path}: tensor {name} no longer fits f16 after pruning")
     return _core.pack(values, "dense", dtype)
@@ -208,16 +231,17 @@ def _calibrated(
     source: Checkpoint,
     config: DecoderConfig,
     names: dict[str, str],
+    dtype: str | None,
     tokens: NDArray[np.int32],
-    method: str,
+    method: Method,
     target: Target,
     progress: Progress,
 ) -> dict[str, _core.Weight]:
-    """Prunes block after block; returns the packed results by canonical name."""
+    """Prunes block after block; returns the results by canonical name, packed as `dtype` or as in the source."""
     pruned: dict[str, _core.Weight] = {}
 
     def replace(name: str, values: Matrix) -> Matrix:
-        pruned[name] = _packed(source, names[name], values)
+        pruned[name] = _packed(source, names[name], values, dtype)
         decoder.set_weight(name, pruned[name])
         return pruned[name].unpack()
 
@@ -225,7 +249,7 @@ def _calibrated(
         decoder,
         config.layers,
         tokens,
-        CALIBRATED[method],
+        method,
         target,
         lambda name: _read(source, names[name]),
         replace,
@@ -240,8 +264,10 @@ def _write(folder: Path, source: Checkpoint, pruned: dict[str, _core.Weight], re
 
     def tensors() -> Iterator[tuple[str, Matrix, str]]:
         for name in source.names():
-            values = pruned[name].unpack() if name in pruned else source.tensor(name)
-            yield name, values, _stored_type(source, name)
+            if name in pruned:
+                yield name, pruned[name].unpack(), pruned[name].type
+            else:
+                yield name, source.tensor(name), _stored_type(source, name)
 
     with new_folder(folder) as part:
         write_checkpoint(part, source.config, tensors(), source)

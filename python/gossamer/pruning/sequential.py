@@ -78,7 +78,7 @@ def prune_blocks(
             moments.check(name)
             try:
                 aimed = moments.aim(weight) if method.updates else weight
-                stored = replace(name, method.solve(aimed, moments.gram, target))
+                stored = replace(name, method.solve(aimed, moments.gram, target, weight != 0))
             except GossamerError as error:
                 raise GossamerError(f"{name}: {error}") from None
         return stored - weight

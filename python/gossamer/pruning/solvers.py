@@ -1,4 +1,8 @@
-"""The pruning methods: one matrix and the second moments of its inputs in, the pruned matrix out."""
+"""The pruning methods: one matrix and the second moments of its inputs in, the pruned matrix out.
+
+An entry that is zero in the checkpoint stays zero: the methods that change values are told with `present`, and to the
+others it has the lowest score.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from .masks import Target, keep_fraction, keep_pattern, keep_rows
 
 Matrix = NDArray[np.float32]
 Gram = NDArray[np.float64]
-Solver = Callable[[Matrix, Gram, Target], Matrix]
+Mask = NDArray[np.bool_]
+Solver = Callable[[Matrix, Gram, Target, Mask], Matrix]
 
 _BLOCK = 128
 _DAMPING = 0.01
@@ -28,7 +33,7 @@ class Method:
     """A method that looks at the inputs of a matrix.
 
     Attributes:
-        solve: What it does to a matrix.
+        solve: What it does to a matrix: weight [rows, cols], gram [cols, cols], target, present [rows, cols].
         updates: Whether it changes the values that it keeps.
     """
 
@@ -36,24 +41,55 @@ class Method:
     updates: bool
 
 
-def magnitude(weight: Matrix, target: Target) -> Matrix:
-    """Drops the smallest absolute values of every row, or of each group of M.
+@dataclass(frozen=True)
+class Int4:
+    """Rounding to int4, such that `convert` finds the same codes and scales again.
 
-    Comparing within a row, as Wanda does, loses less than comparing over the whole matrix.
+    Attributes:
+        group: Inputs that share a scale: 32, 64 or 128; 0 is the whole row.
+    """
+
+    group: int
+
+    def span(self, cols: int) -> int:
+        """Returns how many of `cols` inputs share a scale."""
+        return self.group or cols
+
+    def scales(self, values: Matrix) -> NDArray[np.float32]:
+        """Returns the scale of every row for one group of inputs, values [rows, inputs]."""
+        from .. import _core
+
+        return _core.pack(values, "dense", "int4", 0).codes()[1][:, 0].astype(np.float32)
+
+    def round(self, values: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the nearest values that can be stored, one input of every row: [rows]."""
+        steps = np.divide(values, scales, out=np.zeros_like(values), where=scales != 0)
+        return np.asarray(np.clip(np.rint(steps), -8, 7) * scales)
+
+
+def magnitude(weight: Matrix, target: Target) -> Matrix:
+    """Drops the smallest absolute values, relative to their row and to their column, of the matrix or of each M inputs.
+
+    What is compared is |w| / (sum of its row's |w|) + |w| / (sum of its column's |w|), the relative importance of
+    Zhang et al. 2024, which spares whole outputs and inputs; plain |w| loses several times as much.
 
     Args:
         weight: [rows, cols].
-        target: The zeros to make.
+        target: The zeros to make; an unstructured target compares over the whole matrix.
 
     Returns:
         The pruned matrix, [rows, cols].
     """
-    scores = np.abs(weight)
-    keep = keep_pattern(scores, target.pattern) if target.pattern else keep_rows(scores, target.zeros(weight.shape[1]))
+    size = np.abs(weight)
+    scores = np.zeros_like(size)
+    for axis in (0, 1):
+        total = size.sum(axis, keepdims=True, dtype=np.float64).astype(np.float32)
+        scores += np.divide(size, total, out=np.zeros_like(size), where=total > 0)
+    keep = keep_pattern(scores, target.pattern) if target.pattern else keep_fraction(scores, target.zeros(scores.size))
     return np.where(keep, weight, np.float32(0))
 
 
-def wanda(weight: Matrix, gram: Gram, target: Target) -> Matrix:
+def wanda(weight: Matrix, gram: Gram, target: Target, _present: Mask | None = None) -> Matrix:
     """Drops, in every row, the entries with the smallest |w| times the norm of their input (Sun et al. 2023).
 
     Args:
@@ -69,16 +105,21 @@ def wanda(weight: Matrix, gram: Gram, target: Target) -> Matrix:
     return np.where(keep, weight, np.float32(0))
 
 
-def sparsegpt(weight: Matrix, gram: Gram, target: Target) -> Matrix:
+def sparsegpt(
+    weight: Matrix, gram: Gram, target: Target, present: Mask | None = None, rounding: Int4 | None = None
+) -> Matrix:
     """Drops entries column by column; the columns to the right make up for each (Frantar & Alistarh 2023).
 
     The mask of an unstructured target is chosen for 128 columns at a time over all rows, that of an N:M target for one
-    group of M at its first column, both on the weights as updated so far.
+    group of M at its first column, both on the weights as updated so far. With `rounding`, what stays is rounded in the
+    same sweep, and the columns to the right make up for that as well (Frantar et al. 2022, GPTQ).
 
     Args:
         weight: [rows, cols].
         gram: Sum of x x^T over the calibration inputs, [cols, cols]; may be singular.
         target: The zeros to make.
+        present: False where an entry has to be zero, [rows, cols]; any may stay by default.
+        rounding: The integer values to round to; a group's scale is chosen when the sweep comes to it.
 
     Returns:
         The pruned matrix, [rows, cols].
@@ -92,38 +133,59 @@ def sparsegpt(weight: Matrix, gram: Gram, target: Target) -> Matrix:
     rows, cols = weight.shape
     # Transposed, so that a column of the weight is one contiguous row here.
     left = np.ascontiguousarray(weight.T)
+    allowed = np.ones(left.shape, np.bool_) if present is None else np.ascontiguousarray(present.T)
+
+    def scores(first: int, stop: int) -> Matrix:
+        scored: Matrix = np.where(allowed[first:stop], np.square(left[first:stop]) * cost[first:stop], np.float32(-1))
+        return scored
+
     done = 0
     block = _BLOCK
     if target.pattern:
         block = max(1, _BLOCK // target.pattern[1]) * target.pattern[1]
+    scale = np.zeros(rows, np.float32)
     for start in range(0, cols, block):
         end = min(start + block, cols)
+        keep = allowed[start:end].copy()
         if not target.pattern:
-            scores = np.square(left[start:end]) * cost[start:end]
-            zeros = target.zeros(rows * end) - done
-            keep = keep_fraction(scores, zeros)
+            zeros = max(target.zeros(rows * end) - done, keep.size - np.count_nonzero(keep))
+            keep = keep_fraction(scores(start, end), zeros)
             done += zeros
-        else:
-            keep = np.ones((end - start, rows), dtype=np.bool_)
         errors = np.empty((end - start, rows), dtype=np.float32)
         for j in range(start, end):
             if target.pattern and j % target.pattern[1] == 0:
                 stop = min(j + target.pattern[1], end)
-                scores = np.square(left[j:stop]) * cost[j:stop]
-                keep[j - start : stop - start] = keep_pattern(scores.T, target.pattern).T
+                keep[j - start : stop - start] &= keep_pattern(scores(j, stop).T, target.pattern).T
+            if rounding and j % rounding.span(cols) == 0:
+                stop = min(j + rounding.span(cols), cols)
+                stay = _likely(scores(j, stop), target)
+                scale = rounding.scales((left[j:stop] * stay).T)
+            kept = left[j] * keep[j - start]
+            if rounding:
+                kept = rounding.round(kept, scale)
             error = errors[j - start]
-            np.divide(left[j], factor[j, j], out=error)
-            error[keep[j - start]] = 0
+            np.subtract(left[j], kept, out=error)
+            error /= factor[j, j]
             if j + 1 < end:
                 left[j + 1 : end] -= np.multiply.outer(factor[j, j + 1 : end], error)
-            left[j] *= keep[j - start]
+            left[j] = kept
         if end < cols:
             left[end:] -= factor[start:end, end:].T @ errors
     left += np.float32(0)  # no negative zeros
     return np.ascontiguousarray(left.T)
 
 
-def admm(weight: Matrix, gram: Gram, target: Target) -> Matrix:
+def _likely(scores: Matrix, target: Target) -> Mask:
+    """What will stay of the inputs of a group, [cols, rows], as far as their present scores tell."""
+    if target.pattern:
+        keep = keep_pattern(scores.T, target.pattern).T
+    else:
+        keep = keep_fraction(scores, target.zeros(scores.size))
+    likely: Mask = keep & (scores >= 0)
+    return likely
+
+
+def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None) -> Matrix:
     """Searches mask and values together by alternating directions (Boyd et al. 2011; for pruning, Boža 2024).
 
     One copy of the matrix follows the outputs, the other has the zeros, and a running sum of their difference pulls
@@ -134,30 +196,33 @@ def admm(weight: Matrix, gram: Gram, target: Target) -> Matrix:
         weight: [rows, cols].
         gram: Sum of x x^T over the calibration inputs, [cols, cols]; may be singular.
         target: The zeros to make; an unstructured target compares over the whole matrix.
+        present: False where an entry has to be zero, [rows, cols]; any may stay by default.
 
     Returns:
         The pruned matrix, [rows, cols].
     """
     moments = damped(gram)
     scale = np.sqrt(np.diagonal(moments))
-    seen = np.diagonal(gram) > 0
+    allowed: Mask = np.ones(weight.shape, np.bool_) if present is None else present
+    matters = np.where(allowed, np.diagonal(gram) > 0, np.float32(0))
     moments /= np.outer(scale, scale)
     start = weight * scale.astype(np.float32)
     aim = start @ moments.astype(np.float32)
     free = start
     pull = np.zeros_like(start)
-    keep = np.ones(start.shape, dtype=np.bool_)
+    keep = allowed
     for index, strength in enumerate(_STRENGTHS):
         inverse = np.linalg.inv(moments + strength * np.eye(len(moments))).astype(np.float32)
         pull *= np.float32(_STRENGTHS[max(index - 1, 0)] / strength)
         for step in range(_STEPS):
             done = (index * _STEPS + step + 1) / _MASK_STEPS
             if done <= 1:
-                scores = np.abs(free + pull) * seen
+                scores = np.abs(free + pull) * matters
                 if target.pattern:
-                    keep = keep_pattern(scores, target.pattern)
+                    keep = allowed & keep_pattern(scores, target.pattern)
                 else:
-                    keep = keep_fraction(scores, round(target.zeros(weight.size) * (1 - (1 - done) ** 3)))
+                    zeros = round(target.zeros(weight.size) * (1 - (1 - done) ** 3))
+                    keep = allowed & keep_fraction(scores, zeros)
             sparse = (free + pull) * keep
             pull += free - sparse
             free = (aim + np.float32(strength) * (sparse - pull)) @ inverse
