@@ -1,0 +1,263 @@
+"""Makes docs/performance.md and docs/roofline.svg from the files in bench/results.
+
+    python bench/report.py
+
+No number of that page is written by hand. The plot needs matplotlib (the [plot] extra).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
+PLOT = "roofline.svg"
+
+Document = dict[str, Any]
+
+_INTRODUCTION = (
+    "Made by `python bench/report.py` from the files in `bench/results`; every section names its own. Absolute figures "
+    "drift from machine to machine and from hour to hour: ratios are of runs that took turns in one sitting, given as "
+    "the median of the rounds and their span."
+)
+_KERNELS = (
+    "Every kernel over weights beyond every cache, at the shapes of the linears of {models}; {threads} threads. GB/s "
+    "counts the bytes of packed weights. The roof is the bandwidth of reads that do nothing with the bytes, plain or "
+    "prefetched, whichever is better, taking turns with the kernel; in the median of all rows {roof:.1f} GB/s. Figures "
+    "are medians over the shapes, with the span of the shares."
+)
+_IN_CACHE = (
+    "Every kernel over one weight again and again, at the shapes of the linears of {models}; {threads} threads. GB/s "
+    "counts the bytes of the packed weight. Figures are medians over the shapes."
+)
+_WINS = (
+    "Bandwidth a core under which a kernel with zeros is faster than the one for dense weights of the same type, from "
+    "their rates in cache:"
+)
+_LLAMA = (
+    "{source}; {threads} threads, {rounds} rounds. Tokens a second; the ratio is ours over llama.cpp's. Heads are "
+    "dense and weigh much in small models, so their types are named for both."
+)
+_DEEPSPARSE = (
+    "A stack of {size}x{size} int8 layers at batch 1; {threads} threads, {rounds} rounds, DeepSparse {version}; ours "
+    "with a scale for every {group} inputs. G weight positions a second, zeros included; the ratio is ours over "
+    "DeepSparse's, in the median of all rows {median_ratio:.2f}."
+)
+
+
+def read_results() -> dict[str, Document]:
+    """Returns every result by the name of its file."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def page(results: dict[str, Document]) -> str:
+    """Returns the text of docs/performance.md; results that are not there are named at its end."""
+    parts = ["# Performance", _filled(_INTRODUCTION)]
+    missing = []
+    for name, (title, command, render) in SECTIONS.items():
+        found = [one for one in sorted(results) if one == name or one.startswith(f"{name}-")]
+        if not found:
+            missing.append(f"- `bench/results/{name}.json` ({title}): `{command}`")
+            continue
+        parts.append(f"## {title}")
+        for one in found:
+            parts += [_origin(one, results[one]["facts"]), *render(results[one])]
+            if one == "kernels" and not results[one]["in_cache"]:
+                parts.append(f"![The kernels below the roof]({PLOT})")
+    if missing:
+        parts += ["## Not measured yet", "\n".join(missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def kernels(document: Document) -> Iterator[str]:
+    """A table for each instruction set, with a row for each kernel, sparsity and batch."""
+    groups: dict[tuple[str, float, int], list[Document]] = {}
+    for row in document["rows"]:
+        groups.setdefault((row["kernel"], round(row["zeros"], 2), row["batch"]), []).append(row)
+    models = ", ".join(dict.fromkeys(model for row in document["rows"] for model in row["models"]))
+    header = ["kernel", "zeros", "tokens", "G positions/s", "GB/s"]
+    if document["in_cache"]:
+        yield _filled(_IN_CACHE, models=models, threads=document["threads"])
+    else:
+        yield _filled(_KERNELS, models=models, threads=document["threads"], roof=_roof(document))
+        header.append("share of the roof")
+    for isa in dict.fromkeys(name.partition("__")[2] for name, _, _ in groups):
+        lines = []
+        for (name, zeros, batch), rows in groups.items():
+            if name.partition("__")[2] != isa:
+                continue
+            medians = (f"{_median(rows, key):.1f}" for key in ("positions_per_second", "bandwidth"))
+            line = [f"`{name}`", f"{zeros:.0%}", str(batch), *medians]
+            if not document["in_cache"]:
+                shares = [row["share"] for row in rows]
+                line.append(_span({"median": statistics.median(shares), "min": min(shares), "max": max(shares)}))
+            lines.append(line)
+        yield f"### {isa}"
+        yield _table(header, lines)
+
+
+def acceptance(document: Document) -> Iterator[str]:
+    """What was asked for, and what was measured."""
+    lines = []
+    for row in document["rows"]:
+        bound = f"at most {row['at_most']}" if "at_most" in row else f"at least {row['at_least']}"
+        rates = ", ".join(f"{one['bandwidth']:.1f}" for one in row["measured"])
+        lines.append([row["what"], f"{row['value']:.2f}", bound, "yes" if row["reached"] else "no", rates])
+    yield _table(["what", "measured", "wanted", "reached", "GB/s"], lines)
+    yield _filled(_WINS)
+    wins = [(f"`{kernel}`", _bandwidth(limit)) for kernel, limit in document["avx2_wins_below"].items()]
+    yield _table(["kernel", "GB/s a core"], [line for line in wins if not line[0].startswith("`dense")])
+
+
+def llama_cpp(document: Document) -> Iterator[str]:
+    """Whole models beside llama.cpp: a row for each pair."""
+    pairs = document["pairs"]
+    source = f"`{document['gguf']}`, and models pruned from it"
+    if not document["gguf"]:
+        source = f"Random weights in the shape of {pairs[0]['gossamer']['model']}, on both sides"
+    yield _filled(_LLAMA, source=source, threads=document["threads"], rounds=document["rounds"])
+    tests = [key.removesuffix("_ratio") for key in pairs[0] if re.fullmatch(r"(pp|tg)\d+_ratio", key)]
+    header = ["llama.cpp", "gossamer", "file, MB", "ours a token, MB"]
+    header += [f"{test}{what}" for test in tests for what in (", llama.cpp", ", ours", ", ratio")]
+    if document["text"]:
+        header += ["perplexity, llama.cpp", "perplexity, ours"]
+    lines = []
+    for pair in pairs:
+        theirs, ours = pair["llama_cpp"], pair["gossamer"]
+        line = [f"{theirs['type']}, head {theirs.get('head', 'not recorded')}", _kinds(ours)]
+        line += [f"{size / 1e6:.0f}" for size in (theirs["file_bytes"], ours["bytes_per_token"])]
+        for test in tests:
+            line += [*(f"{side[test]['median']:.1f}" for side in (theirs, ours)), _span(pair[f"{test}_ratio"])]
+        if document["text"]:
+            line += [f"{side['perplexity']:.1f}" for side in (theirs, ours)]
+        lines.append(line)
+    yield _table(header, lines, left=2)
+
+
+def deepsparse(document: Document) -> Iterator[str]:
+    """Stacks of layers beside DeepSparse."""
+    version = ", ".join(dict.fromkeys(row["deepsparse_version"] for row in document["rows"]))
+    yield _filled(_DEEPSPARSE, version=version, **document)
+    lines = []
+    for row in document["rows"]:
+        speeds = (f"{row[side]['positions_per_second']:.1f}" for side in ("deepsparse", "gossamer"))
+        lines.append([str(row["layers"]), f"{row['sparsity']:.0%}", row["format"], *speeds, _span(row["ratio"])])
+    yield _table(["layers", "zeros", "our format", "DeepSparse", "ours", "ratio"], lines, left=0)
+
+
+SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
+    "kernels": ("Kernels", "python bench/kernels.py", kernels),
+    "kernels_acceptance": ("What is asked of the kernels", "python bench/kernels.py --acceptance", acceptance),
+    "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
+    "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),
+}
+"""Title, command and paragraphs of every section, by the name of its file; `name-more.json` belongs to it, too."""
+
+
+def points(document: Document) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Returns (bits a position, G positions a second) by format and type, for one token.
+
+    Of the kernels that ran with the same weight, the fastest counts.
+    """
+    best: dict[tuple[Any, ...], Document] = {}
+    for row in document["rows"]:
+        if row["batch"] == 1:
+            key = tuple(row[name] for name in ("format", "type", "rows", "cols", "zeros"))
+            if row["positions_per_second"] >= best.get(key, row)["positions_per_second"]:
+                best[key] = row
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in best.values():
+        place = (8 * row["bytes"] / (row["rows"] * row["cols"]), row["positions_per_second"])
+        found.setdefault((row["format"], row["type"]), []).append(place)
+    return found
+
+
+def plot(document: Document, path: Path) -> None:
+    """Draws the points under the roof that the measured bandwidth makes; SVG, the same bytes for the same results."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "gossamer", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        axes = figure.add_subplot()
+        series = points(document)
+        formats, types = (list(dict.fromkeys(kind[place] for kind in series)) for place in (0, 1))
+        for (format, type), places in series.items():
+            color, marker = f"C{formats.index(format)}", "osD^v"[types.index(type)]
+            axes.scatter(*zip(*places, strict=True), s=16, alpha=0.7, c=color, marker=marker, label=f"{format} {type}")
+        every = [bits for places in series.values() for bits, _ in places]
+        roof, ends = _roof(document), (min(every), max(every))
+        axes.plot(ends, [8 * roof / bits for bits in ends], "k-", label=f"reads, {roof:.1f} GB/s")
+        axes.set(xscale="log", yscale="log", xlabel="bits a weight position", ylabel="G weight positions a second")
+        axes.set_title(f"One token, weights beyond every cache, {document['threads']} threads")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
+        axes.grid(which="both", alpha=0.2)
+        figure.legend(loc="outside right upper")
+        part = path.with_suffix(".part")
+        figure.savefig(part, format="svg", metadata={"Date": None})
+    part.replace(path)
+
+
+def _origin(name: str, facts: Document) -> str:
+    """The file, and where and when it was measured."""
+    compiler = f", {facts['compiler']}" if "compiler" in facts else ""
+    machine = f"{facts['processor']}, {facts['cores']} cores, {facts['isa']}{compiler}"
+    return f"`bench/results/{name}.json`: {machine}; {facts['date'][:10]}, commit {facts['commit'][:10]}."
+
+
+def _filled(text: str, **values: Any) -> str:
+    """A paragraph in lines."""
+    return textwrap.fill(text.format(**values), 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _roof(document: Document) -> float:
+    """The bandwidth of the better kind of reads, in the median of the rows."""
+    return float(statistics.median(max(row["plain_reads"], row["prefetched_reads"]) for row in document["rows"]))
+
+
+def _median(rows: Sequence[Document], key: str) -> float:
+    return float(statistics.median(row[key] for row in rows))
+
+
+def _kinds(side: Document) -> str:
+    """Our side in words, as in "50% zeros: bitmap int8, head dense int8"."""
+    synthetic = side.get("synthetic")
+    name = f"{synthetic['sparsity']:.0%} zeros" if synthetic else side["model"]
+    return f"{name}: " + ", ".join(sorted(side["weights"], key=lambda kind: kind.startswith("head ")))
+
+
+def _span(ratio: Document) -> str:
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def _bandwidth(limit: float | None) -> str:
+    return "any" if limit is None else f"{limit:.1f}" if limit else "none"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose columns behind the first `left` are right-aligned."""
+    marks = ["---" if index < left else "---:" for index in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, marks, *rows))
+
+
+def main() -> None:
+    results = read_results()
+    if "kernels" in results and not results["kernels"]["in_cache"]:
+        plot(results["kernels"], DOCS / PLOT)
+    path = DOCS / "performance.md"
+    part = path.with_suffix(".part")
+    part.write_text(page(results), encoding="utf-8")
+    part.replace(path)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
