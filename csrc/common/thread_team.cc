@@ -6,6 +6,7 @@
 #include <chrono>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 #include "common/cpu_info.h"
 #include "common/error.h"
@@ -52,6 +53,49 @@ constexpr std::uint64_t kChunkMask = (std::uint64_t{1} << kChunkBits) - 1;
 constexpr std::int64_t kMostChunks = std::int64_t{1}
                                      << (kChunkBits - 1);  // tickets beyond the last chunk must not overflow
 
+namespace {
+
+// Chunks come in rounds of one for each thread. A round covers half of what is left, so that most work lies in long
+// runs, which memory likes, and what a slow thread can be late with gets smaller and smaller; from one grain on they
+// are equal.
+class Chunks {
+ public:
+  // Splits `grains` for `threads` threads.
+  Chunks(std::int64_t grains, int threads) : grains_(grains), threads_(threads) {}
+
+  std::int64_t count() const {
+    Round round = first();
+    while (round.size > 1) round = after(round);
+    return round.chunk + (grains_ - round.begin);
+  }
+
+  // A chunk's first grain, and the one behind its last.
+  std::pair<std::int64_t, std::int64_t> operator[](std::int64_t chunk) const {
+    Round round = first();
+    while (round.size > 1 && chunk >= round.chunk + threads_) round = after(round);
+    const std::int64_t begin = round.begin + (chunk - round.chunk) * round.size;
+    return {begin, begin + round.size};
+  }
+
+ private:
+  struct Round {
+    std::int64_t chunk;  // its first
+    std::int64_t begin;  // the first grain of that
+    std::int64_t size;   // grains of each of its chunks
+  };
+
+  Round at(std::int64_t chunk, std::int64_t begin) const {
+    return {chunk, begin, std::max<std::int64_t>(1, (grains_ - begin) / (2 * threads_))};
+  }
+  Round first() const { return at(0, 0); }
+  Round after(const Round& round) const { return at(round.chunk + threads_, round.begin + threads_ * round.size); }
+
+  std::int64_t grains_;
+  int threads_;
+};
+
+}  // namespace
+
 struct ThreadTeam::Shared {
   alignas(64) std::atomic<std::uint64_t> ticket{0};
   alignas(64) std::atomic<std::uint32_t> epoch{0};  // one more per region; what idle workers watch
@@ -59,6 +103,7 @@ struct ThreadTeam::Shared {
   std::atomic<bool> stop{false};
   std::int64_t total = 0;
   std::int64_t grain = 1;
+  Chunks chunks{0, 1};
   const ParallelBody* body = nullptr;
   std::vector<std::thread> workers;
 };
@@ -104,8 +149,8 @@ void ThreadTeam::run_chunks(Shared& shared, int thread) {
     const std::uint64_t chunk = ticket & kChunkMask;
     const std::uint64_t count = (ticket >> kChunkBits) & kChunkMask;
     if (chunk >= count) return;
-    const std::int64_t begin = static_cast<std::int64_t>(chunk) * shared.grain;
-    (*shared.body)(begin, std::min(shared.total, begin + shared.grain), thread);
+    const auto [begin, end] = shared.chunks[static_cast<std::int64_t>(chunk)];
+    (*shared.body)(begin* shared.grain, std::min(shared.total, end * shared.grain), thread);
     if (shared.done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) shared.done.notify_one();
   }
 }
@@ -135,7 +180,8 @@ void ThreadTeam::parallel_for(std::int64_t total, std::int64_t grain, const Para
     start();
   }
   Shared& shared = *shared_;
-  const auto count = static_cast<std::uint64_t>((total + grain - 1) / grain);
+  shared.chunks = Chunks((total + grain - 1) / grain, size_);
+  const auto count = static_cast<std::uint64_t>(shared.chunks.count());
   shared.total = total;
   shared.grain = grain;
   shared.body = &body;

@@ -26,8 +26,8 @@ class ThreadTeam {
 
   int size() const { return size_; }
 
-  // Runs `body` over [0, total) in chunks of `grain`, which go to whichever thread is free, and returns when all are
-  // done. One call at a time (the owner's duty); restarts the workers after a fork.
+  // Runs `body` over [0, total) in chunks of whole `grain`s, long ones first, which go to whichever thread is free, and
+  // returns when all are done. One call at a time (the owner's duty); restarts the workers after a fork.
   void parallel_for(std::int64_t total, std::int64_t grain, const ParallelBody& body);
 
  private:

@@ -115,12 +115,12 @@ inline void csr_a8_panel(const LinearArgs& a, int panel, int t0) {
       values = _mm512_maskz_expand_epi32(rows, values);
       at.columns += bytes;
       at.v += bytes;
+      _mm_prefetch((const char*)at.v + kPrefetch, _MM_HINT_T0);
+      _mm_prefetch((const char*)at.columns + kPrefetch, _MM_HINT_T0);
       surplus = _mm512_dpbusd_epi32(surplus, flip, values);
       for (int t = 0; t < kTokens; ++t)
         acc[t] = _mm512_dpbusd_epi32(acc[t], _mm512_permutexvar_epi8(columns, inputs[t]), values);
     }
-    _mm_prefetch((const char*)at.v + kPrefetch, _MM_HINT_T0);
-    _mm_prefetch((const char*)at.columns + kPrefetch, _MM_HINT_T0);
     const __m512 scale = grouped ? load_scales(w, panel, group_of(w, b, w.csr_block)) : _mm512_set1_ps(1.0F);
     for (int t = 0; t < kTokens; ++t) {
       const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(unit_scales[t * a.x.unit_stride + b] * place));

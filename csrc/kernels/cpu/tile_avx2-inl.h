@@ -73,7 +73,7 @@ inline Rows load_scales(const WeightView& w, int panel, int group) {
 
 // Scale group of a unit of `unit_cols` inputs.
 inline int group_of(const WeightView& w, int unit, int unit_cols) {
-  return w.group == 0 ? 0 : unit * unit_cols / w.group;
+  return w.group == 0 ? 0 : (unit * unit_cols) >> __builtin_ctz((unsigned)w.group);
 }
 
 inline void store_rows(const LinearArgs& a, int panel, int token, const Rows& rows) {

@@ -19,8 +19,9 @@ enum class Layout {
   kFixed,   // 16 * n a word: N:4
 };
 
-// Bytes ahead of the value stream that are fetched: far enough for memory, near enough to stay in L1.
+// Bytes ahead that are fetched, of values and of the thinner streams: far enough for memory, near enough to stay in L1.
 constexpr int kPrefetch = 4096;
+constexpr int kPrefetchThin = 1024;
 
 inline const uint8_t* stream_start(const WeightView& w, int panel) {
   const int stream = w.type == ValueType::kInt4 ? panel / 2 : panel;
@@ -37,13 +38,14 @@ inline __mmask16 rows_mask(const WeightView& w, int panel) {
 }
 
 inline __m512 load_scales(const WeightView& w, int panel, int group) {
-  return _mm512_cvtph_ps(
-      _mm256_loadu_si256((const __m256i*)(w.scales + ((int64_t)panel * w.groups + group) * kPanelRows)));
+  const uint16_t* scales = w.scales + ((int64_t)panel * w.groups + group) * kPanelRows;
+  _mm_prefetch((const char*)scales + kPrefetchThin, _MM_HINT_T0);
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)scales));
 }
 
 // Scale group of a unit of `unit_cols` inputs.
 inline int group_of(const WeightView& w, int unit, int unit_cols) {
-  return w.group == 0 ? 0 : unit * unit_cols / w.group;
+  return w.group == 0 ? 0 : (unit * unit_cols) >> __builtin_ctz((unsigned)w.group);
 }
 
 // --- f32 and bf16 activations: a word becomes 4 registers, register q has rows 4q .. 4q + 3, 4 inputs each
@@ -191,10 +193,11 @@ inline void float_linear(const LinearArgs& a) {
 // -----------
 
 // The dot product wants one unsigned side. Weights become code + kBias (kBias where nothing is stored), so that the
-// surplus kBias * sum(activations) is the same for every row and starts the sum. High nibbles keep their place: codes
-// times 16.
+// surplus kBias * sum(activations) is the same for every row. High nibbles keep their place: codes times 16.
 template <ValueType kType, bool kHigh>
-constexpr int kBias = kType == ValueType::kInt8 || kHigh ? 128 : 8;
+constexpr int kBiasBits = kType == ValueType::kInt8 || kHigh ? 7 : 3;
+template <ValueType kType, bool kHigh>
+constexpr int kBias = 1 << kBiasBits<kType, kHigh>;
 
 template <Layout kLayout, ValueType kType, bool kHigh>
 inline __m512i next_codes(const uint64_t*& masks, const uint8_t*& v, int fixed_step) {
@@ -245,14 +248,15 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0) {
   const float* unit_scales = a.x.unit_scales + t0 * a.x.unit_stride;
   const int32_t* unit_sums = a.x.unit_sums + t0 * a.x.unit_stride;
   for (int u = 0; u < units; ++u) {
-    __m512i acc[kPanels][kTokens][kChains];
-    for (int t = 0; t < kTokens; ++t) {
-      const int32_t sum = unit_sums[t * a.x.unit_stride + u];
-      acc[0][t][0] = _mm512_set1_epi32(-kBias<kType, kFirstHigh> * sum);
-      if constexpr (kPanels == 2) acc[1][t][0] = _mm512_set1_epi32(-kBias<kType, kLastHigh> * sum);
+    if constexpr (kLayout != Layout::kDense) {
       for (int p = 0; p < kPanels; ++p)
-        for (int i = 1; i < kChains; ++i) acc[p][t][i] = _mm512_setzero_si512();
+        for (int line = 0; line < unit / kWordCols; line += 8)
+          _mm_prefetch((const char*)(masks[p] + line) + kPrefetchThin, _MM_HINT_T0);
     }
+    __m512i acc[kPanels][kTokens][kChains];
+    for (int p = 0; p < kPanels; ++p)
+      for (int t = 0; t < kTokens; ++t)
+        for (int i = 0; i < kChains; ++i) acc[p][t][i] = _mm512_setzero_si512();
     for (int c = 0; c < unit; c += kChains * kWordCols) {
 #pragma GCC unroll 4
       for (int i = 0; i < kChains; ++i, x += kWordCols) {
@@ -264,14 +268,19 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0) {
           for (int t = 0; t < kTokens; ++t)
             acc[1][t][i] = _mm512_dpbusd_epi32(acc[1][t][i], second, broadcast4(x + t * a.x.stride));
         }
-        _mm_prefetch((const char*)v[0] + kPrefetch, _MM_HINT_T0);
+        // Two words with zeros seldom hold more than a line of values.
+        if (kLayout == Layout::kDense || i % 2 == 0) _mm_prefetch((const char*)v[0] + kPrefetch, _MM_HINT_T0);
       }
     }
     for (int p = 0; p < kPanels; ++p) {
       const float place = p == 1 || kFirstHigh ? 0.0625F : 1.0F;
       const __m512 scale = grouped ? load_scales(w, panel + p, group_of(w, u, unit)) : _mm512_set1_ps(1.0F);
+      constexpr int kFirstBits = kBiasBits<kType, kFirstHigh>;
+      constexpr int kLastBits = kBiasBits<kType, kLastHigh>;
       for (int t = 0; t < kTokens; ++t) {
-        __m512i sum = acc[p][t][0];
+        const __m512i activations = _mm512_set1_epi32(unit_sums[t * a.x.unit_stride + u]);
+        __m512i sum = _mm512_slli_epi32(activations, p == 0 ? kFirstBits : kLastBits);
+        sum = _mm512_sub_epi32(acc[p][t][0], sum);
         for (int i = 1; i < kChains; ++i) sum = _mm512_add_epi32(sum, acc[p][t][i]);
         const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(unit_scales[t * a.x.unit_stride + u] * place));
         total[p][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, total[p][t]);
