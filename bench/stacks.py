@@ -23,7 +23,8 @@ from common import write_result
 from weights import copies, random_weight
 
 from gossamer import _core
-from gossamer.formats import choose, measure
+from gossamer.formats import measure
+from gossamer.planner import choose
 
 HERE = Path(__file__).resolve().parent
 

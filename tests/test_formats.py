@@ -12,7 +12,6 @@ from gossamer.formats import (
     PATTERN_LENGTHS,
     TYPES,
     best_pattern,
-    choose,
     measure,
     stored_bytes,
 )
@@ -96,57 +95,6 @@ def test_negative_zero_is_zero_and_nan_is_not() -> None:
     shape = measure(np.array([[-0.0, np.nan, np.inf, 1.0]], np.float32))
     assert shape.nonzeros == 3
     assert shape.zeros == 0.25
-
-
-CASES: list[tuple[NDArray[np.float32], str, str]] = [
-    (sparse(256, 256, 0.0), "int8", "dense"),
-    (sparse(256, 256, 0.3), "int8", "dense"),
-    (sparse(256, 256, 0.4), "int8", "bitmap"),
-    (sparse(256, 256, 0.5), "int4", "bitmap"),
-    (sparse(256, 256, 0.7), "f32", "bitmap"),
-    (sparse(256, 256, 0.99), "f32", "csr"),
-    (sparse(256, 256, 0.99), "int8", "csr"),
-    (sparse(256, 256, 1.0), "bf16", "csr"),
-    (patterned(256, 256, 2, 4), "int8", "nm"),
-    (patterned(256, 256, 16, 32), "int4", "nm"),
-    (patterned(256, 256, 2, 4) * (sparse(256, 256, 0.02) > 0), "int8", "nm"),  # a few kept ones rounded to zero
-    (patterned(256, 256, 2, 4) * (sparse(256, 256, 0.2) > 0), "int8", "bitmap"),  # many
-    (patterned(256, 256, 3, 4), "int8", "dense"),  # 25% zeros
-    (patterned(256, 256, 48, 64) * (sparse(256, 256, 0.5) > 0), "int8", "bitmap"),  # a pattern that wastes most
-]
-
-
-@pytest.mark.parametrize(("values", "kind", "expected"), CASES)
-def test_choices(values: NDArray[np.float32], kind: str, expected: str) -> None:
-    shape = measure(values)
-    choice = choose(shape, kind)
-    assert choice.format == expected
-    assert f"{100 * shape.zeros:.1f}% zeros" in choice.reason
-    assert (choice.pattern is not None) == (expected == "nm")
-
-
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize(("rows", "cols"), [(17, 65), (1, 64), (16, 5), (128, 192)])
-def test_a_choice_is_never_larger_than_dense(kind: str, rows: int, cols: int) -> None:
-    for zeros in (0.0, 0.36, 0.5, 0.8, 0.9, 0.97, 1.0):
-        shape = measure(sparse(rows, cols, zeros))
-        choice = choose(shape, kind)
-        assert stored_bytes(shape, choice.format, kind, choice.pattern) <= stored_bytes(shape, "dense", kind)
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_format_that_was_asked_for_is_taken(name: str) -> None:
-    choice = choose(measure(patterned(32, 64, 2, 4)), "int8", name)
-    assert (choice.format, choice.pattern) == (name, (2, 4) if name == "nm" else None)
-    assert "asked for" in choice.reason
-
-
-def test_nm_without_a_pattern_becomes_bitmap_and_says_so() -> None:
-    values = sparse(32, 64, 0.1)
-    values[3] = 1.0  # a full row
-    choice = choose(measure(values), "int8", "nm")
-    assert choice.format == "bitmap"
-    assert "no N:M pattern holds" in choice.reason
 
 
 @pytest.mark.parametrize(("name", "words"), [("nm", "needs a pattern"), ("coo", "format must be one of dense")])

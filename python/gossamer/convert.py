@@ -1,4 +1,4 @@
-"""Packing a checkpoint: value types as asked for, and a format for every matrix by the bytes that it saves."""
+"""Packing a checkpoint: value types as asked for, and for every matrix the format that is fastest here."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from . import arch
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import GossamerError
 from .folders import check_destination
-from .formats import FORMATS, INTEGER_TYPES, STORED, TYPES, Choice, check_group, choose, measure
+from .formats import FORMATS, INTEGER_TYPES, STORED, TYPES, check_group, measure
 from .packed import PackedModel, is_packed, write_packed
+from .planner import Choice, Machine, choose, this_machine
 
 if TYPE_CHECKING:
     from . import _core
@@ -91,7 +92,7 @@ def pack_checkpoint(
         weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8), or "stored" (as they are in
             the checkpoint, with quantized ones as f32).
         group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
-        format: Format of the blocks' matrices: one of `FORMATS`, or "auto" by zeros and bytes.
+        format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
             of the other weights, but int8 where that is int4.
         progress: Called with (done, total, what).
@@ -112,6 +113,7 @@ def pack_checkpoint(
     packed: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     reasons: dict[str, str] = {}
+    machine = this_machine()
     tensors = family.tensors(checkpoint.config)
     for done, (name, (stored, shape)) in enumerate(tensors.items()):
         if progress:
@@ -122,7 +124,7 @@ def pack_checkpoint(
             continue
         type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
         try:
-            packed[name], choice = _pack(values, type_, group, "dense" if name in _HEAD else format)
+            packed[name], choice = _pack(values, type_, group, "dense" if name in _HEAD else format, machine)
         except ValueError as error:
             raise GossamerError(f"{checkpoint.path}: tensor {stored}: {error}") from None
         reasons[name] = choice.reason
@@ -143,7 +145,9 @@ def _resolve(wanted: str, stored: str) -> str:
     return stored if stored in TYPES else "f32"
 
 
-def _pack(values: NDArray[np.float32], type_: str, group: int, format_: str) -> tuple[_core.Weight, Choice]:
+def _pack(
+    values: NDArray[np.float32], type_: str, group: int, format_: str, machine: Machine
+) -> tuple[_core.Weight, Choice]:
     """Rounds to the type first, since rounding makes zeros, then chooses and packs; raises ValueError."""
     from . import _core
 
@@ -153,11 +157,11 @@ def _pack(values: NDArray[np.float32], type_: str, group: int, format_: str) -> 
     elif type_ == "f16" and _exceeds(values):
         raise ValueError("values beyond 65504 cannot be stored as f16")
     if type_ not in INTEGER_TYPES:
-        choice = choose(measure(values), type_, format_)
+        choice = choose(measure(values), type_, format_, machine)
         return _core.pack(values, choice.format, type_, group, choice.pattern), choice
     rounded = _core.pack(values, "dense", type_, group)
     codes, scales = rounded.codes()
-    choice = choose(measure(codes, group), type_, format_)
+    choice = choose(measure(codes, group), type_, format_, machine)
     if choice.format == "dense":
         return rounded, choice
     return _core.pack_codes(codes, scales, choice.format, type_, group, choice.pattern), choice

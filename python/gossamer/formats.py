@@ -1,4 +1,4 @@
-"""What formats and value types weigh, and the choice of a format for a matrix by the bytes that a token has to read."""
+"""What formats and value types there are, and the bytes of a matrix in each that a token has to read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,6 @@ INTEGER_TYPES = ("int8", "int4")
 STORED = "stored"  # in place of a type: the one that a tensor has in the checkpoint; f32 for quantized ones
 GROUPS = (0, 32, 64, 128)  # inputs a scale; 0 is the whole row
 PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern
-
-# A format that skips zeros costs work for every value, which fewer bytes must pay for: measured at about these zeros.
-_MIN_ZEROS = 0.35
-_MIN_ZEROS_CSR = 0.88
-
-# Rounding to integers turns some of the values that a pattern keeps into zeros, which bitmap skips. The pattern stays
-# unless that saves more than this: both decode at one speed here, and devices with N:M units want the pattern.
-_NM_SLACK = 1.04
 
 _PANEL_ROWS, _BLOCK_COLS, _SLOT = 16, 64, 4  # see docs/format.md
 
@@ -57,15 +49,6 @@ class Shape:
     def zeros(self) -> float:
         """Fraction of zeros."""
         return 1.0 - self.nonzeros / (self.rows * self.cols)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A format for a matrix, with the pattern of "nm" and the reason in words."""
-
-    format: str
-    pattern: tuple[int, int] | None
-    reason: str
 
 
 def check_group(group: int) -> None:
@@ -148,39 +131,3 @@ def _value_bytes(panels: tuple[int, ...], type: str) -> int:
 def best_pattern(shape: Shape) -> tuple[int, int] | None:
     """Returns the pattern (N, M) that holds in every row and keeps least; of equal ones that of the smallest M."""
     return min(((n, m) for m, n in shape.patterns.items()), key=lambda p: (p[0] / p[1], p[1]), default=None)
-
-
-def choose(shape: Shape, type: str, format: str = "auto") -> Choice:
-    """Chooses a matrix's format: fewest bytes, and never more than dense.
-
-    Args:
-        shape: Of the stored values; see `measure`.
-        type: One of `TYPES`.
-        format: "auto", or the format to take. "nm" needs a pattern that holds; without one "bitmap" takes its place.
-    """
-    sizes = {name: stored_bytes(shape, name, type) for name in ("dense", "bitmap", "csr")}
-    pattern = best_pattern(shape)
-    if pattern is not None:
-        sizes["nm"] = stored_bytes(shape, "nm", type, pattern)
-    zeros = f"{100 * shape.zeros:.1f}% zeros"
-    if format == "auto":
-        name, reason = _smallest(shape, sizes)
-    elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
-        name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
-    else:
-        name, reason = format, "asked for"
-    kept = pattern if name == "nm" else None
-    held = f", {kept[0]} of every {kept[1]} kept" if kept else ""
-    bits = {one: 8 * size / (shape.rows * shape.cols) for one, size in sizes.items()}
-    return Choice(name, kept, f"{zeros}{held}: {reason} ({bits[name]:.2f} bits a weight, {bits['dense']:.2f} as dense)")
-
-
-def _smallest(shape: Shape, sizes: dict[str, int]) -> tuple[str, str]:
-    """The format that pays best, and why."""
-    if shape.zeros < _MIN_ZEROS:
-        return "dense", "too few zeros to pay"
-    rivals = ["dense", "bitmap"] + (["csr"] if shape.zeros >= _MIN_ZEROS_CSR else [])
-    best = min(rivals, key=lambda name: sizes[name])
-    if "nm" in sizes and sizes["nm"] <= min(sizes[best] * _NM_SLACK, sizes["dense"]):
-        return "nm", "its pattern holds"
-    return best, "fewest bytes"

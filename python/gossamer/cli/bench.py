@@ -96,7 +96,7 @@ def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format",
         choices=("auto", *FORMATS),
-        help="format of the blocks' matrices; auto takes what has the fewest bytes (default auto)",
+        help="format of the blocks' matrices; auto takes what should be fastest here (default auto)",
     )
     group.add_argument(
         "--head",

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("auto", *FORMATS),
         default="auto",
-        help="format of the blocks' matrices; auto takes, for each, what has the fewest bytes (default auto)",
+        help="format of the blocks' matrices; auto takes, for each, what should be fastest here (default auto)",
     )
     parser.add_argument(
         "--head",

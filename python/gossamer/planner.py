@@ -1,0 +1,165 @@
+"""The choice of a format for a matrix, by the time that a core will take to read it and to work on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import _core
+from .formats import INTEGER_TYPES, Shape, best_pattern, stored_bytes
+
+# Below these zeros a sparse format saves too little to be worth what it costs with several tokens at a time.
+_MIN_ZEROS = 0.35
+
+# How much less time than dense weights a sparse format has to promise: estimates are not better than that.
+_MIN_GAIN = 1.04
+
+# Rounding to integers turns some of the values that a pattern keeps into zeros, which bitmap skips. The pattern stays
+# unless that saves more than this: devices with N:M units want it.
+_NM_SLACK = 1.04
+
+# Of the shorter of reading and working, the part that is not hidden behind the longer, as measured.
+_UNHIDDEN = 0.25
+
+# CSR works in steps, and each of its blocks costs about as much as this many; rates are taken at 95% zeros, which makes
+# about so many steps a block.
+_CSR_BLOCK_STEPS = 0.75
+_CSR_STEPS = 2.05
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one core does while all are busy.
+
+    Attributes:
+        bandwidth: Bytes that it reads from memory, in 1e9 a second.
+        rates: Positions of a matrix, zeros included, in 1e9 a second, that it works through for one token by
+            (format, type), with weights in its cache: "bitmap" at 50% zeros, "csr" at 95%, "nm" at 2:4.
+        measured: Whether this is the machine at hand; otherwise a usual one.
+    """
+
+    bandwidth: float
+    rates: dict[tuple[str, str], float]
+    measured: bool = False
+
+
+def _rates(**rows: tuple[float, float, float, float]) -> dict[tuple[str, str], float]:
+    formats = ("dense", "bitmap", "csr", "nm")
+    return {(format, type): rate for type, row in rows.items() for format, rate in zip(formats, row, strict=True)}
+
+
+# Measured on server cores at about 3.6 GHz; columns dense, bitmap, csr, nm. A core's share of the bandwidth is that of
+# a machine all of whose cores read.
+USUAL = {
+    "avx512": Machine(
+        15.0,
+        _rates(
+            f32=(20.0, 17.0, 17.0, 17.0),
+            bf16=(20.0, 17.0, 17.0, 17.0),
+            f16=(20.0, 17.0, 17.0, 17.0),
+            int8=(64.0, 55.0, 165.0, 60.0),
+            int4=(110.0, 57.0, 160.0, 57.0),
+        ),
+    ),
+    "avx2": Machine(
+        15.0,
+        _rates(
+            f32=(20.0, 14.0, 22.0, 14.0),
+            bf16=(20.0, 14.0, 22.0, 14.0),
+            f16=(20.0, 14.0, 22.0, 14.0),
+            int8=(54.0, 20.0, 91.0, 50.0),
+            int4=(54.0, 20.0, 84.0, 50.0),
+        ),
+    ),
+}
+
+
+def usual_machine(isa: str) -> Machine:
+    """Returns what to expect of a tier of `_core.isas()`."""
+    return USUAL["avx512" if isa == "avx512_vbmi2" else "avx2"]
+
+
+def this_machine() -> Machine:
+    """Returns what `gossamer roofline` has measured here, or a usual machine of this tier where it has not run."""
+    from .roofline import cached
+
+    measured = cached()
+    if measured is None:
+        return usual_machine(_core.isa())
+    rates = {}
+    for row in measured.kernels:
+        format, _, type, activations = row.kernel.partition("__")[0].split("_")
+        if row.chosen and activations == ("a8" if type in INTEGER_TYPES else "f32"):
+            rates[format, type] = row.positions_per_second
+    all_cores = measured.reads[-1]
+    return Machine(all_cores.memory / all_cores.threads, rates, measured=True)
+
+
+def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tuple[int, int] | None = None) -> float:
+    """Returns the time that a token needs for a matrix, in seconds times the number of cores.
+
+    Args:
+        machine: Where it runs.
+        shape: Of the stored values; see `measure`.
+        format: One of `FORMATS`.
+        type: One of `TYPES`.
+        pattern: (N, M) of format "nm".
+    """
+    read = stored_bytes(shape, format, type, pattern) / machine.bandwidth
+    # Only patterns of 4 have a step that is the same for every word; kernels work on the others as on bitmaps.
+    like = "bitmap" if pattern is not None and format == "nm" and pattern[1] != 4 else format
+    work = shape.rows * shape.cols / machine.rates[like, type]
+    if format == "csr":
+        steps = shape.steps / (len(shape.panels) * shape.csr_blocks)
+        work *= (_CSR_BLOCK_STEPS + steps) / (_CSR_BLOCK_STEPS + _CSR_STEPS)
+    return (max(read, work) + _UNHIDDEN * min(read, work)) * 1e-9
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A format for a matrix, with the pattern of "nm" and the reason in words."""
+
+    format: str
+    pattern: tuple[int, int] | None
+    reason: str
+
+
+def choose(shape: Shape, type: str, format: str = "auto", machine: Machine | None = None) -> Choice:
+    """Chooses a matrix's format: the least time by estimate, and never more bytes than dense.
+
+    Args:
+        shape: Of the stored values; see `measure`.
+        type: One of `TYPES`.
+        format: "auto", or the format to take. "nm" needs a pattern that holds; without one "bitmap" takes its place.
+        machine: Where it will run; by default `this_machine`.
+    """
+    sizes = {name: stored_bytes(shape, name, type) for name in ("dense", "bitmap", "csr")}
+    pattern = best_pattern(shape)
+    if pattern is not None:
+        sizes["nm"] = stored_bytes(shape, "nm", type, pattern)
+    if format == "auto":
+        machine = machine or this_machine()
+        times = {
+            name: seconds(machine, shape, name, type, pattern) for name, size in sizes.items() if size <= sizes["dense"]
+        }
+        name, reason = _fastest(shape, times)
+    elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
+        name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
+    else:
+        name, reason = format, "asked for"
+    kept = pattern if name == "nm" else None
+    zeros = f"{100 * shape.zeros:.1f}% zeros" + (f", {kept[0]} of every {kept[1]} kept" if kept else "")
+    bits = {one: 8 * size / (shape.rows * shape.cols) for one, size in sizes.items()}
+    return Choice(name, kept, f"{zeros}: {reason} ({bits[name]:.2f} bits a weight, {bits['dense']:.2f} as dense)")
+
+
+def _fastest(shape: Shape, times: dict[str, float]) -> tuple[str, str]:
+    """The format that pays best, and why."""
+    if shape.zeros < _MIN_ZEROS:
+        return "dense", "too few zeros to pay"
+    best = min((name for name in times if name != "nm"), key=lambda name: times[name])
+    if "nm" in times and times["nm"] <= times[best] * _NM_SLACK:
+        best = "nm"
+    if times[best] * _MIN_GAIN > times["dense"]:
+        return "dense", "nothing is faster here"
+    gain = f"{times['dense'] / times[best]:.2f} times as fast as dense by estimate"
+    return best, f"its pattern holds, {gain}" if best == "nm" else gain
