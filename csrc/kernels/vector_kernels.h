@@ -14,6 +14,9 @@ constexpr int kPageTokens = 64;
 // Positions that one attention task covers; longer contexts are split here, whatever the number of threads.
 constexpr int kAttentionSpan = 512;
 
+// Query heads that kernels take at once at most.
+constexpr int kAttentionHeads = 4;
+
 // One KV head of one token's query group against positions [begin, end) of its sequence; begin is a multiple of
 // kAttentionSpan and end - begin <= kAttentionSpan.
 // A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim].
@@ -25,7 +28,7 @@ struct AttentionArgs {
   int64_t offset;
   int32_t begin, end;
   float scale;
-  float* scores;   // scratch [kAttentionSpan]
+  float* scores;   // scratch [kAttentionHeads][kAttentionSpan]
   float* maximum;  // [query_heads] largest score
   float* sum;      // [query_heads] sum of exp(score - maximum)
   float* out;      // [query_heads][padded_dim] sum of exp(score - maximum) * v

@@ -16,6 +16,9 @@ struct Task {
 // Positions times heads below which waking the other threads costs more than it saves.
 constexpr std::int64_t kSerialWork = 512;
 
+// Scratch of a thread, in floats.
+constexpr int kScores = kAttentionHeads * kAttentionSpan;
+
 // Tasks that run before their parts are joined: bounds the scratch of long contexts.
 constexpr std::size_t kMostTasks = 2048;
 
@@ -27,7 +30,7 @@ void Attention::run(ThreadTeam& team, const VectorKernels& kernels, const Attent
   const int group = shape.heads / shape.kv_heads;
   const std::int64_t record = static_cast<std::int64_t>(group) * (shape.padded_dim + 2);
   const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
-  scores_.resize(static_cast<std::size_t>(team.size()) * kAttentionSpan);
+  scores_.resize(static_cast<std::size_t>(team.size()) * kScores);
 
   std::vector<Task> tasks;           // those of one (token, KV head) side by side, positions rising
   std::vector<std::int64_t> firsts;  // the first task of each (token, KV head), and behind them the number of tasks
@@ -45,7 +48,7 @@ void Attention::run(ThreadTeam& team, const VectorKernels& kernels, const Attent
       args.begin = task.begin;
       args.end = task.end;
       args.scale = scale;
-      args.scores = scores_.data() + static_cast<std::int64_t>(thread) * kAttentionSpan;
+      args.scores = scores_.data() + static_cast<std::int64_t>(thread) * kScores;
       args.maximum = mine;
       args.sum = mine + group;
       args.out = mine + 2 * group;

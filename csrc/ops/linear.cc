@@ -42,12 +42,13 @@ Linear::Linear(std::shared_ptr<const PackedWeight> weight, const std::string& ac
   }
 }
 
-void Linear::run_piece(int piece, const Activations& x, float* y, std::int64_t y_stride) const {
+void Linear::run_pieces(std::int64_t begin, std::int64_t end, const Activations& x, float* y,
+                        std::int64_t y_stride) const {
   LinearArgs args{};
   args.weight = weight_->view();
   args.x = x;
-  args.begin = bounds_[static_cast<std::size_t>(piece)];
-  args.end = bounds_[static_cast<std::size_t>(piece) + 1];
+  args.begin = bounds_[static_cast<std::size_t>(begin)];
+  args.end = bounds_[static_cast<std::size_t>(end)];
   args.y = y;
   args.y_stride = y_stride;
   (x.tokens == 1 ? matvec_ : matmul_)->run(args);
@@ -118,14 +119,14 @@ void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Row
     require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ",
             job.linear->rows(), " outputs");
     prepared.push_back({&job, &cache.get(job.linear->activation(), job.linear->unit(), team), pieces});
-    pieces += static_cast<std::int64_t>(job.linear->bounds().size()) - 1;
+    pieces += job.linear->pieces();
   }
   team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t piece = begin; piece < end; ++piece) {
-      const auto after = std::upper_bound(prepared.begin(), prepared.end(), piece,
-                                          [](std::int64_t p, const Prepared& q) { return p < q.first; });
-      const Prepared& mine = *(after - 1);
-      mine.job->linear->run_piece(static_cast<int>(piece - mine.first), *mine.x, mine.job->y, mine.job->y_stride);
+    for (const Prepared& mine : prepared) {
+      const std::int64_t first = std::max(begin, mine.first);
+      const std::int64_t last = std::min(end, mine.first + mine.job->linear->pieces());
+      if (first >= last) continue;
+      mine.job->linear->run_pieces(first - mine.first, last - mine.first, *mine.x, mine.job->y, mine.job->y_stride);
     }
   });
 }

@@ -39,8 +39,10 @@ class Linear {
   // Value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes.
   const std::vector<int>& bounds() const { return bounds_; }
 
-  // The streams of piece i for all tokens of x.
-  void run_piece(int piece, const Activations& x, float* y, std::int64_t y_stride) const;
+  std::int64_t pieces() const { return static_cast<std::int64_t>(bounds_.size()) - 1; }
+
+  // The streams of pieces [begin, end) for all tokens of x.
+  void run_pieces(std::int64_t begin, std::int64_t end, const Activations& x, float* y, std::int64_t y_stride) const;
 
  private:
   std::shared_ptr<const PackedWeight> weight_;

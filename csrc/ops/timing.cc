@@ -74,7 +74,7 @@ void run_kernel(ThreadTeam& team, const KernelEntry& kernel, const Linear& linea
   args.y = y;
   args.y_stride = linear.rows();
   const std::vector<int>& bounds = linear.bounds();
-  team.parallel_for(static_cast<std::int64_t>(bounds.size()) - 1, 1, [&](std::int64_t begin, std::int64_t end, int) {
+  team.parallel_for(linear.pieces(), 1, [&](std::int64_t begin, std::int64_t end, int) {
     LinearArgs mine = args;
     mine.begin = bounds[static_cast<std::size_t>(begin)];
     mine.end = bounds[static_cast<std::size_t>(end)];

@@ -26,6 +26,11 @@ typedef int32_t I16 __attribute__((vector_size(64)));
 
 constexpr int kLanes = 16;
 
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
 GOSSAMER_INLINE F16 splat(float value) { return value - F16{}; }
 
 GOSSAMER_INLINE F16 load(const float* p) {
@@ -258,63 +263,108 @@ void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page
   for (int32_t d = 0; d < head_dim; ++d) to[d] = Kv::narrow(v[d]);
 }
 
-template <class Kv>
-void attend(const AttentionArgs& a) noexcept {
+// Scores of kHeads query heads with kParts times 16 tokens of a page.
+template <class Kv, int kHeads, int kParts>
+void score_page(const float* q, int32_t head_dim, const typename Kv::Element* k, float scale, float* scores) {
+  F16 acc[kHeads][kParts] = {};
+  for (int32_t d = 0; d < head_dim; ++d, k += kPageTokens) {
+    F16 keys[kParts];
+    for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes);
+    for (int h = 0; h < kHeads; ++h) {
+      const F16 qd = splat(q[h * head_dim + d]);
+      for (int j = 0; j < kParts; ++j) acc[h][j] += qd * keys[j];
+    }
+  }
+  for (int h = 0; h < kHeads; ++h)
+    for (int j = 0; j < kParts; ++j) store(scores + h * kAttentionSpan + j * kLanes, acc[h][j] * splat(scale));
+}
+
+// Adds kParts times 16 elements of `tokens` rows of V, each times its weight, to the outputs of kHeads query heads.
+template <class Kv, int kHeads, int kParts>
+void mix_page(const float* weights, int tokens, const typename Kv::Element* v, int32_t padded_dim, float* out) {
+  F16 acc[kHeads][kParts];
+  for (int h = 0; h < kHeads; ++h)
+    for (int j = 0; j < kParts; ++j) acc[h][j] = load(out + h * padded_dim + j * kLanes);
+  for (int t = 0; t < tokens; ++t, v += padded_dim) {
+    F16 values[kParts];
+    for (int j = 0; j < kParts; ++j) values[j] = Kv::load16(v + j * kLanes);
+    for (int h = 0; h < kHeads; ++h) {
+      const F16 weight = splat(weights[h * kAttentionSpan + t]);
+      for (int j = 0; j < kParts; ++j) acc[h][j] += weight * values[j];
+    }
+  }
+  for (int h = 0; h < kHeads; ++h)
+    for (int j = 0; j < kParts; ++j) store(out + h * padded_dim + j * kLanes, acc[h][j]);
+}
+
+// Calls `body` with 1 to 4, as a constant.
+template <class Body>
+GOSSAMER_INLINE void with_parts(int parts, const Body& body) {
+  switch (parts) {
+    case 1:
+      return body(Constant<1>{});
+    case 2:
+      return body(Constant<2>{});
+    case 3:
+      return body(Constant<3>{});
+    default:
+      return body(Constant<4>{});
+  }
+}
+
+template <class Kv, int kHeads>
+void attend_heads(const AttentionArgs& a, int first_head) {
   typedef typename Kv::Element Element;
-  constexpr int kParts = kPageTokens / kLanes;
-  const int first_page = a.begin / kPageTokens;
+  const uint8_t* const* pages = a.pages + a.begin / kPageTokens;
   const int count = a.end - a.begin;
-  const int pages = (count + kPageTokens - 1) / kPageTokens;
-  for (int32_t h = 0; h < a.query_heads; ++h) {
-    const float* q = a.q + (int64_t)h * a.head_dim;
+  const float* q = a.q + (int64_t)first_head * a.head_dim;
+  float* out = a.out + (int64_t)first_head * a.padded_dim;
+  for (int at = 0; at < count; at += kPageTokens) {
+    const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
+    with_parts((count - at + kLanes - 1) / kLanes, [&](auto parts) {
+      score_page<Kv, kHeads, decltype(parts)::value>(q, a.head_dim, k, a.scale, a.scores + at);
+    });
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    float* scores = a.scores + h * kAttentionSpan;
     F16 largest = splat(-INFINITY);
-    for (int page = 0; page < pages; ++page) {
-      const Element* k = (const Element*)(a.pages[first_page + page] + a.offset);
-      F16 acc[kParts] = {};
-      for (int32_t d = 0; d < a.head_dim; ++d, k += kPageTokens) {
-        const F16 qd = splat(q[d]);
-        for (int j = 0; j < kParts; ++j) acc[j] += qd * Kv::load16(k + j * kLanes);
-      }
-      for (int j = 0; j < kParts; ++j) {
-        const int at = page * kPageTokens + j * kLanes;
-        F16 score = acc[j] * splat(a.scale);
-        if (at + kLanes > count) {
-          for (int i = 0; i < kLanes; ++i)
-            if (at + i >= count) score[i] = -INFINITY;
-        }
-        store(a.scores + at, score);
-        largest = maximum(largest, score);
-      }
+    for (int at = 0; at < count; at += kLanes) {
+      if (at + kLanes > count)
+        for (int i = count; i < at + kLanes; ++i) scores[i] = -INFINITY;
+      largest = maximum(largest, load(scores + at));
     }
     const float top = max_lanes(largest);
     F16 total = {};
-    for (int at = 0; at < pages * kPageTokens; at += kLanes) {
-      const F16 weight = exponential(load(a.scores + at) - splat(top));
-      store(a.scores + at, weight);
+    for (int at = 0; at < count; at += kLanes) {
+      const F16 weight = exponential(load(scores + at) - splat(top));
+      store(scores + at, weight);
       total += weight;
     }
-    a.maximum[h] = top;
-    a.sum[h] = sum_lanes(total);
-    float* out = a.out + (int64_t)h * a.padded_dim;
-    for (int32_t d0 = 0; d0 < a.padded_dim; d0 += 4 * kLanes) {
-      const int parts = (a.padded_dim - d0) / kLanes < 4 ? (a.padded_dim - d0) / kLanes : 4;
-      F16 acc[4] = {};
-      for (int page = 0; page < pages; ++page) {
-        const Element* v =
-            (const Element*)(a.pages[first_page + page] + a.offset) + (int64_t)a.head_dim * kPageTokens + d0;
-        const int tokens = count - page * kPageTokens < kPageTokens ? count - page * kPageTokens : kPageTokens;
-        const float* weights = a.scores + page * kPageTokens;
-        if (parts == 4) {
-          for (int t = 0; t < tokens; ++t, v += a.padded_dim)
-            for (int j = 0; j < 4; ++j) acc[j] += splat(weights[t]) * Kv::load16(v + j * kLanes);
-        } else {
-          for (int t = 0; t < tokens; ++t, v += a.padded_dim)
-            for (int j = 0; j < parts; ++j) acc[j] += splat(weights[t]) * Kv::load16(v + j * kLanes);
-        }
-      }
-      for (int j = 0; j < parts; ++j) store(out + d0 + j * kLanes, acc[j]);
-    }
+    a.maximum[first_head + h] = top;
+    a.sum[first_head + h] = sum_lanes(total);
   }
+  memset(out, 0, sizeof(float) * (size_t)kHeads * (size_t)a.padded_dim);
+  for (int32_t d = 0; d < a.padded_dim; d += kLanes * 4) {
+    with_parts((a.padded_dim - d) / kLanes, [&](auto parts) {
+      for (int at = 0; at < count; at += kPageTokens) {
+        const Element* v = (const Element*)(pages[at / kPageTokens] + a.offset) + (int64_t)a.head_dim * kPageTokens + d;
+        const int tokens = count - at < kPageTokens ? count - at : kPageTokens;
+        mix_page<Kv, kHeads, decltype(parts)::value>(a.scores + at, tokens, v, a.padded_dim, out + d);
+      }
+    });
+  }
+}
+
+// Query heads share the loads of K and V where there are registers for the sums of several.
+template <class Kv>
+void attend(const AttentionArgs& a) noexcept {
+  int h = 0;
+#if defined(__AVX512F__)
+  for (; h + kAttentionHeads <= a.query_heads; h += kAttentionHeads) attend_heads<Kv, kAttentionHeads>(a, h);
+  if (h + 3 == a.query_heads) return attend_heads<Kv, 3>(a, h);
+  if (h + 2 == a.query_heads) return attend_heads<Kv, 2>(a, h);
+#endif
+  for (; h < a.query_heads; ++h) attend_heads<Kv, 1>(a, h);
 }
 
 }  // namespace
