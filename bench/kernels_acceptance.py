@@ -30,7 +30,7 @@ SHARES: tuple[tuple[Kind, str, float], ...] = (
     (("dense", "int8", 0.0, None), "a8", 0.90),
     (("dense", "int4", 0.0, None), "a8", 0.90),
     (("bitmap", "int4", 0.5, None), "a8", 0.75),
-    (("bitmap", "int8", 0.9, None), "a8", 0.75),
+    (("csr", "int8", 0.9, None), "a8", 0.75),  # what the planner takes there
 )
 # Time of a batch over that of one token, int8 at 75% zeros: beyond the cache, batch, at most.
 BATCHES = ((True, 4, 1.2), (True, 8, 1.7), (False, 4, 1.8), (False, 8, 2.7))

@@ -66,6 +66,12 @@ class ReferenceModel:
         x = x + self._linear(f"{layer}.down", inputs["down"])
         return x, {name: inputs[name] for name in capture}
 
+    def block_inputs(
+        self, index: int, hidden: ArrayLike, capture: Sequence[str], sequence_length: int = 0
+    ) -> dict[str, Array]:
+        """Returns the inputs that `forward_block` captures."""
+        return self.forward_block(index, hidden, capture, sequence_length)[1]
+
     def head(self, hidden: ArrayLike) -> Array:
         """Returns logits [tokens, vocab] of the last block's outputs."""
         normed = self._norm(np.asarray(hidden, dtype=np.float64), "norm")

@@ -215,6 +215,17 @@ def test_forward_block_gives_what_the_reference_gives() -> None:
     assert d.length(0) == 0
 
 
+@pytest.mark.parametrize("names", [(), ("v",), ("q", "o"), ("up",), ("gate", "k"), ("down",), ("o", "down", "q")])
+def test_block_inputs_are_those_of_the_whole_block(names: tuple[str, ...]) -> None:
+    d = decoder(config())
+    hidden = d.embed(tokens(30))
+    captured = d.block_inputs(1, hidden, names, 10)
+    expected = d.forward_block(1, hidden, names, 10)[1]
+    assert captured.keys() == expected.keys() == set(names)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(captured[name], values)
+
+
 def test_blocks_one_by_one_are_the_step() -> None:
     d = decoder(config(), type="int8")
     text = tokens(300)

@@ -159,18 +159,14 @@ class PyDecoder {
 
   py::tuple forward_block(int index, const py::object& array, const std::vector<std::string>& names,
                           int sequence_length) {
-    const FloatArray hidden = to_hidden(array);
-    const int tokens = to_int(hidden.shape(0), "the number of tokens");
-    std::vector<float> out(hidden.data(), hidden.data() + hidden.size());
-    Captures captures;
-    for (const std::string& name : names) captures[name];
-    turn_.take([&] { decoder_->forward_block(index, out.data(), tokens, sequence_length, captures, SignalPoll()); });
-    py::dict inputs;
-    for (auto& [name, values] : captures) {
-      const py::ssize_t cols = static_cast<py::ssize_t>(values.size()) / tokens;
-      inputs[py::str(name)] = to_array(std::move(values), {tokens, cols});
-    }
+    auto [out, inputs] = run_block(index, array, names, sequence_length, true);
+    const auto tokens = static_cast<py::ssize_t>(out.size()) / decoder_->config().hidden;
     return py::make_tuple(to_array(std::move(out), {tokens, decoder_->config().hidden}), inputs);
+  }
+
+  py::dict block_inputs(int index, const py::object& array, const std::vector<std::string>& names,
+                        int sequence_length) {
+    return run_block(index, array, names, sequence_length, false).second;
   }
 
   py::array head(const py::object& array) {
@@ -190,6 +186,24 @@ class PyDecoder {
   const py::dict& config() const { return config_; }
 
  private:
+  std::pair<std::vector<float>, py::dict> run_block(int index, const py::object& array,
+                                                    const std::vector<std::string>& names, int sequence_length,
+                                                    bool whole) {
+    const FloatArray hidden = to_hidden(array);
+    const int tokens = to_int(hidden.shape(0), "the number of tokens");
+    std::vector<float> out(hidden.data(), hidden.data() + hidden.size());
+    Captures captures;
+    for (const std::string& name : names) captures[name];
+    turn_.take(
+        [&] { decoder_->forward_block(index, out.data(), tokens, sequence_length, captures, whole, SignalPoll()); });
+    py::dict inputs;
+    for (auto& [name, values] : captures) {
+      const py::ssize_t cols = static_cast<py::ssize_t>(values.size()) / tokens;
+      inputs[py::str(name)] = to_array(std::move(values), {tokens, cols});
+    }
+    return {std::move(out), inputs};
+  }
+
   FloatArray to_hidden(const py::object& array) const {
     FloatArray hidden = to_floats(array, "hidden");
     require(hidden.ndim() == 2 && hidden.shape(1) == decoder_->config().hidden, "hidden must be [tokens, ",
@@ -217,6 +231,8 @@ void register_decoder(py::module_& module) {
       .def("embed", &PyDecoder::embed, arg("tokens"))
       .def("forward_block", &PyDecoder::forward_block, arg("index"), arg("hidden"),
            arg("capture") = std::vector<std::string>(), arg("sequence_length") = 0)
+      .def("block_inputs", &PyDecoder::block_inputs, arg("index"), arg("hidden"), arg("capture"),
+           arg("sequence_length") = 0)
       .def("head", &PyDecoder::head, arg("hidden"))
       .def("set_weight", &PyDecoder::set_weight, arg("name"), arg("weight"))
       .def("kernels", &PyDecoder::kernels)

@@ -185,7 +185,7 @@ void Decoder::capture(Captures* captures, const Block& block, LinearIndex linear
 }
 
 void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std::vector<TokenPlace>& places,
-                        KvCache& cache, int cache_layer, Captures* captures) {
+                        KvCache& cache, int cache_layer, Captures* captures, int last) {
   Block& block = blocks_[static_cast<std::size_t>(index)];
   const int tokens = static_cast<int>(places.size());
   const int dim = config_.head_dim;
@@ -193,6 +193,7 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
 
   norm_rows(hidden, stride, block.attn_norm, normed_, tokens);
   for (const LinearIndex linear : {kQ, kK, kV}) capture(captures, block, linear, normed_, tokens);
+  if (last <= kV) return;
   apply(block, {{kQ, &q_}, {kK, &k_}, {kV, &v_}}, normed_, tokens);
 
   const std::int64_t layer_offset = cache.layer_offset(cache_layer);
@@ -218,16 +219,19 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
                  mixed_.memory.data(), mixed_.stride);
 
   capture(captures, block, kO, mixed_, tokens);
+  if (last <= kO) return;
   apply(block, {{kO, &delta_}}, mixed_, tokens);
   for (int t = 0; t < tokens; ++t) kernels_->add(hidden + t * stride, delta_.row(t), config_.hidden);
 
   norm_rows(hidden, stride, block.mlp_norm, normed_, tokens);
   for (const LinearIndex linear : {kGate, kUp}) capture(captures, block, linear, normed_, tokens);
+  if (last <= kUp) return;
   apply(block, {{kGate, &gate_}, {kUp, &up_}}, normed_, tokens);
   team_.parallel_for(tokens, 4, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) kernels_->silu_mul(gate_.row(t), up_.row(t), config_.intermediate);
   });
   capture(captures, block, kDown, gate_, tokens);
+  if (last <= kDown) return;
   apply(block, {{kDown, &delta_}}, gate_, tokens);
   for (int t = 0; t < tokens; ++t) kernels_->add(hidden + t * stride, delta_.row(t), config_.hidden);
 }
@@ -322,7 +326,7 @@ std::vector<float> Decoder::embed(const std::int32_t* tokens, int n) const {
   return out;
 }
 
-void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures,
+void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, bool whole,
                             const Poll& poll) {
   require(index >= 0 && index < config_.layers, "block must be between 0 and ", config_.layers - 1, ", got ", index);
   require(tokens > 0, "forward_block got no tokens");
@@ -333,6 +337,9 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
   for (const auto& [name, unused] : captures)
     require(std::find(std::begin(kLinearNames), std::end(kLinearNames), name) != std::end(kLinearNames),
             "no linear is called '", name, "'; capture takes q, k, v, o, gate, up, down");
+  int last = whole ? kLinearCount : 0;
+  for (int j = 0; j < kLinearCount; ++j)
+    if (captures.count(kLinearNames[j]) != 0) last = std::max(last, j);
   KvCache cache(1, config_.kv_heads, config_.head_dim, cache_.type());
   for (int start = 0; start < tokens; start += length) {
     KvCache::Sequence& sequence = cache.sequence(0);
@@ -345,7 +352,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
       for (int i = 0; i < count; ++i) places.push_back({sequence.pages.data(), first + i});
       set_angles(places);
       run_block(index, hidden + static_cast<std::int64_t>(start + first) * config_.hidden, config_.hidden, places,
-                cache, 0, &captures);
+                cache, 0, &captures, last);
     }
   }
 }

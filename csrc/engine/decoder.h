@@ -61,8 +61,9 @@ class Decoder {
   // [n][hidden]
   std::vector<float> embed(const std::int32_t* tokens, int n) const;
   // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from
-  // 0.
-  void forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, const Poll& poll);
+  // 0. `whole` false: only as far as the captures need; `hidden` is then scratch.
+  void forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, bool whole,
+                     const Poll& poll);
   // Final norm and logits of hidden [tokens][hidden].
   std::vector<float> head(const float* hidden, int tokens, const Poll& poll);
   // Replaces a block's weight by one of the same shape.
@@ -96,8 +97,9 @@ class Decoder {
   void check_token(std::int32_t token) const;
   void reserve_scratch(int tokens);
   void set_angles(const std::vector<TokenPlace>& places);
+  // last: stops behind this linear's inputs.
   void run_block(int index, float* hidden, std::int64_t stride, const std::vector<TokenPlace>& places, KvCache& cache,
-                 int cache_layer, Captures* captures);
+                 int cache_layer, Captures* captures, int last = kLinearCount);
   void apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x, int tokens);
   void capture(Captures* captures, const Block& block, LinearIndex linear, Matrix& x, int tokens) const;
   void norm_rows(const float* x, std::int64_t stride, const std::vector<float>& weight, Matrix& out, int tokens);

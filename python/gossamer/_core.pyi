@@ -224,6 +224,11 @@ class Decoder:
             The new hidden states, and the captured inputs [tokens, cols] by name.
         """
 
+    def block_inputs(
+        self, index: int, hidden: ArrayLike, capture: Sequence[str], sequence_length: int = 0
+    ) -> dict[str, NDArray[np.float32]]:
+        """Returns what `forward_block` captures, and runs the block only as far as that needs."""
+
     def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
         """Returns logits [tokens, vocab] of hidden states [tokens, hidden] after the final norm."""
 

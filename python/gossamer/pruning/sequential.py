@@ -39,6 +39,11 @@ class Blocks(Protocol):
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """Runs one block over hidden [tokens, hidden]; also returns the inputs of the linears named in `capture`."""
 
+    def block_inputs(
+        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str], sequence_length: int = 0
+    ) -> dict[str, NDArray[np.float32]]:
+        """Returns the inputs alone."""
+
 
 def prune_blocks(
     blocks: Blocks,
@@ -89,7 +94,7 @@ def prune_blocks(
         inner = {group: _Moments() for group in GROUPS[:-1]}
         firsts = [group[0] for group in inner]
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
-            inputs = blocks.forward_block(layer, hidden, firsts, length)[1]
+            inputs = blocks.block_inputs(layer, hidden, firsts, length)
             for group, moments in inner.items():
                 moments.add(inputs[group[0]])
             if method.updates:
