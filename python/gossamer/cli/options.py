@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,22 @@ def nonempty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def fraction(text: str) -> float:
+    """Reads a fraction of zeros: at least 0 and below 1."""
+    value = number(0, 1)(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"must be below 1, got {text}")
+    return value
+
+
+def pattern(text: str) -> tuple[int, int]:
+    """Reads an N:M pattern."""
+    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text, re.ASCII)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be N:M with 1 <= N <= M, as in 2:4, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 
 from ..calibration import LENGTH, WINDOWS
 from ..formats import GROUPS, STORED
 from ..pruning import METHODS
-from .options import SOURCE_HELP, integer, nonempty, number
+from .options import SOURCE_HELP, fraction, integer, nonempty, pattern
 from .output import print_json
 from .progress import progress
 
@@ -27,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--sparsity",
-        type=_fraction,
+        type=fraction,
         metavar="X",
         help=f"fraction of zeros in every matrix (default {DEFAULT_SPARSITY})",
     )
     target.add_argument(
-        "--pattern", type=_pattern, metavar="N:M", help="keep at most N of every M inputs, as in 2:4, instead"
+        "--pattern", type=pattern, metavar="N:M", help="keep at most N of every M inputs, as in 2:4, instead"
     )
     parser.add_argument(
         "--weights",
@@ -99,17 +98,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")
     print(f"took {report.seconds:.1f} s")
     return 0
-
-
-def _fraction(text: str) -> float:
-    value = number(0, 1)(text)
-    if value == 1:
-        raise argparse.ArgumentTypeError(f"must be below 1, got {text}")
-    return value
-
-
-def _pattern(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text, re.ASCII)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"must be N:M with 1 <= N <= M, as in 2:4, got {text!r}")
-    return int(match[1]), int(match[2])
