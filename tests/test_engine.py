@@ -347,6 +347,7 @@ def test_threads_may_share_a_decoder() -> None:
         np.testing.assert_array_equal(results[i], expected[i])
 
 
+@pytest.mark.skipif("tsan" in os.environ.get("LD_PRELOAD", ""), reason="ThreadSanitizer starts no threads after a fork")
 def test_a_forked_child_gets_threads_of_its_own() -> None:
     d = decoder(config(intermediate=3000), type="int8", threads=2)
     expected = d.step([(0, tokens(8))])
@@ -424,7 +425,7 @@ def test_a_daemon_thread_in_a_call_does_not_abort_the_exit() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs all address space")
+@pytest.mark.skipif("san.so" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers need all address space")
 def test_a_step_without_memory_keeps_none() -> None:
     d = decoder(config(context=1 << 24, kv_heads=6))
     first = d.step([(0, tokens(3))])
