@@ -12,9 +12,18 @@ import numpy as np
 
 from .. import synthetic
 from ..errors import GossamerError
-from ..formats import FORMATS, GROUPS, TYPES
+from ..formats import TYPES
 from ..loading import ready
-from .options import MODEL_HELP, add_engine_options, fraction, integer, nonempty, open_model, pattern
+from .options import (
+    MODEL_HELP,
+    add_engine_options,
+    add_packing_options,
+    add_target_options,
+    given,
+    integer,
+    nonempty,
+    open_model,
+)
 from .output import print_json, table
 from .progress import progress
 
@@ -77,32 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("synthetic models (--synthetic), whose values are of the type --weights")
-    zeros = group.add_mutually_exclusive_group()
-    zeros.add_argument(
-        "--sparsity",
-        type=fraction,
-        metavar="X",
-        help=f"fraction of zeros in the matrices of the blocks (default {synthetic.DEFAULT_SPARSITY})",
-    )
-    zeros.add_argument(
-        "--pattern", type=pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"
-    )
-    group.add_argument(
-        "--group",
-        type=int,
-        choices=GROUPS,
-        help="inputs that one scale of int8 and int4 serves; 0 is a whole row (default 64)",
-    )
-    group.add_argument(
-        "--format",
-        choices=("auto", *FORMATS),
-        help="format of the blocks' matrices; auto takes what should be fastest here (default auto)",
-    )
-    group.add_argument(
-        "--head",
-        choices=("auto", *TYPES),
-        help="type of embedding and head; auto is that of the blocks, but int8 with int4 (default auto)",
-    )
+    add_target_options(group, synthetic.DEFAULT_SPARSITY)
+    add_packing_options(group, ("auto", *TYPES))
 
 
 _SYNTHETIC = ("sparsity", "pattern", "group", "format", "head")
@@ -112,11 +97,11 @@ def run(args: argparse.Namespace) -> int:
     """Times, prints, and returns the exit code."""
     if not args.prompt and not args.new:
         args.parser.error("-p and -n are both 0: nothing to time")
-    given = {name: getattr(args, name) for name in _SYNTHETIC if getattr(args, name) is not None}
-    if args.model and given:
-        args.parser.error(f"--{next(iter(given))} goes with --synthetic, not with MODEL")
+    options = given(args, *_SYNTHETIC)
+    if args.model and options:
+        args.parser.error(f"--{next(iter(options))} goes with --synthetic, not with MODEL")
     rows: list[dict[str, Any]] = []
-    for model in _models(args, given):
+    for model in _models(args, options):
         with progress() as report:
             rows += measure(model, args.prompt, args.new, args.repeats, report)
     if args.json:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from ..formats import FORMATS, GROUPS, TYPES
+from ..formats import TYPES
 from .layers import Layer, layer_table, summary, totals
-from .options import SOURCE_HELP, nonempty
+from .options import SOURCE_HELP, add_packing_options, given, nonempty
 from .output import print_json
 from .progress import progress
 
@@ -22,25 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=types, default="auto", help="type of the blocks' values; auto is int8 (default auto)"
     )
-    parser.add_argument(
-        "--group",
-        type=int,
-        choices=GROUPS,
-        default=64,
-        help="inputs that one scale of int8 and int4 serves; 0 is a whole row (default 64)",
-    )
-    parser.add_argument(
-        "--format",
-        choices=("auto", *FORMATS),
-        default="auto",
-        help="format of the blocks' matrices; auto takes, for each, what should be fastest here (default auto)",
-    )
-    parser.add_argument(
-        "--head",
-        choices=types,
-        default="auto",
-        help="type of embedding and head; auto is that of the blocks, but int8 with int4 (default auto)",
-    )
+    add_packing_options(parser, types)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -55,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     packed: PackedModel | Report
     with progress() as report:
         source = locate(args.src, report)
-        options = {"weights": args.weights, "group": args.group, "format": args.format, "head": args.head}
+        options = given(args, "weights", "group", "format", "head")
         if args.dry_run:
             packed = pack_checkpoint(open_checkpoint(source), **options, progress=report)
         else:

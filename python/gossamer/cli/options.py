@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..formats import TYPES
+from ..formats import FORMATS, GROUPS, TYPES
 from ..loading import DEFAULT_MODEL
 from .progress import progress
 
@@ -71,6 +71,50 @@ def pattern(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"must be N:M with 1 <= N <= M, as in 2:4, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def add_target_options(parser: argparse._ActionsContainer, default: float) -> None:
+    """Adds --sparsity and --pattern, of which one may be given; both are None otherwise."""
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--sparsity",
+        type=fraction,
+        metavar="X",
+        help=f"fraction of zeros in every matrix of the blocks (default {default})",
+    )
+    target.add_argument(
+        "--pattern", type=pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"
+    )
+
+
+def add_group_option(parser: argparse._ActionsContainer) -> None:
+    """Adds --group; None where it is not given."""
+    parser.add_argument(
+        "--group",
+        type=int,
+        choices=GROUPS,
+        help="inputs that one scale of int8 and int4 values serves; 0 is a whole row (default 64)",
+    )
+
+
+def add_packing_options(parser: argparse._ActionsContainer, types: Sequence[str]) -> None:
+    """Adds --group, --format and --head; None where they are not given."""
+    add_group_option(parser)
+    parser.add_argument(
+        "--format",
+        choices=("auto", *FORMATS),
+        help="format of the blocks' matrices; auto takes, for each, what should be fastest here (default auto)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=types,
+        help="type of embedding and head; auto is that of the blocks, but int8 with int4 (default auto)",
+    )
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Returns those of the named options that were given."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:

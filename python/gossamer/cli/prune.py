@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 
 from ..calibration import LENGTH, WINDOWS
-from ..formats import GROUPS, STORED
+from ..formats import STORED
 from ..pruning import METHODS
-from .options import SOURCE_HELP, fraction, integer, nonempty, pattern
+from .options import SOURCE_HELP, add_group_option, add_target_options, given, integer, nonempty
 from .output import print_json
 from .progress import progress
 
@@ -23,30 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=tuple(METHODS), default="sparsegpt", help="how to prune (default %(default)s)"
     )
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument(
-        "--sparsity",
-        type=fraction,
-        metavar="X",
-        help=f"fraction of zeros in every matrix (default {DEFAULT_SPARSITY})",
-    )
-    target.add_argument(
-        "--pattern", type=pattern, metavar="N:M", help="keep at most N of every M inputs, as in 2:4, instead"
-    )
+    add_target_options(parser, DEFAULT_SPARSITY)
     parser.add_argument(
         "--weights",
         choices=(STORED, "int4"),
         default=STORED,
         help="int4 also rounds what stays, as convert --weights int4 does, but loses less (sparsegpt only)",
     )
-    parser.add_argument(
-        "--group",
-        type=int,
-        choices=GROUPS,
-        default=64,
-        metavar="G",
-        help="inputs that share an int4 scale: 32, 64 or 128; 0 is a whole row (default %(default)s)",
-    )
+    add_group_option(parser)
     group = parser.add_argument_group("calibration, for wanda and sparsegpt")
     group.add_argument(
         "--calibration", metavar="FILE", help="UTF-8 text file, or a folder of them (default: the model's own samples)"
@@ -80,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             sparsity=sparsity,
             pattern=args.pattern,
             weights=args.weights,
-            group=args.group,
+            **given(args, "group"),
             calibration=args.calibration,
             windows=args.windows,
             length=args.length,
