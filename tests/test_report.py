@@ -67,7 +67,11 @@ def results() -> dict[str, Any]:
     row = {"layers": 8, "sparsity": 0.75, "format": "bitmap", "deepsparse_version": "1.8", "ratio": spread(1.25)}
     row |= {name: {**side, "positions_per_second": speed} for name, speed in (("deepsparse", 80.0), ("gossamer", 99.5))}
     stacks = {"facts": FACTS, "size": 4096, "group": 64, "rounds": 5, "threads": 2, "median_ratio": 1.25, "rows": [row]}
+    times = {"step": 0.004, "regions": 0.0035, "no_barriers": 0.003}
+    shares = {"regions": 0.125, "no_barriers": 0.25}
+    step = {"model": "packed", "threads": 2, "seconds": times, "overhead": shares}
     return {
+        "overhead": {"facts": FACTS, "context": 48, "steps": 20, "rows": [step]},
         "kernels": kernels,
         "kernels-in-cache": {**kernels, "in_cache": True},
         "kernels_acceptance": {
@@ -98,6 +102,7 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         "| `bitmap_matmul_int8_a8__avx2` | 50% | 4 | 99.0 | 49.5 | 1.24 (1.24 to 1.24) |",
         "| fast | 0.88 | at least 0.9 | no | 10.0 |",
         "| small | 1.12 | at most 1.2 | yes | 10.0, 30.0 |",
+        "| packed | 2 | 4.00 | 3.50 | 3.00 | 12.5% | 25.0% |",
         "| `bitmap_x` | 6.2 |",
         "| `nm_x` | any |",
         "| `csr_x` | none |",
@@ -116,7 +121,7 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
     assert set(tables) == set(heads)
 
 
-@pytest.mark.parametrize("name", ["kernels", "kernels_acceptance", "llama_cpp", "deepsparse"])
+@pytest.mark.parametrize("name", ["kernels", "kernels_acceptance", "llama_cpp", "overhead", "deepsparse"])
 def test_what_is_not_measured_is_named(report: ModuleType, name: str) -> None:
     kept = {key: value for key, value in results().items() if key.split("-")[0] != name}
     text = report.page(kept)
