@@ -61,8 +61,8 @@ Rounding try_scale(const float* values, int count, float scale, float low, float
 }
 
 // int8 has codes to spare, so the largest magnitude maps to 127. With 16 codes the choice matters: candidates put the
-// largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other. Fewer whole steps
-// find again, exactly, the scale of values that were rounded before.
+// largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other. Fewer whole
+// steps find again, exactly, the scale of values that were rounded before.
 std::uint16_t choose_scale(const float* values, int count, ValueType type) {
   float largest = 0;
   for (int i = 0; i < count; ++i) {
