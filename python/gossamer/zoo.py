@@ -49,8 +49,8 @@ _SMOLLM2 = _Package(
 _RECIPES = {
     "smollm2-135m-instruct": _Recipe(
         _SMOLLM2,
-        sparsity=0.4,
-        notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; 40% of the weights of its blocks pruned in one "
+        sparsity=0.36,
+        notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; 36% of the weights of its blocks pruned in one "
         "shot with SparseGPT on the model's own samples",
     ),
     "smollm2-135m-instruct-dense": _Recipe(
