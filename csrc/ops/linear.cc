@@ -88,7 +88,7 @@ const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTea
     f.sums.resize(tokens * static_cast<std::size_t>(x.unit_stride));
     x.codes = f.codes.data();
     x.unit_scales = f.scales.data();
-    x.unit_sums = f.sums.data();
+    x.unit_surplus = f.sums.data();
   }
   team.parallel_for(rows_.tokens, 4, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) {

@@ -168,10 +168,10 @@ template <int kBias, int kTokens>
 inline void add_unit(const Activations& x, const Sums<kTokens>& sums, const Rows& scale, int u, int t, Rows* totals) {
   for (int i = 0; i < kTokens; ++i) {
     const int64_t at = (t + i) * x.unit_stride + u;
-    const __m256i surplus = _mm256_set1_epi32(kBias == 0 ? 0 : kBias * x.unit_sums[at]);
+    const __m256i surplus = _mm256_set1_epi32(kBias == 0 ? 0 : x.unit_surplus[at] / (128 / kBias));
     const __m256 unit_scale = _mm256_set1_ps(x.unit_scales[at]);
     for (int h = 0; h < 2; ++h) {
-      const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums.rows[i][h], surplus));
+      const __m256 sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sums.rows[i][h], surplus));
       totals[i].half[h] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale.half[h], unit_scale), totals[i].half[h]);
     }
   }

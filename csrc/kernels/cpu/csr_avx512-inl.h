@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "kernels/cpu/tile_avx512-inl.h"
+#include "kernels/cpu/float_avx512-inl.h"
 
 namespace gossamer {
 namespace GOSSAMER_NS {

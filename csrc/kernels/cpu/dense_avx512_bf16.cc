@@ -1,5 +1,5 @@
 #define GOSSAMER_NS avx512_bf16
-#include "kernels/cpu/tile_avx512-inl.h"
+#include "kernels/cpu/float_avx512-inl.h"
 
 namespace gossamer {
 namespace avx512_bf16 {

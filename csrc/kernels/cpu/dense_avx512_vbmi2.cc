@@ -1,5 +1,5 @@
 #define GOSSAMER_NS avx512_vbmi2
-#include "kernels/cpu/tile_avx512-inl.h"
+#include "kernels/cpu/a8_avx512-inl.h"
 
 namespace gossamer {
 namespace avx512_vbmi2 {

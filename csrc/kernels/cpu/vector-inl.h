@@ -146,7 +146,7 @@ void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* c
     }
     int32_t sum = 0;
     for (int i = 0; i < kLanes; ++i) sum += total[i];
-    sums[first / unit] = sum;
+    sums[first / unit] = -128 * sum;
     for (int j = 0; j < count; ++j) {  // NaN poisons the unit instead of vanishing
       const I16 bad = parts[j] != parts[j];
       for (int i = 0; i < kLanes; ++i)
