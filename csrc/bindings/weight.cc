@@ -209,7 +209,7 @@ py::array run_kernel(const std::string& name, const PyWeight& weight, const py::
   return to_array(std::move(y), {input.rows.tokens, static_cast<py::ssize_t>(args.y_stride)});
 }
 
-// What the a8 kernels see of x: codes [batch, padded], scales and sums [batch, units].
+// What the a8 kernels see of x: codes [batch, padded], scales and surpluses [batch, units].
 py::tuple quantize_activations(const py::object& array, int unit) {
   const FloatArray x = to_floats(array, "x");
   require(x.ndim() == 2, "x must be a matrix [batch, cols], got ", x.ndim(), " dimensions");
@@ -220,13 +220,13 @@ py::tuple quantize_activations(const py::object& array, int unit) {
   const py::ssize_t units = padded / unit;
   std::vector<std::int8_t> codes(static_cast<std::size_t>(batch * padded));
   std::vector<float> scales(static_cast<std::size_t>(batch * units));
-  std::vector<std::int32_t> sums(scales.size());
+  std::vector<std::int32_t> surplus(scales.size());
   for (py::ssize_t t = 0; t < batch; ++t)
     vector_kernels(KvType::kF32)
         .quantize(x.data() + t * cols, cols, padded, unit, codes.data() + t * padded, scales.data() + t * units,
-                  sums.data() + t * units);
+                  surplus.data() + t * units);
   return py::make_tuple(to_array(std::move(codes), {batch, padded}), to_array(std::move(scales), {batch, units}),
-                        to_array(std::move(sums), {batch, units}));
+                        to_array(std::move(surplus), {batch, units}));
 }
 
 }  // namespace

@@ -38,9 +38,9 @@ struct VectorKernels {
   // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept;
   // Codes and scales of `n` inputs, zero up to `padded`; a unit is 32 or 64 inputs; code = round(x / scale), |code| <=
-  // 127.
+  // 127; surplus = -128 * sum of the codes.
   void (*quantize)(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
-                   int32_t* sums) noexcept;
+                   int32_t* surplus) noexcept;
   // Rounds to bf16, nearest even, zero up to `padded`.
   void (*to_bf16)(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept;
   // gate[i] = silu(gate[i]) * up[i]

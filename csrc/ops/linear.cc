@@ -85,10 +85,10 @@ const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTea
     x.unit_stride = padded / x.unit;
     f.codes.resize(tokens * static_cast<std::size_t>(padded) + kSpareBytes);
     f.scales.resize(tokens * static_cast<std::size_t>(x.unit_stride));
-    f.sums.resize(tokens * static_cast<std::size_t>(x.unit_stride));
+    f.surplus.resize(tokens * static_cast<std::size_t>(x.unit_stride));
     x.codes = f.codes.data();
     x.unit_scales = f.scales.data();
-    x.unit_surplus = f.sums.data();
+    x.unit_surplus = f.surplus.data();
   }
   team.parallel_for(rows_.tokens, 4, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) {
@@ -97,7 +97,7 @@ const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTea
         vectors.to_bf16(row, rows_.cols, padded, f.bf16.data() + t * padded);
       else
         vectors.quantize(row, rows_.cols, padded, x.unit, f.codes.data() + t * padded,
-                         f.scales.data() + t * x.unit_stride, f.sums.data() + t * x.unit_stride);
+                         f.scales.data() + t * x.unit_stride, f.surplus.data() + t * x.unit_stride);
     }
   });
   return x;

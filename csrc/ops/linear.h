@@ -68,7 +68,7 @@ class ActivationCache {
     Buffer<std::int8_t> codes;
     Buffer<std::uint16_t> bf16;
     Buffer<float> scales;
-    Buffer<std::int32_t> sums;
+    Buffer<std::int32_t> surplus;
   };
   Form& form(ActivationType type, int unit);
 

@@ -120,7 +120,10 @@ def run_kernel(name: str, weight: Weight, x: ArrayLike) -> NDArray[np.float32]:
 def quantize_activations(
     x: ArrayLike, unit: int = 64
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
-    """Returns what a8 kernels see of x [batch, cols]: codes [batch, padded], scales and sums [batch, padded / unit]."""
+    """Returns what a8 kernels see of x [batch, cols].
+
+    Codes are [batch, padded], scales and surpluses (-128 times the sum of the codes) are [batch, padded / unit].
+    """
 
 def read_bandwidth(size: int, threads: int = 0, prefetch: bool = False, repeats: int = 1) -> NDArray[np.float64]:
     """Reads a buffer again and again with the widest vectors of the active tier, and does nothing with the bytes.

@@ -116,7 +116,7 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
 }
 
 void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
-              int32_t* sums) noexcept {
+              int32_t* surplus) noexcept {
   for (int64_t first = 0; first < padded; first += unit) {
     F16 parts[4];  // a unit has 2 or 4 of them
     F16 largest = {};
@@ -146,7 +146,7 @@ void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* c
     }
     int32_t sum = 0;
     for (int i = 0; i < kLanes; ++i) sum += total[i];
-    sums[first / unit] = -128 * sum;
+    surplus[first / unit] = -128 * sum;
     for (int j = 0; j < count; ++j) {  // NaN poisons the unit instead of vanishing
       const I16 bad = parts[j] != parts[j];
       for (int i = 0; i < kLanes; ++i)
