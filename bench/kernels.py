@@ -22,6 +22,7 @@ from common import write_result
 from weights import copies, random_weight
 
 from gossamer import _core, arch, synthetic
+from gossamer.cli.options import pattern
 
 BEYOND = 520_000_000
 """Bytes of weights that no last-level cache keeps."""
@@ -178,12 +179,6 @@ def line(row: dict[str, Any]) -> str:
     what = f"{row['rows']}x{row['cols']} {row['zeros']:4.0%} x{row['batch']}"
     speed = f"{row['positions_per_second']:8.2f} G positions/s {row['bandwidth']:6.1f} GB/s"
     return f"{row['kernel']:40} {what:>20} {speed}" + (f" {row['share']:5.2f} of reads" if "share" in row else "")
-
-
-def pattern(text: str) -> tuple[int, int]:
-    """An argument such as 2:4."""
-    kept, _, of = text.partition(":")
-    return int(kept), int(of)
 
 
 def main() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer import _core
+from gossamer import _core, synthetic
 
 LIMIT = {"int8": 127, "int4": 7}
-LINE = 64
 
 
 def random_weight(
@@ -57,29 +56,5 @@ def _kept(
 
 
 def copies(weight: _core.Weight, size: int) -> list[_core.Weight]:
-    """As many copies of a weight as hold at least `size` bytes together, each in memory of its own.
-
-    They lie behind one another in one block, streams at cache lines, as in a packed file; numpy asks for huge pages.
-    """
-    streams = weight.streams()
-    each = sum(_aligned(stream.nbytes) for stream in streams.values())
-    count = max(1, -(-size // weight.nbytes))
-    memory = np.empty(count * each + LINE, np.uint8)
-    at = -memory.ctypes.data % LINE
-    out = []
-    for _ in range(count):
-        mine = {}
-        for name, stream in streams.items():
-            mine[name] = memory[at : at + stream.nbytes].view(stream.dtype)
-            mine[name][:] = stream
-            at += _aligned(stream.nbytes)
-        out.append(
-            _core.weight_from_streams(
-                weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern, mine
-            )
-        )
-    return out
-
-
-def _aligned(size: int) -> int:
-    return -(-size // LINE) * LINE
+    """As many copies of a weight as hold at least `size` bytes together; numpy asks for huge pages for them."""
+    return list(synthetic.copies(weight, max(1, -(-size // weight.nbytes))))

@@ -149,8 +149,9 @@ void ThreadTeam::run_chunks(Shared& shared, int thread) {
     const std::uint64_t chunk = ticket & kChunkMask;
     const std::uint64_t count = (ticket >> kChunkBits) & kChunkMask;
     if (chunk >= count) return;
-    const auto [begin, end] = shared.chunks[static_cast<std::int64_t>(chunk)];
-    (*shared.body)(begin* shared.grain, std::min(shared.total, end * shared.grain), thread);
+    const auto [first, behind] = shared.chunks[static_cast<std::int64_t>(chunk)];
+    const std::int64_t begin = shared.grain * first;
+    (*shared.body)(begin, std::min(shared.total, shared.grain * behind), thread);
     if (shared.done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) shared.done.notify_one();
   }
 }

@@ -24,10 +24,14 @@ ActivationType choose(const PackedWeight& weight, const std::string& wish) {
 }  // namespace
 
 Linear::Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations)
-    : weight_(std::move(weight)), activation_(choose(*weight_, activations)) {
-  const WeightView& view = weight_->view();
-  matvec_ = &find_kernel(view.format, LinearOp::kMatvec, view.type, activation_);
-  matmul_ = &find_kernel(view.format, LinearOp::kMatmul, view.type, activation_);
+    : Linear(weight, choose(*weight, activations)) {}
+
+Linear::Linear(const std::shared_ptr<const PackedWeight>& weight, ActivationType activation)
+    : Linear(weight, find_kernel(weight->view().format, LinearOp::kMatvec, weight->view().type, activation),
+             find_kernel(weight->view().format, LinearOp::kMatmul, weight->view().type, activation)) {}
+
+Linear::Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& matvec, const KernelEntry& matmul)
+    : weight_(std::move(weight)), activation_(matvec.activation), matvec_(&matvec), matmul_(&matmul) {
   std::size_t total = 0;
   const int streams = weight_->value_streams();
   for (int s = 0; s < streams; ++s) total += weight_->stream_cost(s);

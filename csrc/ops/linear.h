@@ -28,6 +28,9 @@ class Linear {
   // activations: "auto" (a8 for integer weights, f32 for float ones), or "f32", "bf16", "a8". A type that the weight
   // has no kernel for falls back to f32, so that one setting can serve a model of mixed weights.
   Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations);
+  // With one kernel, which must be of the weight's format and type.
+  Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& kernel)
+      : Linear(std::move(weight), kernel, kernel) {}
 
   const PackedWeight& weight() const { return *weight_; }
   int rows() const { return weight_->view().rows; }
@@ -36,20 +39,20 @@ class Linear {
   int unit() const { return weight_->view().group == 32 ? 32 : kBlockCols; }
   const char* kernel_name(bool many) const { return many ? matmul_->name : matvec_->name; }
 
-  // Value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes.
-  const std::vector<int>& bounds() const { return bounds_; }
-
   std::int64_t pieces() const { return static_cast<std::int64_t>(bounds_.size()) - 1; }
 
   // The streams of pieces [begin, end) for all tokens of x.
   void run_pieces(std::int64_t begin, std::int64_t end, const Activations& x, float* y, std::int64_t y_stride) const;
 
  private:
+  Linear(const std::shared_ptr<const PackedWeight>& weight, ActivationType activation);
+  Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& matvec, const KernelEntry& matmul);
+
   std::shared_ptr<const PackedWeight> weight_;
   ActivationType activation_;
   const KernelEntry* matvec_;
   const KernelEntry* matmul_;
-  std::vector<int> bounds_;
+  std::vector<int> bounds_;  // value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes
 };
 
 // Inputs in the forms that weights ask for, each made once per `reset`.

@@ -64,24 +64,6 @@ const KernelEntry& kernel_named(const std::string& name) {
   throw InvalidArgument(concat("no kernel '", name, "' can run here"));
 }
 
-// One named kernel over one weight, cut as `linear` is.
-void run_kernel(ThreadTeam& team, const KernelEntry& kernel, const Linear& linear, float* y, const Rows& x,
-                ActivationCache& cache) {
-  cache.reset(x);
-  LinearArgs args{};
-  args.weight = linear.weight().view();
-  args.x = cache.get(kernel.activation, linear.unit(), team);
-  args.y = y;
-  args.y_stride = linear.rows();
-  const std::vector<int>& bounds = linear.bounds();
-  team.parallel_for(linear.pieces(), 1, [&](std::int64_t begin, std::int64_t end, int) {
-    LinearArgs mine = args;
-    mine.begin = bounds[static_cast<std::size_t>(begin)];
-    mine.end = bounds[static_cast<std::size_t>(end)];
-    kernel.run(mine);
-  });
-}
-
 // Inputs of one width, [batch][padded].
 struct Inputs {
   Buffer<float> memory;
@@ -149,7 +131,10 @@ LinearTimes time_linears(const LinearTiming& timing, const std::function<void()>
               timing.cols);
       require(view.cols == timing.groups[g].front()->view().cols, "weights of one group must have equal columns, got ",
               timing.groups[g].front()->view().cols, " and ", view.cols);
-      groups[g].linears.emplace_back(weight, timing.activations);
+      if (kernel == nullptr)
+        groups[g].linears.emplace_back(weight, timing.activations);
+      else
+        groups[g].linears.emplace_back(weight, *kernel);
       rows += static_cast<std::size_t>(view.rows);
     }
     const int cols = groups[g].linears.front().cols();
@@ -171,12 +156,7 @@ LinearTimes time_linears(const LinearTiming& timing, const std::function<void()>
   ActivationCache cache;
   LinearTimes times;
   times.seconds = time_passes(timing.repeats, poll, [&] {
-    for (const Group& group : groups) {
-      if (kernel == nullptr)
-        run_linears(team, group.jobs, *group.x, cache);
-      else
-        for (const LinearJob& job : group.jobs) run_kernel(team, *kernel, *job.linear, job.y, *group.x, cache);
-    }
+    for (const Group& group : groups) run_linears(team, group.jobs, *group.x, cache);
   });
   const LinearJob& last = groups.back().jobs.back();
   times.y.assign(last.y, last.y + batch * static_cast<std::size_t>(last.linear->rows()));

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, zoo
+from .memory import available_memory as _available_memory
 
 _SCHEMA = 1  # raised when what is measured, or how, changes: what was kept is then measured again
 
@@ -249,7 +250,8 @@ def _measure(machine: dict[str, Any], progress: Progress) -> Roofline:
     if not caches:
         notes.append("the system does not tell the sizes of its caches; usual ones are assumed")
     l2, last_level = min(caches.get(2, [_L2])), sum(caches.get(max(caches, default=0), [_LAST_LEVEL]))
-    memory = max(min(max(_MEMORY, 4 * last_level), _available_memory() // 4), 1 << 20)
+    available = _available_memory()
+    memory = max(min(max(_MEMORY, 4 * last_level), (4 * _MEMORY if available is None else available) // 4), 1 << 20)
     if memory < 2 * last_level:
         notes.append(f"too little free memory for a buffer beyond the last-level cache of {last_level >> 20} MiB")
     counts = _thread_counts(machine["threads"])
@@ -373,16 +375,3 @@ def _caches() -> dict[int, list[int]]:
     for (depth, _), length in found.items():
         levels.setdefault(depth, []).append(length)
     return levels
-
-
-def _available_memory() -> int:
-    """Bytes that may be taken without swapping, within the control group's limit."""
-    amounts = []
-    with contextlib.suppress(OSError, ValueError):
-        fields = Path("/proc/meminfo").read_text(encoding="ascii").split()
-        amounts.append(int(fields[fields.index("MemAvailable:") + 1]) << 10)
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
-        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        amounts.append(max(int(limit) - int(used), 0))
-    return min(amounts, default=4 * _MEMORY)

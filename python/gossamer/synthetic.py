@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from . import arch
 from .checkpoint import Checkpoint
 from .errors import GossamerError
 from .loading import ready
+from .memory import available_memory as _available_memory
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -148,11 +149,12 @@ def pack(
     layers = sizes["num_hidden_layers"]
     first = {key.removeprefix("layers.0."): weight for key, weight in packed.weights.items() if "." in key}
     _check_memory(name, (layers - 1) * sum(weight.nbytes for weight in first.values()))
+    others = {key: copies(weight, layers - 1) for key, weight in first.items()}
     for layer in range(1, layers):
         if progress:
             progress(layer, layers, "copying blocks")
         own = f"layers.{layer}."
-        packed.weights.update((own + key, _copy(weight)) for key, weight in first.items())
+        packed.weights.update((own + key, next(copy)) for key, copy in others.items())
         packed.reasons.update((own + key, packed.reasons[f"layers.0.{key}"]) for key in first)
         packed.vectors.update(
             (f"{own}{norm}", packed.vectors[f"layers.0.{norm}"]) for norm in ("attn_norm", "mlp_norm")
@@ -209,23 +211,30 @@ class _RandomBlock(Checkpoint):
         self.tokenizer().save(dst)
 
 
-def _copy(weight: _core.Weight) -> _core.Weight:
-    """The same weight in memory of its own."""
+def copies(weight: _core.Weight, count: int) -> Iterator[_core.Weight]:
+    """Yields copies of a weight, each in memory of its own.
+
+    They lie behind one another in one block, streams at cache lines, as in a packed file: a load across two lines would
+    cost twice.
+    """
     from . import _core
 
-    streams = {key: _aligned_copy(stream) for key, stream in weight.streams().items()}
-    return _core.weight_from_streams(
-        weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern, streams
-    )
+    streams = weight.streams()
+    memory = np.empty(count * sum(_aligned(stream.nbytes) for stream in streams.values()) + _CACHE_LINE, np.uint8)
+    at = -memory.ctypes.data % _CACHE_LINE
+    for _ in range(count):
+        mine = {}
+        for name, stream in streams.items():
+            mine[name] = memory[at : at + stream.nbytes].view(stream.dtype)
+            mine[name][:] = stream
+            at += _aligned(stream.nbytes)
+        yield _core.weight_from_streams(
+            weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern, mine
+        )
 
 
-def _aligned_copy(stream: NDArray[Any]) -> NDArray[Any]:
-    """A copy that begins on a cache line, as packed streams do: a load across two lines would cost twice."""
-    memory = np.empty(stream.nbytes + _CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % _CACHE_LINE
-    copy = memory[start : start + stream.nbytes].view(stream.dtype)
-    copy[:] = stream
-    return copy
+def _aligned(size: int) -> int:
+    return -(-size // _CACHE_LINE) * _CACHE_LINE
 
 
 def _check_memory(name: str, needed: int) -> None:
@@ -235,15 +244,3 @@ def _check_memory(name: str, needed: int) -> None:
         raise GossamerError(
             f"synthetic {name}: needs {needed / 1e9:.1f} GB of memory more, and {available / 1e9:.1f} GB are available"
         )
-
-
-def _available_memory() -> int | None:
-    """Bytes that new processes can have without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
