@@ -32,19 +32,21 @@ inline __m512i next_codes(const uint64_t*& masks, const uint8_t*& v, int fixed_s
   }
 }
 
-inline __m512i broadcast4(const int8_t* codes) {
-  int32_t four;
-  __builtin_memcpy(&four, codes, 4);
-  return _mm512_set1_epi32(four);
+// acc += codes * the 4 inputs at x, for 16 rows. As an instruction of its own, since GCC 12 surrounds the intrinsic
+// with two copies of the sums, and loads the inputs apart.
+inline __attribute__((always_inline)) void add_dots(__m512i& acc, __m512i codes, const int8_t* x) {
+  typedef int32_t __attribute__((may_alias, aligned(1))) Four;
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const Four*)x));
 }
 
 // y for `kTokens` tokens from `t0`, of panel `panel`, and of the next one too when kPanels == 2 (the two nibbles of
 // int4). Integer sums are exact, so a lone token may spread them over several registers.
 template <Layout kLayout, ValueType kType, bool kFirstHigh, int kPanels, int kTokens>
-inline void a8_panels(const LinearArgs& a, int panel, int t0) {
+__attribute__((noinline)) void a8_panels(const LinearArgs& a, int panel, int t0) {
   const WeightView& w = a.weight;
   constexpr bool kLastHigh = kPanels == 2 || kFirstHigh;
-  constexpr int kChains = kTokens == 1 ? (kPanels == 1 ? 4 : 2) : kTokens == 2 && kPanels == 1 ? 2 : 1;
+  constexpr int kRun = 8;  // words: every unit has whole runs
+  constexpr int kChains = kTokens * kPanels == 1 ? 4 : kTokens * kPanels <= 4 ? 2 : 1;
   const uint8_t* v[kPanels];
   const uint64_t* masks[kPanels];
   __m512 total[kPanels][kTokens];
@@ -75,16 +77,15 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0) {
         for (int i = 1; i < kChains; ++i) acc[p][t][i] = _mm512_setzero_si512();
       }
     }
-    for (int c = 0; c < unit; c += kChains * kWordCols) {
-#pragma GCC unroll 4
-      for (int i = 0; i < kChains; ++i, x += kWordCols) {
+    for (int c = 0; c < unit; c += kRun * kWordCols, x += kRun * kWordCols) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRun; ++i) {
         const __m512i first = next_codes<kLayout, kType, kFirstHigh>(masks[0], v[0], fixed_step);
-        for (int t = 0; t < kTokens; ++t)
-          acc[0][t][i] = _mm512_dpbusd_epi32(acc[0][t][i], first, broadcast4(x + t * a.x.stride));
+        for (int t = 0; t < kTokens; ++t) add_dots(acc[0][t][i % kChains], first, x + t * a.x.stride + i * kWordCols);
         if constexpr (kPanels == 2) {
           const __m512i second = next_codes<kLayout, kType, kLastHigh>(masks[1], v[1], fixed_step);
           for (int t = 0; t < kTokens; ++t)
-            acc[1][t][i] = _mm512_dpbusd_epi32(acc[1][t][i], second, broadcast4(x + t * a.x.stride));
+            add_dots(acc[1][t][i % kChains], second, x + t * a.x.stride + i * kWordCols);
         }
         // Two words with zeros seldom hold more than a line of values.
         if (kLayout == Layout::kDense || i % 2 == 0) _mm_prefetch((const char*)v[0] + kPrefetch, _MM_HINT_T0);
@@ -110,44 +111,26 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0) {
   }
 }
 
-template <Layout kLayout, ValueType kType, bool kHigh, int kPanels, int kMost>
-inline void a8_tokens(const LinearArgs& a, int panel) {
-  int t = 0;
-  for (; t + kMost <= a.x.tokens; t += kMost) a8_panels<kLayout, kType, kHigh, kPanels, kMost>(a, panel, t);
-  if constexpr (kMost > 8) {
-    if (t + 8 <= a.x.tokens) {
-      a8_panels<kLayout, kType, kHigh, kPanels, 8>(a, panel, t);
-      t += 8;
-    }
-  }
-  if constexpr (kMost > 4) {
-    if (t + 4 <= a.x.tokens) {
-      a8_panels<kLayout, kType, kHigh, kPanels, 4>(a, panel, t);
-      t += 4;
-    }
-  }
-  if (t + 2 <= a.x.tokens) {
-    a8_panels<kLayout, kType, kHigh, kPanels, 2>(a, panel, t);
-    t += 2;
-  }
-  if (t < a.x.tokens) a8_panels<kLayout, kType, kHigh, kPanels, 1>(a, panel, t);
-}
+// Tokens whose sums stand in registers, of one panel and of two.
+constexpr int kMostTokens = 8;
+constexpr int kMostTokensOfTwo = 4;
 
 template <Layout kLayout, ValueType kType>
 inline void a8_linear(const LinearArgs& a) {
   for (int s = a.begin; s < a.end; ++s) {
-    if constexpr (kType == ValueType::kInt4) {
-      if (2 * s + 1 == a.weight.panels) {
-        a8_tokens<kLayout, kType, false, 1, 16>(a, 2 * s);
-      } else if (a.x.tokens <= 8) {
-        a8_tokens<kLayout, kType, false, 2, 8>(a, 2 * s);
+    for_tiles<kMostTokens>(a.x.tokens, [&](auto tile, int t) {
+      constexpr int kTokens = decltype(tile)::value;
+      if constexpr (kType != ValueType::kInt4) {
+        a8_panels<kLayout, kType, false, 1, kTokens>(a, s, t);
+      } else if (2 * s + 1 == a.weight.panels) {
+        a8_panels<kLayout, kType, false, 1, kTokens>(a, 2 * s, t);
+      } else if constexpr (kTokens <= kMostTokensOfTwo) {
+        a8_panels<kLayout, kType, false, 2, kTokens>(a, 2 * s, t);
       } else {
-        a8_tokens<kLayout, kType, false, 1, 16>(a, 2 * s);
-        a8_tokens<kLayout, kType, true, 1, 16>(a, 2 * s + 1);
+        a8_panels<kLayout, kType, false, 1, kTokens>(a, 2 * s, t);
+        a8_panels<kLayout, kType, true, 1, kTokens>(a, 2 * s + 1, t);
       }
-    } else {
-      a8_tokens<kLayout, kType, false, 1, 16>(a, s);
-    }
+    });
   }
 }
 

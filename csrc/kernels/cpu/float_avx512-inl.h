@@ -124,20 +124,6 @@ constexpr int kSharedTokens = 64;
 constexpr int kSharedCols = 128;
 constexpr int kTileTokens = 6;
 
-template <int kValue>
-struct Count {
-  static constexpr int value = kValue;
-};
-
-// Calls use(Count<size>), 1 <= size <= kMost.
-template <int kMost, class Use>
-inline void for_size(int size, const Use& use) {
-  if constexpr (kMost > 1) {
-    if (size < kMost) return for_size<kMost - 1>(size, use);
-  }
-  use(Count<kMost>());
-}
-
 // sums[t] += numbers of `words` words, times inputs, for `kTokens` tokens.
 template <int kTokens>
 inline void add_words(const float* numbers, int words, const float* x, int64_t stride, float (*sums)[kWordBits]) {
@@ -154,18 +140,6 @@ inline void add_words(const float* numbers, int words, const float* x, int64_t s
   }
   for (int t = 0; t < kTokens; ++t)
     for (int q = 0; q < 4; ++q) _mm512_store_ps(sums[t] + 16 * q, acc[t][q]);
-}
-
-// Cuts `tokens` tokens into the fewest tiles of at most kMost, as equal as can be, and hands each to
-// use(Count<tile>, first token).
-template <int kMost, class Use>
-inline void for_tiles(int tokens, const Use& use) {
-  const int tiles = (tokens + kMost - 1) / kMost;
-  for (int i = 0, t = 0; i < tiles; ++i) {
-    const int size = (tokens - t + tiles - i - 1) / (tiles - i);
-    for_size<kMost>(size, [&](auto count) { use(count, t); });
-    t += size;
-  }
 }
 
 // y for up to kSharedTokens tokens, in the same order of sums as float_panel.

@@ -46,6 +46,32 @@ inline __m512 load_scales(const WeightView& w, int panel, int group) {
 
 inline int min_of(int a, int b) { return a < b ? a : b; }
 
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+// Calls use(Count<size>), 1 <= size <= kMost.
+template <int kMost, class Use>
+inline void for_size(int size, const Use& use) {
+  if constexpr (kMost > 1) {
+    if (size < kMost) return for_size<kMost - 1>(size, use);
+  }
+  use(Count<kMost>());
+}
+
+// Cuts `tokens` tokens into the fewest tiles of at most kMost, as equal as can be, and hands each to
+// use(Count<tile>, first token).
+template <int kMost, class Use>
+inline void for_tiles(int tokens, const Use& use) {
+  const int tiles = (tokens + kMost - 1) / kMost;
+  for (int i = 0, t = 0; i < tiles; ++i) {
+    const int size = (tokens - t + tiles - i - 1) / (tiles - i);
+    for_size<kMost>(size, [&](auto count) { use(count, t); });
+    t += size;
+  }
+}
+
 // Scale group of a unit of `unit_cols` inputs.
 inline int group_of(const WeightView& w, int unit, int unit_cols) {
   return w.group == 0 ? 0 : (unit * unit_cols) >> __builtin_ctz((unsigned)w.group);
