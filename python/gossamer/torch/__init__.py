@@ -1,0 +1,24 @@
+"""gossamer for PyTorch: any model with pruned linear layers runs on packed weights.
+
+import gossamer.torch
+gossamer.torch.sparsify(model)
+"""
+
+from __future__ import annotations
+
+from .layout import Layout
+from .linear import SparseLinear
+from .state import load, load_state_dict, save
+from .swap import LayerReport, Report, desparsify, sparsify
+
+__all__ = [
+    "LayerReport",
+    "Layout",
+    "Report",
+    "SparseLinear",
+    "desparsify",
+    "load",
+    "load_state_dict",
+    "save",
+    "sparsify",
+]

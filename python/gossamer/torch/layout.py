@@ -1,0 +1,133 @@
+"""How a packed weight lies in tensors: one vector of bytes a stream, and a short vector of numbers that says what they are.
+
+Bytes, since `half()` and `to(dtype)` convert whatever is floating point, and packed streams must stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..formats import FORMATS, INTEGER_TYPES, TYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VERSION = 1  # of the numbers below, for streams laid out as docs/format.md says (cpu16x4-v1)
+
+FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+"""The float types of stored values, as torch has them."""
+
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
+
+_INDEX = {
+    "dense": (),
+    "bitmap": ("masks", "offsets"),
+    "csr": ("columns", "lanes", "counts", "slots", "steps", "offsets"),
+    "nm": ("masks",),
+}
+_ELEMENTS = {
+    "scales": np.dtype("float16"),
+    "masks": np.dtype("uint64"),
+    "offsets": np.dtype("uint64"),
+    "slots": np.dtype("uint64"),
+    "steps": np.dtype("uint64"),
+    "lanes": np.dtype("uint16"),
+}
+_BYTE = np.dtype("uint8")
+
+STREAMS = ("values", *dict.fromkeys(name for names in _INDEX.values() for name in names), "scales")
+"""Every stream that a format may have."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a packed weight's streams hold.
+
+    Attributes:
+        format: One of `gossamer.formats.FORMATS`.
+        type: One of `gossamer.formats.TYPES`.
+        rows: Outputs.
+        cols: Inputs.
+        group: Inputs that a scale serves, 0 for a whole row; 0 for float types.
+        pattern: (N, M) of format "nm".
+    """
+
+    format: str
+    type: str
+    rows: int
+    cols: int
+    group: int = 0
+    pattern: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, weight: _core.Weight) -> Layout:
+        """Describes a packed weight."""
+        return cls(weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern)
+
+    @property
+    def index(self) -> tuple[str, ...]:
+        """Names of the streams beside "values", in a fixed order."""
+        return (*_INDEX[self.format], *(("scales",) if self.type in INTEGER_TYPES else ()))
+
+    def numbers(self) -> list[int]:
+        """Returns the layout as whole numbers, as custom operators and saved tensors have it."""
+        pattern = self.pattern or (0, 0)
+        return [
+            VERSION,
+            FORMATS.index(self.format),
+            TYPES.index(self.type),
+            self.rows,
+            self.cols,
+            self.group,
+            *pattern,
+        ]
+
+    @classmethod
+    def from_numbers(cls, numbers: list[int]) -> Layout:
+        """Reads what `numbers` returned.
+
+        Raises:
+            ValueError: it is nothing that this version knows.
+        """
+        if len(numbers) != 8 or numbers[0] != VERSION:
+            raise ValueError(f"the layout {numbers[:8]} is not one that this version of gossamer knows")
+        _, format, type, rows, cols, group, n, m = numbers
+        if not (0 <= format < len(FORMATS) and 0 <= type < len(TYPES) and 0 < rows < 1 << 31 and 0 < cols < 1 << 31):
+            raise ValueError(f"the layout {numbers} names no format, type or size")
+        return cls(FORMATS[format], TYPES[type], rows, cols, group, (n, m) if m else None)
+
+
+def to_tensors(weight: _core.Weight) -> dict[str, Tensor]:
+    """Returns a weight's streams as byte tensors with memory of their own."""
+    return {name: torch.from_numpy(stream.view(np.uint8).copy()) for name, stream in weight.streams().items()}
+
+
+def to_weight(layout: Layout, streams: dict[str, Tensor]) -> _core.Weight:
+    """Makes the native weight over tensors' memory, and checks every size, offset and index in it.
+
+    Nothing is copied, but for streams that do not begin at a multiple of their elements' size.
+
+    Raises:
+        ValueError: names the stream that is missing or wrong, and how.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name, tensor in streams.items():
+        if tensor.device.type != "cpu":
+            raise ValueError(f"stream '{name}' lies on device {tensor.device}, not cpu")
+        element = _ELEMENTS.get(name, _BYTE)
+        size = max(element.itemsize, 4 if layout.type == "f32" and name == "values" else 2)
+        if tensor.dtype != torch.uint8 or tensor.dim() != 1 or tensor.numel() % element.itemsize:
+            raise ValueError(f"stream '{name}' must be a vector of bytes, whole elements of {element}")
+        tensor = tensor.detach().contiguous()
+        if tensor.data_ptr() % size:
+            tensor = tensor.clone()
+        arrays[name] = tensor.numpy().view(element)
+    return _core.weight_from_streams(
+        layout.format, layout.type, layout.rows, layout.cols, layout.group, layout.pattern, arrays
+    )

@@ -1,0 +1,337 @@
+"""`SparseLinear`: a drop-in for `torch.nn.Linear` that multiplies straight from packed weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _core
+from ..formats import FORMATS, INTEGER_TYPES, TYPES, check_group, measure
+from ..planner import Choice, Machine, choose
+from .handles import Handle, handle_of
+from .layout import FLOATS, NAMES, STREAMS, Layout, to_tensors
+from .ops import dense, multiply
+
+ACTIVATIONS = ("auto", "f32", "bf16", "a8")
+
+
+class SparseLinear(nn.Module):
+    """y = x W^T + b with W packed: compressed in memory, and expanded in registers while it is multiplied.
+
+    Takes float32, bfloat16 and float16 inputs [..., in_features] whatever the type of the stored values, and returns
+    outputs of the input's type. float64 inputs are multiplied with expanded float64 weights, for checks.
+
+    Make one with `from_dense`, `gossamer.torch.sparsify` or `gossamer.torch.load`.
+
+    Attributes:
+        in_features: Inputs.
+        out_features: Outputs.
+        layout: What the streams hold: format, value type, group, pattern.
+        activations: How inputs are multiplied: "f32", "bf16", "a8" (8 bits with a scale per 64 inputs), or "auto": a8
+            for integer values, bf16 for 16-bit values with bfloat16 inputs, and f32 otherwise.
+        bias: Parameter [out_features], or None.
+        name: What errors call the layer; `sparsify` sets the qualified name.
+        conv1d: Whether it stands for a `Conv1D` of transformers, which `desparsify` then makes again.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        streams: dict[str, Tensor],
+        bias: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        activations: str = "auto",
+        name: str = "",
+    ) -> None:
+        """Takes packed streams as they are.
+
+        Args:
+            layout: What they hold.
+            streams: Byte vectors by name; "values" may be a float vector instead, which is trained then.
+            bias: [out_features].
+            dtype: The float type that the layer counts as having.
+            activations: See the class.
+            name: See the class.
+
+        Raises:
+            ValueError: a stream is missing or unknown, or an option is.
+        """
+        super().__init__()
+        if activations not in ACTIVATIONS:
+            raise ValueError(f"activations must be one of {', '.join(ACTIVATIONS)}, got {activations!r}")
+        self.in_features, self.out_features = layout.cols, layout.rows
+        self.activations, self.name = activations, name
+        self.conv1d = False
+        self.register_buffer("layout_numbers", torch.tensor(layout.numbers()))
+        self._set_streams(layout, streams)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, bias.requires_grad))
+        # Converted with the module, and so always of the type that a dense layer in its place would have.
+        self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+
+    def _set_streams(self, layout: Layout, streams: dict[str, Tensor]) -> None:
+        if set(streams) != {"values", *layout.index}:
+            raise ValueError(
+                f"format {layout.format} of {layout.type} has the streams {', '.join(('values', *layout.index))}, "
+                f"got {', '.join(streams)}"
+            )
+        for name in STREAMS:
+            self._buffers.pop(name, None)
+            self._parameters.pop(name, None)
+        values = streams["values"]
+        if values.is_floating_point():
+            self.register_parameter("values", nn.Parameter(values))
+        else:
+            self.register_buffer("values", values)
+        for name in layout.index:
+            self.register_buffer(name, streams[name])
+        self.layout = layout
+        self._numbers = layout.numbers()
+
+    @classmethod
+    def from_dense(
+        cls,
+        linear: nn.Module,
+        format: str = "auto",
+        weights: str = "auto",
+        *,
+        group: int = 64,
+        activations: str = "auto",
+        trainable: bool = False,
+        name: str = "",
+    ) -> SparseLinear:
+        """Packs a dense layer.
+
+        Args:
+            linear: A `torch.nn.Linear`, or a `Conv1D` of transformers, whose weight lies transposed.
+            format: One of `gossamer.formats.FORMATS`, or "auto": the fastest here by estimate.
+            weights: Type of the stored values: "f32", "bf16", "f16", "int8", "int4", or "auto": the layer's own, so
+                that the values are exactly those of the layer.
+            group: Inputs that a scale of integer values serves: 32, 64, 128, or 0 for a whole row.
+            activations: See the class.
+            trainable: Whether the values that are not zero can be trained; format "bitmap" and a float type then.
+            name: What errors call the layer.
+
+        Raises:
+            TypeError: it is no plain linear layer, or its weight is of a type that cannot be stored.
+            ValueError: an option is unknown, or the weight holds NaN, has no values (meta) or lies on another device.
+        """
+        values, bias = dense_parts(linear, name)
+        layer, _ = pack_layer(
+            values,
+            bias,
+            format=format,
+            weights=weights,
+            group=group,
+            activations=activations,
+            trainable=trainable,
+            name=name,
+        )
+        assert layer is not None
+        return layer.train(linear.training)
+
+    def to_dense(self) -> nn.Linear:
+        """Returns a `torch.nn.Linear` with the stored values, scales applied."""
+        dtype, device = self._like.dtype, self._like.device
+        weight = dense(self._handle(), dtype).to(device)
+        with torch.device("meta"):
+            linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        linear.weight = nn.Parameter(weight, self.trainable)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().to(dtype).clone(), self.bias.requires_grad)
+        return linear.train(self.training)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the stored values are a parameter."""
+        return "values" in self._parameters
+
+    @property
+    def weight(self) -> Tensor:
+        """A tensor without values, on device "meta": the shape and type that a dense layer's weight would have.
+
+        Models ask for these. `to_dense().weight` has the values.
+        """
+        return torch.empty(self.out_features, self.in_features, dtype=self._like.dtype, device="meta")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed streams, which is what a token reads."""
+        return sum(t.numel() * t.element_size() for t in (self.values, *self._index()))
+
+    def _index(self) -> list[Tensor]:
+        buffers = self._buffers
+        return [buffers[name] for name in self.layout.index]  # type: ignore[misc]
+
+    def _handle(self) -> Handle:
+        try:
+            return handle_of(self.values, self._index(), self._numbers)
+        except ValueError as error:
+            raise ValueError(f"{self._title()}: {error}") from None
+
+    def _title(self) -> str:
+        return self.name or f"SparseLinear({self.in_features}, {self.out_features})"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x W^T + b.
+
+        Args:
+            x: [..., in_features], float32, bfloat16 or float16; any number of leading dimensions, any strides.
+
+        Returns:
+            [..., out_features], of x's type; under autocast of its type.
+
+        Raises:
+            TypeError: x is no tensor of a float type.
+            ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
+        """
+        if torch.is_autocast_enabled("cpu") and x.is_floating_point():
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        self._check(x)
+        return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, self.bias, self.activations)  # type: ignore[no-any-return]
+
+    def _check(self, x: Tensor) -> None:
+        if x.dtype not in NAMES and x.dtype != torch.float64:
+            raise TypeError(f"{self._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{self._title()}: the last dimension of the inputs must be {self.in_features}, got {tuple(x.shape)}"
+            )
+        if x.device.type != "cpu" or self.values.device.type != "cpu":
+            raise ValueError(
+                f"{self._title()}: inputs lie on device {x.device} and weights on {self.values.device}; "
+                "this build of gossamer multiplies on the CPU only"
+            )
+
+    def extra_repr(self) -> str:
+        """Returns what `print(module)` shows."""
+        layout = self.layout
+        pattern = f", {layout.pattern[0]}:{layout.pattern[1]}" if layout.pattern else ""
+        return (
+            f"in_features={layout.cols}, out_features={layout.rows}, bias={self.bias is not None}, "
+            f"format={layout.format}{pattern}, weights={layout.type}{', trainable' if self.trainable else ''}"
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **options: Any) -> None:
+        """Takes over streams of another size or format, as long as the matrix is of the same shape."""
+        numbers = state_dict.get(f"{prefix}layout_numbers")
+        if numbers is not None:
+            layout = Layout.from_numbers([int(n) for n in numbers.tolist()])
+            if (layout.rows, layout.cols) != (self.out_features, self.in_features):
+                raise ValueError(
+                    f"{prefix[:-1] or self._title()}: the saved layer is {layout.rows} x {layout.cols}, "
+                    f"this one {self.out_features} x {self.in_features}"
+                )
+            streams = {name: state_dict.get(prefix + name) for name in ("values", *layout.index)}
+            if all(isinstance(stream, Tensor) for stream in streams.values()):
+                device = self.values.device
+                self._set_streams(
+                    layout, {name: torch.empty_like(s, device=device) for name, s in streams.items() if s is not None}
+                )
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)  # type: ignore[no-untyped-call]
+
+
+def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:
+    """Returns a dense layer's weight [out, in] and bias; raises TypeError for other modules."""
+    title = name or type(linear).__name__
+    if is_conv1d(linear):
+        return linear.weight.t(), linear.bias  # type: ignore[operator, return-value]
+    if type(linear) is not nn.Linear:
+        raise TypeError(f"{title}: a torch.nn.Linear can be packed, not {type(linear).__module__}.{type(linear).__name__}")
+    return linear.weight, linear.bias
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is the `Conv1D` of transformers: a linear layer with a transposed weight."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
+def check_options(format: str, weights: str, group: int, activations: str, trainable: bool) -> None:
+    """Raises ValueError for an option that is unknown or does not go with the others."""
+    for option, value, allowed in (
+        ("format", format, ("auto", *FORMATS)),
+        ("weights", weights, ("auto", *TYPES)),
+        ("activations", activations, ACTIVATIONS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+    check_group(group)
+    if trainable and (weights in INTEGER_TYPES or format not in ("auto", "bitmap")):
+        raise ValueError(f"trainable layers have format bitmap and float values, not {format} and {weights}")
+
+
+def pack_layer(
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    format: str = "auto",
+    weights: str = "auto",
+    group: int = 64,
+    activations: str = "auto",
+    trainable: bool = False,
+    name: str = "",
+    machine: Machine | None = None,
+    keep: Any = None,
+) -> tuple[SparseLinear | None, Choice]:
+    """Packs a weight [rows, cols]; with `keep`, a layer whose choice it answers True for is not packed.
+
+    Raises:
+        TypeError: the weight's type cannot be stored.
+        ValueError: as for `SparseLinear.from_dense`.
+    """
+    check_options(format, weights, group, activations, trainable)
+    title = name or "weight"
+    check_weight(weight, title)
+    type = NAMES[weight.dtype] if weights == "auto" else weights
+    values = weight.detach().float().numpy()
+    try:
+        if type in INTEGER_TYPES:
+            rounded = _core.pack(values, "dense", type, group)
+            codes, scales = rounded.codes()
+            shape = measure(codes, group)
+        else:
+            shape = measure(values)
+        choice = choose(shape, type, format, machine)
+        if keep is not None and keep(shape, choice):
+            return None, choice
+        if trainable and choice.format != "bitmap":
+            choice = choose(shape, type, "bitmap")
+        if type not in INTEGER_TYPES:
+            packed = _core.pack(values, choice.format, type, group, choice.pattern)
+        elif choice.format == "dense":
+            packed = rounded
+        else:
+            packed = _core.pack_codes(codes, scales, choice.format, type, group, choice.pattern)
+    except ValueError as error:
+        raise ValueError(f"{title}: {error}") from None
+    layout, streams = Layout.of(packed), to_tensors(packed)
+    if trainable:
+        dtype = FLOATS[type]
+        size = packed.nnz * torch.tensor([], dtype=dtype).element_size()
+        streams["values"] = streams["values"][:size].view(dtype).clone()
+    layer = SparseLinear(
+        layout,
+        {key: stream.to(weight.device) for key, stream in streams.items()},
+        bias,
+        dtype=weight.dtype,
+        activations=activations,
+        name=name,
+    )
+    return layer, choice
+
+
+def check_weight(weight: Tensor, title: str) -> None:
+    """Raises TypeError or ValueError for a weight that cannot be packed."""
+    if weight.is_meta:
+        raise ValueError(f"{title}: its weight is on device meta, which has no values")
+    if weight.dtype not in NAMES:
+        raise TypeError(f"{title}: weights must be float32, bfloat16 or float16, got {weight.dtype}")
+    if weight.device.type != "cpu":
+        raise ValueError(f"{title}: its weight lies on device {weight.device}; pack on the CPU, then move the layer")
+    if weight.dim() != 2 or 0 in weight.shape:
+        raise ValueError(f"{title}: a weight must be a matrix with at least one row and column, got {tuple(weight.shape)}")
+    if bool(torch.isnan(weight.detach()).any()):
+        raise ValueError(f"{title}: its weight holds NaN")

@@ -1,0 +1,127 @@
+"""The custom operators `torch.ops.gossamer.*`: what `torch.compile`, `torch.export` and autograd see of a packed layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .handles import Handle, handle_of
+from .layout import FLOATS
+
+_ROWS, _COLS = 3, 4  # of a layout's numbers
+_PANEL = 4 << 20  # bytes of expanded weights that a matrix product takes at a time
+
+_library = torch.library.Library("gossamer", "DEF")
+_STREAMS = "Tensor values, Tensor[] index, int[] layout"
+_library.define(f"linear(Tensor x, {_STREAMS}, Tensor? bias, str activations) -> Tensor")
+_library.define(f"linear_transposed(Tensor y, {_STREAMS}) -> Tensor")
+_library.define(f"linear_values(Tensor y, Tensor x, {_STREAMS}) -> Tensor")
+
+
+def multiply(handle: Handle, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
+    """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
+    rows, cols = handle.layout.rows, handle.layout.cols
+    flat = x.reshape(-1, cols)
+    if x.dtype == torch.float64:
+        y = flat @ dense(handle, torch.float64).t()
+    else:
+        y = torch.from_numpy(_multiply(handle, flat, activations))
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    return y.to(x.dtype).reshape(*x.shape[:-1], rows)
+
+
+def _multiply(handle: Handle, x: Tensor, activations: str) -> Any:
+    from .. import _core
+
+    return _core.linear(handle.weight, x.detach().float().numpy(), activations)
+
+
+def dense(handle: Handle, dtype: torch.dtype) -> Tensor:
+    """Returns the stored numbers [rows, cols]."""
+    return torch.from_numpy(handle.weight.unpack()).to(dtype)
+
+
+def _linear(
+    x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None, activations: str
+) -> Tensor:
+    return multiply(handle_of(values, index, layout), x, bias, activations)
+
+
+def _linear_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
+    handle = handle_of(values, index, layout)
+    return y @ dense(handle, y.dtype)
+
+
+def _linear_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
+    handle = handle_of(values, index, layout)
+    outer = y.reshape(-1, layout[_ROWS]).t() @ x.reshape(-1, layout[_COLS])
+    return outer.reshape(-1)[handle.positions()].to(values.dtype)
+
+
+_library.impl("linear", _linear, "CPU")
+_library.impl("linear_transposed", _linear_transposed, "CPU")
+_library.impl("linear_values", _linear_values, "CPU")
+
+
+@torch.library.register_fake("gossamer::linear", lib=_library)
+def _fake_linear(
+    x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None, activations: str
+) -> Tensor:
+    del values, index, bias, activations
+    torch._check(x.shape[-1] == layout[_COLS])
+    return x.new_empty((*x.shape[:-1], layout[_ROWS]))
+
+
+@torch.library.register_fake("gossamer::linear_transposed", lib=_library)
+def _fake_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
+    del values, index
+    return y.new_empty((*y.shape[:-1], layout[_COLS]))
+
+
+@torch.library.register_fake("gossamer::linear_values", lib=_library)
+def _fake_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
+    del y, x, index, layout
+    return torch.empty_like(values)
+
+
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    x, values, index, layout, bias, _ = inputs
+    ctx.layout = layout
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values, *index)
+
+
+def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    x, values, *index = ctx.saved_tensors
+    need_x, need_values, _, _, need_bias, _ = ctx.needs_input_grad
+    ops = torch.ops.gossamer
+    to_x = ops.linear_transposed(gradient, values, index, ctx.layout) if need_x else None
+    to_values = ops.linear_values(gradient, x, values, index, ctx.layout) if need_values else None
+    to_bias = gradient.reshape(-1, ctx.layout[_ROWS]).sum(0).to(ctx.bias_dtype) if need_bias else None
+    return to_x, to_values, [None] * len(index), None, to_bias, None
+
+
+def _save_transposed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    _, values, index, layout = inputs
+    ctx.layout = layout
+    ctx.save_for_backward(values, *index)
+
+
+def _transposed_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    values, *index = ctx.saved_tensors
+    if ctx.needs_input_grad[1]:
+        raise NotImplementedError("second derivatives with respect to a sparse layer's values are not there")
+    to_y = torch.ops.gossamer.linear(gradient, values, index, ctx.layout, None, "f32")
+    return to_y, None, [None] * len(index), None
+
+
+torch.library.register_autograd("gossamer::linear", _linear_gradients, setup_context=_save_linear, lib=_library)
+torch.library.register_autograd(
+    "gossamer::linear_transposed", _transposed_gradients, setup_context=_save_transposed, lib=_library
+)

@@ -1,0 +1,166 @@
+"""Saved models: state dicts with packed layers, in memory or as one safetensors file, back into a freshly built model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import GossamerError
+from ..safetensors_io import SafetensorsFile, SafetensorsWriter
+from .layout import Layout
+from .linear import SparseLinear, is_conv1d
+from .swap import replace
+
+_ALIASES = "aliases"  # metadata: names that share another one's tensor, as JSON
+_KIND = "gossamer.torch"
+_LAYOUT = "layout_numbers"
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Writes a model's state as one safetensors file, which `load` reads; written beside its place, then renamed.
+
+    Args:
+        model: Any module, sparsified or not. Tensors that are tied are written once.
+        path: File to write; replaced if it exists.
+
+    Raises:
+        GossamerError: a tensor is on the meta device or of a type that the file cannot hold, or the file cannot be
+            written; then nothing is left behind.
+    """
+    state: dict[str, Any] = model.state_dict()
+    first: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided:
+            raise GossamerError(f"{path}: {name} is no tensor with values, and cannot be saved")
+        if tensor.numel():
+            key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            if first.setdefault(key, name) != name:
+                aliases[name] = first[key]
+    names = [name for name in state if name not in aliases]
+    metadata = {"format": "pt", "kind": _KIND, _ALIASES: json.dumps(aliases)}
+    with SafetensorsWriter(Path(path), names, metadata=metadata) as writer:
+        for name in names:
+            tensor = state[name].detach().cpu().contiguous()
+            if tensor.dtype == torch.bfloat16:
+                writer.add(name, tensor.view(torch.int16).numpy().view(np.uint16), "BF16")
+                continue
+            try:
+                values = tensor.numpy()
+                writer.add(name, values)
+            except (TypeError, KeyError):
+                raise GossamerError(f"{path}: {name} is of type {tensor.dtype}, which cannot be saved") from None
+
+
+def load(model: nn.Module, path: str | Path, *, strict: bool = True) -> nn.Module:
+    """Reads what `save` wrote into a freshly built model of the same kind.
+
+    Linear layers that were packed when the model was saved become `SparseLinear`, straight from the file, which is
+    mapped: a weight's pages come from the disk when they are first used.
+
+    Args:
+        model: The model, dense or sparsified, with weights of any values, or on the meta device. Changed in place.
+        path: The file.
+        strict: Whether every tensor must be in both the model and the file.
+
+    Returns:
+        The model.
+
+    Raises:
+        GossamerError: the file is missing, broken, or does not fit the model.
+    """
+    file = SafetensorsFile(path)
+    memory = np.memmap(file.path, np.uint8, "c")  # pages are private once written to, so tensors may be
+    state: dict[str, Tensor] = {}
+    for name, info in file.tensors.items():
+        array = memory[info.start : info.stop]
+        dtype = file.raw(name).dtype
+        if array.size and array.ctypes.data % dtype.itemsize:
+            array = array.copy()
+        tensor = torch.from_numpy(np.asarray(array).view(np.int16 if info.dtype == "BF16" else dtype))
+        tensor = tensor.view(torch.bfloat16) if info.dtype == "BF16" else tensor
+        state[name] = tensor.reshape(info.shape)
+    try:
+        for alias, name in json.loads(file.metadata.get(_ALIASES, "{}")).items():
+            state[alias] = state[name]
+        load_state_dict(model, state, strict=strict, assign=True)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise GossamerError(f"{file.path}: {error}") from None
+    return model
+
+
+def load_state_dict(
+    model: nn.Module, state: Mapping[str, Any], *, strict: bool = True, assign: bool = False
+) -> nn.Module:
+    """Loads a state dict with packed layers, as `model.state_dict()` gives it, into a dense or sparsified model.
+
+    Args:
+        model: Changed in place.
+        state: By name.
+        strict: As for `torch.nn.Module.load_state_dict`.
+        assign: Whether the model takes the tensors themselves instead of copies.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: a packed layer stands where the model has no linear layer of its size; nothing was changed.
+        RuntimeError: as for `torch.nn.Module.load_state_dict`.
+    """
+    swaps = []
+    for key in state:
+        name, _, last = key.rpartition(".")
+        if last == _LAYOUT:
+            swaps.append(_swap(model, name, state))
+    tied: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                tied.setdefault(id(parameter), []).append((module, key))
+    for old, new in swaps:
+        if new is not None:
+            replace(model, old, new)
+    model.load_state_dict(state, strict=strict, assign=assign)
+    for (first, first_key), *others in tied.values():
+        for module, key in others:
+            module._parameters[key] = first._parameters[first_key]
+    return model
+
+
+def _swap(model: nn.Module, name: str, state: Mapping[str, Any]) -> tuple[nn.Module, SparseLinear | None]:
+    """The module that a packed layer of the state replaces, and a layer to put there, or None where one is already."""
+    try:
+        old = model.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"{name}: a packed layer was saved under this name, and the model has none") from None
+    if isinstance(old, SparseLinear):
+        return old, None
+    if type(old) is not nn.Linear and not is_conv1d(old):
+        raise ValueError(f"{name}: a packed layer was saved under this name, and the model has a {type(old).__name__}")
+    layout = Layout.from_numbers([int(n) for n in state[f"{name}.{_LAYOUT}"].tolist()])
+    weight = old.weight
+    assert isinstance(weight, Tensor)
+    shape = tuple(reversed(weight.shape)) if is_conv1d(old) else tuple(weight.shape)
+    if shape != (layout.rows, layout.cols):
+        raise ValueError(f"{name}: the saved layer is {layout.rows} x {layout.cols}, the model's {shape[0]} x {shape[1]}")
+    streams = {}
+    for stream in ("values", *layout.index):
+        if not isinstance(state.get(f"{name}.{stream}"), Tensor):
+            raise ValueError(f"{name}: stream '{stream}' is missing from the saved layer")
+        streams[stream] = state[f"{name}.{stream}"]
+    bias = old.bias
+    layer = SparseLinear(
+        layout,
+        {key: stream.detach() for key, stream in streams.items()},
+        bias if isinstance(bias, Tensor) else None,
+        dtype=weight.dtype,
+        name=name,
+    )
+    layer.conv1d = is_conv1d(old)
+    return old, layer.train(old.training)

@@ -1,0 +1,260 @@
+"""`sparsify` and `desparsify`: a model's dense linear layers for packed ones, in place, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..cli.output import table
+from ..formats import INTEGER_TYPES, Shape
+from ..planner import Choice, this_machine
+from .linear import SparseLinear, check_options, check_weight, dense_parts, is_conv1d, pack_layer
+
+# Below so many positions the call costs more than the product, dense or sparse.
+_SMALL = 1 << 15
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What `sparsify` did with one linear layer.
+
+    Attributes:
+        name: Qualified name in the model.
+        rows: Outputs.
+        cols: Inputs.
+        zeros: Fraction of stored values that are zero; None where nobody looked.
+        format: How it is packed now; empty where it was left as it is.
+        type: Type of the stored values, or of the dense weight.
+        dense_bytes: Bytes of the dense weight.
+        bytes: Bytes of the weight now.
+        why: The reason, in words.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    zeros: float | None
+    format: str
+    type: str
+    dense_bytes: int
+    bytes: int
+    why: str
+
+    @property
+    def packed(self) -> bool:
+        """Whether the layer is a `SparseLinear` now."""
+        return bool(self.format)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `sparsify` did, layer by layer; `print(report)` shows a table."""
+
+    layers: tuple[LayerReport, ...] = field(default_factory=tuple)
+
+    def __iter__(self) -> Iterator[LayerReport]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def packed(self) -> tuple[LayerReport, ...]:
+        """The layers that are packed now."""
+        return tuple(layer for layer in self.layers if layer.packed)
+
+    def __str__(self) -> str:
+        header = ["name", "format", "type", "why", "shape", "zeros", "bytes"]
+        rows = [
+            [
+                layer.name,
+                layer.format or "-",
+                layer.type,
+                layer.why,
+                f"{layer.rows} x {layer.cols}",
+                "" if layer.zeros is None else f"{layer.zeros:.1%}",
+                f"{layer.bytes:,}",
+            ]
+            for layer in self.layers
+        ]
+        before, after = (sum(getattr(layer, key) for layer in self.layers) for key in ("dense_bytes", "bytes"))
+        total = f"{len(self.packed)} of {len(self.layers)} linear layers packed, {before:,} bytes before, {after:,} now"
+        return f"{table(header, rows, left=4)}\n\n{total}"
+
+
+Patterns = str | Iterable[str] | None
+
+
+def sparsify(
+    model: nn.Module,
+    *,
+    weights: str = "auto",
+    format: str = "auto",
+    group: int = 64,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    min_zeros: float | None = None,
+    activations: str = "auto",
+    trainable: bool = False,
+) -> Report:
+    """Replaces the linear layers that get faster by it with `SparseLinear`, in place.
+
+    Looks at every `torch.nn.Linear` and every `Conv1D` of transformers. With float values a layer is packed where its
+    zeros promise a gain by estimate, and stays as it is otherwise; with integer values it is packed at any number of
+    zeros, since fewer bits pay by themselves. A weight that another module has too (tied embeddings) is left alone.
+
+    Args:
+        model: Any module; its other modules are not touched.
+        weights: Type of the stored values: "f32", "bf16", "f16", "int8", "int4", or "auto": each layer's own, exactly.
+        format: One of `gossamer.formats.FORMATS` for every layer, or "auto": the fastest here by estimate.
+        group: Inputs that a scale of integer values serves: 32, 64, 128, or 0 for a whole row.
+        include: Glob patterns of qualified names, one or several; only layers that match one are looked at.
+        exclude: Glob patterns of layers to leave alone.
+        min_zeros: Fraction of zeros from which on a layer is packed, besides the rules above.
+        activations: As for `SparseLinear`.
+        trainable: Whether the values that are not zero can be trained; float types only.
+
+    Returns:
+        What was done with each layer, and why.
+
+    Raises:
+        TypeError: the model itself is a linear layer.
+        ValueError: an option is unknown, or a weight holds NaN or has no values; then no layer was replaced.
+    """
+    check_options(format, weights, group, activations, trainable)
+    if min_zeros is not None and not 0 <= min_zeros <= 1:
+        raise ValueError(f"min_zeros must be between 0 and 1, got {min_zeros}")
+    if type(model) is nn.Linear or is_conv1d(model):
+        raise TypeError("the model is a linear layer itself and cannot be replaced in place; use SparseLinear.from_dense")
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)}
+    owners = _owners(model)
+    reasons = {name: _left_alone(name, module, owners, include, exclude) for name, module in linears.items()}
+    for name, module in linears.items():
+        if not reasons[name]:
+            check_weight(dense_parts(module, name)[0], name)
+    machine = this_machine()
+    rows = []
+    for name, module in linears.items():
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        size = weight.numel() * weight.element_size()
+        out, inn = reversed(weight.shape) if is_conv1d(module) else weight.shape
+        own = str(weight.dtype).removeprefix("torch.")
+        if reasons[name]:
+            rows.append(LayerReport(name, out, inn, None, "", own, size, size, reasons[name]))
+            continue
+        refusal: list[str] = []
+
+        def keep(shape: Shape, choice: Choice, refusal: list[str] = refusal) -> bool:
+            refusal.extend(_does_not_pay(shape, choice, format, weights, min_zeros))
+            measured.append(shape.zeros)
+            return bool(refusal)
+
+        measured: list[float] = []
+        layer, choice = pack_layer(
+            *dense_parts(module, name),
+            format=format,
+            weights=weights,
+            group=group,
+            activations=activations,
+            trainable=trainable,
+            name=name,
+            machine=machine,
+            keep=keep,
+        )
+        if layer is None:
+            rows.append(LayerReport(name, out, inn, measured[0], "", own, size, size, refusal[0]))
+            continue
+        layer.conv1d = is_conv1d(module)
+        replace(model, module, layer.train(module.training))
+        layout = layer.layout
+        rows.append(
+            LayerReport(name, out, inn, measured[0], layout.format, layout.type, size, layer.nbytes, choice.reason)
+        )
+    return Report(tuple(rows))
+
+
+def desparsify(model: nn.Module) -> int:
+    """Replaces every `SparseLinear` of a model with the dense layer of the same values, in place.
+
+    Returns:
+        How many layers were replaced.
+    """
+    layers = [module for module in model.modules() if isinstance(module, SparseLinear) and module is not model]
+    for layer in layers:
+        linear = layer.to_dense()
+        replace(model, layer, _to_conv1d(linear) if layer.conv1d else linear)
+    return len(layers)
+
+
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a module at every place of a model where another one is."""
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def _to_conv1d(linear: nn.Linear) -> nn.Module:
+    kind = sys.modules["transformers.pytorch_utils"].Conv1D
+    conv: Any = kind(0, 0)
+    conv.nf, conv.nx = linear.out_features, linear.in_features
+    conv.weight = nn.Parameter(linear.weight.detach().t().contiguous(), linear.weight.requires_grad)
+    conv.bias = linear.bias
+    return conv  # type: ignore[no-any-return]
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Names of the parameters of different modules that are one tensor, by its id."""
+    found: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
+    return found
+
+
+def _patterns(patterns: Patterns) -> tuple[str, ...]:
+    return () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def _left_alone(
+    name: str, module: nn.Module, owners: dict[int, list[str]], include: Patterns, exclude: Patterns
+) -> str:
+    """Why a layer is not looked at; empty where it is."""
+    if include is not None and not any(fnmatchcase(name, pattern) for pattern in _patterns(include)):
+        return "not included"
+    if any(fnmatchcase(name, pattern) for pattern in _patterns(exclude)):
+        return "excluded"
+    if type(module) is not nn.Linear and not is_conv1d(module):
+        return f"a {type(module).__name__}, which is more than a Linear"
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed from others (a parametrization or a pruning mask): make that permanent first"
+    others = [owner for owner in owners[id(weight)] if owner != f"{name}.weight"]
+    if others:
+        return f"tied to {', '.join(others)}"
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{str(weight.dtype).removeprefix('torch.')} cannot be packed"
+    if 0 in weight.shape:
+        return "it is empty"
+    return ""
+
+
+def _does_not_pay(shape: Shape, choice: Choice, format: str, weights: str, min_zeros: float | None) -> list[str]:
+    """Why a layer stays dense, in one item; none where it is packed."""
+    if min_zeros is not None and shape.zeros < min_zeros:
+        return [f"{shape.zeros:.1%} zeros, fewer than the {min_zeros:.1%} asked for"]
+    if format != "auto":
+        return []
+    if shape.rows * shape.cols < _SMALL:
+        return ["too small to pay"]
+    if choice.format == "dense" and weights not in INTEGER_TYPES:
+        return [choice.reason]
+    return []
