@@ -100,5 +100,6 @@ void register_cpu(py::module_& module);
 void register_weight(py::module_& module);
 void register_decoder(py::module_& module);
 void register_timing(py::module_& module);
+void register_tensor(py::module_& module);
 
 }  // namespace gossamer

@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, module) {
   gossamer::register_weight(module);
   gossamer::register_decoder(module);
   gossamer::register_timing(module);
+  gossamer::register_tensor(module);
 }

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "common/thread_team.h"
 #include "kernels/vectors.h"
 #include "ops/linear.h"
 

@@ -53,49 +53,6 @@ constexpr std::uint64_t kChunkMask = (std::uint64_t{1} << kChunkBits) - 1;
 constexpr std::int64_t kMostChunks = std::int64_t{1}
                                      << (kChunkBits - 1);  // tickets beyond the last chunk must not overflow
 
-namespace {
-
-// Chunks come in rounds of one for each thread. A round covers half of what is left, so that most work lies in long
-// runs, which memory likes, and what a slow thread can be late with gets smaller and smaller; from one grain on they
-// are equal.
-class Chunks {
- public:
-  // Splits `grains` for `threads` threads.
-  Chunks(std::int64_t grains, int threads) : grains_(grains), threads_(threads) {}
-
-  std::int64_t count() const {
-    Round round = first();
-    while (round.size > 1) round = after(round);
-    return round.chunk + (grains_ - round.begin);
-  }
-
-  // A chunk's first grain, and the one behind its last.
-  std::pair<std::int64_t, std::int64_t> operator[](std::int64_t chunk) const {
-    Round round = first();
-    while (round.size > 1 && chunk >= round.chunk + threads_) round = after(round);
-    const std::int64_t begin = round.begin + (chunk - round.chunk) * round.size;
-    return {begin, begin + round.size};
-  }
-
- private:
-  struct Round {
-    std::int64_t chunk;  // its first
-    std::int64_t begin;  // the first grain of that
-    std::int64_t size;   // grains of each of its chunks
-  };
-
-  Round at(std::int64_t chunk, std::int64_t begin) const {
-    return {chunk, begin, std::max<std::int64_t>(1, (grains_ - begin) / (2 * threads_))};
-  }
-  Round first() const { return at(0, 0); }
-  Round after(const Round& round) const { return at(round.chunk + threads_, round.begin + threads_ * round.size); }
-
-  std::int64_t grains_;
-  int threads_;
-};
-
-}  // namespace
-
 struct ThreadTeam::Shared {
   alignas(64) std::atomic<std::uint64_t> ticket{0};
   alignas(64) std::atomic<std::uint32_t> epoch{0};  // one more per region; what idle workers watch

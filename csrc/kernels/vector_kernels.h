@@ -8,6 +8,9 @@ namespace gossamer {
 
 enum class KvType : uint8_t { kF32, kF16 };
 
+// Element types of tensors that come from elsewhere.
+enum class FloatType : uint8_t { kF32, kBf16, kF16 };
+
 // Tokens a page of the KV cache.
 constexpr int kPageTokens = 64;
 
@@ -43,6 +46,9 @@ struct VectorKernels {
                    int32_t* surplus) noexcept;
   // Rounds to bf16, nearest even, zero up to `padded`.
   void (*to_bf16)(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept;
+  // Tensors of other types, at any address, to float32 (zero up to `padded`) and back (nearest even).
+  void (*widen)(const void* x, FloatType type, int64_t n, int64_t padded, float* out) noexcept;
+  void (*narrow)(const float* x, int64_t n, FloatType type, void* out) noexcept;
   // gate[i] = silu(gate[i]) * up[i]
   void (*silu_mul)(float* gate, const float* up, int64_t n) noexcept;
   // x[i] += y[i]

@@ -24,7 +24,7 @@ constexpr std::size_t kMostTasks = 2048;
 
 }  // namespace
 
-void Attention::run(ThreadTeam& team, const VectorKernels& kernels, const AttentionShape& shape,
+void Attention::run(Parallel& team, const VectorKernels& kernels, const AttentionShape& shape,
                     const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes,
                     const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride) {
   const int group = shape.heads / shape.kv_heads;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "common/buffer.h"
-#include "common/thread_team.h"
+#include "common/parallel.h"
 #include "kernels/vectors.h"
 
 namespace gossamer {
@@ -28,7 +28,7 @@ struct AttentionShape {
 // work is split by position, never by the number of threads.
 class Attention {
  public:
-  void run(ThreadTeam& team, const VectorKernels& kernels, const AttentionShape& shape,
+  void run(Parallel& team, const VectorKernels& kernels, const AttentionShape& shape,
            const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes, const float* q,
            std::int64_t q_stride, float* out, std::int64_t out_stride);
 

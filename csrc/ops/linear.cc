@@ -46,6 +46,11 @@ Linear::Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& ma
   }
 }
 
+int Linear::first_row(std::int64_t piece) const {
+  return std::min(rows(),
+                  bounds_[static_cast<std::size_t>(piece)] * panels_a_stream(weight_->view().type) * kPanelRows);
+}
+
 void Linear::run_pieces(std::int64_t begin, std::int64_t end, const Activations& x, float* y,
                         std::int64_t y_stride) const {
   LinearArgs args{};
@@ -67,7 +72,7 @@ ActivationCache::Form& ActivationCache::form(ActivationType type, int unit) {
   return *forms_.back();
 }
 
-const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTeam& team) {
+const Activations& ActivationCache::get(ActivationType type, int unit, Parallel& team) {
   Form& f = form(type, type == ActivationType::kA8 ? unit : 0);
   if (std::find(made_.begin(), made_.end(), &f) != made_.end()) return f.x;
   made_.push_back(&f);
@@ -107,7 +112,7 @@ const Activations& ActivationCache::get(ActivationType type, int unit, ThreadTea
   return x;
 }
 
-void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache) {
+void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache) {
   cache.reset(x);
   if (x.tokens == 0) return;
   struct Prepared {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "common/buffer.h"
-#include "common/thread_team.h"
+#include "common/parallel.h"
 #include "formats/packed_weight.h"
 #include "kernels/registry.h"
 
@@ -41,6 +41,9 @@ class Linear {
 
   std::int64_t pieces() const { return static_cast<std::int64_t>(bounds_.size()) - 1; }
 
+  // The first output of a piece; for the one behind the last, all of them.
+  int first_row(std::int64_t piece) const;
+
   // The streams of pieces [begin, end) for all tokens of x.
   void run_pieces(std::int64_t begin, std::int64_t end, const Activations& x, float* y, std::int64_t y_stride) const;
 
@@ -63,7 +66,7 @@ class ActivationCache {
     made_.clear();
   }
   // unit: inputs that an a8 scale serves; ignored for other types.
-  const Activations& get(ActivationType type, int unit, ThreadTeam& team);
+  const Activations& get(ActivationType type, int unit, Parallel& team);
 
  private:
   struct Form {
@@ -87,6 +90,6 @@ struct LinearJob {
 };
 
 // Runs several weights on the same inputs as one parallel region.
-void run_linears(ThreadTeam& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache);
+void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache);
 
 }  // namespace gossamer

@@ -161,7 +161,117 @@ void to_bf16(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept 
     if (i < n) memcpy(&bits, x + i, 4);
     const uint32_t nan = (bits & 0x7fffffffU) > 0x7f800000U ? 0x400000U : 0;
     const uint32_t rounded = nan != 0 ? bits | nan : bits + 0x7fffU + ((bits >> 16) & 1U);
-    out[i] = (uint16_t)(rounded >> 16);
+    const uint16_t half = (uint16_t)(rounded >> 16);
+    memcpy(out + i, &half, 2);
+  }
+}
+
+// 16 halves, at any address.
+GOSSAMER_INLINE F16 load_f16(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (F16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+#else
+  float wide[kLanes];
+#if defined(__F16C__)
+  _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
+  _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    uint16_t half;
+    memcpy(&half, p + i, 2);
+    const uint32_t sign = (uint32_t)(half & 0x8000U) << 16;
+    const uint32_t magnitude = half & 0x7fffU;
+    uint32_t bits;
+    if (magnitude >= 0x7c00U) {
+      bits = 0x7f800000U | (magnitude & 0x3ffU) << 13;
+    } else if (magnitude >= 0x400U) {
+      bits = (magnitude << 13) + (112U << 23);
+    } else {
+      const float subnormal = (float)magnitude * 0x1p-24F;
+      memcpy(&bits, &subnormal, 4);
+    }
+    bits |= sign;
+    memcpy(wide + i, &bits, 4);
+  }
+#endif
+  return load(wide);
+#endif
+}
+
+// 16 numbers to halves, nearest even, infinite beyond the largest.
+GOSSAMER_INLINE void store_f16(F16 v, uint16_t* out) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)out, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  float wide[kLanes];
+  memcpy(wide, &v, sizeof v);
+#if defined(__F16C__)
+  for (int i = 0; i < kLanes; i += 8)
+    _mm_storeu_si128((__m128i*)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(wide + i), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    uint32_t bits;
+    memcpy(&bits, wide + i, 4);
+    const uint32_t sign = (bits >> 16) & 0x8000U;
+    const uint32_t magnitude = bits & 0x7fffffffU;
+    uint32_t half;
+    if (magnitude > 0x7f800000U) {
+      half = 0x7e00U | ((magnitude >> 13) & 0x3ffU);
+    } else if (magnitude >= 0x477ff000U) {
+      half = 0x7c00U;
+    } else if (magnitude < 0x38800000U) {  // subnormal: adding 0.5 puts the last kept bit at the end of the mantissa
+      float shifted;
+      memcpy(&shifted, &magnitude, 4);
+      shifted += 0.5F;
+      memcpy(&half, &shifted, 4);
+      half -= 0x3f000000U;
+    } else {
+      half = (magnitude - (112U << 23) + 0xfffU + ((magnitude >> 13) & 1U)) >> 13;
+    }
+    const uint16_t stored = (uint16_t)(sign | half);
+    memcpy(out + i, &stored, 2);
+  }
+#endif
+#endif
+}
+
+void widen(const void* x, FloatType type, int64_t n, int64_t padded, float* out) noexcept {
+  if (type == FloatType::kF32) {
+    memcpy(out, x, sizeof(float) * (size_t)n);
+  } else if (type == FloatType::kBf16) {
+    for (int64_t i = 0; i < n; ++i) {
+      uint16_t half;
+      memcpy(&half, (const char*)x + 2 * i, 2);
+      const uint32_t bits = (uint32_t)half << 16;
+      memcpy(out + i, &bits, 4);
+    }
+  } else {
+    const uint16_t* halves = (const uint16_t*)x;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, load_f16(halves + i));
+    if (i < n) {
+      uint16_t rest[kLanes] = {};
+      memcpy(rest, halves + i, 2 * (size_t)(n - i));
+      store_part(out + i, load_f16(rest), n - i);
+    }
+  }
+  if (padded > n) memset(out + n, 0, sizeof(float) * (size_t)(padded - n));
+}
+
+void narrow(const float* x, int64_t n, FloatType type, void* out) noexcept {
+  if (type == FloatType::kF32) {
+    memcpy(out, x, sizeof(float) * (size_t)n);
+  } else if (type == FloatType::kBf16) {
+    to_bf16(x, n, n, (uint16_t*)out);
+  } else {
+    uint16_t* halves = (uint16_t*)out;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store_f16(load(x + i), halves + i);
+    if (i < n) {
+      uint16_t rest[kLanes];
+      store_f16(load_part(x + i, n - i), rest);
+      memcpy(halves + i, rest, 2 * (size_t)(n - i));
+    }
   }
 }
 
@@ -204,34 +314,7 @@ struct KvF32 {
 
 struct KvF16 {
   typedef uint16_t Element;
-  static GOSSAMER_INLINE F16 load16(const uint16_t* p) {
-#if defined(__AVX512F__)
-    return (F16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
-#else
-    float wide[kLanes];
-#if defined(__F16C__)
-    _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
-    _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));
-#else
-    for (int i = 0; i < kLanes; ++i) {
-      const uint32_t sign = (uint32_t)(p[i] & 0x8000U) << 16;
-      const uint32_t magnitude = p[i] & 0x7fffU;
-      uint32_t bits;
-      if (magnitude >= 0x7c00U) {
-        bits = 0x7f800000U | (magnitude & 0x3ffU) << 13;
-      } else if (magnitude >= 0x400U) {
-        bits = (magnitude << 13) + (112U << 23);
-      } else {
-        const float subnormal = (float)magnitude * 0x1p-24F;
-        memcpy(&bits, &subnormal, 4);
-      }
-      bits |= sign;
-      memcpy(wide + i, &bits, 4);
-    }
-#endif
-    return load(wide);
-#endif
-  }
+  static GOSSAMER_INLINE F16 load16(const uint16_t* p) { return load_f16(p); }
   // Nearest even, clamped to the largest finite value: a KV entry must not become infinite.
   static GOSSAMER_INLINE uint16_t narrow(float value) {
     uint32_t bits;
@@ -372,8 +455,8 @@ void attend(const AttentionArgs& a) noexcept {
 // One entry a KV type.
 extern const VectorKernels kVectorKernels[2];
 const VectorKernels kVectorKernels[2] = {
-    {rms_norm, quantize, to_bf16, silu_mul, add, rope, store_k<KvF32>, store_v<KvF32>, attend<KvF32>},
-    {rms_norm, quantize, to_bf16, silu_mul, add, rope, store_k<KvF16>, store_v<KvF16>, attend<KvF16>},
+    {rms_norm, quantize, to_bf16, widen, narrow, silu_mul, add, rope, store_k<KvF32>, store_v<KvF32>, attend<KvF32>},
+    {rms_norm, quantize, to_bf16, widen, narrow, silu_mul, add, rope, store_k<KvF16>, store_v<KvF16>, attend<KvF16>},
 };
 
 }  // namespace GOSSAMER_NS

@@ -12,7 +12,7 @@ from ..formats import FORMATS, INTEGER_TYPES, TYPES, check_group, measure
 from ..planner import Choice, Machine, choose
 from .handles import Handle, handle_of
 from .layout import FLOATS, NAMES, STREAMS, Layout, to_tensors
-from .ops import dense, multiply
+from .ops import multiply
 
 ACTIVATIONS = ("auto", "f32", "bf16", "a8")
 
@@ -135,7 +135,7 @@ class SparseLinear(nn.Module):
     def to_dense(self) -> nn.Linear:
         """Returns a `torch.nn.Linear` with the stored values, scales applied."""
         dtype, device = self._like.dtype, self._like.device
-        weight = dense(self._handle(), dtype).to(device)
+        weight = self._handle().expand(0, self.out_features, dtype).to(device)
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
         linear.weight = nn.Parameter(weight, self.trainable)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import _core
 from .handles import Handle, handle_of
-from .layout import FLOATS
 
 _ROWS, _COLS = 3, 4  # of a layout's numbers
-_PANEL = 4 << 20  # bytes of expanded weights that a matrix product takes at a time
+_PANEL_BYTES = 4 << 20  # of expanded weights that a matrix product takes at a time
+_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_core.use_open_mp(torch._C.__file__)
 
 _library = torch.library.Library("gossamer", "DEF")
 _STREAMS = "Tensor values, Tensor[] index, int[] layout"
@@ -24,25 +26,32 @@ _library.define(f"linear_values(Tensor y, Tensor x, {_STREAMS}) -> Tensor")
 def multiply(handle: Handle, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
     """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
     rows, cols = handle.layout.rows, handle.layout.cols
-    flat = x.reshape(-1, cols)
     if x.dtype == torch.float64:
-        y = flat @ dense(handle, torch.float64).t()
+        y = x @ handle.expand(0, rows, torch.float64).t()
+        return y if bias is None else y + bias
+    if x.is_contiguous():
+        tokens, stride = x.numel() // cols, cols
     else:
-        y = torch.from_numpy(_multiply(handle, flat, activations))
+        flat = x.reshape(-1, cols)
+        x = flat if flat.stride(1) == 1 else flat.contiguous()
+        tokens, stride = x.shape[0], x.stride(0)
+    y = x.new_empty((*x.shape[:-1], rows))
+    bias_address = bias_type = 0
     if bias is not None:
-        y = y + bias.to(y.dtype)
-    return y.to(x.dtype).reshape(*x.shape[:-1], rows)
+        if bias.dtype not in _CODES or not bias.is_contiguous():
+            bias = bias.to(x.dtype).contiguous()
+        bias_address, bias_type = bias.data_ptr(), _CODES[bias.dtype]
+    linear = handle.linear(activations, x.dtype)
+    threads = torch.get_num_threads()
+    linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
+    return y
 
 
-def _multiply(handle: Handle, x: Tensor, activations: str) -> Any:
-    from .. import _core
-
-    return _core.linear(handle.weight, x.detach().float().numpy(), activations)
-
-
-def dense(handle: Handle, dtype: torch.dtype) -> Tensor:
-    """Returns the stored numbers [rows, cols]."""
-    return torch.from_numpy(handle.weight.unpack()).to(dtype)
+def _blocks(layout: list[int]) -> Iterator[tuple[int, int]]:
+    """Rows that are expanded at a time: whole panels, few enough for the cache."""
+    rows, cols = layout[_ROWS], layout[_COLS]
+    step = max(1, _PANEL_BYTES // (64 * cols)) * 16
+    return ((first, min(rows, first + step)) for first in range(0, rows, step))
 
 
 def _linear(
@@ -53,13 +62,24 @@ def _linear(
 
 def _linear_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
     handle = handle_of(values, index, layout)
-    return y @ dense(handle, y.dtype)
+    wide = torch.promote_types(y.dtype, torch.float32)
+    flat = y.reshape(-1, layout[_ROWS]).to(wide)
+    out = flat.new_zeros((len(flat), layout[_COLS]))
+    for first, last in _blocks(layout):
+        out.addmm_(flat[:, first:last], handle.expand(first, last, wide))
+    return out.to(y.dtype).view(*y.shape[:-1], layout[_COLS])
 
 
 def _linear_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
     handle = handle_of(values, index, layout)
-    outer = y.reshape(-1, layout[_ROWS]).t() @ x.reshape(-1, layout[_COLS])
-    return outer.reshape(-1)[handle.positions()].to(values.dtype)
+    wide = torch.promote_types(y.dtype, torch.float32)
+    left, right = y.reshape(-1, layout[_ROWS]).to(wide), x.reshape(-1, layout[_COLS]).to(wide)
+    out = torch.empty_like(values)
+    for first, last in _blocks(layout):
+        begin, end = handle.span(first, last)
+        outer = (left[:, first:last].t() @ right).view(-1)
+        out[begin:end] = outer[handle.places(begin, end) - first * layout[_COLS]]
+    return out
 
 
 _library.impl("linear", _linear, "CPU")
