@@ -12,7 +12,7 @@ from ..formats import FORMATS, INTEGER_TYPES, TYPES, check_group, measure
 from ..planner import Choice, Machine, choose
 from .handles import Handle, handle_of
 from .layout import FLOATS, NAMES, STREAMS, Layout, to_tensors
-from .ops import multiply
+from .ops import multiply, nobody_watches
 
 ACTIVATIONS = ("auto", "f32", "bf16", "a8")
 
@@ -187,10 +187,18 @@ class SparseLinear(nn.Module):
             TypeError: x is no tensor of a float type.
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{self._title()}: inputs must be a tensor, got {type(x).__name__}")
         if torch.is_autocast_enabled("cpu") and x.is_floating_point():
             x = x.to(torch.get_autocast_dtype("cpu"))
         self._check(x)
-        return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, self.bias, self.activations)  # type: ignore[no-any-return]
+        bias = self.bias
+        if not torch.compiler.is_compiling() and nobody_watches(x):
+            learns = x.requires_grad or self.trainable or (bias is not None and bias.requires_grad)
+            if not (learns and torch.is_grad_enabled()):
+                return multiply(self._handle(), x, bias, self.activations)
+        product = torch.ops.gossamer.linear
+        return product(x, self.values, self._index(), self._numbers, bias, self.activations)  # type: ignore[no-any-return]
 
     def _check(self, x: Tensor) -> None:
         if x.dtype not in NAMES and x.dtype != torch.float64:

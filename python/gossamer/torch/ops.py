@@ -47,6 +47,30 @@ def multiply(handle: Handle, x: Tensor, bias: Tensor | None, activations: str) -
     return y
 
 
+def _nobody_watches(x: Tensor) -> bool:
+    return (
+        type(x) is Tensor
+        and not x.is_neg()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.maybe_current_level() is None
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def _somebody_may(x: Tensor) -> bool:
+    del x
+    return False
+
+
+# Whether a product needs no operator: x is a plain tensor, and no mode, transform or tracer looks on. The dispatcher
+# costs more than a small product does, so it is passed by where torch tells that it is not needed.
+try:
+    _nobody_watches(torch.empty(0))
+    nobody_watches = _nobody_watches
+except AttributeError:  # a torch that keeps these elsewhere
+    nobody_watches = _somebody_may
+
+
 def _blocks(layout: list[int]) -> Iterator[tuple[int, int]]:
     """Rows that are expanded at a time: whole panels, few enough for the cache."""
     rows, cols = layout[_ROWS], layout[_COLS]
