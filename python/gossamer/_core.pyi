@@ -170,6 +170,64 @@ def time_linears(
         ValueError: no weights, columns that differ, a kernel that cannot take the weights, or a number out of range.
     """
 
+class Linear:
+    """A packed weight with its kernels, for memory that the caller knows the address of. Nothing here checks memory."""
+
+    def __init__(self, weight: Weight, activations: str = "auto") -> None:
+        """Chooses kernels.
+
+        Args:
+            weight: The packed weight, which stays alive with this.
+            activations: As for `linear`.
+
+        Raises:
+            ValueError: unknown activations.
+        """
+
+    def multiply(
+        self, x: int, tokens: int, stride: int, y: int, type: int, bias: int, bias_type: int, threads: int
+    ) -> None:
+        """Computes y = x W^T + bias on the host's threads; calls may run at the same time.
+
+        Args:
+            x: Address of the inputs [tokens, cols], of any alignment; a row's elements follow each other.
+            tokens: Rows of x.
+            stride: Elements from row to row of x.
+            y: Address of the outputs [tokens, rows], without gaps.
+            type: Of x and y: 0 for float32, 1 for bfloat16, 2 for float16.
+            bias: Address of the bias [rows]; 0 for none.
+            bias_type: As `type`.
+            threads: At most so many; see `use_open_mp`.
+        """
+
+    def expand(self, begin: int, end: int, out: int, stride: int, threads: int) -> None:
+        """Writes the numbers of panels [begin, end), 16 rows each, scales applied.
+
+        Args:
+            begin: First panel.
+            end: The panel behind the last.
+            out: Address of float32 [rows of the panels, cols].
+            stride: Elements from row to row of out.
+            threads: At most so many.
+
+        Raises:
+            ValueError: there are no such panels.
+        """
+
+    @property
+    def kernels(self) -> tuple[str, str]:
+        """Names of the kernels for one token and for several."""
+
+def use_open_mp(library: str) -> bool:
+    """Has `Linear` run on the threads of the OpenMP runtime that a loaded library brought, beside the library's own.
+
+    Args:
+        library: Path of a shared library that the process has loaded.
+
+    Returns:
+        Whether there is such a runtime. Where there is none, `Linear` has a thread team of its own.
+    """
+
 class Decoder:
     """A decoder-only transformer over packed weights, with paged KV caches for any number of sequences.
 

@@ -74,8 +74,9 @@ class Handle:
         self._marks = marks
         return True
 
-    def linear(self, activations: str, dtype: torch.dtype) -> _core.Linear:
-        """Returns the weight with kernels for activations, which "auto" chooses by the inputs' type."""
+    def linear(self, dtype: torch.dtype) -> _core.Linear:
+        """Returns the weight with kernels for inputs of a type."""
+        activations = self.layout.activations
         if activations == "auto" and dtype == torch.bfloat16 and self.layout.type in ("bf16", "f16"):
             activations = "bf16"
         found = self._linears.get(activations)
@@ -95,7 +96,7 @@ class Handle:
             return out.view(rows, cols).to(dtype)
         out = torch.empty(rows, cols)
         panels = first // _PANEL_ROWS, -(-last // _PANEL_ROWS)
-        self.linear("f32", torch.float32).expand(*panels, out.data_ptr(), cols, torch.get_num_threads())
+        self.linear(torch.float32).expand(*panels, out.data_ptr(), cols, torch.get_num_threads())
         return out.to(dtype)
 
     def span(self, first: int, last: int) -> tuple[int, int]:

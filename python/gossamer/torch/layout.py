@@ -6,7 +6,7 @@ Bytes, since `half()` and `to(dtype)` convert whatever is floating point, and pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the numbers below, for streams laid out as docs/format.md says (cpu16x4-v1)
 
+ACTIVATIONS = ("auto", "f32", "bf16", "a8")
+
 FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 """The float types of stored values, as torch has them."""
 
@@ -31,7 +33,7 @@ _INDEX = {
     "csr": ("columns", "lanes", "counts", "slots", "steps", "offsets"),
     "nm": ("masks",),
 }
-_ELEMENTS = {
+_ELEMENTS: dict[str, np.dtype[Any]] = {
     "scales": np.dtype("float16"),
     "masks": np.dtype("uint64"),
     "offsets": np.dtype("uint64"),
@@ -39,7 +41,7 @@ _ELEMENTS = {
     "steps": np.dtype("uint64"),
     "lanes": np.dtype("uint16"),
 }
-_BYTE = np.dtype("uint8")
+_BYTE: np.dtype[Any] = np.dtype("uint8")
 
 STREAMS = ("values", *dict.fromkeys(name for names in _INDEX.values() for name in names), "scales")
 """Every stream that a format may have."""
@@ -56,6 +58,9 @@ class Layout:
         cols: Inputs.
         group: Inputs that a scale serves, 0 for a whole row; 0 for float types.
         pattern: (N, M) of format "nm".
+        activations: How inputs are multiplied, one of `ACTIVATIONS`: as 32-bit floats ("f32"), rounded to "bf16", or to
+            8 bits with a scale per 64 inputs, 32 with groups of 32 ("a8"); "auto" is a8 for integer values, bf16 for
+            16-bit values with bfloat16 inputs, and f32 otherwise.
     """
 
     format: str
@@ -64,11 +69,12 @@ class Layout:
     cols: int
     group: int = 0
     pattern: tuple[int, int] | None = None
+    activations: str = "auto"
 
     @classmethod
-    def of(cls, weight: _core.Weight) -> Layout:
+    def of(cls, weight: _core.Weight, activations: str = "auto") -> Layout:
         """Describes a packed weight."""
-        return cls(weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern)
+        return cls(weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern, activations)
 
     @property
     def index(self) -> tuple[str, ...]:
@@ -86,6 +92,7 @@ class Layout:
             self.cols,
             self.group,
             *pattern,
+            ACTIVATIONS.index(self.activations),
         ]
 
     @classmethod
@@ -95,12 +102,14 @@ class Layout:
         Raises:
             ValueError: it is nothing that this version knows.
         """
-        if len(numbers) != 8 or numbers[0] != VERSION:
-            raise ValueError(f"the layout {numbers[:8]} is not one that this version of gossamer knows")
-        _, format, type, rows, cols, group, n, m = numbers
-        if not (0 <= format < len(FORMATS) and 0 <= type < len(TYPES) and 0 < rows < 1 << 31 and 0 < cols < 1 << 31):
-            raise ValueError(f"the layout {numbers} names no format, type or size")
-        return cls(FORMATS[format], TYPES[type], rows, cols, group, (n, m) if m else None)
+        if len(numbers) != 9 or numbers[0] != VERSION:
+            raise ValueError(f"the layout {numbers[:9]} is not one that this version of gossamer knows")
+        _, format, type, rows, cols, group, n, m, activations = numbers
+        names = ((FORMATS, format), (TYPES, type), (ACTIVATIONS, activations))
+        if not all(0 <= place < len(of) for of, place in names) or not all(0 < size < 1 << 31 for size in (rows, cols)):
+            raise ValueError(f"the layout {numbers} names no format, type, activations or size")
+        pattern = (n, m) if m else None
+        return cls(FORMATS[format], TYPES[type], rows, cols, group, pattern, ACTIVATIONS[activations])
 
 
 def to_tensors(weight: _core.Weight) -> dict[str, Tensor]:
@@ -116,7 +125,7 @@ def to_weight(layout: Layout, streams: dict[str, Tensor]) -> _core.Weight:
     Raises:
         ValueError: names the stream that is missing or wrong, and how.
     """
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, tensor in streams.items():
         if tensor.device.type != "cpu":
             raise ValueError(f"stream '{name}' lies on device {tensor.device}, not cpu")

@@ -11,10 +11,8 @@ from .. import _core
 from ..formats import FORMATS, INTEGER_TYPES, TYPES, check_group, measure
 from ..planner import Choice, Machine, choose
 from .handles import Handle, handle_of
-from .layout import FLOATS, NAMES, STREAMS, Layout, to_tensors
+from .layout import ACTIVATIONS, FLOATS, NAMES, STREAMS, Layout, to_tensors
 from .ops import multiply, nobody_watches
-
-ACTIVATIONS = ("auto", "f32", "bf16", "a8")
 
 
 class SparseLinear(nn.Module):
@@ -28,13 +26,16 @@ class SparseLinear(nn.Module):
     Attributes:
         in_features: Inputs.
         out_features: Outputs.
-        layout: What the streams hold: format, value type, group, pattern.
-        activations: How inputs are multiplied: "f32", "bf16", "a8" (8 bits with a scale per 64 inputs), or "auto": a8
-            for integer values, bf16 for 16-bit values with bfloat16 inputs, and f32 otherwise.
+        layout: What the streams hold, and how inputs are multiplied with them.
         bias: Parameter [out_features], or None.
         name: What errors call the layer; `sparsify` sets the qualified name.
         conv1d: Whether it stands for a `Conv1D` of transformers, which `desparsify` then makes again.
     """
+
+    values: Tensor
+    bias: nn.Parameter | None
+    layout_numbers: Tensor
+    _like: Tensor
 
     def __init__(
         self,
@@ -43,7 +44,6 @@ class SparseLinear(nn.Module):
         bias: Tensor | None = None,
         *,
         dtype: torch.dtype = torch.float32,
-        activations: str = "auto",
         name: str = "",
     ) -> None:
         """Takes packed streams as they are.
@@ -53,17 +53,14 @@ class SparseLinear(nn.Module):
             streams: Byte vectors by name; "values" may be a float vector instead, which is trained then.
             bias: [out_features].
             dtype: The float type that the layer counts as having.
-            activations: See the class.
             name: See the class.
 
         Raises:
-            ValueError: a stream is missing or unknown, or an option is.
+            ValueError: a stream is missing or unknown.
         """
         super().__init__()
-        if activations not in ACTIVATIONS:
-            raise ValueError(f"activations must be one of {', '.join(ACTIVATIONS)}, got {activations!r}")
         self.in_features, self.out_features = layout.cols, layout.rows
-        self.activations, self.name = activations, name
+        self.name = name
         self.conv1d = False
         self.register_buffer("layout_numbers", torch.tensor(layout.numbers()))
         self._set_streams(layout, streams)
@@ -110,7 +107,7 @@ class SparseLinear(nn.Module):
             weights: Type of the stored values: "f32", "bf16", "f16", "int8", "int4", or "auto": the layer's own, so
                 that the values are exactly those of the layer.
             group: Inputs that a scale of integer values serves: 32, 64, 128, or 0 for a whole row.
-            activations: See the class.
+            activations: How inputs are multiplied; see `Layout`.
             trainable: Whether the values that are not zero can be trained; format "bitmap" and a float type then.
             name: What errors call the layer.
 
@@ -187,20 +184,20 @@ class SparseLinear(nn.Module):
             TypeError: x is no tensor of a float type.
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{self._title()}: inputs must be a tensor, got {type(x).__name__}")
-        if torch.is_autocast_enabled("cpu") and x.is_floating_point():
-            x = x.to(torch.get_autocast_dtype("cpu"))
         self._check(x)
+        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype("cpu"))
         bias = self.bias
         if not torch.compiler.is_compiling() and nobody_watches(x):
+            handle = self._handle()
             learns = x.requires_grad or self.trainable or (bias is not None and bias.requires_grad)
             if not (learns and torch.is_grad_enabled()):
-                return multiply(self._handle(), x, bias, self.activations)
-        product = torch.ops.gossamer.linear
-        return product(x, self.values, self._index(), self._numbers, bias, self.activations)  # type: ignore[no-any-return]
+                return multiply(handle, x, bias)
+        return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, bias)  # type: ignore[no-any-return]
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Any) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{self._title()}: inputs must be a tensor, got {type(x).__name__}")
         if x.dtype not in NAMES and x.dtype != torch.float64:
             raise TypeError(f"{self._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
@@ -233,11 +230,14 @@ class SparseLinear(nn.Module):
                     f"this one {self.out_features} x {self.in_features}"
                 )
             streams = {name: state_dict.get(prefix + name) for name in ("values", *layout.index)}
-            if all(isinstance(stream, Tensor) for stream in streams.values()):
+            found = {name: stream for name, stream in streams.items() if isinstance(stream, Tensor)}
+            same = layout == self.layout and all(
+                getattr(self, name).shape == stream.shape and getattr(self, name).dtype == stream.dtype
+                for name, stream in found.items()
+            )
+            if len(found) == len(streams) and not same:  # otherwise an optimizer may know the tensors
                 device = self.values.device
-                self._set_streams(
-                    layout, {name: torch.empty_like(s, device=device) for name, s in streams.items() if s is not None}
-                )
+                self._set_streams(layout, {key: torch.empty_like(s, device=device) for key, s in found.items()})
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)  # type: ignore[no-untyped-call]
 
 
@@ -247,7 +247,9 @@ def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | Non
     if is_conv1d(linear):
         return linear.weight.t(), linear.bias  # type: ignore[operator, return-value]
     if type(linear) is not nn.Linear:
-        raise TypeError(f"{title}: a torch.nn.Linear can be packed, not {type(linear).__module__}.{type(linear).__name__}")
+        raise TypeError(
+            f"{title}: a torch.nn.Linear can be packed, not {type(linear).__module__}.{type(linear).__name__}"
+        )
     return linear.weight, linear.bias
 
 
@@ -315,7 +317,7 @@ def pack_layer(
             packed = _core.pack_codes(codes, scales, choice.format, type, group, choice.pattern)
     except ValueError as error:
         raise ValueError(f"{title}: {error}") from None
-    layout, streams = Layout.of(packed), to_tensors(packed)
+    layout, streams = Layout.of(packed, activations), to_tensors(packed)
     if trainable:
         dtype = FLOATS[type]
         size = packed.nnz * torch.tensor([], dtype=dtype).element_size()
@@ -325,7 +327,6 @@ def pack_layer(
         {key: stream.to(weight.device) for key, stream in streams.items()},
         bias,
         dtype=weight.dtype,
-        activations=activations,
         name=name,
     )
     return layer, choice
@@ -340,6 +341,8 @@ def check_weight(weight: Tensor, title: str) -> None:
     if weight.device.type != "cpu":
         raise ValueError(f"{title}: its weight lies on device {weight.device}; pack on the CPU, then move the layer")
     if weight.dim() != 2 or 0 in weight.shape:
-        raise ValueError(f"{title}: a weight must be a matrix with at least one row and column, got {tuple(weight.shape)}")
+        raise ValueError(
+            f"{title}: a weight must be a matrix with at least one row and column, got {tuple(weight.shape)}"
+        )
     if bool(torch.isnan(weight.detach()).any()):
         raise ValueError(f"{title}: its weight holds NaN")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _core
 from .handles import Handle, handle_of
+from .layout import ACTIVATIONS
 
 _ROWS, _COLS = 3, 4  # of a layout's numbers
 _PANEL_BYTES = 4 << 20  # of expanded weights that a matrix product takes at a time
@@ -18,12 +19,12 @@ _core.use_open_mp(torch._C.__file__)
 
 _library = torch.library.Library("gossamer", "DEF")
 _STREAMS = "Tensor values, Tensor[] index, int[] layout"
-_library.define(f"linear(Tensor x, {_STREAMS}, Tensor? bias, str activations) -> Tensor")
+_library.define(f"linear(Tensor x, {_STREAMS}, Tensor? bias) -> Tensor")
 _library.define(f"linear_transposed(Tensor y, {_STREAMS}) -> Tensor")
 _library.define(f"linear_values(Tensor y, Tensor x, {_STREAMS}) -> Tensor")
 
 
-def multiply(handle: Handle, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
+def multiply(handle: Handle, x: Tensor, bias: Tensor | None) -> Tensor:
     """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
     rows, cols = handle.layout.rows, handle.layout.cols
     if x.dtype == torch.float64:
@@ -41,7 +42,7 @@ def multiply(handle: Handle, x: Tensor, bias: Tensor | None, activations: str) -
         if bias.dtype not in _CODES or not bias.is_contiguous():
             bias = bias.to(x.dtype).contiguous()
         bias_address, bias_type = bias.data_ptr(), _CODES[bias.dtype]
-    linear = handle.linear(activations, x.dtype)
+    linear = handle.linear(x.dtype)
     threads = torch.get_num_threads()
     linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
     return y
@@ -78,10 +79,8 @@ def _blocks(layout: list[int]) -> Iterator[tuple[int, int]]:
     return ((first, min(rows, first + step)) for first in range(0, rows, step))
 
 
-def _linear(
-    x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None, activations: str
-) -> Tensor:
-    return multiply(handle_of(values, index, layout), x, bias, activations)
+def _linear(x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None) -> Tensor:
+    return multiply(handle_of(values, index, layout), x, bias)
 
 
 def _linear_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
@@ -111,30 +110,30 @@ _library.impl("linear_transposed", _linear_transposed, "CPU")
 _library.impl("linear_values", _linear_values, "CPU")
 
 
-@torch.library.register_fake("gossamer::linear", lib=_library)
-def _fake_linear(
-    x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None, activations: str
-) -> Tensor:
-    del values, index, bias, activations
+def _fake_linear(x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None) -> Tensor:
+    del values, index, bias
     torch._check(x.shape[-1] == layout[_COLS])
     return x.new_empty((*x.shape[:-1], layout[_ROWS]))
 
 
-@torch.library.register_fake("gossamer::linear_transposed", lib=_library)
 def _fake_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
     del values, index
     return y.new_empty((*y.shape[:-1], layout[_COLS]))
 
 
-@torch.library.register_fake("gossamer::linear_values", lib=_library)
 def _fake_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
     del y, x, index, layout
     return torch.empty_like(values)
 
 
+torch.library.register_fake("gossamer::linear", _fake_linear, lib=_library)
+torch.library.register_fake("gossamer::linear_transposed", _fake_transposed, lib=_library)
+torch.library.register_fake("gossamer::linear_values", _fake_values, lib=_library)
+
+
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    x, values, index, layout, bias, _ = inputs
+    x, values, index, layout, bias = inputs
     ctx.layout = layout
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values, *index)
@@ -142,12 +141,12 @@ def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     x, values, *index = ctx.saved_tensors
-    need_x, need_values, _, _, need_bias, _ = ctx.needs_input_grad
+    need_x, need_values, _, _, need_bias = ctx.needs_input_grad
     ops = torch.ops.gossamer
     to_x = ops.linear_transposed(gradient, values, index, ctx.layout) if need_x else None
     to_values = ops.linear_values(gradient, x, values, index, ctx.layout) if need_values else None
     to_bias = gradient.reshape(-1, ctx.layout[_ROWS]).sum(0).to(ctx.bias_dtype) if need_bias else None
-    return to_x, to_values, [None] * len(index), None, to_bias, None
+    return to_x, to_values, [None] * len(index), None, to_bias
 
 
 def _save_transposed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -161,7 +160,8 @@ def _transposed_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     values, *index = ctx.saved_tensors
     if ctx.needs_input_grad[1]:
         raise NotImplementedError("second derivatives with respect to a sparse layer's values are not there")
-    to_y = torch.ops.gossamer.linear(gradient, values, index, ctx.layout, None, "f32")
+    exact = [*ctx.layout[:-1], ACTIVATIONS.index("f32")]
+    to_y = torch.ops.gossamer.linear(gradient, values, index, exact, None)
     return to_y, None, [None] * len(index), None
 
 

@@ -148,7 +148,9 @@ def _swap(model: nn.Module, name: str, state: Mapping[str, Any]) -> tuple[nn.Mod
     assert isinstance(weight, Tensor)
     shape = tuple(reversed(weight.shape)) if is_conv1d(old) else tuple(weight.shape)
     if shape != (layout.rows, layout.cols):
-        raise ValueError(f"{name}: the saved layer is {layout.rows} x {layout.cols}, the model's {shape[0]} x {shape[1]}")
+        raise ValueError(
+            f"{name}: the saved layer is {layout.rows} x {layout.cols}, the model's {shape[0]} x {shape[1]}"
+        )
     streams = {}
     for stream in ("values", *layout.index):
         if not isinstance(state.get(f"{name}.{stream}"), Tensor):

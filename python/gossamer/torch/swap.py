@@ -131,8 +131,12 @@ def sparsify(
     if min_zeros is not None and not 0 <= min_zeros <= 1:
         raise ValueError(f"min_zeros must be between 0 and 1, got {min_zeros}")
     if type(model) is nn.Linear or is_conv1d(model):
-        raise TypeError("the model is a linear layer itself and cannot be replaced in place; use SparseLinear.from_dense")
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)}
+        raise TypeError(
+            "the model is a linear layer itself and cannot be replaced in place; use SparseLinear.from_dense"
+        )
+    linears = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)
+    }
     owners = _owners(model)
     reasons = {name: _left_alone(name, module, owners, include, exclude) for name, module in linears.items()}
     for name, module in linears.items():
