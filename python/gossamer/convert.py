@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,16 @@ from . import arch
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import GossamerError
 from .folders import check_destination
-from .formats import FORMATS, INTEGER_TYPES, STORED, TYPES, check_group, measure
+from .formats import FORMATS, STORED, TYPES, check_group
 from .packed import PackedModel, is_packed, write_packed
-from .planner import Choice, Machine, choose, this_machine
+from .packing import round_values
+from .planner import this_machine
 
 if TYPE_CHECKING:
     from . import _core
 
 Progress = Callable[[int, int, str], None]
 
-_F16_MAX = 65504.0
 _HEAD = ("embed", "head")  # always dense; a tied head is the embedding
 
 
@@ -124,7 +124,9 @@ def pack_checkpoint(
             continue
         type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
         try:
-            packed[name], choice = _pack(values, type_, group, "dense" if name in _HEAD else format, machine)
+            rounded = round_values(values, type_, group)
+            choice = rounded.choose("dense" if name in _HEAD else format, machine)
+            packed[name] = rounded.pack(choice)
         except ValueError as error:
             raise GossamerError(f"{checkpoint.path}: tensor {stored}: {error}") from None
         reasons[name] = choice.reason
@@ -143,29 +145,3 @@ def _resolve(wanted: str, stored: str) -> str:
     if wanted != STORED:
         return wanted
     return stored if stored in TYPES else "f32"
-
-
-def _pack(
-    values: NDArray[np.float32], type_: str, group: int, format_: str, machine: Machine
-) -> tuple[_core.Weight, Choice]:
-    """Rounds to the type first, since rounding makes zeros, then chooses and packs; raises ValueError."""
-    from . import _core
-
-    if type_ in INTEGER_TYPES:
-        if not np.isfinite(values).all():
-            raise ValueError(f"NaN or infinite values cannot be stored as {type_}")
-    elif type_ == "f16" and _exceeds(values):
-        raise ValueError("values beyond 65504 cannot be stored as f16")
-    if type_ not in INTEGER_TYPES:
-        choice = choose(measure(values), type_, format_, machine)
-        return _core.pack(values, choice.format, type_, group, choice.pattern), choice
-    rounded = _core.pack(values, "dense", type_, group)
-    codes, scales = rounded.codes()
-    choice = choose(measure(codes, group), type_, format_, machine)
-    if choice.format == "dense":
-        return rounded, choice
-    return _core.pack_codes(codes, scales, choice.format, type_, group, choice.pattern), choice
-
-
-def _exceeds(values: NDArray[Any]) -> bool:
-    return bool((np.isfinite(values) & (np.abs(values) > _F16_MAX)).any())

@@ -1,4 +1,4 @@
-"""Native weights over tensors' memory: made when first needed, kept as long as the tensors, and no longer than they are true."""
+"""Native weights over tensors' memory: made when first needed, kept while the tensors live and stay as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a packed weight lies in tensors: one vector of bytes a stream, and a short vector of numbers that says what they are.
+"""How a packed weight lies in tensors: a vector of bytes for each stream, and one of numbers that say what they are.
 
 Bytes, since `half()` and `to(dtype)` convert whatever is floating point, and packed streams must stay as they are.
 """
@@ -133,10 +133,9 @@ def to_weight(layout: Layout, streams: dict[str, Tensor]) -> _core.Weight:
         size = max(element.itemsize, 4 if layout.type == "f32" and name == "values" else 2)
         if tensor.dtype != torch.uint8 or tensor.dim() != 1 or tensor.numel() % element.itemsize:
             raise ValueError(f"stream '{name}' must be a vector of bytes, whole elements of {element}")
-        tensor = tensor.detach().contiguous()
-        if tensor.data_ptr() % size:
-            tensor = tensor.clone()
-        arrays[name] = tensor.numpy().view(element)
+        stream = tensor.detach().contiguous()
+        aligned = stream if stream.data_ptr() % size == 0 else stream.clone()
+        arrays[name] = aligned.numpy().view(element)
     return _core.weight_from_streams(
         layout.format, layout.type, layout.rows, layout.cols, layout.group, layout.pattern, arrays
     )

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _core
-from ..formats import FORMATS, INTEGER_TYPES, TYPES, check_group, measure
-from ..planner import Choice, Machine, choose
+from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
+from ..packing import Rounded, round_values
+from ..planner import Choice
 from .handles import Handle, handle_of
 from .layout import ACTIVATIONS, FLOATS, NAMES, STREAMS, Layout, to_tensors
 from .ops import multiply, nobody_watches
@@ -115,18 +115,12 @@ class SparseLinear(nn.Module):
             TypeError: it is no plain linear layer, or its weight is of a type that cannot be stored.
             ValueError: an option is unknown, or the weight holds NaN, has no values (meta) or lies on another device.
         """
-        values, bias = dense_parts(linear, name)
-        layer, _ = pack_layer(
-            values,
-            bias,
-            format=format,
-            weights=weights,
-            group=group,
-            activations=activations,
-            trainable=trainable,
-            name=name,
-        )
-        assert layer is not None
+        check_options(format, weights, group, activations, trainable)
+        weight, bias = dense_parts(linear, name)
+        rounded = round_layer(weight, weights, group, name or "weight")
+        choice = rounded.choose(format)
+        layer = pack_layer(rounded, choice, weight, bias, activations=activations, trainable=trainable, name=name)
+        layer.conv1d = is_conv1d(linear)
         return layer.train(linear.training)
 
     def to_dense(self) -> nn.Linear:
@@ -238,7 +232,7 @@ class SparseLinear(nn.Module):
             if len(found) == len(streams) and not same:  # otherwise an optimizer may know the tensors
                 device = self.values.device
                 self._set_streams(layout, {key: torch.empty_like(s, device=device) for key, s in found.items()})
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
 
 
 def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:
@@ -268,68 +262,47 @@ def check_options(format: str, weights: str, group: int, activations: str, train
     ):
         if value not in allowed:
             raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
-    check_group(group)
+    if group not in GROUPS:
+        raise ValueError(f"group must be one of {', '.join(map(str, GROUPS))}, got {group!r}")
     if trainable and (weights in INTEGER_TYPES or format not in ("auto", "bitmap")):
         raise ValueError(f"trainable layers have format bitmap and float values, not {format} and {weights}")
 
 
-def pack_layer(
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    format: str = "auto",
-    weights: str = "auto",
-    group: int = 64,
-    activations: str = "auto",
-    trainable: bool = False,
-    name: str = "",
-    machine: Machine | None = None,
-    keep: Any = None,
-) -> tuple[SparseLinear | None, Choice]:
-    """Packs a weight [rows, cols]; with `keep`, a layer whose choice it answers True for is not packed.
+def round_layer(weight: Tensor, weights: str, group: int, title: str) -> Rounded:
+    """Rounds a weight [rows, cols] to the type asked for, "auto" for its own.
 
     Raises:
         TypeError: the weight's type cannot be stored.
-        ValueError: as for `SparseLinear.from_dense`.
+        ValueError: it holds NaN or values that do not fit, has no values (meta) or lies on another device.
     """
-    check_options(format, weights, group, activations, trainable)
-    title = name or "weight"
     check_weight(weight, title)
-    type = NAMES[weight.dtype] if weights == "auto" else weights
-    values = weight.detach().float().numpy()
     try:
-        if type in INTEGER_TYPES:
-            rounded = _core.pack(values, "dense", type, group)
-            codes, scales = rounded.codes()
-            shape = measure(codes, group)
-        else:
-            shape = measure(values)
-        choice = choose(shape, type, format, machine)
-        if keep is not None and keep(shape, choice):
-            return None, choice
-        if trainable and choice.format != "bitmap":
-            choice = choose(shape, type, "bitmap")
-        if type not in INTEGER_TYPES:
-            packed = _core.pack(values, choice.format, type, group, choice.pattern)
-        elif choice.format == "dense":
-            packed = rounded
-        else:
-            packed = _core.pack_codes(codes, scales, choice.format, type, group, choice.pattern)
+        return round_values(
+            weight.detach().float().numpy(), NAMES[weight.dtype] if weights == "auto" else weights, group
+        )
     except ValueError as error:
         raise ValueError(f"{title}: {error}") from None
+
+
+def pack_layer(
+    rounded: Rounded,
+    choice: Choice,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    activations: str = "auto",
+    trainable: bool = False,
+    name: str = "",
+) -> SparseLinear:
+    """Packs a rounded weight as it was chosen; a trainable one as a bitmap."""
+    if trainable and choice.format != "bitmap":
+        choice = rounded.choose("bitmap")
+    packed = rounded.pack(choice)
     layout, streams = Layout.of(packed, activations), to_tensors(packed)
     if trainable:
-        dtype = FLOATS[type]
-        size = packed.nnz * torch.tensor([], dtype=dtype).element_size()
-        streams["values"] = streams["values"][:size].view(dtype).clone()
-    layer = SparseLinear(
-        layout,
-        {key: stream.to(weight.device) for key, stream in streams.items()},
-        bias,
-        dtype=weight.dtype,
-        name=name,
-    )
-    return layer, choice
+        dtype = FLOATS[rounded.type]
+        streams["values"] = streams["values"][: packed.nnz * dtype.itemsize].view(dtype).clone()
+    return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name)
 
 
 def check_weight(weight: Tensor, title: str) -> None:

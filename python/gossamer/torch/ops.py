@@ -1,4 +1,4 @@
-"""The custom operators `torch.ops.gossamer.*`: what `torch.compile`, `torch.export` and autograd see of a packed layer."""
+"""The operators `torch.ops.gossamer.*`: what `torch.compile`, `torch.export` and autograd see of a packed layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved models: state dicts with packed layers, in memory or as one safetensors file, back into a freshly built model."""
+"""Saved models: states with packed layers, in memory or as one safetensors file, back into a freshly built model."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import nn
 from ..cli.output import table
 from ..formats import INTEGER_TYPES, Shape
 from ..planner import Choice, this_machine
-from .linear import SparseLinear, check_options, check_weight, dense_parts, is_conv1d, pack_layer
+from .linear import SparseLinear, check_options, check_weight, dense_parts, is_conv1d, pack_layer, round_layer
 
 # Below so many positions the call costs more than the product, dense or sparse.
 _SMALL = 1 << 15
@@ -153,34 +153,18 @@ def sparsify(
         if reasons[name]:
             rows.append(LayerReport(name, out, inn, None, "", own, size, size, reasons[name]))
             continue
-        refusal: list[str] = []
-
-        def keep(shape: Shape, choice: Choice, refusal: list[str] = refusal) -> bool:
-            refusal.extend(_does_not_pay(shape, choice, format, weights, min_zeros))
-            measured.append(shape.zeros)
-            return bool(refusal)
-
-        measured: list[float] = []
-        layer, choice = pack_layer(
-            *dense_parts(module, name),
-            format=format,
-            weights=weights,
-            group=group,
-            activations=activations,
-            trainable=trainable,
-            name=name,
-            machine=machine,
-            keep=keep,
-        )
-        if layer is None:
-            rows.append(LayerReport(name, out, inn, measured[0], "", own, size, size, refusal[0]))
+        rounded = round_layer(dense_parts(module, name)[0], weights, group, name)
+        choice = rounded.choose(format, machine)
+        zeros = rounded.shape.zeros
+        if refusal := _does_not_pay(rounded.shape, choice, format, weights, min_zeros):
+            rows.append(LayerReport(name, out, inn, zeros, "", own, size, size, refusal))
             continue
+        parts = dense_parts(module, name)
+        layer = pack_layer(rounded, choice, *parts, activations=activations, trainable=trainable, name=name)
         layer.conv1d = is_conv1d(module)
         replace(model, module, layer.train(module.training))
         layout = layer.layout
-        rows.append(
-            LayerReport(name, out, inn, measured[0], layout.format, layout.type, size, layer.nbytes, choice.reason)
-        )
+        rows.append(LayerReport(name, out, inn, zeros, layout.format, layout.type, size, layer.nbytes, choice.reason))
     return Report(tuple(rows))
 
 
@@ -251,14 +235,12 @@ def _left_alone(
     return ""
 
 
-def _does_not_pay(shape: Shape, choice: Choice, format: str, weights: str, min_zeros: float | None) -> list[str]:
-    """Why a layer stays dense, in one item; none where it is packed."""
+def _does_not_pay(shape: Shape, choice: Choice, format: str, weights: str, min_zeros: float | None) -> str:
+    """Why a layer stays dense; empty where it is packed."""
     if min_zeros is not None and shape.zeros < min_zeros:
-        return [f"{shape.zeros:.1%} zeros, fewer than the {min_zeros:.1%} asked for"]
+        return f"{shape.zeros:.1%} zeros, fewer than the {min_zeros:.1%} asked for"
     if format != "auto":
-        return []
+        return ""
     if shape.rows * shape.cols < _SMALL:
-        return ["too small to pay"]
-    if choice.format == "dense" and weights not in INTEGER_TYPES:
-        return [choice.reason]
-    return []
+        return "too small to pay"
+    return choice.reason if choice.format == "dense" and weights not in INTEGER_TYPES else ""

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from gossamer import GossamerError  # noqa: E402
+from gossamer.torch import SparseLinear, load, load_state_dict, save, sparsify  # noqa: E402
+from torch_layers import pruned  # noqa: E402
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch, gossamer.torch
+from test_torch_state import Tied
+model = gossamer.torch.load(Tied(seed=99), sys.argv[2])
+torch.save(model(torch.arange(10)), sys.argv[3])
+"""
+
+
+class Tied(nn.Module):
+    """Embedding and head share a weight; two packed layers between them, one of another type, and a buffer."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Embedding(100, 256)
+        self.up, self.down = pruned(300, 256, 0.6, seed=seed), pruned(256, 300, 0.95, bias=False, seed=seed + 1)
+        self.norm = nn.LayerNorm(256).bfloat16()
+        self.head = nn.Linear(256, 100, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("steps", torch.tensor(seed))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.down(torch.relu(self.up(self.embed(tokens))))
+        return self.head(self.norm(x.bfloat16()).float())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"weights": "bf16"}, {"weights": "int8", "activations": "f32"}, {"trainable": True}]
+)
+def test_a_saved_model_gives_the_same_in_a_model_built_anew(tmp_path: Path, options: dict[str, str]) -> None:
+    model = Tied()
+    assert len(sparsify(model, **options).packed) == 2
+    expected = model(torch.arange(10))
+    save(model, tmp_path / "model.safetensors")
+    for other in (Tied(seed=5), sparsified(Tied(seed=6)), copy.deepcopy(model)):
+        assert load(other, tmp_path / "model.safetensors") is other
+        assert torch.equal(other(torch.arange(10)), expected)
+        assert other.head.weight is other.embed.weight
+        assert other.steps == 0
+        assert other.up.layout == model.up.layout
+    assert load(other, tmp_path / "model.safetensors").up.trainable == bool(options.get("trainable"))
+
+
+def sparsified(model: nn.Module) -> nn.Module:
+    sparsify(model)
+    return model
+
+
+def test_a_saved_model_gives_the_same_in_a_new_process(tmp_path: Path) -> None:
+    model = sparsified(Tied())
+    save(model, tmp_path / "model.safetensors")
+    arguments = [str(Path(__file__).parent), str(tmp_path / "model.safetensors"), str(tmp_path / "out.pt")]
+    subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=True, timeout=120)
+    assert torch.equal(torch.load(tmp_path / "out.pt"), model(torch.arange(10)))
+
+
+def test_a_model_on_the_meta_device_gets_everything_from_the_file(tmp_path: Path) -> None:
+    model = sparsified(Tied())
+    save(model, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        empty = Tied(seed=3)
+        empty.head.weight = empty.embed.weight
+    load(empty, tmp_path / "model.safetensors")
+    assert not any(tensor.is_meta for tensor in empty.state_dict().values())
+    empty.up._like = torch.empty(0)  # the type that it counts as having is not in the file
+    assert torch.equal(empty(torch.arange(10)), model(torch.arange(10)))
+
+
+def test_loaded_tensors_may_be_written_to_and_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(sparsified(Tied()), path)
+    before = path.read_bytes()
+    model = load(Tied(seed=2), path)
+    with torch.no_grad():
+        model.up.bias.add_(1)
+        model.up.values.zero_()
+        model.embed.weight.add_(1)
+    assert path.read_bytes() == before
+
+
+def test_the_file_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    model = sparsified(Tied())
+    save(model, tmp_path / "model.safetensors")
+    ours = safetensors.load_file(tmp_path / "model.safetensors")
+    state = model.state_dict()
+    assert set(state) - set(ours) == {"head.weight"}
+    assert all(torch.equal(ours[name], state[name]) for name in state if name in ours)
+    safetensors.save_model(model, str(tmp_path / "theirs.safetensors"))
+    other = load_state_dict(Tied(seed=4), safetensors.load_file(tmp_path / "theirs.safetensors"), strict=False)
+    assert torch.equal(other(torch.arange(10)), model(torch.arange(10)))
+
+
+def test_state_dicts_go_through_torch_save(tmp_path: Path) -> None:
+    model = sparsified(Tied())
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = load_state_dict(Tied(seed=4), torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(other(torch.arange(10)), model(torch.arange(10)))
+    assert other.up.values.data_ptr() != model.up.values.data_ptr()
+
+
+def test_an_optimizer_keeps_its_parameters_when_a_state_is_restored() -> None:
+    layer = SparseLinear.from_dense(pruned(64, 48), trainable=True)
+    state = copy.deepcopy(layer.state_dict())
+    values = layer.values
+    with torch.no_grad():
+        values.zero_()
+    layer.load_state_dict(state)
+    assert layer.values is values
+    assert torch.equal(values, state["values"])
+
+
+def test_nothing_changes_where_a_state_does_not_fit() -> None:
+    state = nn.Sequential(SparseLinear.from_dense(pruned(50, 70))).state_dict()
+    for model, words in (
+        (nn.Sequential(nn.Linear(71, 50)), "0: the saved layer is 50 x 70, the model's 50 x 71"),
+        (nn.Sequential(nn.LayerNorm(70)), "0: a packed layer was saved under this name, and the model has a LayerNorm"),
+        (nn.Sequential(), "0: a packed layer was saved under this name, and the model has none"),
+    ):
+        kinds = [type(layer) for layer in model]
+        with pytest.raises(ValueError, match=words):
+            load_state_dict(model, state)
+        assert [type(layer) for layer in model] == kinds
+    del state["0.masks"]
+    with pytest.raises(ValueError, match="0: stream 'masks' is missing"):
+        load_state_dict(nn.Sequential(nn.Linear(70, 50)), state)
+    other = SparseLinear.from_dense(pruned(50, 71), name="fc")
+    with pytest.raises(ValueError, match="the saved layer is 50 x 70, this one 50 x 71"):
+        other.load_state_dict(SparseLinear.from_dense(pruned(50, 70)).state_dict())
+
+
+def test_files_that_are_broken_are_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(sparsified(Tied()), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(GossamerError, match=r"model\.safetensors: truncated"):
+        load(Tied(), path)
+    with pytest.raises(GossamerError, match=r"other\.safetensors"):
+        load(Tied(), tmp_path / "other.safetensors")
+    path.write_bytes(whole)
+    with pytest.raises(GossamerError, match=r"model\.safetensors: .*up"):
+        load(nn.Sequential(), path)
+
+
+def test_states_of_unknown_versions_are_refused() -> None:
+    state = nn.Sequential(SparseLinear.from_dense(pruned(50, 70))).state_dict()
+    state["0.layout_numbers"] = state["0.layout_numbers"].clone()
+    state["0.layout_numbers"][0] = 7
+    with pytest.raises(ValueError, match="not one that this version of gossamer knows"):
+        load_state_dict(nn.Sequential(nn.Linear(70, 50)), state)
+
+
+def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
+    model = nn.Sequential(pruned(4, 4))
+    model.register_buffer("odd", torch.zeros(3, dtype=torch.complex64))
+    for bad, words in (
+        (model, "odd is of type torch.complex64"),
+        (nn.Linear(3, 3, device="meta"), "weight is no tensor"),
+    ):
+        with pytest.raises(GossamerError, match=words):
+            save(bad, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn.utils import parametrizations, prune  # noqa: E402
+
+from gossamer.torch import SparseLinear, desparsify, sparsify  # noqa: E402
+from torch_layers import keep_two_of_four, pruned, worst  # noqa: E402
+
+
+class Model(nn.Module):
+    """Layers of every kind that `sparsify` has to tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(300, 256)
+        self.sparse = pruned(256, 256, 0.6)
+        self.pattern = pruned(256, 256, 0.0, seed=2)
+        keep_two_of_four(self.pattern)
+        self.full = pruned(256, 256, 0.0, seed=3)
+        self.small = pruned(4, 256, 0.6, seed=4)
+        self.twice = pruned(256, 256, 0.9, seed=5)
+        self.again = self.twice
+        self.attention = nn.MultiheadAttention(256, 4)
+        self.head = nn.Linear(256, 300, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        for layer in (self.sparse, self.pattern, self.full, self.twice, self.again):
+            x = torch.tanh(layer(x)) + x
+        return self.head(self.attention(x, x, x)[0]) + self.small(x).sum()
+
+
+def test_layers_that_pay_are_replaced_and_the_rest_is_told() -> None:
+    torch.manual_seed(0)
+    model = Model().eval()
+    dense = copy.deepcopy(model)
+    report = sparsify(model)
+    by_name = {layer.name: layer for layer in report}
+    assert {name for name, layer in by_name.items() if layer.packed} == {"sparse", "pattern", "twice"}
+    assert (by_name["pattern"].format, by_name["sparse"].format) == ("nm", "bitmap")
+    assert "zeros" in by_name["sparse"].why
+    assert "too few zeros" in by_name["full"].why
+    assert "too small" in by_name["small"].why
+    assert by_name["head"].why == "tied to embed.weight"
+    assert "NonDynamicallyQuantizableLinear" in by_name["attention.out_proj"].why
+    assert model.head.weight is model.embed.weight
+    assert model.again is model.twice
+    assert isinstance(model.again, SparseLinear)
+    assert by_name["sparse"].bytes < by_name["sparse"].dense_bytes
+    assert abs(by_name["twice"].zeros - 0.9) < 0.02
+    tokens = torch.arange(12).view(3, 4)
+    with torch.no_grad():
+        for name in ("sparse", "pattern", "twice"):
+            x = torch.randn(5, 256)
+            stored = getattr(dense, name)
+            assert worst(getattr(model, name)(x), x, stored.weight, stored.bias) <= 1
+        assert torch.allclose(model(tokens), dense(tokens), rtol=1e-4, atol=1e-4)
+    table = str(report)
+    assert all(layer.name in table and layer.why in table for layer in report)
+    assert table.endswith(f"bytes before, {sum(layer.bytes for layer in report):,} now")
+    assert desparsify(model) == 3
+    assert type(model.again) is nn.Linear
+    assert model.again is model.twice
+    assert torch.equal(model(tokens), dense(tokens))
+
+
+def test_integer_values_pay_at_any_number_of_zeros() -> None:
+    model = nn.Sequential(pruned(256, 256, 0.0), pruned(256, 256, 0.6))
+    report = sparsify(model, weights="int8")
+    assert [layer.format for layer in report] == ["dense", "bitmap"]
+    assert {layer.type for layer in report} == {"int8"}
+
+
+def test_patterns_and_thresholds_choose_layers() -> None:
+    def packed(**options: object) -> list[str]:
+        layers = {f"layers_{i}": pruned(256, 256, 0.5 + i / 10) for i in range(3)}
+        return [layer.name for layer in sparsify(nn.ModuleDict({"a": nn.ModuleDict(layers)}), **options).packed]
+
+    everything = ["a.layers_0", "a.layers_1", "a.layers_2"]
+    assert packed() == everything
+    assert packed(include="*_1") == ["a.layers_1"]
+    assert packed(include=["*_1", "a.*_2"]) == everything[1:]
+    assert packed(exclude="*_1") == ["a.layers_0", "a.layers_2"]
+    assert packed(include="a.*", exclude=["*_0", "*_1"]) == ["a.layers_2"]
+    assert packed(min_zeros=0.65) == ["a.layers_2"]
+    assert packed(format="csr") == everything
+
+
+def test_a_format_that_is_asked_for_is_taken() -> None:
+    model = nn.Sequential(pruned(8, 8, 0.0), pruned(256, 256))
+    assert [layer.format for layer in sparsify(model, format="bitmap")] == ["bitmap", "bitmap"]
+
+
+def test_layers_with_computed_weights_are_left() -> None:
+    model = nn.Sequential(pruned(256, 256), pruned(256, 256), pruned(256, 256))
+    parametrizations.weight_norm(model[0])
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    report = sparsify(model)
+    assert [layer.packed for layer in report] == [False, False, True]
+    assert "computed from others" in report.layers[1].why
+    prune.remove(model[1], "weight")
+    assert [layer.name for layer in sparsify(model).packed] == ["1"]
+
+
+def test_gpt2s_transposed_layers_come_and_go() -> None:
+    utils = pytest.importorskip("transformers.pytorch_utils")
+    linear = pruned(200, 300)
+    conv = utils.Conv1D(200, 300)
+    conv.weight = nn.Parameter(linear.weight.detach().t().contiguous())
+    conv.bias = nn.Parameter(linear.bias.detach())
+    model = nn.Sequential(conv)
+    x = torch.randn(4, 300)
+    before = conv(x)
+    assert [(row.rows, row.cols) for row in sparsify(model).packed] == [(200, 300)]
+    assert worst(model(x), x, linear.weight, linear.bias) <= 1
+    assert desparsify(model) == 1
+    assert type(model[0]) is utils.Conv1D
+    assert torch.equal(model[0].weight, conv.weight)
+    assert torch.equal(model(x), before)
+
+
+def test_nothing_is_replaced_where_a_weight_is_bad() -> None:
+    model = nn.Sequential(pruned(256, 256), pruned(256, 256))
+    with torch.no_grad():
+        model[1].weight[3, 4] = torch.nan
+    with pytest.raises(ValueError, match="1: its weight holds NaN"):
+        sparsify(model)
+    assert [type(layer) for layer in model] == [nn.Linear, nn.Linear]
+    with pytest.raises(ValueError, match="0: its weight is on device meta"):
+        sparsify(nn.Sequential(nn.Linear(4, 4, device="meta")))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": "fp8"}, "weights must be one of"),
+        ({"min_zeros": 1.5}, "min_zeros must be between 0 and 1"),
+        ({"group": 5}, "group must be one of"),
+    ],
+)
+def test_bad_options(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        sparsify(nn.Sequential(pruned(4, 4)), **options)
+
+
+def test_a_linear_itself_cannot_be_replaced() -> None:
+    with pytest.raises(TypeError, match=r"SparseLinear\.from_dense"):
+        sparsify(pruned(4, 4))
+
+
+def test_training_mode_and_names_go_over() -> None:
+    model = nn.Sequential(pruned(256, 256)).eval()
+    sparsify(model, trainable=True)
+    assert (model[0].training, model[0].name, model[0].trainable) == (False, "0", True)
+    assert [name for name, _ in model.named_parameters()] == ["0.values", "0.bias"]
+
+
+def test_two_layers_with_one_weight_are_left_tied() -> None:
+    model = nn.Sequential(pruned(256, 256), pruned(256, 256))
+    model[1].weight = model[0].weight
+    assert [layer.why for layer in sparsify(model)] == ["tied to 1.weight", "tied to 0.weight"]
+
+
+def test_an_unused_double_layer_is_left() -> None:
+    report = sparsify(nn.Sequential(pruned(256, 256).double()))
+    assert report.layers[0].why == "float64 cannot be packed"
+    assert len(report) == 1
