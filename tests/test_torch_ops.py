@@ -43,19 +43,19 @@ def test_operators_pass_torchs_own_checks(trainable: bool) -> None:
 
 @pytest.mark.parametrize("format", ["bitmap", "csr", "nm", "dense"])
 def test_gradients_of_inputs_and_bias_in_double(format: str) -> None:
-    layer = SparseLinear.from_dense(pruned(20, 30), format).double()
-    x = random(2, 3, 30).double().requires_grad_()
+    layer = SparseLinear.from_dense(pruned(17, 7), format).double()
+    x = random(2, 1, 7).double().requires_grad_()
 
     def product(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(layer, {"bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(product, (x, layer.bias))
-    assert torch.autograd.gradgradcheck(product, (x, layer.bias))
+    assert torch.autograd.gradgradcheck(product, (x, layer.bias), fast_mode=True)
 
 
 def test_gradients_of_values_in_double() -> None:
-    layer = SparseLinear.from_dense(pruned(40, 30, 0.8), trainable=True).double()
-    x = random(5, 30).double().requires_grad_()
+    layer = SparseLinear.from_dense(pruned(18, 7, 0.8), trainable=True).double()
+    x = random(3, 7).double().requires_grad_()
 
     def product(x: torch.Tensor, bias: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(layer, {"bias": bias, "values": values}, (x,))
@@ -74,7 +74,9 @@ def test_gradients_are_those_of_the_dense_layer(dtype: torch.dtype) -> None:
     assert worst(ours.grad, y, weight.t()) <= 1
     kept = weight != 0
     full = torch.zeros_like(weight)
-    full.view(-1)[layer._handle().places(0, int(kept.sum()))] = layer.values.grad
+    count = int(kept.sum())
+    full.view(-1)[layer._handle().places(0, count)] = layer.values.grad[:count]
+    assert not layer.values.grad[count:].any()
     assert not full[~kept].any()
     dense = y.double().t() @ x.double()
     size = y.double().abs().t() @ x.double().abs()
@@ -135,6 +137,7 @@ def test_trainable_layers_change_type() -> None:
             assert worst(layer(x.float()), x, rounded, linear.bias.detach().bfloat16()) <= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_compiled_without_a_break() -> None:
     model = block()
     compiled = torch.compile(model, fullgraph=True)
@@ -168,7 +171,6 @@ def transforms() -> dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]]
     from torch.fx.experimental.proxy_tensor import make_fx
 
     return {
-        "func.grad": lambda layer, x: torch.func.grad(lambda x: layer(x).square().sum())(x),
         "make_fx": lambda layer, x: make_fx(layer, tracing_mode="real")(torch.zeros_like(x))(x),
         "functionalize": lambda layer, x: torch.func.functionalize(layer)(x),
     }

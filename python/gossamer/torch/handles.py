@@ -16,6 +16,16 @@ from .layout import FLOATS, NAMES, Layout, to_weight
 
 _SPARE, _LINE = 64, 64  # readable bytes behind the values, and what streams are rounded up to
 _PANEL_ROWS = 16
+_ALONE = 1 << 16  # numbers that one thread expands sooner than others are woken
+
+
+def trainable_length(count: int) -> int:
+    """Returns how long a trainable vector of `count` values is: long enough to be a stream itself in any float type."""
+    return -(-(2 * count + _SPARE) // _LINE) * _LINE // 2
+
+
+def _stream_bytes(count: int, width: int) -> int:
+    return -(-(count * width + _SPARE) // _LINE) * _LINE
 
 
 def _mark(tensor: Tensor) -> tuple[int, int]:
@@ -26,8 +36,8 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
 class Handle:
     """A native weight for a vector of values and the streams that index it.
 
-    Values are bytes, used where they lie, or floating point (a trainable layer's): then the stream is a copy that
-    follows them.
+    Values are bytes, or floating point (a trainable layer's, with some zeros behind the last): used where they lie, so
+    that what an optimizer writes is there at once.
 
     Attributes:
         layout: What the native weight holds.
@@ -40,39 +50,43 @@ class Handle:
         self._dtype = values.dtype
         self._linears: dict[str, _core.Linear] = {}
         self._places: Tensor | None = None
+        self._narrowed: Tensor | None = None
         layout = Layout.from_numbers(list(numbers))
         streams = dict(zip(layout.index, index, strict=True))
+        streams["values"] = values
         if values.is_floating_point():
-            stored = NAMES.get(values.dtype, "f32")  # float64 ones, for checks, are multiplied expanded
-            streams = _with_width(layout, streams, FLOATS[stored].itemsize)
-            layout = replace(layout, type=stored)
-            size = values.numel() * FLOATS[stored].itemsize
-            stream = torch.zeros(-(-(size + _SPARE) // _LINE) * _LINE, dtype=torch.uint8)
-            self._copy = stream[:size].view(FLOATS[stored])
-            self._copy.copy_(values.detach())
-            streams["values"] = stream
-        else:
-            streams["values"] = values
+            layout, streams = self._trainable(layout, streams)
         self.layout = layout
         self._streams = streams if values.is_floating_point() else {}
         self.weight = to_weight(layout, streams)
 
+    def _trainable(self, layout: Layout, streams: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
+        values = streams["values"].detach()
+        if values.dtype not in NAMES:  # float64, for checks, is multiplied expanded, and otherwise as float32
+            values = self._narrowed = values.float()
+        if layout.format != "bitmap" or values.dim() != 1 or not values.is_contiguous():
+            raise ValueError("values that are trained must be a contiguous vector of a bitmap")
+        type = NAMES[values.dtype]
+        width = FLOATS[type].itemsize
+        streams = _with_width(layout, streams, width)
+        count = _count(streams, width)
+        if len(values) != trainable_length(count):
+            raise ValueError(f"stream 'values' must hold {trainable_length(count)} numbers, got {len(values)}")
+        streams["values"] = values.view(torch.uint8)[: _stream_bytes(count, width)]
+        return replace(layout, type=type), streams
+
     def serves(self, values: Tensor, index: Sequence[Tensor]) -> bool:
-        """Whether these are the tensors, unchanged; values that alone were written to are copied again."""
+        """Whether these are the tensors, in the same memory, and nobody wrote to what was checked."""
         tensors = (values, *index)
         if len(tensors) != len(self._tensors) or values.dtype != self._dtype:
             return False
         for seen, tensor in zip(self._tensors, tensors, strict=True):
             if seen() is not tensor:
                 return False
+        if self._narrowed is not None:
+            self._narrowed.copy_(values.detach())
         marks = tuple(map(_mark, tensors))
-        if marks == self._marks:
-            return True
-        if not values.is_floating_point() or marks[1:] != self._marks[1:] or values.numel() != self._copy.numel():
-            return False
-        self._copy.copy_(values.detach())
-        self._marks = marks
-        return True
+        return marks == self._marks or (bool(self._streams) and _but_for_writes(marks) == _but_for_writes(self._marks))
 
     def linear(self, dtype: torch.dtype) -> _core.Linear:
         """Returns the weight with kernels for inputs of a type."""
@@ -96,7 +110,8 @@ class Handle:
             return out.view(rows, cols).to(dtype)
         out = torch.empty(rows, cols)
         panels = first // _PANEL_ROWS, -(-last // _PANEL_ROWS)
-        self.linear(torch.float32).expand(*panels, out.data_ptr(), cols, torch.get_num_threads())
+        threads = torch.get_num_threads() if rows * cols > _ALONE else 1
+        self.linear(torch.float32).expand(*panels, out.data_ptr(), cols, threads)
         return out.to(dtype)
 
     def span(self, first: int, last: int) -> tuple[int, int]:
@@ -110,8 +125,8 @@ class Handle:
         if self._places is None:
             layout = replace(self.layout, type="f32")
             streams = _with_width(self.layout, self._streams, 4)
-            count = self._copy.numel()
-            numbers = torch.zeros(-(-(4 * count + _SPARE) // _LINE) * _LINE, dtype=torch.uint8)
+            count = _count(streams, 4)
+            numbers = torch.zeros(_stream_bytes(count, 4), dtype=torch.uint8)
             numbers[: 4 * count].view(torch.int32).copy_(torch.arange(1, count + 1, dtype=torch.int32))
             # Numbers pass through as the bits of floats, which nothing calculates with.
             found = to_weight(layout, {**streams, "values": numbers}).unpack().reshape(-1).view(np.int32)
@@ -120,6 +135,19 @@ class Handle:
             places[found[stored] - 1] = stored
             self._places = torch.from_numpy(places)
         return self._places[begin:end]
+
+
+def _but_for_writes(marks: tuple[tuple[int, int], ...]) -> tuple[object, ...]:
+    """What tells whether a trainable layer is the same: its values may have been written to."""
+    return marks[0][0], *marks[1:]
+
+
+def _count(streams: dict[str, Tensor], width: int) -> int:
+    """Values of a bitmap: its last offset, behind which a stream is filled up with zeros."""
+    offsets = streams["offsets"]
+    if offsets.numel() == 0 or offsets.numel() % 8:
+        raise ValueError("stream 'offsets' must be a vector of bytes, whole elements of uint64")
+    return int(offsets.view(torch.int64).max()) // width
 
 
 def _with_width(layout: Layout, streams: dict[str, Tensor], width: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
 from ..packing import Rounded, round_values
 from ..planner import Choice
-from .handles import Handle, handle_of
+from .handles import Handle, handle_of, trainable_length
 from .layout import ACTIVATIONS, FLOATS, NAMES, STREAMS, Layout, to_tensors
 from .ops import multiply, nobody_watches
 
@@ -301,7 +301,9 @@ def pack_layer(
     layout, streams = Layout.of(packed, activations), to_tensors(packed)
     if trainable:
         dtype = FLOATS[rounded.type]
-        streams["values"] = streams["values"][: packed.nnz * dtype.itemsize].view(dtype).clone()
+        values = torch.zeros(trainable_length(packed.nnz), dtype=dtype)
+        values[: packed.nnz] = streams["values"][: packed.nnz * dtype.itemsize].view(dtype)
+        streams["values"] = values
     return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name)
 
 

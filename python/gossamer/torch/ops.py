@@ -97,7 +97,7 @@ def _linear_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor]
     handle = handle_of(values, index, layout)
     wide = torch.promote_types(y.dtype, torch.float32)
     left, right = y.reshape(-1, layout[_ROWS]).to(wide), x.reshape(-1, layout[_COLS]).to(wide)
-    out = torch.empty_like(values)
+    out = torch.zeros_like(values)
     for first, last in _blocks(layout):
         begin, end = handle.span(first, last)
         outer = (left[:, first:last].t() @ right).view(-1)
