@@ -30,13 +30,14 @@ def multiply(handle: Handle, x: Tensor, bias: Tensor | None) -> Tensor:
     if x.dtype == torch.float64:
         y = x @ handle.expand(0, rows, torch.float64).t()
         return y if bias is None else y + bias
+    shape = (*x.shape[:-1], rows)
     if x.is_contiguous():
         tokens, stride = x.numel() // cols, cols
     else:
         flat = x.reshape(-1, cols)
         x = flat if flat.stride(1) == 1 else flat.contiguous()
         tokens, stride = x.shape[0], x.stride(0)
-    y = x.new_empty((*x.shape[:-1], rows))
+    y = x.new_empty(shape)
     bias_address = bias_type = 0
     if bias is not None:
         if bias.dtype not in _CODES or not bias.is_contiguous():
