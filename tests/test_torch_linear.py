@@ -73,6 +73,23 @@ def test_products_of_any_shape(data: st.DataObject | None) -> None:
         check(layer, random(batch, cols, dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_finite_half_passes_through_unchanged(dtype: torch.dtype) -> None:
+    halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+    finite = halves[halves.isfinite()]
+    x = nn.functional.pad(finite, (0, -len(finite) % 62)).view(-1, 62)  # tails of 14 behind whole registers
+    layer = SparseLinear.from_dense(with_weight(torch.eye(62)))
+    assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_results_beyond_a_type_become_infinite_and_nan_stays(dtype: torch.dtype) -> None:
+    layer = SparseLinear.from_dense(with_weight(torch.full((1, 1), 2.0)))
+    x = torch.tensor([[torch.finfo(dtype).max], [torch.finfo(dtype).min], [torch.inf], [torch.nan]], dtype=dtype)
+    assert torch.equal(layer(x)[:3], torch.tensor([[torch.inf], [-torch.inf], [torch.inf]], dtype=dtype))
+    assert layer(x)[3].isnan()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_auto_keeps_the_layers_type_and_values(dtype: torch.dtype) -> None:
     linear = pruned(70, 90, 0.6, dtype=dtype)
@@ -320,7 +337,7 @@ def test_infinity_is_kept_in_float_types_and_refused_in_others() -> None:
     weight = torch.ones(3, 4)
     weight[1, 2] = torch.inf
     assert SparseLinear.from_dense(with_weight(weight)).to_dense().weight[1, 2] == torch.inf
-    with pytest.raises(ValueError, match="fc: NaN or infinite values cannot be stored as int8"):
+    with pytest.raises(ValueError, match="fc: its weight holds infinite values, which cannot be stored as int8"):
         SparseLinear.from_dense(with_weight(weight), weights="int8", name="fc")
 
 

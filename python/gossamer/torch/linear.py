@@ -275,7 +275,7 @@ def round_layer(weight: Tensor, weights: str, group: int, title: str) -> Rounded
         TypeError: the weight's type cannot be stored.
         ValueError: it holds NaN or values that do not fit, has no values (meta) or lies on another device.
     """
-    check_weight(weight, title)
+    check_weight(weight, weights, title)
     try:
         return round_values(
             weight.detach().float().numpy(), NAMES[weight.dtype] if weights == "auto" else weights, group
@@ -307,8 +307,8 @@ def pack_layer(
     return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name)
 
 
-def check_weight(weight: Tensor, title: str) -> None:
-    """Raises TypeError or ValueError for a weight that cannot be packed."""
+def check_weight(weight: Tensor, weights: str, title: str) -> None:
+    """Raises TypeError or ValueError for a weight that cannot be packed with values of that type."""
     if weight.is_meta:
         raise ValueError(f"{title}: its weight is on device meta, which has no values")
     if weight.dtype not in NAMES:
@@ -321,3 +321,5 @@ def check_weight(weight: Tensor, title: str) -> None:
         )
     if bool(torch.isnan(weight.detach()).any()):
         raise ValueError(f"{title}: its weight holds NaN")
+    if weights in INTEGER_TYPES and not bool(torch.isfinite(weight.detach()).all()):
+        raise ValueError(f"{title}: its weight holds infinite values, which cannot be stored as {weights}")

@@ -117,7 +117,7 @@ def sparsify(
         include: Glob patterns of qualified names, one or several; only layers that match one are looked at.
         exclude: Glob patterns of layers to leave alone.
         min_zeros: Fraction of zeros from which on a layer is packed, besides the rules above.
-        activations: As for `SparseLinear`.
+        activations: How inputs are multiplied; see `Layout`.
         trainable: Whether the values that are not zero can be trained; float types only.
 
     Returns:
@@ -125,7 +125,8 @@ def sparsify(
 
     Raises:
         TypeError: the model itself is a linear layer.
-        ValueError: an option is unknown, or a weight holds NaN or has no values; then no layer was replaced.
+        ValueError: an option is unknown, or a weight has no values or holds NaN (with integer values, infinity); then
+            no layer was replaced.
     """
     check_options(format, weights, group, activations, trainable)
     if min_zeros is not None and not 0 <= min_zeros <= 1:
@@ -141,7 +142,7 @@ def sparsify(
     reasons = {name: _left_alone(name, module, owners, include, exclude) for name, module in linears.items()}
     for name, module in linears.items():
         if not reasons[name]:
-            check_weight(dense_parts(module, name)[0], name)
+            check_weight(dense_parts(module, name)[0], weights, name)
     machine = this_machine()
     rows = []
     for name, module in linears.items():
