@@ -1,0 +1,213 @@
+"""One-shot pruning of any model's linear layers, block after block, with its own forward as the only guide."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..pruning.masks import Target
+from ..pruning.solvers import CALIBRATED, METHODS, magnitude
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class _Matrix:
+    """A weight, the modules that multiply with it, and the second moments of what they were given."""
+
+    name: str
+    weight: nn.Parameter
+    transposed: bool  # [inputs, outputs], as in GPT-2's Conv1D
+    modules: list[nn.Module] = field(default_factory=list)
+    gram: Tensor | None = None
+
+    def add(self, inputs: Tensor) -> None:
+        """Adds inputs [..., cols]: products in float32, sums in float64."""
+        x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        product = (x.T @ x).double().cpu()
+        self.gram = product if self.gram is None else self.gram.add_(product)
+
+    def prune(self, method: str, target: Target) -> float:
+        """Prunes the weight where it lies and returns its fraction of zeros."""
+        values = self.weight.detach().T if self.transposed else self.weight.detach()
+        matrix = np.ascontiguousarray(values.float().cpu().numpy())
+        if not np.isfinite(matrix).all():
+            raise ValueError(f"{self.name}: the weight has NaN or infinite values")
+        if method == "magnitude":
+            pruned = magnitude(matrix, target)
+        else:
+            assert self.gram is not None
+            if not self.gram.isfinite().all():
+                raise ValueError(f"{self.name}: the inputs measured in calibration are not finite")
+            pruned = CALIBRATED[method].solve(matrix, self.gram.numpy(), target, matrix != 0)
+        values.copy_(torch.from_numpy(pruned))
+        return 1.0 - int(torch.count_nonzero(values)) / values.numel()
+
+
+class _Enough(Exception):
+    """Ends a forward whose rest is of no use."""
+
+
+def prune_linears(
+    model: nn.Module,
+    batches: Sequence[Any] = (),
+    *,
+    sparsity: float | None = None,
+    pattern: tuple[int, int] | None = None,
+    method: str = "sparsegpt",
+    exclude: Sequence[str] = (),
+    forward: Callable[[nn.Module, Any], object] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Prunes the linear layers of a model's blocks in place, each block on the outputs of the pruned ones before it.
+
+    Blocks are the members of the outermost `ModuleList`s; embeddings, heads and whatever else lies outside of them stay
+    as they are. A model without such lists is one block. Layers are `nn.Linear` and the `Conv1D` of GPT-2; a weight
+    that several of them share is pruned once, for the inputs of all. What is zero stays zero, and counts.
+
+    For every block the batches run through the model up to there, so that no assumption is made about what blocks hand
+    to each other, and no more than one block's moments are in memory.
+
+    Args:
+        model: The model; it is left in the mode, training or not, that it is in.
+        batches: Calibration inputs: mappings are passed as keywords, tuples and lists as arguments, all else as the one
+            argument. All positions count, padding too. "magnitude" needs none.
+        sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
+        pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
+        method: "sparsegpt", "admm", "wanda" or "magnitude"; see `gossamer.pruning`.
+        exclude: Names of layers to leave alone, as in `named_modules()`; `*` and `?` stand for any characters.
+        forward: How to run a batch, called with the model and the batch, instead.
+        progress: Called with (done, total, what).
+
+    Returns:
+        The fraction of zeros of each pruned layer, by its name.
+
+    Raises:
+        GossamerError: the sparsity or the pattern is out of range.
+        ValueError: the method is unknown, batches are missing or do not reach a layer, or a weight or an input is not
+            finite; the line names the layer. Blocks before it are pruned then.
+    """
+    target = Target.parse(sparsity, pattern)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method in CALIBRATED and not len(batches):
+        raise ValueError(f"method {method!r} measures the inputs of layers and needs at least one batch")
+    report = progress or (lambda *_: None)
+    run = forward or _call
+    blocks = _blocks(model, exclude)
+    zeros: dict[str, float] = {}
+    with _evaluating(model), torch.no_grad():
+        calls: list[nn.Module] = []
+        if method in CALIBRATED:
+            calls = _calls([block for block, _ in blocks], partial(run, model, batches[0]))
+            blocks.sort(key=lambda entry: calls.index(entry[0]) if entry[0] in calls else len(calls))
+        for done, (block, matrices) in enumerate(blocks):
+            report(done, len(blocks), "pruning blocks")
+            if method in CALIBRATED:
+                for batch in batches:
+                    _measure(block, matrices, calls.count(block), partial(run, model, batch))
+            for matrix in matrices:
+                if method in CALIBRATED and matrix.gram is None:
+                    raise ValueError(f"{matrix.name}: no batch reaches this layer; exclude it or use others")
+                zeros[matrix.name] = matrix.prune(method, target)
+                matrix.gram = None
+    report(len(blocks), len(blocks), "pruning blocks")
+    return zeros
+
+
+def _call(model: nn.Module, batch: Any) -> object:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switches dropout and the like off, and each module back to what it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _blocks(model: nn.Module, exclude: Sequence[str]) -> list[tuple[nn.Module, list[_Matrix]]]:
+    """The blocks that hold anything to prune, with their matrices, each matrix once."""
+    seen: dict[int, _Matrix] = {}
+    found = []
+    listed = [(name, block) for name, block in _outermost(model, "") if any(map(_is_linear, block.modules()))]
+    for prefix, block in listed or [("", model)]:
+        matrices = []
+        for name, module in block.named_modules(prefix=prefix):
+            if not _is_linear(module) or any(fnmatch.fnmatchcase(name, shape) for shape in exclude):
+                continue
+            weight = module.weight
+            assert isinstance(weight, nn.Parameter)
+            if id(weight) not in seen:
+                seen[id(weight)] = _Matrix(name, weight, transposed=not isinstance(module, nn.Linear))
+                matrices.append(seen[id(weight)])
+            seen[id(weight)].modules.append(module)
+        if matrices:
+            found.append((block, matrices))
+    return found
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _outermost(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{path}.{index}", block) for index, block in enumerate(child))
+        else:
+            yield from _outermost(child, path)
+
+
+def _calls(blocks: Sequence[nn.Module], run: Callable[[], object]) -> list[nn.Module]:
+    """The blocks in the order in which they are called, as often as they are."""
+    calls: list[nn.Module] = []
+    hooks = [block.register_forward_pre_hook(lambda block, _: calls.append(block)) for block in blocks]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _measure(block: nn.Module, matrices: Sequence[_Matrix], calls: int, run: Callable[[], object]) -> None:
+    """Adds up the moments of a block's inputs over one batch, and stops the forward behind its last call."""
+    left = calls
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise _Enough
+
+    def add(matrix: _Matrix, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        matrix.add(inputs[0])
+
+    hooks = [block.register_forward_hook(count)]
+    hooks += [
+        module.register_forward_pre_hook(partial(add, matrix)) for matrix in matrices for module in matrix.modules
+    ]
+    try:
+        run()
+    except _Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()

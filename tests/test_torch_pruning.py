@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import GossamerError
+from gossamer.pruning import Target, sparsegpt
+from gossamer.torch.pruning import prune_linears
+
+COLS = 24
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(COLS, 40), nn.Linear(40, COLS)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.drop(self.up(x))))
+
+
+class Model(nn.Module):
+    def __init__(self, blocks: int = 2) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, COLS)
+        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
+        self.head = nn.Linear(COLS, 5)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        x = self.embed(x) * scale
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model()
+
+
+@pytest.fixture
+def batches() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, 16, 8, generator=generator) for _ in range(2)]
+
+
+def zeros(weight: Tensor) -> float:
+    return float((weight == 0).double().mean())
+
+
+def gram(rows: list[Tensor]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return sum((x.reshape(-1, x.shape[-1]).T @ x.reshape(-1, x.shape[-1])).double() for x in rows).numpy()
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "admm"])
+def test_blocks_get_the_zeros_asked_for_and_nothing_else_changes(
+    model: Model, batches: list[Tensor], method: str
+) -> None:
+    outside = [model.embed.weight.clone(), model.head.weight.clone()]
+    reached = prune_linears(model, batches, sparsity=0.5, method=method)
+    names = [f"blocks.{block}.{linear}" for block in (0, 1) for linear in ("up", "down")]
+    assert list(reached) == names
+    for name in names:
+        assert reached[name] == zeros(model.get_submodule(name).weight) == 0.5
+    assert torch.equal(model.embed.weight, outside[0])
+    assert torch.equal(model.head.weight, outside[1])
+    assert hooks(model) == 0
+
+
+def test_each_block_is_pruned_on_the_outputs_of_the_pruned_ones(model: Model, batches: list[Tensor]) -> None:
+    twin = Model()
+    twin.load_state_dict(model.state_dict())
+    twin.eval()
+    with torch.no_grad():
+        hidden = [twin.embed(batch) for batch in batches]
+        for block in twin.blocks:
+            inner = [torch.relu(block.up(x)) for x in hidden]
+            for linear, rows in ((block.up, hidden), (block.down, inner)):
+                pruned = sparsegpt(linear.weight.numpy(), gram(rows), Target.parse(0.5, None))
+                linear.weight.copy_(torch.from_numpy(pruned))
+            hidden = [block(x) for x in hidden]
+    prune_linears(model, batches, sparsity=0.5)
+    for name, weight in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_calibrated_outputs_are_nearer_than_those_of_magnitude(model: Model, batches: list[Tensor]) -> None:
+    model.eval()
+    dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        wanted = model(batches[0])
+    lost = {}
+    for method in ("magnitude", "sparsegpt"):
+        model.load_state_dict(dense)
+        prune_linears(model, batches, sparsity=0.5, method=method)
+        with torch.no_grad():
+            lost[method] = float((model(batches[0]) - wanted).norm())
+    assert lost["sparsegpt"] < lost["magnitude"]
+
+
+def test_patterns_and_types(model: Model, batches: list[Tensor]) -> None:
+    model.bfloat16()
+    prune_linears(model, [batch.bfloat16() for batch in batches], pattern=(2, 4))
+    for block in model.blocks:
+        for linear in (block.up, block.down):
+            assert linear.weight.dtype == torch.bfloat16
+            assert int((linear.weight.reshape(-1, 4) != 0).sum(1).max()) == 2
+
+
+def test_what_is_zero_stays_zero(model: Model, batches: list[Tensor]) -> None:
+    prune_linears(model, sparsity=0.6, method="magnitude")
+    gone = model.blocks[0].up.weight == 0
+    prune_linears(model, batches, sparsity=0.3)
+    assert torch.equal(model.blocks[0].up.weight == 0, gone)
+
+
+def test_excluded_layers_stay(model: Model, batches: list[Tensor]) -> None:
+    reached = prune_linears(model, batches, sparsity=0.5, exclude=["*.down", "blocks.1.u?"])
+    assert list(reached) == ["blocks.0.up"]
+    assert zeros(model.blocks[1].up.weight) == 0
+
+
+def test_a_model_without_lists_is_one_block(batches: list[Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    assert prune_linears(model, batches, sparsity=0.25) == {"0": 0.25, "2": 0.25}
+    lone = nn.Linear(8, 16)
+    assert prune_linears(lone, batches, sparsity=0.25) == {"": 0.25}
+
+
+def test_conv1d_is_the_transposed_linear(batches: list[Tensor]) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    conv, linear = Conv1D(12, 8), nn.Linear(8, 12)
+    linear.weight.data = conv.weight.data.T.clone()
+    prune_linears(nn.Sequential(conv), batches, sparsity=0.5)
+    prune_linears(nn.Sequential(linear), batches, sparsity=0.5)
+    assert torch.equal(conv.weight.T, linear.weight)
+
+
+def test_a_shared_weight_is_pruned_once_for_the_inputs_of_all(batches: list[Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    with torch.no_grad():
+        expected = sparsegpt(
+            model[0].weight.numpy().copy(),
+            gram([rows for batch in batches for rows in (batch, torch.tanh(model[0](batch)))]),
+            Target.parse(0.5, None),
+        )
+    assert prune_linears(model, batches, sparsity=0.5) == {"0": 0.5}
+    torch.testing.assert_close(model[0].weight.detach(), torch.from_numpy(expected), rtol=0, atol=0)
+    assert model[2].weight is model[0].weight
+
+
+class Backwards(Model):
+    """Declares its blocks in the other order, and calls the first one twice."""
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        x = self.embed(x) * scale
+        for index in (1, 1, 0):
+            x = self.blocks[index](x)
+        return self.head(x)
+
+
+def test_blocks_are_pruned_in_the_order_of_their_calls(batches: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Backwards().eval()
+    twin = Backwards().eval()
+    twin.load_state_dict(model.state_dict())
+    assert list(prune_linears(model, batches, sparsity=0.5, exclude=["*.down"])) == ["blocks.1.up", "blocks.0.up"]
+    with torch.no_grad():
+        first = [twin.embed(batch) for batch in batches]
+        rows = [x for batch in first for x in (batch, twin.blocks[1](batch))]
+        expected = sparsegpt(twin.blocks[1].up.weight.numpy(), gram(rows), Target.parse(0.5, None))
+    torch.testing.assert_close(model.blocks[1].up.weight.detach(), torch.from_numpy(expected), rtol=0, atol=0)
+
+
+def test_batches_are_passed_as_what_they_are(model: Model, batches: list[Tensor]) -> None:
+    results = []
+    for run, pack in (
+        (None, lambda x: {"x": x, "scale": 2.0}),
+        (None, lambda x: (x, 2.0)),
+        (lambda model, x: model(x, scale=2.0), lambda x: x),
+    ):
+        twin = Model()
+        twin.load_state_dict(model.state_dict())
+        prune_linears(twin, [pack(batch) for batch in batches], sparsity=0.5, forward=run)
+        results.append(twin.blocks[1].down.weight)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_modes_are_kept_and_progress_is_told(model: Model, batches: list[Tensor]) -> None:
+    model.blocks[0].eval()
+    steps: list[tuple[int, int]] = []
+    prune_linears(model, batches, sparsity=0.5, progress=lambda done, total, _: steps.append((done, total)))
+    assert [module.training for module in (model, *model.blocks)] == [True, False, True]
+    assert steps == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_bad_input_is_named(model: Model, batches: list[Tensor]) -> None:
+    with pytest.raises(GossamerError, match="either a sparsity or an N:M pattern"):
+        prune_linears(model, batches)
+    with pytest.raises(ValueError, match=r"method must be one of magnitude, .*got 'guess'"):
+        prune_linears(model, batches, sparsity=0.5, method="guess")
+    with pytest.raises(ValueError, match="'sparsegpt' measures the inputs of layers and needs at least one batch"):
+        prune_linears(model, sparsity=0.5)
+    with pytest.raises(ValueError, match=r"blocks\.0\.up: the inputs measured in calibration are not finite"):
+        prune_linears(model, [batches[0] * float("inf")], sparsity=0.5)
+    with pytest.raises(ValueError, match=r"blocks\.0\.up: no batch reaches this layer"):
+        prune_linears(model, batches, sparsity=0.5, forward=lambda model, batch: model.embed(batch))
+    assert zeros(model.blocks[0].up.weight) == 0
+    model.blocks[1].down.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"blocks\.1\.down: the weight has NaN or infinite values"):
+        prune_linears(model, batches, sparsity=0.5)
+    assert hooks(model) == 0
