@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, sparsegpt
-from gossamer.torch.pruning import prune_linears
+from gossamer.torch import prune_linears
 
 COLS = 24
 

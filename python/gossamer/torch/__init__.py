@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .layout import Layout
 from .linear import SparseLinear
+from .pruning import prune_linears
 from .state import load, load_state_dict, save
 from .swap import LayerReport, Report, desparsify, sparsify
 
@@ -19,6 +20,7 @@ __all__ = [
     "desparsify",
     "load",
     "load_state_dict",
+    "prune_linears",
     "save",
     "sparsify",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from ..pruning.masks import Target
 from ..pruning.solvers import CALIBRATED, METHODS, magnitude
+from .linear import is_conv1d
+from .swap import Patterns, matches
 
 Progress = Callable[[int, int, str], None]
 
@@ -63,7 +64,7 @@ def prune_linears(
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
     method: str = "sparsegpt",
-    exclude: Sequence[str] = (),
+    exclude: Patterns = None,
     forward: Callable[[nn.Module, Any], object] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
@@ -83,7 +84,7 @@ def prune_linears(
         sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
         method: "sparsegpt", "admm", "wanda" or "magnitude"; see `gossamer.pruning`.
-        exclude: Names of layers to leave alone, as in `named_modules()`; `*` and `?` stand for any characters.
+        exclude: Glob patterns of qualified names, one or several: layers to leave alone.
         forward: How to run a batch, called with the model and the batch, instead.
         progress: Called with (done, total, what).
 
@@ -141,7 +142,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _blocks(model: nn.Module, exclude: Sequence[str]) -> list[tuple[nn.Module, list[_Matrix]]]:
+def _blocks(model: nn.Module, exclude: Patterns) -> list[tuple[nn.Module, list[_Matrix]]]:
     """The blocks that hold anything to prune, with their matrices, each matrix once."""
     seen: dict[int, _Matrix] = {}
     found = []
@@ -149,12 +150,12 @@ def _blocks(model: nn.Module, exclude: Sequence[str]) -> list[tuple[nn.Module, l
     for prefix, block in listed or [("", model)]:
         matrices = []
         for name, module in block.named_modules(prefix=prefix):
-            if not _is_linear(module) or any(fnmatch.fnmatchcase(name, shape) for shape in exclude):
+            if not _is_linear(module) or matches(name, exclude):
                 continue
             weight = module.weight
             assert isinstance(weight, nn.Parameter)
             if id(weight) not in seen:
-                seen[id(weight)] = _Matrix(name, weight, transposed=not isinstance(module, nn.Linear))
+                seen[id(weight)] = _Matrix(name, weight, is_conv1d(module))
                 matrices.append(seen[id(weight)])
             seen[id(weight)].modules.append(module)
         if matrices:
@@ -163,7 +164,7 @@ def _blocks(model: nn.Module, exclude: Sequence[str]) -> list[tuple[nn.Module, l
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return type(module) is nn.Linear or is_conv1d(module)
 
 
 def _outermost(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

@@ -209,17 +209,19 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     return found
 
 
-def _patterns(patterns: Patterns) -> tuple[str, ...]:
-    return () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def matches(name: str, patterns: Patterns) -> bool:
+    """Whether a name matches one of the patterns."""
+    several = () if patterns is None else (patterns,) if isinstance(patterns, str) else patterns
+    return any(fnmatchcase(name, pattern) for pattern in several)
 
 
 def _left_alone(
     name: str, module: nn.Module, owners: dict[int, list[str]], include: Patterns, exclude: Patterns
 ) -> str:
     """Why a layer is not looked at; empty where it is."""
-    if include is not None and not any(fnmatchcase(name, pattern) for pattern in _patterns(include)):
+    if include is not None and not matches(name, include):
         return "not included"
-    if any(fnmatchcase(name, pattern) for pattern in _patterns(exclude)):
+    if matches(name, exclude):
         return "excluded"
     if type(module) is not nn.Linear and not is_conv1d(module):
         return f"a {type(module).__name__}, which is more than a Linear"
