@@ -153,6 +153,8 @@ def test_outputs_are_those_of_the_dense_model(family: str, how: str) -> None:
     """
     model, given = pruned(family, how), inputs(family)
     exact = copy.deepcopy(model).double()
+    if family == "mixtral":
+        exact.set_experts_implementation("eager")  # the grouped products of torch know no float64
     given64 = {name: value.double() if value.is_floating_point() else value for name, value in given.items()}
     wanted = outputs(exact, given64)
     allowed = [(y - z).abs().max() for y, z in zip(outputs(model, given), wanted, strict=True)]
@@ -179,10 +181,12 @@ def test_outputs_are_those_of_the_dense_model(family: str, how: str) -> None:
         assert torch.equal(tensor, state[name]), name
 
 
-def generate(model: nn.Module, given: dict[str, Tensor], **options: Any) -> Tensor:
+def generate(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
     """Greedy tokens; without what Whisper's own method does around it, which asks for a real vocabulary."""
     given = {name: value for name, value in given.items() if name != "decoder_input_ids" or "input_features" in given}
-    return transformers.GenerationMixin.generate(model, **given, max_new_tokens=TOKENS, do_sample=False, **options)
+    # No token twice: tiny random models fall into loops that nothing would get them out of.
+    options = {"max_new_tokens": TOKENS, "do_sample": False, "no_repeat_ngram_size": 1}
+    return transformers.GenerationMixin.generate(model, **given, **options)
 
 
 @pytest.mark.parametrize("how", PRUNED)
@@ -190,7 +194,6 @@ def generate(model: nn.Module, given: dict[str, Tensor], **options: Any) -> Tens
 def test_greedy_tokens_are_those_of_the_dense_model(family: str, how: str) -> None:
     model, given = pruned(family, how), inputs(family)
     wanted = generate(model, given)
-    assert len(set(wanted[0, -TOKENS:].tolist())) > TOKENS // 3  # no loop that anything would fall into
     gt.sparsify(model, format=PRUNED[how][1])
     assert torch.equal(generate(model, given), wanted)
 
@@ -201,12 +204,14 @@ def test_compiled_in_one_graph(family: str) -> None:
     gt.sparsify(model, format="bitmap")
     wanted = outputs(model, given)
     torch.compiler.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     for y, z in zip(outputs(compiled, given), wanted, strict=True):
         torch.testing.assert_close(y, z)
 
 
-@pytest.mark.parametrize("family", GENERATING)
+@pytest.mark.parametrize(
+    "family", [family if family == "llama" else pytest.param(family, marks=pytest.mark.slow) for family in GENERATING]
+)
 def test_compiled_greedy_tokens(family: str) -> None:
     model, given = pruned(family, "50%"), inputs(family)
     wanted = generate(model, given)
