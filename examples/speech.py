@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 import whisper_base
-from common import before_and_after, options
 from numpy.typing import NDArray
+from side_by_side import before_and_after, options
 from transformers import AutoProcessor, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 import gossamer.torch as gt

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from common import before_and_after, options
+from side_by_side import before_and_after, options
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 import gossamer.torch as gt

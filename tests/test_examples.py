@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import gossamer.torch as gt
 
@@ -50,20 +53,54 @@ def test_word_error_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate([""], ["a b"]) == 1
 
 
+@pytest.fixture(scope="module")
+def minilm() -> Iterator[tuple[nn.Module, dict[str, Tensor], set[str]]]:
+    """The real model, half pruned, with inputs and the names of what was pruned."""
+    with pytest.MonkeyPatch.context() as patch:
+        embeddings = example("embeddings", patch)
+        model, read = embeddings.minilm()
+        batch = read(embeddings.SENTENCES)
+        reached = gt.prune_linears(model, [batch], sparsity=0.5)
+        assert len(reached) == 36
+        assert set(reached.values()) == {0.5}
+        yield model, batch, set(reached)
+
+
 @pytest.mark.network
 @pytest.mark.real_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_embeddings_of_minilm(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings = example("embeddings", monkeypatch)
-    model, read = embeddings.minilm()
-    batch = read(embeddings.SENTENCES)
-    reached = gt.prune_linears(model, [batch], sparsity=0.5)
-    assert len(reached) == 36
-    assert set(reached.values()) == {0.5}
-    model.to(dtype)
-    dense = embeddings.embed(model, batch)
+def test_embeddings_of_minilm(
+    dtype: torch.dtype, minilm: tuple[nn.Module, dict[str, Tensor], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = example("embeddings", monkeypatch).embed
+    model, batch, names = minilm
+    model = copy.deepcopy(model).to(dtype)
+    dense = embed(model, batch)
     report = gt.sparsify(model, format="bitmap", include="encoder.*")
-    assert {layer.name for layer in report.packed} == set(reached)
-    assert float((dense * embeddings.embed(model, batch)).sum(-1).min()) > 0.9999
+    assert {layer.name for layer in report.packed} == names
+    assert float((dense * embed(model, batch)).sum(-1).min()) > 0.9999
     related = (dense @ dense.T).fill_diagonal_(-1).argmax(1)
-    assert related.tolist() == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]
+    assert related.tolist() == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]  # sentences are in pairs
+
+
+@pytest.mark.network
+@pytest.mark.real_model
+@pytest.mark.slow
+def test_whisper_hears_the_same_with_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    speech = example("speech", monkeypatch)
+    model, extractor, tokenizer = example("whisper_base", monkeypatch).load()
+    paths = speech.recordings(list(speech.SENTENCES))
+    said = [speech.transcription(path) for path in paths]
+    mel = speech.features(extractor, [speech.read_wav(path) for path in paths])
+
+    def heard() -> list[str]:
+        return tokenizer.decode_batch(model.generate(mel, **speech.ENGLISH).tolist(), skip_special_tokens=True)
+
+    dense = speech.word_error_rate(heard(), said)
+    assert dense < 0.05
+    speech.prune(model, extractor, 0.4)
+    pruned = heard()
+    assert speech.word_error_rate(pruned, said) < 0.25  # still words
+    report = gt.sparsify(model, format="bitmap")
+    assert len(report.packed) == 96
+    assert heard() == pruned
