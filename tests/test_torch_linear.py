@@ -103,6 +103,20 @@ def test_auto_keeps_the_layers_type_and_values(dtype: torch.dtype) -> None:
     assert worst(layer(x), x, linear.weight, linear.bias) <= 1
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("weights", ["f32", "f16", "int8"])
+def test_prompts_are_as_exact_as_tokens(weights: str, bias: bool) -> None:
+    layer = SparseLinear.from_dense(pruned(45, 132, bias=bias), weights=weights)
+    with torch.no_grad():
+        check(layer, random(3, 300, 132))
+        check(layer, random(900, 150)[:, :132])
+        check(layer, random(300, 3, 132).transpose(0, 1))
+    x = random(900, 132).requires_grad_()
+    layer(x).sum().backward()
+    stored = torch.from_numpy(layer._handle().weight.unpack())
+    torch.testing.assert_close(x.grad, stored.sum(0).expand_as(x))
+
+
 @pytest.mark.parametrize("shape", [(80,), (0, 80), (2, 0, 80), (1, 80), (2, 3, 80), (2, 1, 2, 3, 80)])
 def test_any_leading_shape(shape: tuple[int, ...]) -> None:
     layer = SparseLinear.from_dense(pruned(33, 80))

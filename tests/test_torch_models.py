@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +65,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 GENERATING = ("llama", "mixtral", "mpt", "opt", "gpt2", "t5", "whisper")
 PRUNED = {"50%": ({"sparsity": 0.5}, "bitmap"), "2:4": ({"pattern": (2, 4)}, "nm")}
+
+
+def with_slow(families: Iterable[str], *slow: str) -> list[Any]:
+    """Families as parameters, some of them marked: tracing takes most of the time of this file."""
+    return [pytest.param(family, marks=pytest.mark.slow) if family in slow else family for family in families]
 
 
 def build(family: str) -> nn.Module:
@@ -198,7 +203,7 @@ def test_greedy_tokens_are_those_of_the_dense_model(family: str, how: str) -> No
     assert torch.equal(generate(model, given), wanted)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", with_slow(FAMILIES, "t5", "whisper"))
 def test_compiled_in_one_graph(family: str) -> None:
     model, given = pruned(family, "50%"), inputs(family)
     gt.sparsify(model, format="bitmap")
@@ -209,9 +214,7 @@ def test_compiled_in_one_graph(family: str) -> None:
         torch.testing.assert_close(y, z)
 
 
-@pytest.mark.parametrize(
-    "family", [family if family == "llama" else pytest.param(family, marks=pytest.mark.slow) for family in GENERATING]
-)
+@pytest.mark.parametrize("family", with_slow(GENERATING, *GENERATING[1:]))
 def test_compiled_greedy_tokens(family: str) -> None:
     model, given = pruned(family, "50%"), inputs(family)
     wanted = generate(model, given)
