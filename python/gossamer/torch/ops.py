@@ -15,9 +15,7 @@ from .layout import ACTIVATIONS
 
 _ROWS, _COLS = 3, 4  # of a layout's numbers
 _PANEL_BYTES = 4 << 20  # of expanded weights that a matrix product takes at a time
-_PROMPT_TOKENS = (
-    768  # from which on the library's float product gains more than expanding the weight costs, as measured
-)
+_PROMPT_TOKENS = 768  # from here on torch's float product gains more than expanding the weight costs, as measured
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _core.use_open_mp(torch._C.__file__)
 
