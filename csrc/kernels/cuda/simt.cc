@@ -1,0 +1,5 @@
+// The kernels for cards as loops, for tests: the same sources, compiled as C++.
+#include "kernels/cuda/bitmap.cu"
+#include "kernels/cuda/device.cu"
+#include "kernels/cuda/nm24.cu"
+#include "kernels/cuda/repack.cu"

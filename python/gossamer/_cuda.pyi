@@ -1,0 +1,123 @@
+"""The kernels for CUDA cards, over addresses and streams as numbers. `gossamer.cuda` is the interface to use.
+
+Every function with a `device` runs there and leaves the current device as it was; kernels are queued on `stream` (0 is
+the default one) and may be captured in a CUDA graph.
+"""
+
+from typing import Any
+
+__version__: str
+__source_hash__: str
+MAX_TOKENS: int
+SPARE_WORDS: int
+
+def kernels() -> list[str]:
+    """Returns the names of the linear kernels: <format>_matmul_<weight>_<activation>__cuda."""
+
+def device_count() -> int:
+    """Returns the number of cards.
+
+    Raises:
+        RuntimeError: there is no driver, or it cannot be used; the text says why.
+    """
+
+def device_facts(device: int) -> dict[str, Any]:
+    """Returns name, capability (major, minor), multiprocessors, and bytes of memory and l2 of a card."""
+
+class DeviceWeight:
+    """Size and layout of a weight on a card; csrc/kernels/cuda/device_weight.h describes the records."""
+
+    def __init__(self, layout: str, type: str, rows: int, cols: int, group: int = 0) -> None:
+        """Fixes layout "bitmap" or "nm24" and the size.
+
+        Raises:
+            ValueError: no card holds such a weight.
+        """
+
+    def attach(self, records: int, offsets: int, scales: int, words: int, largest: list[int]) -> None:
+        """Names the addresses that calls read from; `words` and `largest` are what `record_offsets` found."""
+
+    def plan_splits(self, multiprocessors: int) -> int:
+        """Returns into how many shares a card with so many multiprocessors should cut the inputs."""
+
+    def partials(self, splits: int, tokens: int) -> int:
+        """Returns the floats of workspace that a call with more than one split needs."""
+
+    @property
+    def layout(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def group(self) -> int: ...
+    @property
+    def records(self) -> int:
+        """Tiles of 16 rows x 64 inputs."""
+
+    @property
+    def words(self) -> int:
+        """32-bit words of all records; 0 for layout "bitmap" before `attach`."""
+
+    @property
+    def stage(self) -> int:
+        """Tiles that a warp copies at a time."""
+
+    @property
+    def counters(self) -> int:
+        """32-bit words of counters that a call with more than one split needs, zero before the first."""
+
+def record_offsets(
+    weight: DeviceWeight,
+    pattern: tuple[int, int] | None,
+    masks: int,
+    sizes: int,
+    offsets: int,
+    largest: int,
+    device: int,
+    stream: int,
+) -> None:
+    """Finds where each record of layout "bitmap" begins: u32 sizes[records], offsets[records + 1].
+
+    `largest[3]`, zero before, gets the bytes that stages of 1, 2 and 4 tiles may need.
+    """
+
+def make_records(
+    weight: DeviceWeight,
+    pattern: tuple[int, int] | None,
+    masks: int,
+    values: int,
+    value_offsets: int,
+    offsets: int,
+    records: int,
+    device: int,
+    stream: int,
+) -> None:
+    """Writes the records, whose memory is zero before, from the streams of a bitmap weight, or nm with a pattern."""
+
+def linear(
+    weight: DeviceWeight,
+    x: int,
+    x_stride: int,
+    type: str,
+    tokens: int,
+    y: int,
+    y_stride: int,
+    bias: int,
+    splits: int,
+    partials: int,
+    counters: int,
+    device: int,
+    stream: int,
+) -> None:
+    """Multiplies x [tokens, cols] of type f16 or bf16 by the weight, adds the bias (0 for none): y [tokens, rows].
+
+    Raises:
+        ValueError: a size is not possible, or no kernel takes these types.
+        RuntimeError: the launch failed.
+    """
+
+def expand(weight: DeviceWeight, type: str, scaled: bool, dense: int, stride: int, device: int, stream: int) -> None:
+    """Writes the whole matrix as f16 or bf16 [rows, stride]; codes are multiplied by their scales if `scaled`."""

@@ -1,0 +1,290 @@
+"""Packed weights on a CUDA card: the same weights at the speed of its memory.
+
+Memory, streams and large products are torch's; the kernels are gossamer's, in the optional module `_cuda`.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from .errors import GossamerError
+
+if TYPE_CHECKING:
+    import torch
+
+LAYOUTS = ("bitmap", "nm24")
+MINIMUM_CAPABILITY = (8, 0)  # asynchronous copies, bf16 and sparse matrix instructions
+
+
+def why_unavailable() -> str | None:
+    """Returns in one line why cards cannot be used, or None when they can."""
+    try:
+        from . import _cuda
+    except ImportError as error:
+        if error.name == f"{__package__}._cuda" or "cannot import name" in str(error):
+            return "this installation has no CUDA kernels; install with nvcc and SKBUILD_CMAKE_DEFINE=GOSSAMER_CUDA=ON"
+        return f"the CUDA kernels do not load: {error}"
+    try:
+        count = _cuda.device_count()
+    except RuntimeError as error:
+        return str(error)
+    if count == 0:
+        return "there is no CUDA card"
+    try:
+        import torch
+    except ImportError:
+        return 'torch is missing; install "gossamer[torch]"'
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} cannot use a CUDA card"
+    facts = [_cuda.device_facts(device) for device in range(count)]
+    if not any(fact["capability"] >= MINIMUM_CAPABILITY for fact in facts):
+        names = ", ".join(f"{fact['name']} ({'.'.join(map(str, fact['capability']))})" for fact in facts)
+        return f"compute capability 8.0 or later is needed, found {names}"
+    return None
+
+
+def pick_layout(weight: _core.Weight) -> str:
+    """Returns the layout that suits a packed weight on a card.
+
+    2:4, 1:4 and 2:8 go through the sparse matrix instructions as they are; everything else is expanded from bitmaps.
+    """
+    return "nm24" if weight.pattern in {(2, 4), (1, 4), (2, 8)} else "bitmap"
+
+
+class CudaWeight:
+    """A packed weight in the memory of a card.
+
+    Attributes:
+        rows: Outputs.
+        cols: Inputs.
+        type: Value type: f16, bf16, int8 or int4.
+        layout: "bitmap" or "nm24".
+        device: The torch device that it lies on.
+        nbytes: Bytes that one call reads.
+    """
+
+    def __init__(
+        self,
+        weight: _core.Weight,
+        device: torch.device | str | int = "cuda",
+        *,
+        layout: str = "auto",
+        splits: int = 0,
+        kernels: ModuleType | None = None,
+    ) -> None:
+        """Copies a packed weight to a card and puts it in the card's layout there.
+
+        Args:
+            weight: Any format; the values must not be f32.
+            device: A CUDA device of torch.
+            layout: "bitmap", "nm24" (patterns that keep at most 2 of every 4 inputs), or "auto".
+            splits: Shares that the inputs are cut into, at most one for every 256; 0 chooses for the card.
+            kernels: The native module, for tests: with `gossamer._simt`, kernels run on the processor and `device` is
+                "cpu".
+
+        Raises:
+            GossamerError: no card can be used, or it has too little memory.
+            ValueError: the weight or an argument is not possible on a card.
+        """
+        import torch
+
+        if kernels is None and (reason := why_unavailable()):
+            raise GossamerError(f"CUDA is not available: {reason}")
+        self._kernels = kernels or _load()
+        self.device = _device(device, on_card=kernels is None)
+        self._index = self.device.index if self.device.type == "cuda" else -1
+        if layout == "auto":
+            layout = pick_layout(weight)
+        self._weight = self._kernels.DeviceWeight(layout, weight.type, weight.rows, weight.cols, weight.group)
+        if layout == "nm24" and (weight.pattern is None or weight.pattern[0] > 2):
+            raise ValueError(f"layout nm24 needs a pattern that keeps at most 2 of 4 inputs, got {weight.pattern}")
+        self.rows, self.cols, self.type, self.layout = weight.rows, weight.cols, weight.type, layout
+        multiprocessors = 1
+        if self.device.type == "cuda":
+            facts = self._kernels.device_facts(self.device.index)
+            if facts["capability"] < MINIMUM_CAPABILITY:
+                raise GossamerError(f"{self.device} ({facts['name']}) is older than compute capability 8.0")
+            multiprocessors = facts["multiprocessors"]
+        self._splits = splits or self._weight.plan_splits(multiprocessors)
+        try:
+            self._repack(weight if weight.format in ("bitmap", "nm") else _as_bitmap(weight))
+        except torch.OutOfMemoryError:
+            raise GossamerError(
+                f"out of memory on {self.device} while repacking a weight of {weight.rows} x {weight.cols}"
+            ) from None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one call reads."""
+        scales = 0 if self._scales is None else self._scales.numel()
+        return 4 * int(self._weight.words) + (4 * self._offsets.numel() if self._offsets is not None else 0) + scales
+
+    def linear(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns x W^T (+ bias), without gradients.
+
+        Up to 64 tokens are multiplied from the packed weight; for more it is expanded, and torch multiplies.
+
+        Args:
+            x: [..., cols], float16 or bfloat16, on the weight's device; float weights take their own type alone.
+            bias: [rows], as x.
+
+        Returns:
+            [..., rows], as x.
+
+        Raises:
+            ValueError: shape, type or device do not fit.
+        """
+        import torch
+
+        type_name = self._check(x, "x", self.cols)
+        if bias is not None:
+            self._check(bias, "bias", self.rows)
+            if bias.dim() != 1 or bias.dtype != x.dtype:
+                raise ValueError(f"bias must be a vector of {x.dtype}, got {bias.dim()} dimensions of {bias.dtype}")
+        rows = x.reshape(-1, self.cols)
+        tokens = len(rows)
+        shape = (*x.shape[:-1], self.rows)
+        if tokens == 0:
+            return x.new_empty(shape)
+        if tokens > self._kernels.MAX_TOKENS:
+            return torch.nn.functional.linear(x, self.dense(x.dtype), bias)
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        bias = bias.contiguous() if bias is not None else None
+        y = rows.new_empty((tokens, self.rows))
+        partials, counters = self._workspace(tokens)
+        self._kernels.linear(
+            self._weight, rows.data_ptr(), rows.stride(0), type_name, tokens, y.data_ptr(), self.rows,
+            0 if bias is None else bias.data_ptr(), self._splits, partials, counters, self._index, self._stream(),
+        )  # fmt: skip
+        return y.view(shape)
+
+    def dense(self, dtype: torch.dtype, *, scaled: bool = True) -> torch.Tensor:
+        """Returns the matrix [rows, cols] in float16 or bfloat16; integer codes as they are if not `scaled`."""
+        import torch
+
+        out = torch.empty((self.rows, self.cols), dtype=dtype, device=self.device)
+        name = self._type_name(dtype, "dtype")
+        self._kernels.expand(self._weight, name, scaled, out.data_ptr(), self.cols, self._index, self._stream())
+        return out
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _repack(self, weight: _core.Weight) -> None:
+        import torch
+
+        streams = {name: _to_device(array, self.device) for name, array in weight.streams().items()}
+        pattern, masks = weight.pattern, streams["masks"].data_ptr()
+        self._scales = streams.get("scales")
+        self._offsets: torch.Tensor | None = None
+        words, largest = int(self._weight.words), torch.zeros(3, dtype=torch.int32, device=self.device)
+        if self.layout == "bitmap":
+            sizes = torch.empty(self._weight.records, dtype=torch.int32, device=self.device)
+            self._offsets = torch.empty(self._weight.records + 1, dtype=torch.int32, device=self.device)
+            self._kernels.record_offsets(
+                self._weight, pattern, masks, sizes.data_ptr(), self._offsets.data_ptr(), largest.data_ptr(),
+                self._index, self._stream(),
+            )  # fmt: skip
+            words = int(self._offsets[-1].item()) & 0xFFFFFFFF
+        self._records = torch.zeros(words + self._kernels.SPARE_WORDS, dtype=torch.int32, device=self.device)
+        offsets = 0 if self._offsets is None else self._offsets.data_ptr()
+        value_offsets = streams["offsets"].data_ptr() if "offsets" in streams else 0
+        self._kernels.make_records(
+            self._weight, pattern, masks, streams["values"].data_ptr(), value_offsets, offsets,
+            self._records.data_ptr(), self._index, self._stream(),
+        )  # fmt: skip
+        scales = 0 if self._scales is None else self._scales.data_ptr()
+        self._weight.attach(self._records.data_ptr(), offsets, scales, words, largest.tolist())
+        if self.device.type == "cuda":  # any stream may use it from here on
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def _workspace(self, tokens: int) -> tuple[int, int]:
+        if self._splits == 1:
+            return 0, 0
+        floats = int(self._weight.partials(self._splits, tokens))
+        return _workspace(self.device, self._stream()).addresses(floats, int(self._weight.counters))
+
+    def _stream(self) -> int:
+        import torch
+
+        return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def _type_name(self, dtype: torch.dtype, what: str) -> str:
+        import torch
+
+        names = {torch.float16: "f16", torch.bfloat16: "bf16"}
+        name = names.get(dtype)
+        if name is None or (self.type in ("f16", "bf16") and name != self.type):
+            wanted = f"{self.type} as the weight is" if self.type in ("f16", "bf16") else "float16 or bfloat16"
+            raise ValueError(f"{what} must be {wanted}, got {dtype}")
+        return name
+
+    def _check(self, tensor: torch.Tensor, what: str, size: int) -> str:
+        if tensor.device != self.device:
+            raise ValueError(f"{what} is on {tensor.device}, the weight on {self.device}")
+        if tensor.dim() == 0 or tensor.shape[-1] != size:
+            raise ValueError(f"{what} must have {size} elements in its last dimension, got shape {tuple(tensor.shape)}")
+        return self._type_name(tensor.dtype, what)
+
+
+class _Workspace:
+    """Scratch of one stream, whose calls take turns.
+
+    It only grows, and what it outgrew stays, since a captured graph may still write there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._new = functools.partial(torch.zeros, dtype=torch.int32, device=device)
+        self._partials, self._counters = self._new(0), self._new(0)
+        self._outgrown: list[torch.Tensor] = []
+
+    def addresses(self, floats: int, counters: int) -> tuple[int, int]:
+        if floats > self._partials.numel():
+            self._outgrown.append(self._partials)
+            self._partials = self._new(max(floats, 2 * self._partials.numel()))
+        if counters > self._counters.numel():
+            self._outgrown.append(self._counters)
+            self._counters = self._new(max(counters, 2 * self._counters.numel()))
+        return self._partials.data_ptr(), self._counters.data_ptr()
+
+
+@functools.cache
+def _workspace(device: torch.device, stream: int) -> _Workspace:  # noqa: ARG001 (one for each stream)
+    return _Workspace(device)
+
+
+def _load() -> ModuleType:
+    from . import _cuda
+
+    return _cuda
+
+
+def _device(device: torch.device | str | int, *, on_card: bool) -> torch.device:
+    import torch
+
+    chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    if (chosen.type == "cuda") != on_card:
+        raise ValueError(f"device must be a {'CUDA device' if on_card else 'processor'}, got {chosen}")
+    return torch.device("cuda", torch.cuda.current_device()) if str(chosen) == "cuda" else chosen
+
+
+def _to_device(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(array.view(np.uint8).copy()).to(device)
+
+
+def _as_bitmap(weight: _core.Weight) -> _core.Weight:
+    """The same stored values as bitmap, packed anew on the host."""
+    if weight.type in ("int8", "int4"):
+        return _core.pack_codes(*weight.codes(), "bitmap", weight.type, weight.group)
+    return _core.pack(weight.unpack(), "bitmap", weight.type)

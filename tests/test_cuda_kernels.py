@@ -1,0 +1,296 @@
+"""The kernels for cards, run as loops on the processor by the module `_simt`: what they compute, never how fast.
+
+Reference is float64 over the stored values. A product of two 16-bit floats, or of a code and one, is exact in float32;
+what is rounded is sums. A card adds the products of one matrix instruction with at least 23 bits behind the leading
+one, cut off rather than rounded, so each of d additions may lose eps = 2^-23 of the terms so far: d * eps *
+sum(|w||x|), where d counts instructions, splits, scales and the bias. The output is rounded once, to half or bfloat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import reference
+from gossamer import _core
+
+torch = pytest.importorskip("torch")
+_simt = pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the kernels as loops")
+
+from gossamer.cuda import CudaWeight  # noqa: E402
+
+TYPES = ("f16", "bf16", "int8", "int4")
+DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+OUTPUT_EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+TOKENS = (1, 2, 3, 4, 7, 8, 16, 33, 64)
+SHAPES = [(1, 1), (17, 65), (64, 256), (33, 190), (130, 600)]
+PATTERNS = [(2, 4), (1, 4), (2, 8), (4, 8), (16, 32), (16, 64)]
+GROUPS = {"f16": (0,), "bf16": (0,), "int8": (0, 32, 64, 128), "int4": (0, 32, 64, 128)}
+
+
+def dtypes_for(type: str) -> list[torch.dtype]:
+    return [DTYPES[type]] if type in DTYPES else list(DTYPES.values())
+
+
+def pack(
+    type: str, group: int, shape: tuple[int, int], sparsity: float, pattern: tuple[int, int] | None, format: str = ""
+) -> _core.Weight:
+    values = reference.random_matrix(*shape, sparsity)
+    if pattern is None:
+        return _core.pack(values, format or "bitmap", type, group)
+    return _core.pack(reference.prune_nm(values, *pattern), "nm", type, group, pattern)
+
+
+def on_loops(weight: _core.Weight, **options: object) -> CudaWeight:
+    return CudaWeight(weight, "cpu", kernels=_simt, **options)
+
+
+def inputs(tokens: int, cols: int, dtype: torch.dtype) -> torch.Tensor:
+    x = np.random.default_rng([tokens, cols]).standard_normal((tokens, cols)).astype(np.float32)
+    if tokens > 2:
+        x[1] = 0
+    return torch.from_numpy(x).to(dtype)
+
+
+def check(weight: _core.Weight, card: CudaWeight, x: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    y = card.linear(x, bias)
+    assert y.dtype == x.dtype
+    stored, given = weight.unpack().astype(np.float64), x.double().numpy()
+    exact = given @ stored.T
+    size = np.abs(given) @ np.abs(stored).T
+    if bias is not None:
+        exact += bias.double().numpy()
+        size += np.abs(bias.double().numpy())
+    eps = OUTPUT_EPS[x.dtype]
+    depth = weight.cols / 16 + 3 * (weight.cols / 32) + 16 + 8  # instructions; groups of scales; splits; the rest
+    bound = (1 + eps) * 1.01 * depth * 2.0**-23 * size + eps * np.abs(exact) + 2.0**-25  # the last: subnormal halves
+    error = np.abs(y.double().numpy() - exact)
+    assert (error <= bound).all(), f"off by {np.max(error / bound):.2f} bounds"
+
+
+@pytest.fixture(params=["forward", "backward", "late"])
+def order(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Lanes, warps and blocks both ways round, and copies that land when they have to: a race changes the result."""
+    _simt.schedule(backwards=request.param == "backward", late_copies=request.param == "late")
+    yield request.param
+    _simt.schedule(backwards=False, late_copies=False)
+
+
+def test_every_format_and_type_has_its_kernels() -> None:
+    pairs = [(t, a) for t in TYPES for a in (DTYPES if t not in DTYPES else (t,))]
+    names = {f"{format}_matmul_{t}_{a}__cuda" for format in ("bitmap", "nm") for t, a in pairs}
+    assert set(_simt.kernels()) == names
+    assert _simt.__source_hash__ == _core.__source_hash__
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def codes_or_bits(weight: _core.Weight, card: CudaWeight) -> tuple[np.ndarray, np.ndarray]:
+    """What is stored, on the host and on the card: codes of integer types, the bits of floats."""
+    if weight.type in DTYPES:
+        found = card.dense(DTYPES[weight.type]).view(torch.int16).numpy().view(np.uint16)
+        return reference.raw_values(weight.unpack(), weight.type), found
+    return weight.codes()[0].astype(np.float32), card.dense(torch.float16, scaled=False).float().numpy()
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("pattern", [None, *PATTERNS], ids=str)
+def test_records_hold_the_stored_values(type: str, pattern: tuple[int, int] | None, order: str) -> None:
+    del order
+    for shape in SHAPES:
+        for sparsity in (0.0, 0.5, 0.9, 1.0) if pattern is None else (0.0, 0.7):
+            weight = pack(type, GROUPS[type][-1], shape, sparsity, pattern)
+            card = on_loops(weight)
+            assert card.layout == ("nm24" if pattern in {(2, 4), (1, 4), (2, 8)} else "bitmap")
+            stored, found = codes_or_bits(weight, card)
+            np.testing.assert_array_equal(found, stored)
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("format", ["dense", "csr"])
+def test_other_formats_become_bitmaps(type: str, format: str) -> None:
+    weight = pack(type, GROUPS[type][-1], (35, 150), 0.8, None, format)
+    stored, found = codes_or_bits(weight, on_loops(weight))
+    np.testing.assert_array_equal(found, stored)
+
+
+def test_nan_and_infinity_are_kept() -> None:
+    values = reference.random_matrix(20, 70, 0.5)
+    values[3, 5], values[4, 6], values[5, 7] = np.nan, np.inf, -np.inf
+    dense = on_loops(_core.pack(values, "bitmap", "bf16")).dense(torch.bfloat16).float().numpy()
+    assert np.isnan(dense[3, 5])
+    assert dense[4, 6] == np.inf == -dense[5, 7]
+    assert np.isfinite(dense).sum() == dense.size - 3
+
+
+@pytest.mark.parametrize("type", ["int8", "int4"])
+@pytest.mark.parametrize("pattern", [None, (2, 4)], ids=str)
+def test_dense_has_the_scaled_values_rounded_once(type: str, pattern: tuple[int, int] | None) -> None:
+    for group in GROUPS[type]:
+        weight = pack(type, group, (33, 190), 0.5, pattern)
+        expected = torch.from_numpy(weight.unpack())
+        for dtype in DTYPES.values():
+            assert torch.equal(on_loops(weight).dense(dtype), expected.to(dtype))
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_a_record_is_as_long_as_the_layout_says(type: str) -> None:
+    bits = {"int8": 8, "int4": 4}.get(type, 16)
+    values = reference.random_matrix(48, 192, 0.6)
+    weight = _core.pack(values, "bitmap", type)
+    stored = weight.unpack() if type in DTYPES else weight.codes()[0]
+    counts = (stored != 0).reshape(3, 16, 3, 64).sum((1, 3)).reshape(-1)
+    words = 32 + -(-counts * bits // 32)
+    card = on_loops(weight)
+    np.testing.assert_array_equal(card._offsets.numpy(), np.cumsum([0, *words]))
+    assert card.nbytes == 4 * words.sum() + 4 * 10 + len(weight.streams().get("scales", np.zeros(0, np.uint8))) * 2
+
+
+def test_sparser_weights_are_copied_in_longer_stages() -> None:
+    stages = [on_loops(pack("f16", 0, (64, 512), s, None))._weight.stage for s in (0.0, 0.5, 0.9)]
+    assert stages == [1, 1, 4]
+    assert [on_loops(pack(t, 0, (64, 512), 0.0, (2, 4)))._weight.stage for t in TYPES] == [2, 2, 2, 4]
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("pattern", [None, *PATTERNS], ids=str)
+def test_linear_matches_float64(type: str, pattern: tuple[int, int] | None) -> None:
+    for group in GROUPS[type]:
+        for shape in SHAPES:
+            for sparsity in (0.0, 0.5, 1.0) if pattern is None and group in (0, 64) else (0.5,):
+                weight = pack(type, group, shape, sparsity, pattern)
+                card = on_loops(weight)
+                for dtype in dtypes_for(type):
+                    check(weight, card, inputs(3, weight.cols, dtype))
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("pattern", [None, (2, 4), (16, 32)], ids=str)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_every_number_of_tokens(type: str, pattern: tuple[int, int] | None, tokens: int) -> None:
+    weight = pack(type, GROUPS[type][-2 if len(GROUPS[type]) > 1 else 0], (70, 650), 0.6, pattern)
+    for splits in (1, 3):
+        card = on_loops(weight, splits=splits)
+        for dtype in dtypes_for(type):
+            bias = torch.linspace(-2, 2, 70).to(dtype) if splits == 3 else None
+            check(weight, card, inputs(tokens, 650, dtype), bias)
+
+
+@pytest.mark.parametrize("type", ["f16", "int4"])
+@pytest.mark.parametrize("pattern", [None, (2, 4)], ids=str)
+def test_results_do_not_depend_on_the_order_of_anything(type: str, pattern: tuple[int, int] | None, order: str) -> None:
+    for sparsity in (0.2, 0.9):
+        weight = pack(type, GROUPS[type][-1], (130, 900), sparsity, pattern)
+        x = inputs(19, 900, torch.float16)
+        for splits in (1, 4):
+            y = on_loops(weight, splits=splits).linear(x)
+            _simt.schedule(backwards=False, late_copies=False)
+            expected = on_loops(weight, splits=splits).linear(x)
+            _simt.schedule(backwards=order == "backward", late_copies=order == "late")
+            assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("pattern", [None, (2, 4)], ids=str)
+def test_a_token_is_the_same_in_any_company(type: str, pattern: tuple[int, int] | None) -> None:
+    card = on_loops(pack(type, GROUPS[type][-1], (70, 700), 0.6, pattern), splits=2)
+    x = inputs(64, 700, dtypes_for(type)[0])
+    alone = torch.cat([card.linear(row[None]) for row in x[:34]])
+    for tokens in (2, 7, 8, 9, 16, 33, 64):
+        assert torch.equal(card.linear(x[:tokens])[:34], alone[:tokens])
+
+
+def test_counters_are_ready_for_the_next_call() -> None:
+    weight = pack("f16", 0, (200, 1024), 0.5, None)
+    card = on_loops(weight, splits=4)
+    x = inputs(5, 1024, torch.float16)
+    first = card.linear(x)
+    for _ in range(3):
+        assert torch.equal(card.linear(x), first)
+
+
+def test_rows_and_strides_that_nothing_is_aligned_to() -> None:
+    weight = pack("bf16", 0, (33, 190), 0.5, None)
+    card = on_loops(weight)
+    wide = inputs(6, 401, torch.bfloat16)
+    check(weight, card, wide[:, 1:191])
+    check(weight, card, wide[::2, 3:193])
+    check(weight, card, wide.T[:190, :4].T)
+
+
+def test_many_tokens_go_through_the_dense_matrix() -> None:
+    weight = pack("int8", 64, (40, 130), 0.5, None)
+    card = on_loops(weight)
+    x = inputs(65, 130, torch.bfloat16)
+    assert torch.equal(card.linear(x), torch.nn.functional.linear(x, card.dense(torch.bfloat16)))
+
+
+def test_leading_dimensions_and_no_tokens() -> None:
+    card = on_loops(pack("f16", 0, (17, 65), 0.5, None))
+    x = inputs(6, 65, torch.float16)
+    assert torch.equal(card.linear(x.view(2, 3, 65)).view(6, 17), card.linear(x))
+    assert torch.equal(card.linear(x[0]), card.linear(x)[0])
+    assert card.linear(x[:0]).shape == (0, 17)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    card = on_loops(pack("f16", 0, (17, 65), 0.5, None))
+    x = inputs(2, 65, torch.float16)
+    for bad, word in [
+        (x[:, :64], r"x must have 65 elements in its last dimension, got shape \(2, 64\)"),
+        (x.bfloat16(), "x must be f16 as the weight is, got torch.bfloat16"),
+        (x.float(), "got torch.float32"),
+        (x.to("meta"), "x is on meta, the weight on cpu"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            card.linear(bad)
+    with pytest.raises(ValueError, match="bias must have 17 elements"):
+        card.linear(x, x[0])
+    with pytest.raises(ValueError, match="must be f16, bf16, int8 or int4 on a card, got f32"):
+        on_loops(pack("f32", 0, (17, 65), 0.5, None))
+    with pytest.raises(ValueError, match="nm24 needs a pattern that keeps at most 2 of 4"):
+        on_loops(pack("f16", 0, (17, 65), 0.5, (4, 8)), layout="nm24")
+    with pytest.raises(ValueError, match="layout must be bitmap or nm24, got 'rows'"):
+        on_loops(pack("f16", 0, (17, 65), 0.5, None), layout="rows")
+    with pytest.raises(ValueError, match="splits must be 1 to 1, got 2"):
+        on_loops(pack("f16", 0, (17, 65), 0.5, None), splits=2).linear(x)
+    with pytest.raises(ValueError, match="device must be a processor, got cuda"):
+        CudaWeight(pack("f16", 0, (17, 65), 0.5, None), "cuda", kernels=_simt)
+
+
+def test_the_native_call_checks_its_sizes() -> None:
+    card = on_loops(pack("f16", 0, (17, 65), 0.5, None))
+    x, y = inputs(2, 65, torch.float16), torch.empty(2, 17, dtype=torch.float16)
+
+    def call(**changed: object) -> None:
+        given = {
+            "weight": card._weight, "x": x.data_ptr(), "x_stride": 65, "type": "f16", "tokens": 2, "y": y.data_ptr(),
+            "y_stride": 17, "bias": 0, "splits": 1, "partials": 0, "counters": 0, "device": -1, "stream": 0,
+        }  # fmt: skip
+        _simt.linear(**{**given, **changed})
+
+    call()
+    for change, word in [
+        ({"tokens": 0}, "tokens must be 1 to 64, got 0"),
+        ({"tokens": 65}, "tokens must be 1 to 64, got 65"),
+        ({"x_stride": 64}, "strides must be at least"),
+        ({"x": 0}, "x must not be null"),
+        ({"type": "f32"}, "type must be f16 or bf16, got 'f32'"),
+        ({"type": "bf16"}, "no kernel multiplies f16 weights with bf16 activations"),
+        ({"weight": _simt.DeviceWeight("bitmap", "f16", 17, 65)}, "no records yet"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            call(**change)
+    with pytest.raises(RuntimeError, match="bitmap_matmul_f16_f16__cuda: this build runs kernels on the processor"):
+        call(device=0)
+    with pytest.raises(ValueError, match="too large for a card"):
+        _simt.DeviceWeight("bitmap", "f16", 1 << 28, 1 << 16)
