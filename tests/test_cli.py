@@ -126,7 +126,7 @@ def test_a_prompt_longer_than_the_context_names_both_numbers(served, capsys):
         ("generate a --frob", ["gossamer generate: error", "--frob"]),
         ("generate a --temp 1", ["--temp"]),
         ("generate a --draft ngram", ["--draft"]),
-        ("generate a --device cuda", ["--device"]),
+        ("generate a --device tpu", ["--device", "'tpu'", "cuda"]),
         ("generate a --kv int8", ["--kv", "int8", "f16"]),
         ("generate a --activations int8", ["--activations"]),
         ("generate a -n 0", ["-n/--max-new-tokens", "at least 1", "got 0"]),

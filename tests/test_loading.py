@@ -48,7 +48,7 @@ def test_options_reach_the_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"device": "cuda"}, "device must be one of cpu, got 'cuda'"),
+        ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
         ({"kv": "int3"}, "kv must be one of f32, f16, got 'int3'"),
         ({"activations": "x"}, "activations must be one of auto, f32, bf16, a8"),
         ({"weights": "int2"}, "weights must be one of None, auto, f32"),

@@ -32,7 +32,7 @@ def why_unavailable() -> str | None:
     try:
         count = _cuda.device_count()
     except RuntimeError as error:
-        return str(error)
+        return str(error).removeprefix("CUDA: ")
     if count == 0:
         return "there is no CUDA card"
     try:

@@ -37,7 +37,7 @@ def load(
     Args:
         model: A packed folder, a Hugging Face checkpoint folder, a GGUF file, the name of a built-in model, or a hub id
             (org/name).
-        device: "cpu".
+        device: "cpu". "cuda" says why no card can be used; where one can, that models run on the processor so far.
         threads: Threads of the engine; 0 chooses.
         kv: Type of cached keys and values: "f32" or "f16".
         activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest.
@@ -51,7 +51,7 @@ def load(
     from .packed import is_packed, read_packed
 
     for option, value, allowed in (
-        ("device", device, ("cpu",)),
+        ("device", device, ("cpu", "cuda")),
         ("kv", kv, ("f32", "f16")),
         ("activations", activations, ("auto", "f32", "bf16", "a8")),
         ("weights", weights, (None, "auto", *TYPES)),
@@ -60,6 +60,11 @@ def load(
             raise GossamerError(f"{option} must be one of {', '.join(map(str, allowed))}, got {value!r}")
     if threads < 0:
         raise GossamerError(f"threads must be at least 0, got {threads}")
+    if device == "cuda":
+        from .cuda import why_unavailable
+
+        reason = why_unavailable() or "models run on the processor so far; gossamer.cuda multiplies with single weights"
+        raise GossamerError(f"CUDA is not available: {reason}")
 
     path = locate(model, progress)
     if is_packed(path):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .options import add_engine_options, add_model_option, add_sampling_options, open_model, sampling_options
+from .options import (
+    add_device_option,
+    add_engine_options,
+    add_model_option,
+    add_sampling_options,
+    open_model,
+    sampling_options,
+)
 from .output import print_json
 
 SUMMARY = "generate text for one prompt"
@@ -23,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document with text and statistics at the end"
     )
+    add_device_option(parser)
     add_engine_options(parser)
 
 

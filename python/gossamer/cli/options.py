@@ -152,6 +152,13 @@ def add_engine_options(parser: argparse.ArgumentParser, *, threads: bool = True)
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --device."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default cpu; see docs/gpu.md)"
+    )
+
+
 def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
     """Loads `model` with the engine options, with progress on stderr."""
     from ..loading import load
@@ -159,6 +166,7 @@ def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
     with progress() as report:
         return load(
             model,
+            device=getattr(args, "device", "cpu"),
             threads=threads,
             kv=args.kv,
             activations=args.activations,
