@@ -1,7 +1,7 @@
 # Decides whether the module for cards is built (GOSSAMER_HAS_CUDA), and for which architectures: AUTO wants both nvcc and a
 # card, says which is missing and builds for that card; ON wants nvcc alone and builds for the common cards.
-# GOSSAMER_CUDA_ARCHITECTURES overrides either, as in "80-real;90", or "all" for everything that the toolkit knows.
-set(GOSSAMER_CUDA_ARCHITECTURES "" CACHE STRING "CUDA architectures, as CMake writes them; all; empty to choose")
+# GOSSAMER_CUDA_ARCHITECTURES overrides either, as in "80-real,90", or "all" for everything that the toolkit knows.
+set(GOSSAMER_CUDA_ARCHITECTURES "" CACHE STRING "CUDA architectures as CMake has them, with commas; all; empty to choose")
 set(GOSSAMER_HAS_CUDA OFF)
 
 if(NOT GOSSAMER_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -33,7 +33,7 @@ if(GOSSAMER_HAS_CUDA)
       endif()
     endforeach()
   elseif(GOSSAMER_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES ${GOSSAMER_CUDA_ARCHITECTURES})
+    string(REPLACE "," ";" CMAKE_CUDA_ARCHITECTURES "${GOSSAMER_CUDA_ARCHITECTURES}")
   elseif(cards AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.24)
     set(CMAKE_CUDA_ARCHITECTURES native)
   else()

@@ -1,10 +1,4 @@
-"""The kernels for cards, run as loops on the processor by the module `_simt`: what they compute, never how fast.
-
-Reference is float64 over the stored values. A product of two 16-bit floats, or of a code and one, is exact in float32;
-what is rounded is sums. A card adds the products of one matrix instruction with at least 23 bits behind the leading
-one, cut off rather than rounded, so each of d additions may lose eps = 2^-23 of the terms so far: d * eps *
-sum(|w||x|), where d counts instructions, splits, scales and the bias. The output is rounded once, to half or bfloat.
-"""
+"""The kernels for cards, run as loops on the processor by the module `_simt`: what they compute, never how fast."""
 
 from __future__ import annotations
 
@@ -19,55 +13,24 @@ from gossamer import _core
 torch = pytest.importorskip("torch")
 _simt = pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the kernels as loops")
 
+from cuda_cases import (  # noqa: E402
+    DTYPES,
+    GROUPS,
+    PATTERNS,
+    SHAPES,
+    TOKENS,
+    TYPES,
+    check,
+    codes_or_bits,
+    dtypes_for,
+    inputs,
+    pack,
+)
 from gossamer.cuda import CudaWeight  # noqa: E402
-
-TYPES = ("f16", "bf16", "int8", "int4")
-DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
-OUTPUT_EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-TOKENS = (1, 2, 3, 4, 7, 8, 16, 33, 64)
-SHAPES = [(1, 1), (17, 65), (64, 256), (33, 190), (130, 600)]
-PATTERNS = [(2, 4), (1, 4), (2, 8), (4, 8), (16, 32), (16, 64)]
-GROUPS = {"f16": (0,), "bf16": (0,), "int8": (0, 32, 64, 128), "int4": (0, 32, 64, 128)}
-
-
-def dtypes_for(type: str) -> list[torch.dtype]:
-    return [DTYPES[type]] if type in DTYPES else list(DTYPES.values())
-
-
-def pack(
-    type: str, group: int, shape: tuple[int, int], sparsity: float, pattern: tuple[int, int] | None, format: str = ""
-) -> _core.Weight:
-    values = reference.random_matrix(*shape, sparsity)
-    if pattern is None:
-        return _core.pack(values, format or "bitmap", type, group)
-    return _core.pack(reference.prune_nm(values, *pattern), "nm", type, group, pattern)
 
 
 def on_loops(weight: _core.Weight, **options: object) -> CudaWeight:
     return CudaWeight(weight, "cpu", kernels=_simt, **options)
-
-
-def inputs(tokens: int, cols: int, dtype: torch.dtype) -> torch.Tensor:
-    x = np.random.default_rng([tokens, cols]).standard_normal((tokens, cols)).astype(np.float32)
-    if tokens > 2:
-        x[1] = 0
-    return torch.from_numpy(x).to(dtype)
-
-
-def check(weight: _core.Weight, card: CudaWeight, x: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-    y = card.linear(x, bias)
-    assert y.dtype == x.dtype
-    stored, given = weight.unpack().astype(np.float64), x.double().numpy()
-    exact = given @ stored.T
-    size = np.abs(given) @ np.abs(stored).T
-    if bias is not None:
-        exact += bias.double().numpy()
-        size += np.abs(bias.double().numpy())
-    eps = OUTPUT_EPS[x.dtype]
-    depth = weight.cols / 16 + 3 * (weight.cols / 32) + 16 + 8  # instructions; groups of scales; splits; the rest
-    bound = (1 + eps) * 1.01 * depth * 2.0**-23 * size + eps * np.abs(exact) + 2.0**-25  # the last: subnormal halves
-    error = np.abs(y.double().numpy() - exact)
-    assert (error <= bound).all(), f"off by {np.max(error / bound):.2f} bounds"
 
 
 @pytest.fixture(params=["forward", "backward", "late"])
@@ -86,14 +49,6 @@ def test_every_format_and_type_has_its_kernels() -> None:
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
-
-
-def codes_or_bits(weight: _core.Weight, card: CudaWeight) -> tuple[np.ndarray, np.ndarray]:
-    """What is stored, on the host and on the card: codes of integer types, the bits of floats."""
-    if weight.type in DTYPES:
-        found = card.dense(DTYPES[weight.type]).view(torch.int16).numpy().view(np.uint16)
-        return reference.raw_values(weight.unpack(), weight.type), found
-    return weight.codes()[0].astype(np.float32), card.dense(torch.float16, scaled=False).float().numpy()
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -237,6 +192,15 @@ def test_leading_dimensions_and_no_tokens() -> None:
     assert torch.equal(card.linear(x.view(2, 3, 65)).view(6, 17), card.linear(x))
     assert torch.equal(card.linear(x[0]), card.linear(x)[0])
     assert card.linear(x[:0]).shape == (0, 17)
+
+
+def test_a_clone_stands_alone() -> None:
+    card = on_loops(pack("int8", 64, (70, 700), 0.6, None), splits=2)
+    twin, x = card.clone(), inputs(4, 700, torch.float16)
+    expected = card.linear(x)
+    for memory in (card._records, card._offsets, card._scales):
+        memory.zero_()
+    assert torch.equal(twin.linear(x), expected)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

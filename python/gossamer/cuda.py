@@ -5,6 +5,7 @@ Memory, streams and large products are torch's; the kernels are gossamer's, in t
 
 from __future__ import annotations
 
+import copy
 import functools
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -173,6 +174,15 @@ class CudaWeight:
         self._kernels.expand(self._weight, name, scaled, out.data_ptr(), self.cols, self._index, self._stream())
         return out
 
+    def clone(self) -> CudaWeight:
+        """Returns the same weight in memory of its own."""
+        twin = copy.copy(self)
+        twin._weight = self._kernels.DeviceWeight(self.layout, self.type, self.rows, self.cols, self._weight.group)
+        twin._records = self._records.clone()
+        twin._offsets, twin._scales = (None if t is None else t.clone() for t in (self._offsets, self._scales))
+        twin._attach(int(self._weight.words))
+        return twin
+
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _repack(self, weight: _core.Weight) -> None:
@@ -198,10 +208,14 @@ class CudaWeight:
             self._weight, pattern, masks, streams["values"].data_ptr(), value_offsets, offsets,
             self._records.data_ptr(), self._index, self._stream(),
         )  # fmt: skip
-        scales = 0 if self._scales is None else self._scales.data_ptr()
-        self._weight.attach(self._records.data_ptr(), offsets, scales, words, largest.tolist())
+        self._largest = largest.tolist()
+        self._attach(words)
         if self.device.type == "cuda":  # any stream may use it from here on
             torch.cuda.current_stream(self.device).synchronize()
+
+    def _attach(self, words: int) -> None:
+        offsets, scales = (0 if t is None else t.data_ptr() for t in (self._offsets, self._scales))
+        self._weight.attach(self._records.data_ptr(), offsets, scales, words, self._largest)
 
     def _workspace(self, tokens: int) -> tuple[int, int]:
         if self._splits == 1:

@@ -164,6 +164,7 @@ struct LinearKernel {
            word += kWarpLanes * 4)
         state.copies.copy16(slot + (word - begin), args.weight.records + word);
     });
+    sync_warp();  // matrix instructions want the lanes together again
     state.copies.commit();
     state.next_begin = end;
     look_ahead(args, mine, state);

@@ -134,11 +134,13 @@ GOSSAMER_DEVICE void mma(PerLane<Float4>& c, const PerLane<Uint4>& a, const PerL
 #ifdef __CUDACC__
   Float4& d = c.value;
   if constexpr (T::kMagic == F16::kMagic) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
         : "r"(a.value.x), "r"(a.value.y), "r"(a.value.z), "r"(a.value.w), "r"(b.value.x), "r"(b.value.y));
   } else {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
         : "r"(a.value.x), "r"(a.value.y), "r"(a.value.z), "r"(a.value.w), "r"(b.value.x), "r"(b.value.y));
   }
@@ -177,15 +179,15 @@ GOSSAMER_DEVICE void mma_sparse(PerLane<Float4>& c, const PerLane<Uint4>& a, con
 #ifdef __CUDACC__
   Float4& d = c.value;
   if constexpr (T::kMagic == F16::kMagic) {
-    asm(GOSSAMER_MMA_SP "f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
-        : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
-        : "r"(a.value.x), "r"(a.value.y), "r"(a.value.z), "r"(a.value.w), "r"(b.value.x), "r"(b.value.y),
-          "r"(b.value.z), "r"(b.value.w), "r"(metadata.value), "n"(kSelector));
+    asm volatile(GOSSAMER_MMA_SP "f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
+                 : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
+                 : "r"(a.value.x), "r"(a.value.y), "r"(a.value.z), "r"(a.value.w), "r"(b.value.x), "r"(b.value.y),
+                   "r"(b.value.z), "r"(b.value.w), "r"(metadata.value), "n"(kSelector));
   } else {
-    asm(GOSSAMER_MMA_SP "bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
-        : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
-        : "r"(a.value.x), "r"(a.value.y), "r"(a.value.z), "r"(a.value.w), "r"(b.value.x), "r"(b.value.y),
-          "r"(b.value.z), "r"(b.value.w), "r"(metadata.value), "n"(kSelector));
+    asm volatile(GOSSAMER_MMA_SP "bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
+                 : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
+                 : "r"(a.value.x), "r"(a.value.y), "r"(a.value.z), "r"(a.value.w), "r"(b.value.x), "r"(b.value.y),
+                   "r"(b.value.z), "r"(b.value.w), "r"(metadata.value), "n"(kSelector));
   }
 #else
   float dense_a[16][32] = {};

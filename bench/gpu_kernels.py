@@ -1,0 +1,267 @@
+"""Sparse linears on a CUDA card beside dense ones: torch's GEMM (cuBLAS), and what else torch has for sparse weights.
+
+    python bench/gpu_kernels.py                        shapes of Llama-2-7B and Llama-3-8B, M = 1..64
+    python bench/gpu_kernels.py --shapes 11008x4096 --tokens 1 16 --rows 2:4
+
+Every row runs over copies of the weight that together exceed the card's cache several times, all calls of a pass in one
+CUDA graph; passes of ours and of the dense product take turns, and the ratio is the median of the passes' ratios. The
+result is checked against float64 first. Peers that are absent, or refuse, are named with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from common import write_result
+
+from gossamer import _core
+from gossamer.cuda import CudaWeight
+
+SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336))
+TOKENS = (1, 4, 8, 16, 32, 64)
+ROTATED = 160 << 20  # bytes of weights in a pass
+PASSES = 15
+
+# name, zeros or pattern, value type, group
+ROWS: tuple[tuple[str, float | tuple[int, int], str, int], ...] = (
+    ("bitmap 50% f16", 0.5, "f16", 0),
+    ("bitmap 60% f16", 0.6, "f16", 0),
+    ("bitmap 70% f16", 0.7, "f16", 0),
+    ("bitmap 80% f16", 0.8, "f16", 0),
+    ("bitmap 90% f16", 0.9, "f16", 0),
+    ("bitmap 50% int8", 0.5, "int8", 0),
+    ("bitmap 50% int4 g128", 0.5, "int4", 128),
+    ("2:4 f16", (2, 4), "f16", 0),
+    ("2:4 int8", (2, 4), "int8", 0),
+    ("2:4 int4 g128", (2, 4), "int4", 128),
+    ("16:32 f16", (16, 32), "f16", 0),
+    ("1:4 f16", (1, 4), "f16", 0),
+)
+
+# what is promised: row, shapes, most tokens, ratio to dense f16
+WANTED = (
+    ("2:4 f16", ((11008, 4096), (14336, 4096)), 32, 1.6),
+    ("bitmap 50% f16", ((11008, 4096), (14336, 4096)), 16, 1.4),
+    ("bitmap 60% f16", ((11008, 4096), (14336, 4096)), 16, 1.6),
+    ("bitmap 90% f16", ((11008, 4096), (14336, 4096)), 1, 3.0),
+    ("bitmap 50% int8", ((11008, 4096), (14336, 4096)), 1, 2.4),
+    ("2:4 int4 g128", ((11008, 4096), (14336, 4096)), 16, 3.5),
+    ("16:32 f16", ((11008, 4096), (14336, 4096)), 16, 1.4),
+)
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+
+
+def packed(kind: float | tuple[int, int], type: str, group: int, rows: int, cols: int) -> _core.Weight:
+    """Random weights with that share of zeros, or that pattern."""
+    rng = np.random.default_rng([rows, cols])
+    values = rng.standard_normal((rows, cols), np.float32)
+    if isinstance(kind, float):
+        values[rng.random((rows, cols), np.float32) < kind] = 0
+        return _core.pack(values, "bitmap", type, group)
+    kept, length = kind
+    order = np.argsort(np.abs(values).reshape(rows, -1, length), axis=2)
+    np.put_along_axis(values.reshape(rows, -1, length), order[:, :, : length - kept], 0, axis=2)
+    return _core.pack(values, "nm", type, group, kind)
+
+
+def check(weight: _core.Weight, card: CudaWeight) -> float:
+    """The largest error over its bound (tests/test_cuda_kernels.py derives it), for 64 tokens and the first rows."""
+    x = torch.randn(64, weight.cols, device="cuda", dtype=torch.float16)
+    y = card.linear(x)[:, :512].double().cpu().numpy()
+    stored, given = weight.unpack()[:512].astype(np.float64), x.double().cpu().numpy()
+    exact = given @ stored.T
+    depth = weight.cols / 16 + 3 * (weight.cols / 32) + 24
+    bound = 1.01 * depth * 2.0**-23 * (np.abs(given) @ np.abs(stored).T) + 2.0**-11 * np.abs(exact) + 2.0**-25
+    worst = float(np.max(np.abs(y - exact) / bound))
+    if not worst <= 1:
+        raise SystemExit(f"{weight.format} {weight.type} {weight.rows}x{weight.cols} is off by {worst:.2f} bounds")
+    return worst
+
+
+def graph_of(calls: list[Call], x: torch.Tensor) -> torch.cuda.CUDAGraph:
+    """All calls, one after the other, as one graph."""
+    for call in calls:  # warm up: handles, scratch
+        call(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call(x)
+    return graph
+
+
+def seconds(graph: torch.cuda.CUDAGraph) -> float:
+    """One replay by the card's own clock."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def compare(ours: list[Call], theirs: list[Call], x: torch.Tensor) -> dict[str, Any]:
+    """Passes of both in turns: microseconds of a call, and the ratio."""
+    graphs = [graph_of(calls, x) for calls in (ours, theirs)]
+    for graph in graphs:
+        seconds(graph)
+    passes = [[seconds(graph) for graph in graphs] for _ in range(PASSES)]
+    ratios = [b / len(theirs) / (a / len(ours)) for a, b in passes]
+    return {
+        "microseconds": statistics.median(a for a, _ in passes) / len(ours) * 1e6,
+        "dense_microseconds": statistics.median(b for _, b in passes) / len(theirs) * 1e6,
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+    }
+
+
+def copies(bytes_each: int) -> int:
+    """Weights of so many bytes that a pass goes through."""
+    return max(2, -(-ROTATED // bytes_each))
+
+
+def roof() -> float:
+    """Bytes a second of a long copy on the card, reads and writes counted."""
+    source = torch.randint(0, 255, (1 << 30,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    graph = graph_of([lambda _: target.copy_(source)], source)
+    return 2 * source.numel() / statistics.median(seconds(graph) for _ in range(PASSES))
+
+
+def peers(dense: torch.Tensor, pruned: torch.Tensor) -> dict[str, Callable[[], Call]]:
+    """Other ways to multiply with the same weight, by name; each may fail when it is set up."""
+
+    def semi_structured() -> Call:
+        weight = torch.sparse.to_sparse_semi_structured(pruned)
+        return lambda x: torch.nn.functional.linear(x, weight)
+
+    def csr() -> Call:
+        weight = pruned.to_sparse_csr()
+        return lambda x: (weight @ x.T).T
+
+    def torchao_int4() -> Call:
+        from torchao.quantization import Int4WeightOnlyConfig, quantize_
+
+        module = torch.nn.Linear(dense.shape[1], dense.shape[0], bias=False, device="cuda", dtype=torch.bfloat16)
+        quantize_(module, Int4WeightOnlyConfig(group_size=128))
+        return lambda x: module(x.bfloat16())
+
+    def bitsandbytes_int8() -> Call:
+        import bitsandbytes
+
+        module = bitsandbytes.nn.Linear8bitLt(dense.shape[1], dense.shape[0], bias=False, has_fp16_weights=False)
+        on_card: Call = module.cuda()
+        return on_card
+
+    return {
+        "torch semi-structured": semi_structured,
+        "torch CSR": csr,
+        "torchao int4": torchao_int4,
+        "bitsandbytes int8": bitsandbytes_int8,
+    }
+
+
+def time_peers(rows: int, cols: int, tokens: int) -> list[dict[str, Any]]:
+    """Each peer once at a shape, beside the dense product, on one weight a peer: they are not rotated."""
+    dense = torch.randn(rows, cols, device="cuda", dtype=torch.float16)
+    pruned = dense.view(rows, -1, 4).clone()
+    pruned.scatter_(2, pruned.abs().argsort(2)[:, :, :2], 0)
+    x = torch.randn(tokens, cols, device="cuda", dtype=torch.float16)
+    found = []
+    for name, make in peers(dense, pruned.view(rows, cols)).items():
+        row: dict[str, Any] = {"peer": name, "rows": rows, "cols": cols, "tokens": tokens}
+        try:
+            row |= compare([make()], [lambda x: torch.nn.functional.linear(x, dense)], x)
+        except Exception as error:  # whatever a peer dies of
+            row["skipped"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        found.append(row)
+    return found
+
+
+def wanted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is promised, with the smallest ratio that was measured for it."""
+    out = []
+    for name, shapes, most, least in WANTED:
+        found = [
+            row["ratio"]["median"]
+            for row in rows
+            if row["row"] == name and (row["rows"], row["cols"]) in shapes and row["tokens"] <= most
+        ]
+        if found:
+            out.append({"what": name, "tokens": f"1..{most}", "at_least": least, "smallest": min(found)})
+    return out
+
+
+def plot(rows: list[dict[str, Any]], bandwidth: float, path: str) -> None:
+    """Share of the card's bandwidth by number of tokens, one line a row of the largest shape."""
+    import matplotlib.pyplot as plt
+
+    largest = max((row["rows"], row["cols"]) for row in rows)
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for name in dict.fromkeys(row["row"] for row in rows):
+        points = [r for r in rows if r["row"] == name and (r["rows"], r["cols"]) == largest]
+        axes.plot([p["tokens"] for p in points], [p["bandwidth"] / bandwidth for p in points], marker="o", label=name)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(
+        xscale="log", xlabel="tokens", ylabel="share of a copy's bytes a second", title=f"{largest[0]} x {largest[1]}"
+    )
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Runs what the command line asks for and writes the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", type=lambda t: tuple(map(int, t.split("x"))), default=SHAPES)
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
+    parser.add_argument("--rows", default="", metavar="REGEX", help="rows to run")
+    parser.add_argument("--out", default="gpu_kernels", help="name of the results file")
+    parser.add_argument("--plot", metavar="FILE", help="draw shares of the roof, too; needs matplotlib")
+    args = parser.parse_args()
+    bandwidth = roof()
+    card = torch.cuda.get_device_name()
+    print(f"{card}: copies at {bandwidth / 1e9:.0f} GB/s")
+    rows: list[dict[str, Any]] = []
+    for shape in args.shapes:
+        dense = [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(copies(2 * shape[0] * shape[1]))]
+        theirs: list[Call] = [lambda x, w=w: torch.nn.functional.linear(x, w) for w in dense]  # type: ignore[misc]
+        chosen = [row for row in ROWS if re.search(args.rows, row[0])]
+        # Packing takes seconds a weight on one core, and leaves Python's lock alone.
+        with ThreadPoolExecutor() as pool:
+            weights = list(pool.map(lambda row, shape=shape: packed(*row[1:], *shape), chosen))  # type: ignore[misc]
+        for (name, *_), weight in zip(chosen, weights, strict=True):
+            first = CudaWeight(weight)
+            worst = check(weight, first)
+            ours: list[Call] = [first.linear]
+            ours += [first.clone().linear for _ in range(copies(first.nbytes) - 1)]
+            for tokens in args.tokens:
+                x = torch.randn(tokens, shape[1], device="cuda", dtype=torch.float16)
+                row = {"row": name, "rows": shape[0], "cols": shape[1], "tokens": tokens, "bytes": first.nbytes}
+                row |= {"layout": first.layout, "error_over_bound": worst, **compare(ours, theirs, x)}
+                row["bandwidth"] = first.nbytes / row["microseconds"] * 1e6
+                rows.append(row)
+                print(
+                    f"{name:22} {shape[0]:6}x{shape[1]:<6} M={tokens:<3} {row['microseconds']:8.1f} us "
+                    f"{row['bandwidth'] / bandwidth:5.0%} of the roof  {row['ratio']['median']:.2f} x dense"
+                )
+    others = [row for tokens in (1, 16) for row in time_peers(*args.shapes[-1], tokens)]
+    for row in others:
+        print(f"{row['peer']:22} M={row['tokens']:<3} ", row.get("skipped") or f"{row['ratio']['median']:.2f} x dense")
+    promised = wanted(rows)
+    for row in promised:
+        print(f"{row['what']:22} M={row['tokens']}: {row['smallest']:.2f} (at least {row['at_least']})")
+    result = {"card": card, "torch": torch.__version__, "bandwidth": bandwidth, "promised": promised, "rows": rows}
+    print(write_result(args.out, {**result, "peers": others}))
+    if args.plot:
+        plot(rows, bandwidth, args.plot)
+
+
+if __name__ == "__main__":
+    main()
