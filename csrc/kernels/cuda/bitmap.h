@@ -17,34 +17,47 @@ GOSSAMER_DEVICE Uint2 nibble_counts(uint32_t word) {
   return {counts & 0x0f0f0f0fU, counts >> 4 & 0x0f0f0f0fU};
 }
 
-// The ranks of a tile's values.
+// Where a tile's values lie: the rank of each nibble's first value, two ranks a word. Nibble j has its rank in
+// ranks[j % 2][j / 2 % 2], in the high half from nibble 4 on.
 struct TileRanks {
-  PerLane<uint32_t> even, odd;  // values of lower lanes in the same nibble
-  uint32_t start[9];            // first value of each nibble; all values of the tile
+  PerLane<uint32_t> ranks[2][2];
+  uint32_t values;  // of the tile
 
   GOSSAMER_DEVICE uint32_t rank(int lane, int nibble) const {
-    return start[nibble] + ((nibble % 2 == 0 ? even : odd)[lane] >> (8 * (nibble / 2)) & 0xffU);
+    return ranks[nibble % 2][nibble / 2 % 2][lane] >> (16 * (nibble / 4)) & 0xffffU;
   }
 };
 
+// Bytes 0 and 2, or 1 and 3, of a word as its two halves.
+GOSSAMER_DEVICE uint32_t two_bytes(uint32_t word, int first) { return word >> (8 * first) & 0x00ff00ffU; }
+
 GOSSAMER_DEVICE TileRanks rank_tile(const PerLane<uint32_t>& word) {
   TileRanks out;
+  PerLane<uint32_t> even;
+  PerLane<uint32_t> odd;
   lanes([&](int lane) {
     const Uint2 counts = nibble_counts(word[lane]);
-    out.even[lane] = counts.x;
-    out.odd[lane] = counts.y;
+    even[lane] = counts.x;
+    odd[lane] = counts.y;
   });
-  const PerLane<uint32_t> even = inclusive_scan(out.even);
-  const PerLane<uint32_t> odd = inclusive_scan(out.odd);
-  const uint32_t totals[2] = {broadcast(even, kWarpLanes - 1), broadcast(odd, kWarpLanes - 1)};
+  const PerLane<uint32_t> even_sums = inclusive_scan(even);
+  const PerLane<uint32_t> odd_sums = inclusive_scan(odd);
+  // Of all lanes: nibbles 2k in byte k of one word, 2k + 1 in that of the other. All before nibble 2k, for k = 0 and 2
+  // and for 1 and 3, are sums of pairs; those of nibble 2k come before 2k + 1.
+  const uint32_t evens = broadcast(even_sums, kWarpLanes - 1);
+  const uint32_t odds = broadcast(odd_sums, kWarpLanes - 1);
+  const uint32_t pairs[2] = {two_bytes(evens, 0) + two_bytes(odds, 0), two_bytes(evens, 1) + two_bytes(odds, 1)};
+  uint32_t start[2];
+  start[0] = (pairs[0] + pairs[1]) << 16;
+  start[1] = pairs[0] + start[0];
+  out.values = (start[1] + pairs[1]) >> 16;
   lanes([&](int lane) {
-    out.even[lane] = even[lane] - out.even[lane];
-    out.odd[lane] = odd[lane] - out.odd[lane];
+    GOSSAMER_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      out.ranks[0][i][lane] = start[i] + two_bytes(even_sums[lane] - even[lane], i);
+      out.ranks[1][i][lane] = start[i] + two_bytes(evens, i) + two_bytes(odd_sums[lane] - odd[lane], i);
+    }
   });
-  out.start[0] = 0;
-  GOSSAMER_UNROLL
-  for (int nibble = 0; nibble < 8; ++nibble)
-    out.start[nibble + 1] = out.start[nibble] + (totals[nibble % 2] >> (8 * (nibble / 2)) & 0xffU);
   return out;
 }
 
@@ -62,7 +75,7 @@ struct BitmapTiles {
   static constexpr bool kContiguous = true;
 
   // Byte selectors by nibble. 16-bit values: x has those of the first pair of positions and, in the high half, of the
-  // second; y is how far to shift the values for the second. Narrow ones: x has the four positions' bytes.
+  // second; y picks the values that are left for the second. Narrow ones: x has the four positions' bytes.
   struct Table {
     Uint2 entry[16];
   };
@@ -91,8 +104,9 @@ struct BitmapTiles {
       return ((two & 1U) != 0 ? 0x10U : 0x44U) | ((two & 2U) == 0 ? 0x4400U : (two & 1U) != 0 ? 0x3200U : 0x1000U);
     };
     const auto before = static_cast<uint32_t>(popcount(bits & 3U));
-    table.entry[nibble] =
-        value_bits(kType) == 16 ? Uint2{pair(bits & 3U) | pair(bits >> 2) << 16, 16 * before} : Uint2{narrow, 0};
+    table.entry[nibble] = value_bits(kType) == 16
+                              ? Uint2{pair(bits & 3U) | pair(bits >> 2) << 16, 0x3210U + 0x2222U * before}
+                              : Uint2{narrow, 0};
   }
 
   static GOSSAMER_DEVICE Tile open(const uint32_t* record) {
@@ -103,23 +117,23 @@ struct BitmapTiles {
     return tile;
   }
 
-  static GOSSAMER_DEVICE uint32_t words(const Tile& tile) { return bitmap_record_words(kType, tile.ranks.start[8]); }
+  static GOSSAMER_DEVICE uint32_t words(const Tile& tile) { return bitmap_record_words(kType, tile.ranks.values); }
 
   // The four positions of a nibble whose first value is number `rank`: two registers.
   static GOSSAMER_DEVICE Uint2 spread(const uint8_t* values, uint32_t rank, const Uint2& entry) {
     if constexpr (value_bits(kType) == 16) {
       const uint8_t* from = values + rank / 2 * 4;
       const uint32_t middle = load<uint32_t>(from + 4);
-      const uint32_t low = funnel_right(load<uint32_t>(from), middle, rank % 2 * 16);
-      const uint32_t high = funnel_right(middle, load<uint32_t>(from + 8), rank % 2 * 16);
-      return {permute_bytes(low, 0, entry.x), permute_bytes(funnel_right(low, high, entry.y), 0, entry.x >> 16)};
+      const uint32_t low = funnel_right(load<uint32_t>(from), middle, rank * 16);
+      const uint32_t high = funnel_right(middle, load<uint32_t>(from + 8), rank * 16);
+      return {permute_bytes(low, 0, entry.x), permute_bytes(permute_bytes(low, high, entry.y), 0, entry.x >> 16)};
     } else if constexpr (kType == ValueType::kInt8) {
       const uint8_t* from = values + rank / 4 * 4;
-      const uint32_t four = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank % 4 * 8);
+      const uint32_t four = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank * 8);
       return codes_to_pairs<T, kType>(permute_bytes(four, 0x80808080U, entry.x));
     } else {
       const uint8_t* from = values + rank / 8 * 4;
-      const uint32_t four = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank % 8 * 4);
+      const uint32_t four = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank * 4);
       return codes_to_pairs<T, kType>(permute_bytes(nibbles_to_bytes(four & 0xffffU), 0x08080808U, entry.x));
     }
   }

@@ -32,7 +32,7 @@ constexpr int kTileCols = 64;
 constexpr int kLaneWords = 32;     // of a record, before the values
 constexpr int kMaxTokens = 64;     // of one call
 constexpr int kSplitTiles = 4;     // the inputs of a call are split at multiples of so many tiles
-constexpr int kStageBytes = 2304;  // what a warp keeps of the stream at a time: the largest record, and more
+constexpr int kStageBytes = 2544;  // what a warp keeps of the stream at a time: two tiles of half zeros, f16
 constexpr int kCopyBytes = 16;     // of one asynchronous copy
 constexpr int kSpareWords = 16;    // readable behind the last record
 

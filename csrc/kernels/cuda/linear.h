@@ -45,6 +45,7 @@ struct LinearKernel {
     uint32_t next_begin, next_end;    // words of the next stage to copy
     int next_tile;                    // where that stage ends
     int slot;
+    int left;  // tiles of the current stage
   };
 
   // The panel's share of tiles.
@@ -145,6 +146,7 @@ struct LinearKernel {
     state.next_tile = mine.first;
     look_ahead(args, mine, state);
     state.slot = 0;
+    state.left = 0;
     copy_stage(args, mine, slots[0], state);
     copy_stage(args, mine, slots[1], state);
   }
@@ -159,11 +161,8 @@ struct LinearKernel {
   static GOSSAMER_DEVICE void copy_stage(const Args& args, const Range& mine, uint32_t* slot, State& state) {
     const uint32_t begin = state.next_begin / 4 * 4;
     const uint32_t end = state.next_end;
-    lanes([&](int lane) {
-      for (uint32_t word = begin + static_cast<uint32_t>(lane) * 4; word < end && state.next_begin < end;
-           word += kWarpLanes * 4)
-        state.copies.copy16(slot + (word - begin), args.weight.records + word);
-    });
+    state.copies.template copy<kStageBytes / 4 + 3>(slot, args.weight.records + begin,
+                                                    state.next_begin < end ? end - begin : 0);
     sync_warp();  // matrix instructions want the lanes together again
     state.copies.commit();
     state.next_begin = end;
@@ -173,12 +172,14 @@ struct LinearKernel {
   static GOSSAMER_DEVICE void multiply_tile(const Args& args, const Range& mine, int tile, const Uint4* x,
                                             const typename Tiles::Table& table, uint32_t (*slots)[kSlotWords],
                                             State& state) {
-    if ((tile - mine.first) % args.weight.stage == 0) {
+    if (state.left == 0) {
+      state.left = args.weight.stage;
       if (tile != mine.first) state.slot = state.slot == kSlots - 1 ? 0 : state.slot + 1;
       state.origin = state.word / 4 * 4;
       state.copies.template wait<1>();  // and nobody reads the slot before this one any more
       copy_stage(args, mine, slots[state.slot == 0 ? kSlots - 1 : state.slot - 1], state);
     }
+    --state.left;
     const typename Tiles::Tile opened = Tiles::open(slots[state.slot] + (state.word - state.origin));
     state.word += Tiles::words(opened);
     multiply_half<0>(args, mine, tile, x, table, opened, state);
@@ -209,7 +210,7 @@ struct LinearKernel {
   // --- scales ---
 
   static GOSSAMER_DEVICE void load_scales(const Args& args, const Range& mine, int unit, State& state) {
-    const int group = args.weight.group == 0 ? 0 : unit / (args.weight.group / 32);
+    const int group = args.weight.group == 0 ? 0 : unit >> (args.weight.group / 64);  // 32, 64 or 128 inputs
     const uint16_t* scales =
         args.weight.scales + (static_cast<int64_t>(mine.panel) * args.weight.groups + group) * kTileRows;
     lanes([&](int lane) {

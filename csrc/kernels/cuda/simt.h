@@ -121,18 +121,6 @@ inline void sync_warp() {}
 
 // --- exchange between lanes ------------------------------------------------------------------------------------------
 
-// Lane l gets the value of lane l - delta; lanes below delta keep their own.
-template <class T>
-GOSSAMER_DEVICE PerLane<T> shuffle_up(const PerLane<T>& from, int delta) {
-  PerLane<T> out;
-#ifdef __CUDACC__
-  out.value = __shfl_up_sync(0xffffffffU, from.value, static_cast<unsigned>(delta));
-#else
-  for (int lane = 0; lane < kWarpLanes; ++lane) out[lane] = from[lane < delta ? lane : lane - delta];
-#endif
-  return out;
-}
-
 // Every lane names the lane whose value it gets.
 template <class T>
 GOSSAMER_DEVICE PerLane<T> shuffle(const PerLane<T>& from, const PerLane<int>& source) {
@@ -157,13 +145,19 @@ GOSSAMER_DEVICE T broadcast(const PerLane<T>& from, int lane) {
 
 // Sums over the lanes up to and including each one. Packed counters may share a word while no sum overflows.
 GOSSAMER_DEVICE PerLane<uint32_t> inclusive_scan(PerLane<uint32_t> values) {
+#ifdef __CUDACC__
+  // The shuffle's own predicate says whether there is a lane so far below.
   GOSSAMER_UNROLL
-  for (int delta = 1; delta < kWarpLanes; delta *= 2) {
-    const PerLane<uint32_t> below = shuffle_up(values, delta);
-    lanes([&](int lane) {
-      if (lane >= delta) values[lane] += below[lane];
-    });
-  }
+  for (int delta = 1; delta < kWarpLanes; delta *= 2)
+    asm volatile(
+        "{ .reg .u32 below; .reg .pred there;\n"
+        "shfl.sync.up.b32 below|there, %0, %1, 0, 0xffffffff;\n"
+        "@there add.u32 %0, %0, below; }"
+        : "+r"(values.value)
+        : "r"(delta));
+#else
+  for (int lane = 1; lane < kWarpLanes; ++lane) values[lane] += values[lane - 1];
+#endif
   return values;
 }
 
@@ -190,12 +184,12 @@ GOSSAMER_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t sel
 #endif
 }
 
-// The low word of (high, low) >> shift, for shifts of 0 to 32.
+// The low word of (high, low) >> shift % 32.
 GOSSAMER_DEVICE uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t shift) {
 #ifdef __CUDACC__
-  return __funnelshift_rc(low, high, shift);
+  return __funnelshift_r(low, high, shift);
 #else
-  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> shift);
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> shift % 32);
 #endif
 }
 
@@ -267,16 +261,29 @@ GOSSAMER_DEVICE void publish() {
 // returns when all but the N youngest groups have landed, visible to the whole warp.
 class AsyncCopies {
  public:
-  GOSSAMER_DEVICE void copy16(void* shared, const void* global) {
+  // The first `words` of up to kMost, four a lane at a time; both addresses are aligned to 16 bytes, and up to three
+  // words more are copied.
+  template <int kMost>
+  GOSSAMER_DEVICE void copy(uint32_t* shared, const uint32_t* global, uint32_t words) {
+    constexpr uint32_t kStep = 4 * kWarpLanes;
+    lanes([&](int lane) {
+      const uint32_t first = static_cast<uint32_t>(lane) * 4;
+      const uint32_t* from = global + first;
 #ifdef __CUDACC__
-    asm volatile(
-        "cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-        "l"(global)
-        : "memory");
+      auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared + first));
+      asm volatile("" : "+r"(to), "+l"(from));  // worked out once, not again for every copy
+      GOSSAMER_UNROLL
+      for (uint32_t word = 0; word < kMost; word += kStep) {
+        if (first + word < words)
+          asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to + 4 * word), "l"(from + word) : "memory");
+      }
 #else
-    pending_.push_back({shared, global, group_});
-    if (!schedule().late_copies) land(group_);
+      for (uint32_t word = 0; word < kMost; word += kStep) {
+        if (first + word < words) pending_.push_back({shared + first + word, from + word, group_});
+      }
+      if (!schedule().late_copies) land(group_);
 #endif
+    });
   }
 
   GOSSAMER_DEVICE void commit() {
