@@ -95,6 +95,22 @@ def split(factbook: Path, sotu: Path) -> tuple[str, dict[str, str]]:
         The calibration text, half the first 85% of the factbook's prose and half addresses of 1945 to 2019; and the
         held-out texts by name: the last 15% of the prose by whole entries, and the addresses after 2019.
     """
+    halves, held_out = _divided(factbook, sotu)
+    size = min(sum(map(len, half)) for half in halves)
+    return "\n\n".join(text for half in halves for text in _shortened(half, size)), held_out
+
+
+def write_training(factbook: Path, sotu: Path, folder: Path) -> None:
+    """Writes what calibration takes its text from, whole, as a folder with a file for every entry and address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    halves, _ = _divided(factbook, sotu)
+    for name, half in zip(("factbook", "addresses"), halves, strict=True):
+        for index, text in enumerate(half):
+            (folder / f"{name}-{index:03}.txt").write_text(text, encoding="utf-8")
+
+
+def _divided(factbook: Path, sotu: Path) -> tuple[list[list[str]], dict[str, str]]:
+    """The documents to calibrate and train on, of both corpora, and the held-out texts by name."""
     entries = factbook_prose(factbook)
     total, seen, first = sum(map(len, entries)), 0, 0
     while seen < (1 - _HELD_OUT) * total:
@@ -102,13 +118,11 @@ def split(factbook: Path, sotu: Path) -> tuple[str, dict[str, str]]:
         first += 1
     speeches = addresses(sotu)
     halves = [entries[:first], [text for year, text in speeches if _FIRST_YEAR <= year <= _LAST_YEAR]]
-    size = min(sum(map(len, half)) for half in halves)
-    calibration = "\n\n".join(text for half in halves for text in _shortened(half, size))
     held_out = {
         "factbook": "\n\n".join(entries[first:]),
         "addresses": "\n\n".join(text for year, text in speeches if year > _LAST_YEAR),
     }
-    return calibration, held_out
+    return halves, held_out
 
 
 def _shortened(texts: Sequence[str], size: int) -> list[str]:

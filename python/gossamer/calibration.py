@@ -139,6 +139,7 @@ def sampled_windows(
     decoder: Stepper,
     tokenizer: Vocabulary,
     *,
+    first: int = 0,
     windows: int = WINDOWS,
     length: int = LENGTH,
     seed: int = 0,
@@ -148,11 +149,13 @@ def sampled_windows(
 
     With a chat template every other window opens with a question put through it, and answers go on to the next
     question; all others open as documents do. A text that ends before its window is full is followed by a new one.
-    Each window has a random generator of its own, so the result depends on the seed and the weights alone.
+    Each window has a random generator of its own, so the result depends on the seed, the window's number and the
+    weights alone.
 
     Args:
         decoder: The dense model; its sequences 0 ... 47 must be free, and are free again afterwards.
         tokenizer: The model's.
+        first: Number of the first window.
         windows: Windows wanted.
         length: Tokens a window.
         seed: Of the samples.
@@ -163,10 +166,10 @@ def sampled_windows(
     """
     result = np.empty((windows, length), dtype=np.int32)
     total = windows * length
-    for first in range(0, windows, _BATCH):
+    for done in range(0, windows, _BATCH):
         rows = [
-            _Row(result[i], tokenizer, i, np.random.default_rng([seed, i]))
-            for i in range(first, min(first + _BATCH, windows))
+            _Row(result[i], tokenizer, first + i, np.random.default_rng([seed, first + i]))
+            for i in range(done, min(done + _BATCH, windows))
         ]
         try:
             while active := [(seq, row) for seq, row in enumerate(rows) if not row.full]:
@@ -174,7 +177,7 @@ def sampled_windows(
                 for (_, row), scores in zip(active, logits, strict=True):
                     row.sample(scores)
                 if progress is not None:
-                    progress(first * length + sum(row.filled for row in rows), total, "sampling calibration text")
+                    progress(done * length + sum(row.filled for row in rows), total, "sampling calibration text")
         finally:
             for seq in range(len(rows)):
                 decoder.free(seq)

@@ -304,6 +304,7 @@ class SafetensorsWriter:
         try:
             self._file.seek(0)
             self._write(memoryview(space.to_bytes(8, "little") + text.ljust(space)))
+            os.fsync(self._file.fileno())  # or a crash of the machine could leave the name without the bytes
             self._file.close()
             self._part.replace(self.path)
         except OSError as error:

@@ -110,6 +110,10 @@ class Tokenizer:
         """Number of tokens, special ones included; a model's vocabulary may be padded beyond it."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    def vocabulary(self) -> dict[str, int]:
+        """Returns the id of every token, special ones included, by its text as the tokenizer writes it."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     @property
     def has_chat_template(self) -> bool:
         """Whether `chat` can be used."""

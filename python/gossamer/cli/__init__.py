@@ -11,13 +11,15 @@ from types import ModuleType
 from typing import NoReturn
 
 from ..errors import GossamerError
-from . import bench, chat, convert, evaluate, generate, inspect, prune, roofline
+from . import bench, chat, convert, evaluate, finetune, generate, inspect, prune, roofline, sample
 
 COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
     "chat": chat,
     "convert": convert,
     "prune": prune,
+    "finetune": finetune,
+    "sample": sample,
     "inspect": inspect,
     "bench": bench,
     "eval": evaluate,

@@ -1,0 +1,51 @@
+"""`gossamer sample`: text that a model writes itself, as data to finetune on."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from ..finetune.samples import LENGTH
+from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
+from .output import print_json
+from .progress import progress
+
+SUMMARY = "let a model write samples of its own, to finetune a pruned one on"
+
+
+def amount(text: str) -> int:
+    """Reads a number of tokens such as 4096, 500k or 20M."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text, re.ASCII)
+    value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else 0.0
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"must be a whole number of tokens from 1, as 4096, 500k or 20M, got {text!r}")
+    return int(value)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", metavar="TEACHER", type=nonempty, help=MODEL_HELP)
+    parser.add_argument(
+        "dst", metavar="DST", type=nonempty, help="folder to write; a run that was stopped goes on there"
+    )
+    parser.add_argument("--tokens", type=amount, required=True, metavar="N", help="tokens wanted, as 500k or 20M")
+    parser.add_argument(
+        "--length", type=integer(2), default=LENGTH, metavar="N", help="tokens a window (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=integer(0), default=0, metavar="S", help="of the samples (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Samples, says how much there is, and returns the exit code."""
+    from ..finetune.samples import sample
+
+    model = open_model(args, args.model, args.threads)
+    with progress() as report:
+        tokens = sample(model, args.dst, tokens=args.tokens, length=args.length, seed=args.seed, progress=report)
+    if args.json:
+        print_json({"model": args.model, "path": args.dst, "tokens": tokens, "length": args.length, "seed": args.seed})
+    else:
+        print(f"{args.dst}: {tokens} tokens in windows of {args.length}, written by {args.model}")
+    return 0

@@ -1,0 +1,119 @@
+"""Which weights of the blocks stay zero: a mask held fixed, or one that loses weights step by step while training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import GossamerError
+
+# Raising ends after this part of the training, so that the rest can heal what the last zeros broke.
+_RAISING = 0.7
+_EVERY = 8  # optimizer steps between two masks
+
+
+def is_pruned(name: str, values: Tensor) -> bool:
+    """Whether a parameter is a matrix of a block; embedding, head, norms and biases have no mask."""
+    return name.startswith("layers.") and values.ndim == 2
+
+
+class Masks:
+    """The masks of all matrices of the blocks.
+
+    A cubic schedule takes the fraction of zeros of each matrix from what it is to `sparsity`, fast at first and slower
+    towards the end (Zhu & Gupta 2017). What is dropped never comes back. Scores are the magnitude relative to the sums
+    of row and column, as `gossamer.pruning.magnitude` has it, or the movement away from zero, the sum of -w dL/dw over
+    the steps so far (Sanh et al. 2020).
+
+    Attributes:
+        keep: True where a weight may live, by parameter name.
+        movement: The sums, float32, with scores "movement".
+    """
+
+    def __init__(
+        self, values: dict[str, Tensor], schedule: str = "fixed", sparsity: float = 0.0, scores: str = "magnitude"
+    ) -> None:
+        """Takes the zeros that are there.
+
+        Args:
+            values: All parameters by name.
+            schedule: "fixed" or "cubic".
+            sparsity: Fraction of zeros of each matrix in the end; for "cubic".
+            scores: "magnitude" or "movement".
+
+        Raises:
+            GossamerError: the mask is to be fixed and there are no zeros.
+        """
+        self.keep = {name: value.detach() != 0 for name, value in values.items() if is_pruned(name, value)}
+        self._begin = {name: 1 - int(keep.sum()) / keep.numel() for name, keep in self.keep.items()}
+        self._raised = schedule == "cubic"
+        self._sparsity = sparsity
+        self._done = 0.0
+        self.movement = {}
+        if self._raised and scores == "movement":
+            self.movement = {name: torch.zeros_like(values[name], requires_grad=False) for name in self.keep}
+        if not self._raised and not any(self._begin.values()):
+            raise GossamerError("the student has no zeros to keep: prune it first, or raise them with a schedule")
+
+    @property
+    def zeros(self) -> float:
+        """Fraction of zeros over all masks."""
+        entries = sum(keep.numel() for keep in self.keep.values())
+        return 1 - sum(int(keep.sum()) for keep in self.keep.values()) / entries
+
+    @property
+    def begin(self) -> dict[str, float]:
+        """Fractions that the schedule starts from, by name; a resumed run has to put them back."""
+        return self._begin
+
+    @torch.no_grad()
+    def apply(self, values: dict[str, Tensor]) -> None:
+        """Puts exact zeros where the masks have them."""
+        for name, keep in self.keep.items():
+            values[name].masked_fill_(~keep, 0.0)
+
+    @torch.no_grad()
+    def observe(self, values: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+        """Adds a step's movement, where that is asked for."""
+        for name, moved in self.movement.items():
+            moved.addcmul_(values[name], gradients[name], value=-1.0)
+
+    @torch.no_grad()
+    def update(self, step: int, progress: float, values: dict[str, Tensor]) -> bool:
+        """Raises the zeros to where the schedule is.
+
+        Args:
+            step: Number of the optimizer step that comes.
+            progress: Part of the training that is done, 0 ... 1.
+            values: All parameters by name.
+
+        Returns:
+            Whether masks changed.
+        """
+        part = min(progress / _RAISING, 1.0)
+        if not self._raised or (step % _EVERY and part < 1.0) or part <= self._done:
+            return False
+        self._done = part
+        for name, keep in self.keep.items():
+            begin = self._begin[name]
+            zeros = round((begin + (self._sparsity - begin) * (1 - (1 - part) ** 3)) * keep.numel())
+            if zeros > keep.numel() - int(keep.sum()):
+                score = self.movement[name] if self.movement else _relative_magnitude(values[name])
+                score = score.masked_fill(~keep, -torch.inf).flatten()
+                keep.view(-1)[score.topk(zeros, largest=False).indices] = False
+        return True
+
+    def put_back(self, begin: dict[str, float], done: float) -> None:
+        """Restores what a stopped run had, beside the tensors."""
+        self._begin, self._done = begin, done
+
+    @property
+    def done(self) -> float:
+        """How far the schedule is, 0 ... 1."""
+        return self._done
+
+
+def _relative_magnitude(values: Tensor) -> Tensor:
+    size = values.abs()
+    rows, cols = size.sum(1, keepdim=True).clamp(min=1e-30), size.sum(0, keepdim=True).clamp(min=1e-30)
+    return size / rows + size / cols

@@ -1,0 +1,208 @@
+"""From a pruned checkpoint and its dense teacher to a finetuned checkpoint."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..checkpoint import open_checkpoint
+from ..errors import GossamerError
+from ..folders import check_destination, new_folder
+from ..formats import STORED
+from ..torch import decoder as torch_decoder
+from .data import Data, prepare
+from .options import Options
+from .samples import fingerprint
+from .state import training_folder
+from .trainer import Progress, Trainer
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+
+REPORT_FILE = "gossamer_finetune.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `finetune` did; `gossamer_finetune.json` in the result holds the same fields.
+
+    Attributes:
+        student: Name of the pruned checkpoint.
+        teacher: Name of the dense one.
+        data: Names of the texts and samples.
+        options: All options.
+        device: What it ran on.
+        tokens: Tokens trained on.
+        data_tokens: Tokens that there are to train on.
+        steps: Optimizer steps.
+        seconds: Time trained.
+        zeros: Fraction of zeros over the matrices of the blocks.
+        curve: Losses and perplexity on the documents set aside: step, tokens, seconds, ce, squarehead, kl, perplexity.
+        log: Every step: loss and its parts, norm of the gradient, learning rate, tokens, seconds.
+    """
+
+    student: str
+    teacher: str
+    data: list[str]
+    options: dict[str, Any]
+    device: str
+    tokens: int
+    data_tokens: int
+    steps: int
+    seconds: float
+    zeros: float
+    curve: list[dict[str, float]]
+    log: list[dict[str, float]]
+
+
+def finetune(
+    student: str | Path,
+    dst: str | Path,
+    *,
+    teacher: str | Path,
+    data: Sequence[str | Path],
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Trains a pruned checkpoint to do what its dense teacher does; zeros stay exactly zero.
+
+    It is sparse finetuning with SquareHead distillation (Kurtic et al. 2023). The result is an ordinary Hugging Face
+    checkpoint, every tensor of the type that the student's has; those of a quantized source and rounded ones become
+    float32. While it runs its state is kept in `DST.training` beside `dst`, and the same call goes on from there after
+    a stop of any kind: on the CPU with the same weights in the end, bit for bit, as without the stop.
+
+    Args:
+        student: The pruned checkpoint: a Hugging Face folder or a GGUF file.
+        dst: Folder to write; must not exist yet, or be empty.
+        teacher: The dense checkpoint.
+        data: UTF-8 text files, folders of them, and folders of samples.
+        options: How to train.
+        progress: Called with (done, total, what).
+
+    Returns:
+        What was done.
+
+    Raises:
+        GossamerError: an option, a checkpoint or the data is not usable, student and teacher do not fit together, a
+            loss is not finite, or a file cannot be written. A state that was saved stays.
+    """
+    options = options or Options()
+    report = progress or (lambda *_: None)
+    folder = Path(dst)
+    check_destination(folder)
+    if not data:
+        raise GossamerError("finetuning needs data: text files, folders of them, or samples of the teacher")
+    source, dense = open_checkpoint(student), open_checkpoint(teacher)
+    _check_pair(source, dense, options)
+    device = _device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = {
+        "student": str(Path(student).resolve()),
+        "teacher": str(Path(teacher).resolve()),
+        "data": [str(Path(path).resolve()) for path in data],
+        **options.pinned(),
+    }
+    with training_folder(folder, settings) as work:
+        windows = prepare(
+            data,
+            source.tokenizer(),
+            work,
+            length=options.length,
+            seed=options.seed,
+            validation=options.validation,
+            progress=report,
+        )
+        total = options.tokens
+        if not total and not options.budget_minutes:
+            total = windows.windows * options.length
+        report(0, 1, "reading the models")
+        trainer = Trainer(
+            torch_decoder.load(source).to(device),
+            _teacher(dense, options).to(device),
+            windows,
+            options,
+            work,
+            total,
+            _digest(windows),
+        )
+        trainer.train(report)
+        report(0, 1, "writing the checkpoint")
+        result = Report(
+            student=Path(student).name,
+            teacher=Path(teacher).name,
+            data=[Path(path).name for path in data],
+            options=asdict(options),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            tokens=trainer.tokens,
+            data_tokens=len(windows.train),
+            steps=trainer.steps,
+            seconds=round(trainer.seconds, 1),
+            zeros=trainer.masks.zeros,
+            curve=trainer.curve,
+            log=trainer.log,
+        )
+        _write(folder, trainer, source, result)
+        report(1, 1, "writing the checkpoint")
+    return result
+
+
+def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> None:
+    """Raises `GossamerError` where the teacher cannot teach this student."""
+    from ..arch import family
+
+    one, two = (family(checkpoint.config).decoder_config(checkpoint.config) for checkpoint in (student, teacher))
+    where = f"{student.path} cannot learn from {teacher.path}: "
+    for what, needed in (
+        ("hidden", options.loss.squarehead),
+        ("layers", options.loss.squarehead),
+        ("vocab", options.loss.kl),
+    ):
+        ours, theirs = getattr(one, what), getattr(two, what)
+        if needed and ours != theirs:
+            raise GossamerError(f"{where}{what} is {ours} in the student and {theirs} in the teacher")
+    if fingerprint(student.tokenizer()) != fingerprint(teacher.tokenizer()):
+        raise GossamerError(f"{where}their tokenizers differ")
+    if options.length > min(one.context, two.context):
+        raise GossamerError(f"windows of {options.length} tokens exceed the context of {min(one.context, two.context)}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise GossamerError("device cuda: torch finds no CUDA device here")
+    return torch.device(name)
+
+
+def _teacher(checkpoint: Checkpoint, options: Options) -> torch_decoder.Decoder:
+    """The teacher, with the weights of its linears in the type that they are multiplied in."""
+    teacher = torch_decoder.load(checkpoint).requires_grad_(False).eval()
+    if options.precision == "bf16":
+        for module in teacher.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.to(torch.bfloat16)
+    return teacher
+
+
+def _digest(data: Data) -> int:
+    """Tells whether a resumed run sees the data that it began with."""
+    digest = 0
+    for tokens in (data.train, data.validation):
+        for start in range(0, len(tokens), 1 << 20):
+            digest = zlib.crc32(tokens[start : start + (1 << 20)].tobytes(), digest)
+    return digest
+
+
+def _write(folder: Path, trainer: Trainer, source: Checkpoint, result: Report) -> None:
+    """Writes the checkpoint beside its place, with the report in it, and renames it."""
+    with new_folder(folder) as part:
+        dtype = "f32" if trainer.options.weights != STORED else ""
+        torch_decoder.save(trainer.student, part, source, dtype)
+        (part / REPORT_FILE).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")

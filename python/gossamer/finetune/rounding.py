@@ -1,0 +1,95 @@
+"""Rounding in the loop: the model computes with the very values that `convert` will store.
+
+The weights that training moves stay float32; the model holds them rounded, and what the loss says about a rounded value
+goes to the weight behind it unchanged (the straight-through estimator, Bengio et al. 2013).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import _core
+from ..formats import STORED, check_group
+
+_SMALLEST = 2.0**-24  # the smallest scale that f16 has
+_LIMITS = {"int8": (-127.0, 127.0), "int4": (-8.0, 7.0)}
+
+
+@dataclass
+class Rounding:
+    """How the matrices of a model are rounded.
+
+    Scales of int8 values follow the largest magnitude of their group, as `convert` takes them, at every step. Those of
+    int4 values are searched by `convert`'s own code, which takes a while: they are held between calls of `refresh`.
+    Values rounded with any scales of int4 are found again exactly by `convert`, and those of int8 by construction.
+
+    Attributes:
+        weights: Type of the blocks' matrices: "stored" (no rounding), "int8" or "int4". Embedding and head become
+            int8 with either, as `convert` makes them.
+        group: Inputs that share a scale: 32, 64, 128, or 0 for a whole row.
+    """
+
+    weights: str = STORED
+    group: int = 64
+    _scales: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
+        if self.weights not in (STORED, *_LIMITS):
+            raise ValueError(f"weights must be one of {STORED}, {', '.join(_LIMITS)}, got {self.weights!r}")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is rounded."""
+        return self.weights != STORED
+
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """The scales that are held, float32 [rows, groups] by name; what a resumed run has to put back."""
+        return self._scales
+
+    def type_of(self, name: str) -> str:
+        """Returns the type of the parameter of that name."""
+        return self.weights if name.startswith("layers.") else "int8"
+
+    @torch.no_grad()
+    def refresh(self, name: str, values: Tensor) -> None:
+        """Searches the scales of a matrix anew, where they are held: those that lose least.
+
+        Args:
+            name: Of the parameter.
+            values: Its float32 weights, [rows, cols].
+        """
+        if self.type_of(name) == "int4":
+            packed = _core.pack(values.detach().cpu().numpy(), "dense", "int4", self.group)
+            self._scales[name] = torch.from_numpy(packed.codes()[1].astype("f4")).to(values.device)
+
+    @torch.no_grad()
+    def round(self, name: str, values: Tensor) -> Tensor:
+        """Returns the values that are stored of a matrix, scales applied.
+
+        Args:
+            name: Of the parameter.
+            values: Its float32 weights, [rows, cols]; `refresh` must have seen it once.
+        """
+        kind = self.type_of(name)
+        cols = values.shape[1]
+        span = self.group or cols
+        grouped = functional.pad(values, (0, -cols % span)).reshape(len(values), -1, span)
+        scales = self._scales[name] if kind == "int4" else int8_scales(grouped)
+        scales = scales[:, : grouped.shape[1], None]  # the format pads columns to whole blocks; those have no values
+        low, high = _LIMITS[kind]
+        # As the native code has it: a product with the reciprocal, ties to even.
+        codes = torch.where(scales != 0, grouped * (1.0 / scales), 0.0).round().clamp(low, high)
+        return (codes * scales).flatten(1)[:, :cols] + 0.0  # no negative zeros
+
+
+def int8_scales(grouped: Tensor) -> Tensor:
+    """Returns the f16 scales of int8 values as float32, [rows, groups], of weights [rows, groups, span]."""
+    largest = grouped.abs().amax(-1)
+    scales = (largest / 127.0).clamp(min=_SMALLEST).half().float()
+    return torch.where(largest > 0, scales, 0.0)

@@ -1,0 +1,158 @@
+"""Text that a model writes itself, kept as tokens: data for distillation without a data set.
+
+A folder of samples holds `samples.json`, which says what wrote them, and parts of 48 windows of tokens each. A window
+depends on the seed, its number and the weights alone, so a run that was stopped goes on with the first missing part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import sampled_windows
+from ..errors import GossamerError
+from ..safetensors_io import SafetensorsFile, SafetensorsWriter
+from ..tokenizer import read_json
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..tokenizer import Tokenizer
+
+LENGTH = 512
+
+_ABOUT = "samples.json"
+_PART_WINDOWS = 48
+_TENSOR = "tokens"
+
+
+def sample(
+    model: Model,
+    dst: str | Path,
+    *,
+    tokens: int,
+    length: int = LENGTH,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> int:
+    """Lets a model write samples at temperature 1: answers to chat prompts and documents, in turns.
+
+    Args:
+        model: The teacher.
+        dst: Folder to write; one that a run with the same model, seed and length has begun is gone on with.
+        tokens: Tokens wanted, rounded up to whole windows.
+        length: Tokens a window.
+        seed: Of the samples.
+        progress: Called with (tokens done, tokens, what).
+
+    Returns:
+        The tokens that the folder holds.
+
+    Raises:
+        GossamerError: an option is out of range, the folder holds something else, or it cannot be written.
+    """
+    if tokens < 1:
+        raise GossamerError(f"tokens must be at least 1, got {tokens}")
+    if not 2 <= length <= model.config.context:
+        raise GossamerError(f"length must be from 2 to the model's context of {model.config.context}, got {length}")
+    folder = Path(dst)
+    about = {
+        "model": str(model.info.get("name", "")),
+        "tokenizer": fingerprint(model.tokenizer),
+        "vocab": model.config.vocab,
+        "length": length,
+        "seed": seed,
+    }
+    _begin(folder, about)
+    windows = -(-tokens // length)
+    for first in range(0, windows, _PART_WINDOWS):
+        path = folder / f"{first // _PART_WINDOWS:06}.safetensors"
+        count = min(_PART_WINDOWS, windows - first)
+        if path.exists() and len(_part(path)) >= count:
+            continue
+
+        def report(done: int, _total: int, _what: str, first: int = first) -> None:
+            if progress is not None:
+                progress(first * length + done, windows * length, "sampling")
+
+        written = sampled_windows(
+            model.decoder,
+            model.tokenizer,
+            first=first,
+            windows=count,
+            length=length,
+            seed=seed,
+            progress=report,
+        )
+        with SafetensorsWriter(path, [_TENSOR]) as writer:
+            writer.add(_TENSOR, written)
+    return sum(part.size for part in read_samples(folder))
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> None:
+    """Makes the folder, or checks that what is there came from the same settings."""
+    path = folder / _ABOUT
+    if path.exists():
+        found = read_json(path)
+        for key, value in about.items():
+            if found.get(key) != value:
+                raise GossamerError(
+                    f"{folder}: was begun with {key} {found.get(key)!r:.80}, this run has {value!r:.80}"
+                )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GossamerError(f"{folder}: exists already and holds no samples; it is left as it is")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{_ABOUT}.{os.getpid()}"
+        part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
+
+
+def is_samples(path: Path) -> bool:
+    """Whether a path is a folder of samples."""
+    return (path / _ABOUT).is_file()
+
+
+def read_samples(folder: Path, tokenizer: Tokenizer | None = None) -> Iterator[NDArray[np.int32]]:
+    """Yields the parts of a folder of samples, each int32 [windows, length].
+
+    Args:
+        folder: The folder.
+        tokenizer: What the tokens have to come from; None does not check.
+
+    Raises:
+        GossamerError: the tokens are another tokenizer's, or a file is missing or not valid.
+    """
+    about = read_json(folder / _ABOUT)
+    if tokenizer is not None and about.get("tokenizer") != fingerprint(tokenizer):
+        raise GossamerError(f"{folder}: the samples were written with another tokenizer, by {about.get('model')!r:.80}")
+    parts = sorted(folder.glob("*.safetensors"))
+    if not parts:
+        raise GossamerError(f"{folder}: holds no samples yet")
+    for path in parts:
+        tokens = _part(path)
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < int(about.get("vocab", 0)):
+            raise GossamerError(f"{path}: has tokens outside the vocabulary of {about.get('vocab')}")
+        yield tokens
+
+
+def _part(path: Path) -> NDArray[np.int32]:
+    file = SafetensorsFile(path)
+    info = file.tensors.get(_TENSOR)
+    if info is None or info.dtype != "I32" or len(info.shape) != 2:
+        raise GossamerError(f"{path}: has no int32 matrix {_TENSOR}")
+    return np.array(file.raw(_TENSOR), np.int32)
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """Returns a hash that two tokenizers share when they have the same tokens under the same ids."""
+    return hashlib.sha256(json.dumps(tokenizer.vocabulary(), sort_keys=True).encode()).hexdigest()

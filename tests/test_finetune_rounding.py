@@ -1,0 +1,88 @@
+"""Rounding in the loop: code for code what `convert` stores, and a packed model that computes the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gossamer
+from gossamer import _core
+from gossamer.checkpoint import open_checkpoint
+from gossamer.convert import convert
+from gossamer.errors import GossamerError
+from tiny import tiny_llama
+
+torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
+from gossamer.finetune.rounding import Rounding  # noqa: E402
+from gossamer.torch import decoder as torch_decoder  # noqa: E402
+
+
+def matrix(rows: int, cols: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((rows, cols)).astype(np.float32)
+    values *= 10.0 ** random.integers(-7, 3, (rows, 1))  # scales down to f16's subnormal ones and below
+    values[random.random((rows, cols)) < 0.5] = 0
+    values[1] = 0
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("group", [0, 32, 64, 128])
+@pytest.mark.parametrize("cols", [96, 130])
+def test_rounded_values_are_those_that_convert_stores(weights: str, group: int, cols: int) -> None:
+    values = matrix(40, cols)
+    rounding = Rounding(weights, group)
+    rounding.refresh("layers.0.q.weight", torch.from_numpy(values))
+    got = rounding.round("layers.0.q.weight", torch.from_numpy(values)).numpy()
+    np.testing.assert_array_equal(got, _core.pack(values, "dense", weights, group).unpack())
+    np.testing.assert_array_equal(got, _core.pack(got, "dense", weights, group).unpack())  # and finds again
+    assert not np.signbit(got[got == 0]).any()
+
+
+@pytest.mark.parametrize("group", [0, 32, 64])
+def test_scales_that_are_held_are_found_again(group: int) -> None:
+    values = matrix(40, 130)
+    rounding = Rounding("int4", group)
+    rounding.refresh("layers.0.q.weight", torch.from_numpy(values))
+    moved = values * np.random.default_rng(3).uniform(0.5, 1.5, values.shape).astype(np.float32)
+    got = rounding.round("layers.0.q.weight", torch.from_numpy(moved)).numpy()
+    np.testing.assert_array_equal(got, _core.pack(got, "dense", "int4", group).unpack())
+
+
+def test_embedding_and_head_are_int8_with_both() -> None:
+    values = torch.from_numpy(matrix(20, 64))
+    for name in ("embed.weight", "head.weight"):
+        for weights in ("int8", "int4"):
+            got = Rounding(weights, 64).round(name, values).numpy()
+            np.testing.assert_array_equal(got, _core.pack(values.numpy(), "dense", "int8", 64).unpack())
+
+
+def test_options_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="weights must be one of stored, int8, int4, got 'int2'"):
+        Rounding("int2")
+    with pytest.raises(GossamerError, match="group must be one of"):
+        Rounding("int8", 48)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_rounded_model_packs_to_the_same_logits(tmp_path: Path, weights: str) -> None:
+    """Trained values are stored exactly, so that with float activations the packed model computes what was trained."""
+    source = open_checkpoint(tiny_llama(tmp_path / "model", sparsity=0.5))
+    model = torch_decoder.load(source)
+    rounding = Rounding(weights, 32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                rounding.refresh(name, parameter)
+                parameter.copy_(rounding.round(name, parameter))
+    torch_decoder.save(model, tmp_path / "rounded", source, "f32")
+    convert(tmp_path / "rounded", tmp_path / "packed", weights=weights, group=32)
+    packed = gossamer.load(tmp_path / "packed", activations="f32")
+    for name, weight in packed.weights.items():
+        np.testing.assert_array_equal(weight.unpack(), dict(model.named_parameters())[f"{name}.weight"].detach())
+    ids = np.random.default_rng(0).integers(0, 300, 40)
+    with torch.no_grad():
+        ours = model(torch.from_numpy(ids)[None]).logits[0]
+    np.testing.assert_allclose(packed.logits(ids), ours, rtol=0, atol=5e-4)
