@@ -85,7 +85,8 @@ class Block(nn.Module):
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         hidden = hidden + self.o(mixed.transpose(1, 2).flatten(2))
         x = self.mlp_norm(hidden)
-        return hidden + self.down(functional.silu(self.gate(x)) * self.up(x))
+        update: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return hidden + update
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,319 @@
+"""Finetuning whole checkpoints: zeros, rounding, resuming after a kill, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gossamer
+from gossamer import _core
+from gossamer.checkpoint import open_checkpoint
+from gossamer.cli import main
+from gossamer.convert import convert
+from gossamer.errors import GossamerError
+from gossamer.finetune.options import Options, Parts
+from tiny import tiny_llama
+
+torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
+from gossamer.finetune.pipeline import finetune  # noqa: E402
+from gossamer.finetune.trainer import Interrupted  # noqa: E402
+from gossamer.torch import decoder as torch_decoder  # noqa: E402
+
+TEXT = (
+    "The spider spins a thread of gossamer, and the thread holds the spider. If the net is thin, the net is quick.\n\n"
+)
+QUICK = {"length": 32, "batch": 2, "tokens": 768, "lr": 2e-3, "precision": "f32", "validations": 1, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model, one with half of its weights zero, and a text."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny_llama(folder / "dense", seed=1)
+    gossamer.prune(folder / "dense", folder / "half", method="magnitude", sparsity=0.5, length=64)
+    (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
+    return folder
+
+
+def run(files: Path, dst: Path, student: str = "half", progress: Any = None, **options: Any) -> Any:
+    chosen = Options(**{**QUICK, **options})
+    return finetune(
+        files / student, dst, teacher=files / "dense", data=[files / "text.txt"], options=chosen, progress=progress
+    )
+
+
+def weights(path: Path) -> dict[str, Any]:
+    checkpoint = open_checkpoint(path)
+    return {name: np.array(checkpoint.tensor(name)) for name in checkpoint.names()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weights": "int8", "group": 32},
+        {"weights": "int4", "group": 32, "accumulate": 2},
+        {"weight_decay": 0.1, "precision": "bf16", "recompute": True, "loss": Parts(0.5, 0.0, 1.0)},
+    ],
+)
+def test_zeros_stay_zero_and_all_else_moves(files: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    report = run(files, tmp_path / "out", **options)
+    before, after = weights(files / "half"), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for name, values in after.items():
+        if "_proj" in name:
+            assert (values[before[name] == 0] == 0).all()
+            assert not np.signbit(values[values == 0]).any()
+        assert not np.array_equal(values, before[name]), name
+    assert report.zeros == 0.5
+    assert report.curve[-1]["perplexity"] < report.curve[0]["perplexity"] / 2
+    assert (report.tokens, report.steps) == (768, len(report.log))
+    assert not (tmp_path / "out.training").exists()
+    written = json.loads((tmp_path / "out" / "gossamer_finetune.json").read_text(encoding="utf-8"))
+    assert written["curve"] == report.curve
+    assert written["options"]["weights"] == report.options["weights"]
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_the_packed_model_is_the_one_that_was_trained(files: Path, tmp_path: Path, weights: str) -> None:
+    """Packing keeps zeros and values, float inputs give the same logits, and 8-bit ones stay in their bound."""
+    report = run(files, tmp_path / "out", weights=weights, group=32)
+    convert(tmp_path / "out", tmp_path / "packed", weights=weights, group=32)
+    packed = gossamer.load(tmp_path / "packed", activations="f32")
+    stored = open_checkpoint(tmp_path / "out")
+    trained = torch_decoder.load(stored)
+    ids = np.random.default_rng(0).integers(0, 300, 60)
+    with torch.no_grad():
+        expected = trained(torch.from_numpy(ids)[None]).logits[0]
+    np.testing.assert_allclose(packed.logits(ids), expected, rtol=0, atol=5e-4)
+    assert report.zeros == 0.5
+
+    # Inputs that become 8 bits are each off by half a step of their group's scale at most.
+    random = np.random.default_rng(1)
+    for name, weight in packed.weights.items():
+        values = dict(trained.named_parameters())[f"{name}.weight"].detach().numpy()
+        np.testing.assert_array_equal(weight.unpack(), values)
+        if name != "embed":
+            x = random.standard_normal((4, weight.cols)).astype(np.float32)
+            unit = 32
+            _, scales, _ = _core.quantize_activations(x, unit)
+            steps = np.repeat(scales, unit, axis=1)[:, : weight.cols].astype(np.float64)
+            wide = np.abs(values).astype(np.float64)
+            exact = x.astype(np.float64) @ values.T.astype(np.float64)
+            bound = steps / 2 @ wide.T + 16 * np.finfo(np.float32).eps * (np.abs(x) @ wide.T)
+            assert (np.abs(_core.linear(weight, x, "a8") - exact) <= bound).all(), name
+
+
+def test_a_cubic_schedule_reaches_its_sparsity(files: Path, tmp_path: Path) -> None:
+    for scores in ("magnitude", "movement"):
+        report = run(files, tmp_path / scores, student="dense", schedule="cubic", sparsity=0.75, scores=scores)
+        for name, values in weights(tmp_path / scores).items():
+            if "_proj" in name:
+                assert (values == 0).sum() == round(0.75 * values.size), name
+        assert report.zeros == 0.75
+    assert not np.array_equal(
+        *(weights(tmp_path / s)["model.layers.0.mlp.up_proj.weight"] for s in ("magnitude", "movement"))
+    )
+
+
+def test_the_rate_rises_and_falls() -> None:
+    options = Options(lr=1.0, warmup=0.1)
+    assert [options.rate(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0.01, 0.5, 1.0, 0.5, 0.0])
+    assert Options(lr=1.0, warmup=0.1, lr_schedule="linear").rate(0.325) == pytest.approx(0.75)
+    assert Options(lr=1.0, warmup=0, lr_schedule="constant").rate(1.0) == 1.0
+
+
+def test_a_time_budget_ends_the_run(files: Path, tmp_path: Path) -> None:
+    report = run(files, tmp_path / "out", tokens=0, budget_minutes=0.01)
+    assert report.seconds >= 0.6
+    assert report.log[-1]["lr"] < report.log[len(report.log) // 2]["lr"]
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from gossamer.finetune import Options, finetune
+
+files, dst, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+options = Options(length=32, batch=2, tokens=2048, lr=2e-3, precision="f32", validations=1, threads=1, save_steps=1,
+                  weights="int4", group=32)
+
+def train(pipe):
+    def tell(done, total, what):
+        if what.startswith("step"):
+            os.write(pipe, b".")
+    finetune(files / "half", dst, teacher=files / "dense", data=[files / "text.txt"], options=options, progress=tell)
+
+for run in range(kills + 1):
+    ours, theirs = os.pipe()
+    child = os.fork()  # torch is imported already, and has started no threads yet
+    if not child:
+        train(theirs)
+        os._exit(0)
+    os.close(theirs)
+    if run < kills:
+        os.read(ours, 1)
+        time.sleep(random.uniform(0, 0.2))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    os.close(ours)
+    assert os.WIFSIGNALED(status) if run < kills else status == 0, (run, status)
+"""
+
+
+def test_ten_kills_leave_the_same_weights(files: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments, in the middle of a step or of saving a state, then the same call again."""
+    run(files, tmp_path / "whole", tokens=2048, weights="int4", group=32)
+    command = [sys.executable, "-c", KILLED, str(files), str(tmp_path / "killed"), "10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    for name, values in whole.items():
+        assert values.tobytes() == killed[name].tobytes(), name
+    reports = [json.loads((tmp_path / n / "gossamer_finetune.json").read_text("utf-8")) for n in ("whole", "killed")]
+    logs = [[{k: v for k, v in entry.items() if k != "seconds"} for entry in report["log"]] for report in reports]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "cubic", "sparsity": 0.7, "scores": "movement"}])
+def test_ctrl_c_saves_and_the_same_call_goes_on(files: Path, tmp_path: Path, schedule: dict[str, Any]) -> None:
+    run(files, tmp_path / "whole", **schedule)
+
+    def interrupt(_done: int, _total: int, what: str) -> None:
+        if what.startswith("step 5:"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"stopped after 5 steps; the same command goes on from .*out\.training"):
+        run(files, tmp_path / "out", progress=interrupt, **schedule)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(GossamerError, match=r"was begun with seed 0, this one has 1"):
+        run(files, tmp_path / "out", seed=1, **schedule)
+    report = run(files, tmp_path / "out", **schedule)
+    assert report.steps == 12
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "out")
+    for name, values in whole.items():
+        assert values.tobytes() == stopped[name].tobytes(), name
+
+
+def test_other_data_is_not_gone_on_with(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files, tmp_path / "own")
+
+    def interrupt(_done: int, _total: int, what: str) -> None:
+        if what.startswith("step 2:"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "own", tmp_path / "out", progress=interrupt)
+    (tmp_path / "own" / "text.txt").write_text(TEXT * 39 + "Another end.", encoding="utf-8")
+    with pytest.raises(GossamerError, match="the data has changed since the run began"):
+        run(tmp_path / "own", tmp_path / "out")
+    assert (tmp_path / "out.training" / "state.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        GossamerError, match=r"step \d+, after \d+ tokens: .*(nan|inf).*state saved last is in .*out\.training"
+    ):
+        run(files, tmp_path / "out", lr=1e30, clip=0, warmup=0, save_steps=1)
+    assert not (tmp_path / "out").exists()
+    report = run(files, tmp_path / "fresh", lr=2e-3)
+    assert np.isfinite(report.curve[-1]["perplexity"])
+
+
+def test_a_full_disk_keeps_the_last_state(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gossamer.finetune import trainer
+
+    saves = []
+    real = trainer.save_state
+
+    def full(*arguments: Any) -> None:
+        saves.append(1)
+        if len(saves) == 3:
+            with monkeypatch.context() as patch:
+                patch.setattr("gossamer.safetensors_io._CHUNK", 4096)
+                patch.setattr("gossamer.safetensors_io.SafetensorsWriter._write", no_space)
+                real(*arguments)
+        real(*arguments)
+
+    def no_space(self: Any, _data: Any) -> None:
+        raise self._failure(OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(trainer, "save_state", full)
+    with pytest.raises(GossamerError, match=r"state\.safetensors: cannot write: No space left on device"):
+        run(files, tmp_path / "out", save_steps=1)
+    assert sorted(p.name for p in (tmp_path / "out.training").glob("*.safetensors*")) == ["state.safetensors"]
+    monkeypatch.setattr(trainer, "save_state", real)
+    run(files, tmp_path / "whole")
+    run(files, tmp_path / "out", save_steps=1)
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "out")
+    assert all(values.tobytes() == stopped[name].tobytes() for name, values in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student": "dense"}, "the student has no zeros to keep"),
+        ({"student": "wide"}, "hidden is 64 in the student and 96 in the teacher"),
+        ({"student": "deep"}, "layers is 3 in the student and 2 in the teacher"),
+        ({"student": "other"}, "their tokenizers differ"),
+        ({"length": 100000}, r"windows of 100000 tokens exceed the context of 128"),
+        ({"data": "short"}, r"short\.txt: \d+ tokens; training needs at least one window of 32"),
+        ({"data": "none"}, r"none\.txt: No such file"),
+        ({"data": "binary"}, r"binary\.txt: not UTF-8"),
+        ({"lr": -1.0}, "lr must be a finite number above 0"),
+        ({"weights": "int2"}, "weights must be one of stored, int8, int4"),
+        ({"schedule": "cubic"}, "cubic needs one"),
+        ({"loss": Parts(0, 0, 0)}, "parts of the loss"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    files: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    for name, overrides in (
+        ("wide", {"hidden_size": 64}),
+        ("deep", {"num_hidden_layers": 3}),
+        ("other", {}),
+    ):
+        tiny_llama(tmp_path / name, sparsity=0.5, **overrides)
+    tokenizer = tmp_path / "other" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text("utf-8").replace("<|im_start|>", "<|begin|>"), encoding="utf-8")
+    (tmp_path / "short.txt").write_text("Too short.", encoding="utf-8")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    student, data = change.pop("student", "half"), change.pop("data", "")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(GossamerError, match=message) as caught:
+        finetune(
+            files / student if (files / student).exists() else tmp_path / student,
+            tmp_path / "out",
+            teacher=files / "dense",
+            data=[tmp_path / f"{data}.txt" if data else files / "text.txt"],
+            options=Options(**{**QUICK, **change}),
+        )
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_command(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["finetune", str(files / "half"), str(tmp_path / "out"), "--teacher", str(files / "dense")]
+    line += ["--data", str(files / "text.txt"), "--length", "32", "--batch", "2", "--tokens", "512", "--kl", "0.5"]
+    line += ["--weights", "int8", "--plot", str(tmp_path / "curve.svg")]
+    assert main(line) == 0
+    out, _ = capsys.readouterr()
+    assert "8 steps, 512 tokens, 50.0% zeros" in out
+    assert "rounded for convert --weights int8 --group 64" in out
+    assert "perplexity" in (tmp_path / "curve.svg").read_text("utf-8")
+    assert main(line) == 1
+    assert "exists already" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out")
+    assert main([*line, "--json"]) == 0
+    out, _ = capsys.readouterr()
+    assert json.loads(out)["options"]["loss"] == {"ce": 1.0, "squarehead": 1.0, "kl": 0.5}
