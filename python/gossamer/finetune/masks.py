@@ -67,10 +67,14 @@ class Masks:
         return self._begin
 
     @torch.no_grad()
-    def apply(self, values: dict[str, Tensor]) -> None:
-        """Puts exact zeros where the masks have them."""
+    def apply(self, tensors: dict[str, Tensor]) -> None:
+        """Multiplies weights, gradients or moments by the masks.
+
+        Where gradient, moments and weight are zero, AdamW leaves all of them zero, decay included: a fixed mask has
+        only the gradients to see to. (A product, since masked_fill takes ten times as long on the CPU.)
+        """
         for name, keep in self.keep.items():
-            values[name].masked_fill_(~keep, 0.0)
+            tensors[name].mul_(keep)
 
     @torch.no_grad()
     def observe(self, values: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

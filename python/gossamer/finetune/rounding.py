@@ -69,23 +69,29 @@ class Rounding:
             self._scales[name] = torch.from_numpy(packed.codes()[1].astype("f4")).to(values.device)
 
     @torch.no_grad()
-    def round(self, name: str, values: Tensor) -> Tensor:
-        """Returns the values that are stored of a matrix, scales applied.
+    def round(self, name: str, values: Tensor, out: Tensor) -> None:
+        """Computes the values that are stored of a matrix, scales applied.
 
         Args:
             name: Of the parameter.
             values: Its float32 weights, [rows, cols]; `refresh` must have seen it once.
+            out: Takes the result; of the same shape, contiguous.
         """
         kind = self.type_of(name)
         cols = values.shape[1]
         span = self.group or cols
-        grouped = functional.pad(values, (0, -cols % span)).reshape(len(values), -1, span)
+        padded = functional.pad(values, (0, -cols % span)) if cols % span else values
+        grouped = padded.reshape(len(values), -1, span)
         scales = self._scales[name] if kind == "int4" else int8_scales(grouped)
         scales = scales[:, : grouped.shape[1], None]  # the format pads columns to whole blocks; those have no values
-        low, high = _LIMITS[kind]
-        # As the native code has it: a product with the reciprocal, ties to even.
-        codes = torch.where(scales != 0, grouped * (1.0 / scales), 0.0).round().clamp(low, high)
-        return (codes * scales).flatten(1)[:, :cols] + 0.0  # no negative zeros
+        # As the native code has it: a product with the reciprocal, ties to even. In place, since every temporary of an
+        # embedding's size costs more than the arithmetic.
+        codes = torch.mul(
+            grouped, torch.where(scales != 0, 1.0 / scales, 0.0), out=None if cols % span else out.view_as(grouped)
+        )
+        codes.round_().clamp_(*_LIMITS[kind]).mul_(scales)
+        if cols % span:
+            out.copy_(codes.flatten(1)[:, :cols])
 
 
 def int8_scales(grouped: Tensor) -> Tensor:

@@ -144,7 +144,8 @@ class Trainer:
         """Makes one optimizer step; returns its record. Weights are untouched when it raises."""
         number, options = self.steps, self.options
         if self.masks.update(number, self.progress, self.values):
-            self.masks.apply(self.values)
+            for tensors in (self.values, *map(self._moments, _MOMENTS)):
+                self.masks.apply(tensors)
             self._refresh()
             self._publish()
         elif number and number % _REFRESH == 0:
@@ -171,7 +172,6 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self.masks.apply(self.values)
         self.tokens += options.step_tokens
         self._publish()
         return {"step": number + 1, "lr": rate, **sums, "gradient": norm}
@@ -216,11 +216,14 @@ class Trainer:
         for state in self._optimizer.state.values():
             state["step"].fill_(self.steps)
 
+    def _moments(self, moment: str) -> dict[str, Tensor]:
+        return {name: self._optimizer.state[value][moment] for name, value in self.values.items()}
+
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a state holds, as it lives here."""
         tensors = {f"value.{name}": value for name, value in self.values.items()}
-        for name, value in self.values.items():
-            tensors |= {f"{moment}.{name}": self._optimizer.state[value][moment] for moment in _MOMENTS}
+        for moment in _MOMENTS:
+            tensors |= {f"{moment}.{name}": values for name, values in self._moments(moment).items()}
         tensors |= {f"keep.{name}": keep for name, keep in self.masks.keep.items()}
         tensors |= {f"movement.{name}": moved for name, moved in self.masks.movement.items()}
         return tensors | {f"scales.{name}": scales for name, scales in self._rounding.held.items()}
@@ -235,7 +238,10 @@ class Trainer:
         """Lets the student compute with the weights as they will be stored."""
         if self._rounding.active:
             for name, value in self.values.items():
-                self._parameters[name].copy_(self._rounding.round(name, value) if value.ndim == 2 else value)
+                if value.ndim == 2:
+                    self._rounding.round(name, value, self._parameters[name])
+                else:
+                    self._parameters[name].copy_(value)
 
     def _losses(self, tokens: Tensor, real: Tensor) -> dict[str, Tensor]:
         """The parts of the loss, and their weighted sum, over tokens [batch, length]; parts of weight 0 are 0."""

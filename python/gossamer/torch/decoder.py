@@ -215,7 +215,7 @@ def save(decoder: Decoder, dst: str | Path, source: Checkpoint, dtype: str = "")
             values = parameters[names[name]].detach().to("cpu", torch.float32).numpy()
             if kind == "f16" and np.abs(values).max(initial=0.0) > _F16_MAX:
                 raise GossamerError(f"{dst}: tensor {name} does not fit f16")
-            yield name, values, kind
+            yield name, values + np.float32(0), kind  # no negative zeros
 
     write_checkpoint(dst, source.config, tensors(), source)
 
