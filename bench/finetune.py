@@ -1,0 +1,113 @@
+"""What finetuning brings back: a model pruned, trained, packed; perplexity on two held-out texts before and after.
+
+    python bench/finetune.py WORK --tokens 100k --budget-minutes 45
+
+Everything lies in the folder WORK and is made only once, so that the same command goes on after a stop (Ctrl-C, kill):
+the pruned checkpoint (SparseGPT, calibrated as in bench/quality.py), the training texts (what calibration takes its
+windows from, whole; never the held-out texts), the finetuned checkpoint, and the packed models that are measured.
+`--samples FOLDER` adds what `gossamer sample` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import corpora
+from common import write_result
+
+import gossamer
+from gossamer import zoo
+from gossamer.cli.progress import progress
+from gossamer.cli.sample import amount
+from gossamer.convert import convert
+from gossamer.finetune import Options, Parts, finetune, plot
+from gossamer.perplexity import perplexity
+
+WINDOWS, CONTEXT = 8, 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder that everything is kept in")
+    parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--weights", choices=("stored", "int8", "int4"), default="int8", help="rounded to in the loop")
+    parser.add_argument("--group", type=int, default=64)
+    parser.add_argument("--samples", type=Path, action="append", default=[], help="folder of samples; repeatable")
+    parser.add_argument("--tokens", type=amount, default=0)
+    parser.add_argument("--budget-minutes", type=float, default=0.0)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--loss", type=float, nargs=3, default=(0.0, 1.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
+    parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--validation-windows", type=int, default=8)
+    parser.add_argument("--validations", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--plot", type=Path, help="draw the curves into this picture")
+    parser.add_argument("--name", default="finetune", help="of the file in results/ (%(default)s)")
+    args = parser.parse_args()
+
+    packages = corpora.fetch()
+    calibration, held_out = corpora.split(*packages)
+    text = args.work / "calibration.txt"
+    if not (args.work / "texts").exists():
+        corpora.write_training(*packages, args.work / "texts")
+        text.write_text(calibration, encoding="utf-8")
+    with progress() as bar:
+        dense = args.model or zoo.source("smollm2-135m-instruct-dense", bar)
+        pruned = args.work / f"sparsegpt-{args.sparsity:g}"
+        if not pruned.exists():
+            gossamer.prune(dense, pruned, sparsity=args.sparsity, calibration=text, progress=bar)
+        tuned = args.work / f"finetuned-{100 * args.sparsity:g}-{args.weights}"
+        if not tuned.exists():
+            data = [args.work / "texts", *args.samples]
+            finetune(pruned, tuned, teacher=dense, data=data, options=_options(args), progress=bar)
+    report = json.loads((tuned / "gossamer_finetune.json").read_text(encoding="utf-8"))
+    type_ = "int8" if args.weights == "stored" else args.weights
+    rows = [measure("dense", dense, "", args, held_out)]
+    rows += [measure(name, path, type_, args, held_out) for name, path in (("pruned", pruned), ("finetuned", tuned))]
+    first, before, after = (row["perplexity"] for row in rows)
+    closed = {name: (before[name] - after[name]) / (before[name] - first[name]) for name in held_out}
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "setting": {"model": Path(dense).name, "windows": WINDOWS, "context": CONTEXT, "group": args.group},
+        "rows": rows,
+        "closed": closed,
+        "training": report,
+    }
+    print(json.dumps({"rows": rows, "closed": closed}, indent=1), file=sys.stderr)
+    print(write_result(args.name, result))
+    if args.plot:
+        plot.draw(plot.new_figure(), report, args.plot)
+
+
+def _options(args: argparse.Namespace) -> Options:
+    names = ("tokens", "budget_minutes", "length", "batch", "accumulate", "lr", "weights", "group", "recompute")
+    names += ("validation_windows", "validations", "device", "threads")
+    return Options(loss=Parts(*args.loss), **{name: getattr(args, name) for name in names})
+
+
+def measure(name: str, path: Path, type_: str, args: argparse.Namespace, held_out: dict[str, str]) -> dict[str, Any]:
+    """Packs a checkpoint once, unless it is to be taken as it is (""), and measures its perplexity on both texts."""
+    packed = path
+    if type_:
+        packed = args.work / f"{Path(path).name}-packed-{type_}-{args.group}"
+        if not packed.exists():
+            convert(path, packed, weights=type_, group=args.group)
+    model = gossamer.load(str(packed), activations="auto" if type_ else "f32", threads=args.threads)
+    found = {
+        text: perplexity(model, content, context=CONTEXT, max_windows=WINDOWS).ppl for text, content in held_out.items()
+    }
+    return {"row": name, "type": type_ or "stored", "bytes": model.decoder.weight_bytes, "perplexity": found}
+
+
+if __name__ == "__main__":
+    main()
