@@ -29,6 +29,9 @@ from gossamer import zoo
 from gossamer.convert import convert
 
 LLAMA_TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K")
+VARIANTS = tuple(
+    f"{zeros} {kind}" for zeros in ("0", "0.4", "0.5", "0.6") for kind in ("int8:64", "int4:64", "int4:32")
+)
 COLOURS = {"gossamer": "tab:blue", "llama.cpp": "tab:orange"}
 Point = dict[str, Any]
 
@@ -54,16 +57,16 @@ def variants(args: argparse.Namespace) -> list[tuple[str, float, Path]]:
     if not text.exists():
         text.write_text(corpora.split(*corpora.fetch())[0], encoding="utf-8")
     found = []
-    for sparsity in args.sparsities:
-        for kind in args.types:
-            type_, _, group = kind.partition(":")
-            source, joint = dense, sparsity and type_ == "int4"
-            if sparsity:
-                source = args.work / f"sparsegpt-{sparsity:g}{f'-+{type_}of{group}' if joint else ''}"
-                if not source.exists():
-                    options: dict[str, Any] = {"weights": type_, "group": int(group)} if joint else {}
-                    gossamer.prune(dense, source, sparsity=sparsity, calibration=text, **options)
-            found.append((f"{sparsity:.0%} zeros, {type_}, groups of {group}", source, type_, int(group)))
+    for variant in args.variants:
+        zeros, kind = variant.split()
+        type_, _, group = kind.partition(":")
+        source, joint = dense, float(zeros) and type_ == "int4"
+        if float(zeros):
+            source = args.work / f"sparsegpt-{zeros}{f'-+{type_}of{group}' if joint else ''}"
+            if not source.exists():
+                options: dict[str, Any] = {"weights": type_, "group": int(group)} if joint else {}
+                gossamer.prune(dense, source, sparsity=float(zeros), calibration=text, **options)
+        found.append((f"{float(zeros):.0%} zeros, {type_}, groups of {group}", source, type_, int(group)))
     for folder in args.finetuned:
         options = json.loads((folder / "gossamer_finetune.json").read_text(encoding="utf-8"))["options"]
         type_ = "int8" if options["weights"] == "stored" else options["weights"]
@@ -154,8 +157,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder that made models are kept in")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
     parser.add_argument("--finetuned", type=Path, action="append", default=[], metavar="FOLDER", help="repeatable")
-    parser.add_argument("--sparsities", type=float, nargs="*", default=[0.0, 0.4, 0.5], help="of SparseGPT")
-    parser.add_argument("--types", nargs="*", default=["int8:64", "int4:64", "int4:32"], help="type and group")
+    parser.add_argument("--variants", nargs="*", default=VARIANTS, help="zeros, type and group, as '0.5 int8:64'")
     parser.add_argument(
         "--llama-python", metavar="PATH", help="a Python that has llama-cpp-python; without it, ours alone"
     )

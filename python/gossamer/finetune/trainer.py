@@ -138,6 +138,7 @@ class Trainer:
                     saved = last = time.monotonic()
                 if stop():
                     raise Interrupted(f"stopped after {self.steps} steps; the same command goes on from {self.folder}")
+        self.save()  # so that a result that cannot be written is not lost
         self.validate()
 
     def step(self) -> dict[str, float]:
