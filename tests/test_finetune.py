@@ -125,6 +125,11 @@ def test_a_cubic_schedule_reaches_its_sparsity(files: Path, tmp_path: Path) -> N
     )
 
 
+def test_steps_that_are_long_do_not_miss_the_end_of_the_schedule(files: Path, tmp_path: Path) -> None:
+    report = run(files, tmp_path / "out", student="dense", schedule="cubic", sparsity=0.75, batch=12)
+    assert (report.steps, report.zeros) == (2, 0.75)
+
+
 def test_the_rate_rises_and_falls() -> None:
     options = Options(lr=1.0, warmup=0.1)
     assert [options.rate(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0.01, 0.5, 1.0, 0.5, 0.0])
@@ -144,20 +149,20 @@ from pathlib import Path
 from gossamer.finetune import Options, finetune
 
 files, dst, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-options = Options(length=32, batch=2, tokens=2048, lr=2e-3, precision="f32", validations=1, threads=1, save_steps=1,
-                  weights="int4", group=32)
-
-def train(pipe):
+def train(dst, tokens, pipe):
     def tell(done, total, what):
         if what.startswith("step"):
             os.write(pipe, b".")
+    options = Options(length=32, batch=2, tokens=tokens, lr=2e-3, precision="f32", validations=1, threads=1,
+                      save_steps=1, weights="int4", group=32)
     finetune(files / "half", dst, teacher=files / "dense", data=[files / "text.txt"], options=options, progress=tell)
 
+train(dst.with_name("warm"), 64, os.open(os.devnull, os.O_WRONLY))  # torch loads much of itself late
 for run in range(kills + 1):
     ours, theirs = os.pipe()
-    child = os.fork()  # torch is imported already, and has started no threads yet
+    child = os.fork()
     if not child:
-        train(theirs)
+        train(dst, 2048, theirs)
         os._exit(0)
     os.close(theirs)
     if run < kills:

@@ -71,6 +71,15 @@ def leftovers(home: Path) -> list[str]:
     return sorted(path.name for path in home.rglob(".*"))
 
 
+def test_the_source_of_a_model_is_fetched_once(registry: list[str], tmp_path: Path) -> None:
+    path = zoo.source(NAME)
+    assert path == zoo.source(f"{NAME}-dense") == tmp_path / "home" / "downloads" / "tiny-model-1.0" / "model.gguf"
+    assert path.is_file()
+    assert registry == ["tiny-model==1.0"]
+    with pytest.raises(GossamerError, match="no such built-in model"):
+        zoo.source("huge")
+
+
 def test_a_model_is_made_once(registry: list[str], tmp_path: Path) -> None:
     steps: list[str] = []
     folder = zoo.provide(NAME, lambda _, __, what: steps.append(what))

@@ -88,8 +88,7 @@ class Trainer:
                 **{moment: torch.zeros_like(value, requires_grad=False) for moment in _MOMENTS},
             }
         self._refresh()
-        self.resumed = has_state(folder)
-        if self.resumed:
+        if has_state(folder):
             self._load()
         self._publish()
 
@@ -115,6 +114,8 @@ class Trainer:
             GossamerError: a loss or a gradient is not finite, or a state cannot be saved.
             Interrupted: after Ctrl-C or SIGTERM; the state is saved.
         """
+        if self.steps:
+            report(int(self.progress * _UNITS), _UNITS, f"going on after step {self.steps}")
         if not self.curve:
             self.validate()
         begun, tokens, at = time.monotonic(), self.tokens, self.progress
@@ -138,18 +139,14 @@ class Trainer:
                     saved = last = time.monotonic()
                 if stop():
                     raise Interrupted(f"stopped after {self.steps} steps; the same command goes on from {self.folder}")
+        self._raise(self.steps)  # where the last step was a long one
         self.save()  # so that a result that cannot be written is not lost
         self.validate()
 
     def step(self) -> dict[str, float]:
         """Makes one optimizer step; returns its record. Weights are untouched when it raises."""
         number, options = self.steps, self.options
-        if self.masks.update(number, self.progress, self.values):
-            for tensors in (self.values, *map(self._moments, _MOMENTS)):
-                self.masks.apply(tensors)
-            self._refresh()
-            self._publish()
-        elif number and number % _REFRESH == 0:
+        if not self._raise(number) and number and number % _REFRESH == 0:
             self._refresh()
             self._publish()
         windows = options.batch * options.accumulate
@@ -228,6 +225,16 @@ class Trainer:
         tensors |= {f"keep.{name}": keep for name, keep in self.masks.keep.items()}
         tensors |= {f"movement.{name}": moved for name, moved in self.masks.movement.items()}
         return tensors | {f"scales.{name}": scales for name, scales in self._rounding.held.items()}
+
+    def _raise(self, number: int) -> bool:
+        """Raises the zeros to where the schedule is before a step; returns whether that changed anything."""
+        if not self.masks.update(number, self.progress, self.values):
+            return False
+        for tensors in (self.values, *map(self._moments, _MOMENTS)):
+            self.masks.apply(tensors)
+        self._refresh()
+        self._publish()
+        return True
 
     def _refresh(self) -> None:
         for name, value in self.values.items():
