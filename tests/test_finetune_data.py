@@ -12,6 +12,7 @@ import gossamer
 from gossamer.checkpoint import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
+from gossamer.finetune import samples
 from gossamer.finetune.data import Data, prepare
 from gossamer.finetune.samples import read_samples, sample
 from tiny import EOS_ID, tiny_llama
@@ -86,7 +87,7 @@ def test_a_single_text_is_cut_into_documents(model: Path, tmp_path: Path) -> Non
 
 def test_samples_go_on_where_a_run_stopped(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = gossamer.load(model)
-    monkeypatch.setattr("gossamer.finetune.samples._PART_WINDOWS", 3)
+    monkeypatch.setattr(samples, "_PART_WINDOWS", 3)
     assert sample(teacher, tmp_path / "whole", tokens=150, length=20, seed=4) == 160
     whole = np.concatenate(list(read_samples(tmp_path / "whole")))
     assert whole.shape == (8, 20)

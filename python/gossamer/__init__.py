@@ -16,6 +16,7 @@ from .errors import GossamerError
 
 if TYPE_CHECKING:
     from .convert import convert
+    from .finetune import finetune
     from .loading import load
     from .model import Model
     from .pruning import prune
@@ -23,12 +24,24 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["GossamerError", "Model", "__version__", "convert", "generate", "load", "prune", "roofline", "stream"]
+__all__ = [
+    "GossamerError",
+    "Model",
+    "__version__",
+    "convert",
+    "finetune",
+    "generate",
+    "load",
+    "prune",
+    "roofline",
+    "stream",
+]
 
 _HOMES = {
     "load": "loading",
     "convert": "convert",
     "prune": "pruning",
+    "finetune": "finetune",
     "roofline": "roofline",
     "Model": "model",
     "__version__": "_core",
