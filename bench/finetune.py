@@ -77,7 +77,7 @@ def main() -> None:
     first, before, after = (row["perplexity"] for row in rows)
     closed = {name: (before[name] - after[name]) / (before[name] - first[name]) for name in held_out}
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", "bench/finetune.py", "WORK", *sys.argv[2:]]),
         "setting": {"model": Path(dense).name, "windows": WINDOWS, "context": CONTEXT, "group": args.group},
         "rows": rows,
         "closed": closed,
