@@ -153,6 +153,7 @@ def test_a_prompt_longer_than_the_context_names_both_numbers(served, capsys):
         ("prune a b --pattern 2x4", ["--pattern", "'2x4'"]),
         ("prune a b --pattern 2:4 --sparsity 0.5", ["--sparsity", "not allowed with", "--pattern"]),
         ("prune a b --method luck", ["--method", "luck"]),
+        ("prune a b --allocation luck", ["--allocation", "luck"]),
         ("bench m -p 0 -n 0", ["-p and -n"]),
         ("bench m --threads 1,0", ["--threads", "at least 1"]),
         ("bench m -r 0", ["-r/--repeats"]),

@@ -58,9 +58,7 @@ def registry(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
     monkeypatch.setattr(
         gossamer.pruning,
         "prune",
-        lambda src, dst, *, method, sparsity, progress: original(
-            src, dst, method={"sparsegpt": "magnitude"}[method], sparsity=sparsity, progress=progress
-        ),
+        lambda src, dst, *, method, **options: original(src, dst, method={"sparsegpt": "magnitude"}[method], **options),
     )
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
     return downloads

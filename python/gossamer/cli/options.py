@@ -80,7 +80,7 @@ def add_target_options(parser: argparse._ActionsContainer, default: float) -> No
         "--sparsity",
         type=fraction,
         metavar="X",
-        help=f"fraction of zeros in every matrix of the blocks (default {default})",
+        help=f"fraction of zeros in the matrices of the blocks (default {default})",
     )
     target.add_argument(
         "--pattern", type=pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"

@@ -7,7 +7,7 @@ import dataclasses
 
 from ..calibration import LENGTH, WINDOWS
 from ..formats import STORED
-from ..pruning import METHODS
+from ..pruning import ALLOCATIONS, METHODS
 from .options import SOURCE_HELP, add_group_option, add_target_options, given, integer, nonempty
 from .output import print_json
 from .progress import progress
@@ -25,13 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_target_options(parser, DEFAULT_SPARSITY)
     parser.add_argument(
+        "--allocation",
+        choices=ALLOCATIONS,
+        help="how zeros are divided among the matrices (default: divergence, by what the model's predictions lose; "
+        "uniform for N:M and for magnitude)",
+    )
+    parser.add_argument(
         "--weights",
         choices=(STORED, "int4"),
         default=STORED,
         help="int4 also rounds what stays, as convert --weights int4 does, but loses less (sparsegpt only)",
     )
     add_group_option(parser)
-    group = parser.add_argument_group("calibration, for wanda and sparsegpt")
+    group = parser.add_argument_group("calibration, for all methods but magnitude")
     group.add_argument(
         "--calibration", metavar="FILE", help="UTF-8 text file, or a folder of them (default: the model's own samples)"
     )
@@ -63,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             method=args.method,
             sparsity=sparsity,
             pattern=args.pattern,
+            allocation=args.allocation,
             weights=args.weights,
             **given(args, "group"),
             calibration=args.calibration,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .allocation import ALLOCATIONS
 from .masks import Target
 from .pipeline import Report, prune
 from .solvers import METHODS, admm, magnitude, sparsegpt, wanda
 
-__all__ = ["METHODS", "Report", "Target", "admm", "magnitude", "prune", "sparsegpt", "wanda"]
+__all__ = ["ALLOCATIONS", "METHODS", "Report", "Target", "admm", "magnitude", "prune", "sparsegpt", "wanda"]

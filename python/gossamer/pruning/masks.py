@@ -62,6 +62,22 @@ def keep_fraction(scores: NDArray[np.floating], zeros: int) -> NDArray[np.bool_]
     return keep.reshape(scores.shape)
 
 
+def keep_even_rows(scores: NDArray[np.floating], zeros: int) -> NDArray[np.bool_]:
+    """Keeps all but `zeros` low scores of [rows, cols], as many in every row as in any other, or one more.
+
+    The rows with one more are those whose next score is lowest.
+    """
+    rows = len(scores)
+    each, more = divmod(zeros, rows)
+    keep = keep_rows(scores, each)
+    if more:
+        left = np.where(keep, scores, np.inf)
+        lowest = left.argmin(axis=1)
+        chosen = np.argpartition(left[np.arange(rows), lowest], more - 1)[:more]
+        keep[chosen, lowest[chosen]] = False
+    return keep
+
+
 def keep_rows(scores: NDArray[np.floating], zeros: int) -> NDArray[np.bool_]:
     """Keeps all but the `zeros` lowest scores of every row of [rows, cols]."""
     keep = np.ones(scores.shape, dtype=np.bool_)

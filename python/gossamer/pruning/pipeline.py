@@ -17,7 +17,9 @@ from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_wind
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED, check_group
+from .allocation import ALLOCATIONS, Size, by_divergence, by_outliers, uniform
 from .masks import Target
+from .sensitivity import Probe
 from .sequential import GROUPS, prune_blocks
 from .solvers import CALIBRATED, METHODS, Int4, Matrix, Method, magnitude, sparsegpt
 
@@ -39,8 +41,9 @@ class Report:
     Attributes:
         source: Name of the checkpoint that was pruned.
         method: One of `METHODS`.
-        sparsity: Fraction of zeros asked for in every pruned matrix.
+        sparsity: Fraction of zeros asked for, over all pruned matrices.
         pattern: (N, M) where that was asked for.
+        allocation: How it was divided among them; one of `ALLOCATIONS`.
         weights: "stored", or "int4" where what stays was rounded in the same sweep.
         group: Inputs that share a scale of int4 values.
         calibration: Where the calibration windows come from; empty for a method that needs none.
@@ -56,6 +59,7 @@ class Report:
     method: str
     sparsity: float
     pattern: tuple[int, int] | None
+    allocation: str
     weights: str
     group: int
     calibration: str
@@ -74,6 +78,7 @@ def prune(
     method: str = "sparsegpt",
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
+    allocation: str | None = None,
     weights: str = STORED,
     group: int = 64,
     calibration: str | Path | None = None,
@@ -93,8 +98,11 @@ def prune(
         src: A Hugging Face checkpoint folder or a GGUF file.
         dst: Folder to write; must not exist yet, or be empty.
         method: "admm", "sparsegpt", "wanda" or "magnitude".
-        sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
+        sparsity: Fraction of zeros over all matrices, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
+        allocation: How `sparsity` is divided among the matrices: "uniform", "owl" (by outliers, Yin et al. 2023) or
+            "divergence" (by what predictions lose when a part alone is pruned). By default "divergence" where the
+            method is calibrated and no pattern is given, otherwise "uniform".
         weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
             in one sweep with the pruning, which loses far less than rounding afterwards; for "sparsegpt".
         group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
@@ -124,6 +132,7 @@ def prune(
         raise GossamerError(f"weights must be {STORED} or int4, got {weights!r}")
     if weights == "int4" and method != "sparsegpt":
         raise GossamerError(f"method {method} cannot round to int4; sparsegpt can")
+    allocation = _allocation(allocation, method, target)
     check_group(group)
     if windows < 1 or length < 1:
         raise GossamerError(f"calibration needs at least 1 window of 1 token, got {windows} of {length}")
@@ -147,7 +156,7 @@ def prune(
             tokens = text_windows(
                 text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(calibration)
             )
-        decoder = _decoder(source, config, tensors, threads)
+        decoder, sizes = _decoder(source, config, tensors, threads)
         if tokens is None:
             origin = "the dense model's own samples"
             tokens = sampled_windows(
@@ -157,31 +166,57 @@ def prune(
         if weights == "int4":
             solver = Method(partial(sparsegpt, rounding=Int4(group)), updates=True)
         dtype = "f32" if weights == "int4" else None
-        pruned = _calibrated(decoder, source, config, names, dtype, tokens, solver, target, report)
+        pruned = _calibrated(
+            decoder,
+            source,
+            config,
+            names,
+            dtype,
+            tokens,
+            solver,
+            target,
+            allocation,
+            {name: sizes[name] for name in names},
+            report,
+        )
     else:
         pruned = {name: _packed(source, names[name], magnitude(_read(source, names[name]), target)) for name in names}
 
-    zeros = {names[name]: 1.0 - weight.nnz / (weight.rows * weight.cols) for name, weight in pruned.items()}
-    entries = sum(weight.rows * weight.cols for weight in pruned.values())
+    reached = {names[name]: _size(weight) for name, weight in pruned.items()}
     result = Report(
         source=Path(src).name,
         method=method,
         sparsity=target.sparsity,
         pattern=target.pattern,
+        allocation=allocation,
         weights=weights,
         group=group if weights == "int4" else 0,
         calibration=origin,
         windows=0 if tokens is None else tokens.shape[0],
         length=0 if tokens is None else tokens.shape[1],
         seed=seed,
-        reached=1.0 - sum(weight.nnz for weight in pruned.values()) / entries,
-        layers=zeros,
+        reached=sum(size.zeros for size in reached.values()) / sum(size.entries for size in reached.values()),
+        layers={name: size.zeros / size.entries for name, size in reached.items()},
         seconds=time.perf_counter() - started,
     )
     report(0, 1, "writing the checkpoint")
     _write(folder, source, {names[name]: weight for name, weight in pruned.items()}, result)
     report(1, 1, "writing the checkpoint")
     return result
+
+
+def _allocation(allocation: str | None, method: str, target: Target) -> str:
+    """Returns the way to divide the zeros, checked against what else is asked for."""
+    if allocation is None:
+        measured = method in CALIBRATED and not target.pattern and target.sparsity > 0
+        return "divergence" if measured else "uniform"
+    if allocation not in ALLOCATIONS:
+        raise GossamerError(f"unknown allocation {allocation!r}; there are {', '.join(ALLOCATIONS)}")
+    if allocation != "uniform" and target.pattern:
+        raise GossamerError(f"an N:M pattern leaves every matrix the same zeros: allocation {allocation} cannot be had")
+    if allocation != "uniform" and method not in CALIBRATED:
+        raise GossamerError(f"method {method} measures nothing: allocation {allocation} cannot be had")
+    return allocation
 
 
 def _linears(config: DecoderConfig) -> list[str]:
@@ -212,8 +247,8 @@ def _packed(source: Checkpoint, name: str, values: Matrix, dtype: str | None = N
 
 def _decoder(
     source: Checkpoint, config: DecoderConfig, tensors: dict[str, tuple[str, tuple[int, ...]]], threads: int
-) -> _core.Decoder:
-    """The dense model, with weights of the stored types and float32 arithmetic."""
+) -> tuple[_core.Decoder, dict[str, Size]]:
+    """The dense model, with weights of the stored types and float32 arithmetic; and what its matrices have."""
     from .. import _core
 
     weights: dict[str, _core.Weight] = {}
@@ -223,7 +258,13 @@ def _decoder(
             weights[name] = _packed(source, stored, _read(source, stored))
         else:
             vectors[name] = _read(source, stored)
-    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="f32")
+    decoder = _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="f32")
+    return decoder, {name: _size(weight) for name, weight in weights.items()}
+
+
+def _size(weight: _core.Weight) -> Size:
+    entries = weight.rows * weight.cols
+    return Size(entries, entries - weight.nnz)
 
 
 def _calibrated(
@@ -235,10 +276,27 @@ def _calibrated(
     tokens: NDArray[np.int32],
     method: Method,
     target: Target,
+    allocation: str,
+    sizes: dict[str, Size],
     progress: Progress,
 ) -> dict[str, _core.Weight]:
     """Prunes block after block; returns the results by canonical name, packed as `dtype` or as in the source."""
     pruned: dict[str, _core.Weight] = {}
+
+    def read(name: str) -> Matrix:
+        return _read(source, names[name])
+
+    def put(name: str, values: Matrix) -> None:
+        decoder.set_weight(name, _packed(source, names[name], values))
+
+    if allocation == "uniform":
+        targets = uniform(target, sizes)
+    else:
+        probe = Probe(decoder, config.layers, tokens, read)
+        if allocation == "owl":
+            targets = by_outliers(target, sizes, probe.outliers(progress))
+        else:
+            targets = by_divergence(target, sizes, probe.divergence(target, put, progress))
 
     def replace(name: str, values: Matrix) -> Matrix:
         pruned[name] = _packed(source, names[name], values, dtype)
@@ -250,8 +308,8 @@ def _calibrated(
         config.layers,
         tokens,
         method,
-        target,
-        lambda name: _read(source, names[name]),
+        targets,
+        read,
         replace,
         progress,
     )

@@ -11,7 +11,7 @@ is W (x_dense - x); for one that adds to the residual stream, what the stream it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -44,13 +44,16 @@ class Blocks(Protocol):
     ) -> dict[str, NDArray[np.float32]]:
         """Returns the inputs alone."""
 
+    def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns logits [tokens, vocab] of the last block's outputs."""
+
 
 def prune_blocks(
     blocks: Blocks,
     layers: int,
     windows: NDArray[np.int32],
     method: Method,
-    target: Target,
+    targets: Mapping[str, Target],
     read: Callable[[str], Matrix],
     replace: Callable[[str, Matrix], Matrix],
     progress: Callable[[int, int, str], None],
@@ -62,7 +65,7 @@ def prune_blocks(
         layers: Number of blocks.
         windows: Calibration tokens, [windows, length]; each window is a sequence of its own.
         method: The method.
-        target: The zeros to make in each matrix.
+        targets: The zeros to make, by the canonical name of the matrix.
         read: Gives the weight of a canonical name such as "layers.3.q".
         replace: Puts the pruned weight of that name into `blocks`; returns its values as stored.
         progress: Called with (blocks done, blocks, what) before each block, and after the last.
@@ -83,7 +86,7 @@ def prune_blocks(
             moments.check(name)
             try:
                 aimed = moments.aim(weight) if method.updates else weight
-                stored = replace(name, method.solve(aimed, moments.gram, target, weight != 0))
+                stored = replace(name, method.solve(aimed, moments.gram, targets[name], weight != 0))
             except GossamerError as error:
                 raise GossamerError(f"{name}: {error}") from None
         return stored - weight

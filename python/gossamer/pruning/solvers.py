@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
-from .masks import Target, keep_fraction, keep_pattern, keep_rows
+from .masks import Target, keep_even_rows, keep_fraction, keep_pattern
 
 Matrix = NDArray[np.float32]
 Gram = NDArray[np.float64]
@@ -95,13 +95,28 @@ def wanda(weight: Matrix, gram: Gram, target: Target, _present: Mask | None = No
     Args:
         weight: [rows, cols].
         gram: Sum of x x^T over the calibration inputs, [cols, cols]; the diagonal alone is used.
-        target: The zeros to make; an unstructured target compares within a row.
+        target: The zeros to make; an unstructured target compares within a row; rows lose as many, give or take
+            one.
 
     Returns:
         The pruned matrix, [rows, cols].
     """
-    scores = np.abs(weight) * np.sqrt(np.diagonal(gram))
-    keep = keep_pattern(scores, target.pattern) if target.pattern else keep_rows(scores, target.zeros(weight.shape[1]))
+    return keep_important(weight, importance(weight, np.diagonal(gram)), target)
+
+
+def importance(weight: Matrix, squares: Gram) -> Matrix:
+    """Returns the scores of Wanda: |w| times the norm of its input, [rows, cols].
+
+    Args:
+        weight: [rows, cols].
+        squares: Sum of the squares of each input over the calibration tokens, [cols].
+    """
+    return np.abs(weight) * np.sqrt(squares).astype(np.float32)
+
+
+def keep_important(weight: Matrix, scores: Matrix, target: Target) -> Matrix:
+    """Drops the entries of a weight [rows, cols] with the lowest scores; rows lose as many, give or take one."""
+    keep = keep_pattern(scores, target.pattern) if target.pattern else keep_even_rows(scores, target.zeros(weight.size))
     return np.where(keep, weight, np.float32(0))
 
 

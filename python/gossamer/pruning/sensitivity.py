@@ -1,0 +1,116 @@
+"""What each matrix matters to a model: outliers of its scores, and what happens when it alone is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+from .masks import Target
+from .sequential import GROUPS, Blocks
+from .solvers import Matrix, importance, keep_important
+
+# What is pruned at once to see what it does: attention is small and matters little, and counts as one.
+PARTS: tuple[tuple[str, ...], ...] = (("q", "k", "v", "o"), ("gate", "up"), ("down",))
+_PROBES = 2
+_PROBE_LENGTH = 256
+# Of OWL: what counts as an outlier, in means over the block.
+_OUTLIER = 5.0
+
+Read = Callable[[str], Matrix]
+Progress = Callable[[int, int, str], None]
+
+
+class Probe:
+    """A dense model's states on a few calibration tokens.
+
+    Args:
+        blocks: The engine that holds the dense model.
+        layers: Number of blocks.
+        windows: Calibration tokens, [windows, length]; up to 256 tokens of each of two are used.
+        read: Gives the weight of a canonical name such as "layers.3.q".
+
+    Raises:
+        GossamerError: an input of a matrix is NaN or infinite.
+    """
+
+    def __init__(self, blocks: Blocks, layers: int, windows: NDArray[np.int32], read: Read) -> None:
+        chosen = windows[:: max(1, -(-len(windows) // _PROBES)), :_PROBE_LENGTH]
+        self._blocks = blocks
+        self._layers = layers
+        self._length = chosen.shape[1]
+        self._read = read
+        self._states = [blocks.embed(chosen.reshape(-1))]
+        self._squares: dict[str, NDArray[np.float64]] = {}
+        firsts = [group[0] for group in GROUPS]
+        for layer in range(layers):
+            state, inputs = blocks.forward_block(layer, self._states[-1], firsts, self._length)
+            self._states.append(state)
+            for group in GROUPS:
+                squares = np.square(inputs[group[0]], dtype=np.float64).sum(axis=0)
+                if not np.isfinite(squares).all():
+                    raise GossamerError(f"layers.{layer}.{group[0]}: the inputs measured in calibration are not finite")
+                self._squares.update({f"layers.{layer}.{linear}": squares for linear in group})
+
+    def outliers(self, progress: Progress) -> dict[str, float]:
+        """Returns, for every matrix, the share of its block's scores that exceed five times their mean.
+
+        Scores are those of `wanda`, |w| times the norm of the input (Yin et al. 2023, equation 1).
+        """
+        result: dict[str, float] = {}
+        for layer in range(self._layers):
+            progress(layer, self._layers, "measuring outliers")
+            names = [f"layers.{layer}.{linear}" for group in GROUPS for linear in group]
+            block = np.concatenate([importance(self._read(name), self._squares[name]).ravel() for name in names])
+            share = float(np.mean(block > _OUTLIER * block.mean(dtype=np.float64)))
+            result.update(dict.fromkeys(names, share))
+        progress(self._layers, self._layers, "measuring outliers")
+        return result
+
+    def divergence(self, target: Target, put: Callable[[str, Matrix], None], progress: Progress) -> dict[str, float]:
+        """Returns how far predictions move when a part of a block is pruned by `wanda`, and nothing else is.
+
+        That is the mean Kullback-Leibler divergence from the dense model, in nats a token. The matrices that are pruned
+        at once share it by their entries.
+
+        Args:
+            target: What to prune to.
+            put: Puts a weight of a canonical name into the engine; the dense ones are there again in the end.
+            progress: Called with (done, parts, what).
+
+        Raises:
+            GossamerError: predictions are NaN or infinite.
+        """
+        result: dict[str, float] = {}
+        dense = _log_probabilities(self._blocks.head(self._states[-1]))
+        total = self._layers * len(PARTS)
+        for index in range(total):
+            progress(index, total, "measuring what matters")
+            layer, part = divmod(index, len(PARTS))
+            weights = {f"layers.{layer}.{linear}": self._read(f"layers.{layer}.{linear}") for linear in PARTS[part]}
+            try:
+                for name, weight in weights.items():
+                    put(name, keep_important(weight, importance(weight, self._squares[name]), target))
+                state = self._states[layer]
+                for after in range(layer, self._layers):
+                    state, _ = self._blocks.forward_block(after, state, (), self._length)
+            finally:
+                for name, weight in weights.items():
+                    put(name, weight)
+            moved = dense - _log_probabilities(self._blocks.head(state))
+            moved *= np.exp(dense)
+            cost = float(moved.sum(axis=1).mean())
+            if not np.isfinite(cost):
+                raise GossamerError(f"layers.{layer}: predictions are not finite with {', '.join(PARTS[part])} pruned")
+            entries = sum(weight.size for weight in weights.values())
+            result.update({name: max(cost, 0.0) * weight.size / entries for name, weight in weights.items()})
+        progress(total, total, "measuring what matters")
+        return result
+
+
+def _log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits = logits - logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return logits
