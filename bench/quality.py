@@ -2,6 +2,8 @@
 
     python bench/quality.py SmolLM2-135M-Instruct.Q4_1.gguf
 
+Rows that are not asked for stay in the result file as they were; each names the commit that it was measured at.
+
 Calibration is on 48 windows of 512 tokens, half encyclopaedic prose and half presidents' addresses of 1945 to 2019; the
 held-out texts are the last 15% of the prose and the addresses after 2019, 8 windows of 1024 tokens each. Rows of int8
 and int4 values are packed, with the head as int8, and run with the activations that packed models have by default.
@@ -17,31 +19,42 @@ from pathlib import Path
 from typing import Any
 
 import corpora
-from common import write_result
+from common import RESULTS, facts, write_result
 
 import gossamer
+from gossamer import zoo
 from gossamer.convert import convert
 from gossamer.perplexity import perplexity
+from gossamer.pruning import ALLOCATIONS
 
-# Method, then sparsity or N:M; then the type and group that it is packed with, after a plus if it was pruned for that;
-# calibrated on the model's own samples where it ends in "samples".
+# Method, then sparsity or N:M; then how zeros are divided among the matrices, unless by default; the type and group
+# that it is packed with, after a plus if it was pruned for that; "samples" where it is calibrated on the model's own.
 ROWS = (
     "dense",
+    "dense int8:64",
+    "dense int4:32",
     "magnitude 0.5",
+    "wanda 0.5 uniform",
     "wanda 0.5",
+    "sparsegpt 0.4 uniform",
     "sparsegpt 0.4",
+    "sparsegpt 0.5 uniform",
+    "sparsegpt 0.5 owl",
     "sparsegpt 0.5",
+    "sparsegpt 0.5 uniform int8:64",
     "sparsegpt 0.5 int8:64",
-    "sparsegpt 0.5 int4:64",
-    "sparsegpt 0.5 int4:32",
+    "sparsegpt 0.5 uniform int4:64",
+    "sparsegpt 0.5 uniform int4:32",
+    "sparsegpt 0.5 uniform +int4:64",
+    "sparsegpt 0.5 uniform +int4:32",
     "sparsegpt 0.5 +int4:64",
-    "sparsegpt 0.5 +int4:32",
+    "sparsegpt 0 +int4:32",
     "sparsegpt 2:4",
-    "admm 0.4",
+    "admm 0.5 uniform",
     "admm 0.5",
-    "admm 2:4",
+    "sparsegpt 0.4 uniform samples",
     "sparsegpt 0.4 samples",
-    "sparsegpt 0.5 samples",
+    "built-in smollm2-135m-instruct",
 )
 
 
@@ -57,8 +70,8 @@ def main() -> None:
     parser.add_argument("--name", default="quality", help="of the result file")
     arguments = parser.parse_args()
 
+    setting = {"model": arguments.model.name, "windows": arguments.windows, "context": arguments.context}
     calibration, held_out = corpora.split(*corpora.fetch(arguments.factbook, arguments.addresses))
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         text = Path(scratch) / "calibration.txt"
         text.write_text(calibration, encoding="utf-8")
@@ -69,18 +82,48 @@ def main() -> None:
                 name: perplexity(model, t, context=arguments.context, max_windows=arguments.windows).ppl
                 for name, t in held_out.items()
             }
+            blocks = [weight for name, weight in model.weights.items() if name.startswith("layers.")]
+            result["bytes"] = sum(weight.nbytes for weight in blocks)
             print(result, file=sys.stderr, flush=True)
-            rows.append(result)
-    setting = {"model": arguments.model.name, "windows": arguments.windows, "context": arguments.context}
-    print(write_result(arguments.name, {"setting": setting, "rows": rows}))
+            print(_keep(arguments.name, setting, result))
+
+
+def _keep(name: str, setting: dict[str, Any], row: dict[str, Any]) -> Path:
+    """Puts a row into the result file, in place of one of the same name."""
+    path = RESULTS / f"{name}.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"setting": setting, "rows": []}
+    if kept["setting"] != setting:
+        raise SystemExit(f"{path} was measured with {kept['setting']}, not {setting}: give another --name")
+    rows = {one["row"]: one for one in kept["rows"]}
+    rows[row["row"]] = {**row, "commit": facts()["commit"]}
+    order = [*(one for one in ROWS if one in rows), *(one for one in rows if one not in ROWS)]
+    return write_result(name, {"setting": setting, "rows": [rows[one] for one in order]})
 
 
 def _row(row: str, source: Path, folder: Path, text: Path) -> dict[str, Any]:
     """Makes the model of a row, in `folder` unless it is there already; "path" in the result says where."""
-    if row == "dense":
-        return {"row": row, "path": source, "activations": "f32"}
-    method, amount, *rest = row.split()
-    packed = next((part for part in rest if ":" in part), "")
+    method, *rest = row.split()
+    if method == "built-in":
+        return {"row": row, "path": zoo.provide(rest[0]), "activations": "auto"}
+    packed = next((part for part in rest[method != "dense" :] if ":" in part), "")
+    type_, _, group = packed.lstrip("+").partition(":")
+    result: dict[str, Any] = {"row": row}
+    pruned = source
+    if method != "dense":
+        pruned = _pruned(method, *rest, source=source, folder=folder, text=text, packed=packed)
+        report = json.loads((pruned / "gossamer_prune.json").read_text(encoding="utf-8"))
+        result |= {"zeros": report["reached"], "prune_seconds": round(report["seconds"], 1)}
+    if not packed:
+        return {**result, "path": pruned, "activations": "f32"}
+    path = folder / f"{pruned.name}-packed-{type_}-{group}"
+    if not path.exists():
+        convert(pruned, path, weights=type_, group=int(group))
+    return {**result, "path": path, "activations": "auto"}
+
+
+def _pruned(method: str, amount: str, *rest: str, source: Path, folder: Path, text: Path, packed: str) -> Path:
+    """Returns the pruned checkpoint of a row, made unless it is there already."""
+    allocation = next((part for part in rest if part in ALLOCATIONS), None)
     type_, _, group = packed.lstrip("+").partition(":")
     joint = packed.startswith("+")
     n, colon, m = amount.partition(":")
@@ -92,17 +135,12 @@ def _row(row: str, source: Path, folder: Path, text: Path) -> dict[str, Any]:
             method=method,
             sparsity=None if colon else float(amount),
             pattern=(int(n), int(m)) if colon else None,
+            allocation=allocation,
             weights=type_ if joint else "stored",
             group=int(group) if joint else 64,
             calibration=None if "samples" in rest else text,
         )
-    report = json.loads((pruned / "gossamer_prune.json").read_text(encoding="utf-8"))
-    result = {"row": row, "zeros": report["reached"], "prune_seconds": round(report["seconds"], 1)}
-    if not packed:
-        return {**result, "path": pruned, "activations": "f32"}
-    path = folder / f"{pruned.name}-packed-{type_}-{group}"
-    convert(pruned, path, weights=type_, group=int(group))
-    return {**result, "path": path, "activations": "auto"}
+    return pruned
 
 
 if __name__ == "__main__":
