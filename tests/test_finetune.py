@@ -130,6 +130,16 @@ def test_steps_that_are_long_do_not_miss_the_end_of_the_schedule(files: Path, tm
     assert (report.steps, report.zeros) == (2, 0.75)
 
 
+def test_torch_has_its_threads_again_afterwards(files: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run(files, tmp_path / "out", threads=1, tokens=128)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_rate_rises_and_falls() -> None:
     options = Options(lr=1.0, warmup=0.1)
     assert [options.rate(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0.01, 0.5, 1.0, 0.5, 0.0])

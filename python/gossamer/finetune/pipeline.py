@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,15 +102,13 @@ def finetune(
     source, dense = open_checkpoint(student), open_checkpoint(teacher)
     _check_pair(source, dense, options)
     device = _device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     settings = {
         "student": str(Path(student).resolve()),
         "teacher": str(Path(teacher).resolve()),
         "data": [str(Path(path).resolve()) for path in data],
         **options.pinned(),
     }
-    with training_folder(folder, settings) as work:
+    with _threads(options.threads), training_folder(folder, settings) as work:
         windows = prepare(
             data,
             source.tokenizer(),
@@ -151,6 +150,18 @@ def finetune(
         _write(folder, trainer, source, result)
         report(1, 1, "writing the checkpoint")
     return result
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Has torch use `count` threads within, unless it is 0, and as many as before behind."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> None:

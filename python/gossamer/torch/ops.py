@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..formats import INTEGER_TYPES
 from .handles import Handle, handle_of
 from .layout import ACTIVATIONS
 
 _ROWS, _COLS = 3, 4  # of a layout's numbers
 _PANEL_BYTES = 4 << 20  # of expanded weights that a matrix product takes at a time
-_PROMPT_TOKENS = 768  # from here on torch's float product gains more than expanding the weight costs, as measured
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _core.use_open_mp(torch._C.__file__)
 
@@ -39,8 +37,6 @@ def multiply(handle: Handle, x: Tensor, bias: Tensor | None) -> Tensor:
         flat = x.reshape(-1, cols)
         x = flat if flat.stride(1) == 1 else flat.contiguous()
         tokens, stride = x.shape[0], x.stride(0)
-    if tokens >= _PROMPT_TOKENS and x.dtype == torch.float32 and _multiplies_floats(handle):
-        return _multiply_expanded(handle, x.view(tokens, cols), bias).view(shape)
     y = x.new_empty(shape)
     bias_address = bias_type = 0
     if bias is not None:
@@ -51,19 +47,6 @@ def multiply(handle: Handle, x: Tensor, bias: Tensor | None) -> Tensor:
     threads = torch.get_num_threads()
     linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
     return y
-
-
-def _multiplies_floats(handle: Handle) -> bool:
-    activations = handle.layout.activations
-    return activations == "f32" or (activations == "auto" and handle.layout.type not in INTEGER_TYPES)
-
-
-def _multiply_expanded(handle: Handle, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns x W^T + bias for float32 x [tokens, cols], with torch's product over some expanded rows at a time."""
-    y = x.new_empty((len(x), handle.layout.rows))
-    for first, last in _blocks(handle.layout.numbers()):
-        torch.mm(x, handle.expand(first, last, x.dtype).t(), out=y[:, first:last])
-    return y if bias is None else y.add_(bias)
 
 
 def _nobody_watches(x: Tensor) -> bool:
