@@ -167,17 +167,19 @@ def train(dst, tokens, pipe):
                       save_steps=1, weights="int4", group=32)
     finetune(files / "half", dst, teacher=files / "dense", data=[files / "text.txt"], options=options, progress=tell)
 
-train(dst.with_name("warm"), 64, os.open(os.devnull, os.O_WRONLY))  # torch loads much of itself late
+start = time.monotonic()
+train(dst.with_name("warm"), 512, os.open(os.devnull, os.O_WRONLY))  # torch loads much of itself late
+step = (time.monotonic() - start) / 8
 for run in range(kills + 1):
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
-        train(dst, 2048, theirs)
+        train(dst, 4096, theirs)
         os._exit(0)
     os.close(theirs)
     if run < kills:
         os.read(ours, 1)
-        time.sleep(random.uniform(0, 0.2))
+        time.sleep(random.uniform(0, step))
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     os.close(ours)
@@ -187,7 +189,7 @@ for run in range(kills + 1):
 
 def test_ten_kills_leave_the_same_weights(files: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, in the middle of a step or of saving a state, then the same call again."""
-    run(files, tmp_path / "whole", tokens=2048, weights="int4", group=32)
+    run(files, tmp_path / "whole", tokens=4096, weights="int4", group=32)
     command = [sys.executable, "-c", KILLED, str(files), str(tmp_path / "killed"), "10"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
