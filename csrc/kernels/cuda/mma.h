@@ -22,6 +22,19 @@
 
 namespace gossamer::cuda {
 
+#ifndef __CUDACC__
+// Pairs of 16-bit numbers, a - b.
+template <class Half>
+uint32_t subtract_pairs(uint32_t a, uint32_t b) {
+  const auto half = [&](int shift) {
+    return static_cast<uint32_t>(Half::from_f32(Half::to_f32(static_cast<uint16_t>(a >> shift)) -
+                                                Half::to_f32(static_cast<uint16_t>(b >> shift))))
+           << shift;
+  };
+  return half(0) | half(16);
+}
+#endif
+
 // IEEE half precision.
 struct F16 {
   // 0x6400 | u is 1024 + u for u below 1024.
@@ -52,12 +65,7 @@ struct F16 {
     asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
 #else
-    const auto half = [&](int shift) {
-      return static_cast<uint32_t>(
-                 from_f32(to_f32(static_cast<uint16_t>(a >> shift)) - to_f32(static_cast<uint16_t>(b >> shift))))
-             << shift;
-    };
-    return half(0) | half(16);
+    return subtract_pairs<F16>(a, b);
 #endif
   }
 };
@@ -89,12 +97,7 @@ struct Bf16 {
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(b), "r"(0xbf80bf80U), "r"(a));
     return out;
 #else
-    const auto half = [&](int shift) {
-      return static_cast<uint32_t>(
-                 from_f32(to_f32(static_cast<uint16_t>(a >> shift)) - to_f32(static_cast<uint16_t>(b >> shift))))
-             << shift;
-    };
-    return half(0) | half(16);
+    return subtract_pairs<Bf16>(a, b);
 #endif
   }
 };
