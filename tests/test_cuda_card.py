@@ -25,6 +25,8 @@ from cuda_cases import (  # noqa: E402
     pack,
 )
 from gossamer.cuda import CudaWeight, why_unavailable  # noqa: E402
+from gossamer.torch import SparseLinear, sparsify  # noqa: E402
+from torch_layers import pruned  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 
@@ -129,3 +131,72 @@ def test_bad_calls_leave_the_card_usable(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(GossamerError, match="out of memory on cuda:0 while repacking a weight of 64 x 128"):
             CudaWeight(weight)
     check(weight, card, inputs(2, 128, torch.float16).cuda())
+
+
+# --- SparseLinear -----------------------------------------------------------------------------------------------------
+
+
+def layer_on_card(rows: int, cols: int, dtype: torch.dtype, **options: object) -> tuple[SparseLinear, torch.nn.Linear]:
+    dense = pruned(rows, cols, dtype=dtype)
+    return SparseLinear.from_dense(dense, "bitmap", **options).to("cuda"), dense
+
+
+@pytest.mark.parametrize("weights", ["f32", "f16", "bf16", "int8", "int4"])
+def test_layers_move_to_the_card_and_back(weights: str) -> None:
+    layer, _ = layer_on_card(300, 520, torch.float32, weights=weights)
+    stored = layer.to_dense().weight.detach()
+    assert stored.is_cuda
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            for tokens in (1, 9, 64, 100):
+                x = inputs(tokens, 520, dtype).cuda()
+                exact = x.double() @ stored.double().T + layer.bias.double()
+                size = x.double().abs() @ stored.double().abs().T + layer.bias.double().abs()
+                rounding = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
+                # Beyond 64 tokens integer values are rounded with their scales; the bias has the type of the inputs.
+                assert ((layer(x).double() - exact).abs() <= (2 * rounding + 600 * 2.0**-23) * size).all()
+    back = layer.to("cpu")
+    assert torch.equal(back.to_dense().weight, stored.cpu())
+
+
+def test_layers_in_a_captured_graph() -> None:
+    model = torch.nn.Sequential(pruned(1024, 512), torch.nn.SiLU(), pruned(512, 1024, seed=1)).bfloat16().cuda()
+    assert len(sparsify(model, format="bitmap").packed) == 2  # packed where they lie
+    x = inputs(4, 512, torch.bfloat16).cuda()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):  # no call has been made: `to` repacked
+        y = model(x)
+    with torch.no_grad():
+        for seed in range(3):
+            x.copy_(torch.randn(4, 512, generator=torch.Generator().manual_seed(seed)))
+            graph.replay()
+            assert torch.equal(y, model(x))
+
+
+def test_layers_compile_and_autocast() -> None:
+    layer, dense = layer_on_card(300, 520, torch.float32, weights="bf16")
+    x = inputs(5, 520, torch.float32).cuda()
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+        expected = layer(x)
+        assert expected.dtype == torch.bfloat16
+        torch.testing.assert_close(expected, dense.cuda()(x), rtol=2**-5, atol=2**-5)
+        for mode in ("default", "reduce-overhead"):
+            compiled = torch.compile(layer, fullgraph=True, mode=mode)
+            for _ in range(3):
+                assert torch.equal(compiled(x), expected)
+
+
+def test_gradients_on_the_card() -> None:
+    layer, dense = layer_on_card(300, 520, torch.bfloat16)
+    x = inputs(6, 520, torch.bfloat16).cuda().requires_grad_()
+    layer(x).float().square().sum().backward()
+    same = x.detach().clone().requires_grad_()
+    dense.cuda()(same).float().square().sum().backward()
+    torch.testing.assert_close(x.grad, same.grad, rtol=2**-5, atol=2**-3)
+    torch.testing.assert_close(layer.bias.grad, dense.bias.grad, rtol=2**-5, atol=2**-3)
+
+
+def test_layers_name_themselves_when_devices_differ() -> None:
+    layer, _ = layer_on_card(30, 40, torch.float16, name="fc")
+    with pytest.raises(ValueError, match=r"^fc: inputs lie on device cpu and weights on cuda:0; both must be"):
+        layer(torch.zeros(2, 40, dtype=torch.float16))

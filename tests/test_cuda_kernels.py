@@ -203,6 +203,34 @@ def test_a_clone_stands_alone() -> None:
     assert torch.equal(twin.linear(x), expected)
 
 
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("pattern", [None, (2, 4)], ids=str)
+def test_stacked_weights_give_what_each_gives(type: str, pattern: tuple[int, int] | None) -> None:
+    group = GROUPS[type][-2 if len(GROUPS[type]) > 1 else 0]
+    weights = [pack(type, group, (rows, 650), zeros, pattern) for rows, zeros in [(64, 0.5), (16, 0.9), (33, 0.2)]]
+    parts = [on_loops(weight, splits=2) for weight in weights]
+    whole = CudaWeight.stack(parts)
+    assert whole is not None
+    assert (whole.rows, whole.cols) == (113, 650)
+    dtype = dtypes_for(type)[0]
+    assert torch.equal(whole.dense(dtype), torch.cat([part.dense(dtype) for part in parts]))
+    whole._splits = 2  # the order of sums
+    x = inputs(5, 650, dtype)
+    for part in parts:
+        part._records.fill_(-1)  # the stack stands alone
+    fresh = [on_loops(weight, splits=2) for weight in weights]
+    assert torch.equal(whole.linear(x), torch.cat([part.linear(x) for part in fresh], dim=-1))
+
+
+def test_what_cannot_be_stacked() -> None:
+    a, b = on_loops(pack("f16", 0, (17, 130), 0.5, None)), on_loops(pack("f16", 0, (16, 130), 0.5, None))
+    assert CudaWeight.stack([a, b]) is None
+    assert CudaWeight.stack([b, a]) is not None
+    others = [pack("f16", 0, (16, 66), 0.5, None), pack("bf16", 0, (16, 130), 0.5, None)]
+    others += [pack("f16", 0, (16, 130), 0.5, (2, 4)), pack("int8", 32, (16, 130), 0.5, None)]
+    assert all(CudaWeight.stack([b, on_loops(other)]) is None for other in others)
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

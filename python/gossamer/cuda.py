@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -105,13 +107,13 @@ class CudaWeight:
         if layout == "nm24" and (weight.pattern is None or weight.pattern[0] > 2):
             raise ValueError(f"layout nm24 needs a pattern that keeps at most 2 of 4 inputs, got {weight.pattern}")
         self.rows, self.cols, self.type, self.layout = weight.rows, weight.cols, weight.type, layout
-        multiprocessors = 1
+        self._multiprocessors = 1
         if self.device.type == "cuda":
             facts = self._kernels.device_facts(self.device.index)
             if facts["capability"] < MINIMUM_CAPABILITY:
                 raise GossamerError(f"{self.device} ({facts['name']}) is older than compute capability 8.0")
-            multiprocessors = facts["multiprocessors"]
-        self._splits = splits or self._weight.plan_splits(multiprocessors)
+            self._multiprocessors = facts["multiprocessors"]
+        self._splits = splits or self._weight.plan_splits(self._multiprocessors)
         try:
             self._repack(weight if weight.format in ("bitmap", "nm") else _as_bitmap(weight))
         except torch.OutOfMemoryError:
@@ -158,17 +160,36 @@ class CudaWeight:
             rows = rows.contiguous()
         bias = bias.contiguous() if bias is not None else None
         y = rows.new_empty((tokens, self.rows))
-        partials, counters = self._workspace(tokens)
+        stream, partials, counters = self._stream(), None, 0
+        if self._splits > 1:
+            partials = torch.empty(self._weight.partials(self._splits, tokens), device=self.device)
+            counters = _counters(self.device).address(stream, self._weight.counters)
         self._kernels.linear(
             self._weight, rows.data_ptr(), rows.stride(0), type_name, tokens, y.data_ptr(), self.rows,
-            0 if bias is None else bias.data_ptr(), self._splits, partials, counters, self._index, self._stream(),
+            0 if bias is None else bias.data_ptr(), self._splits, 0 if partials is None else partials.data_ptr(),
+            counters, self._index, stream,
         )  # fmt: skip
         return y.view(shape)
 
-    def dense(self, dtype: torch.dtype, *, scaled: bool = True) -> torch.Tensor:
-        """Returns the matrix [rows, cols] in float16 or bfloat16; integer codes as they are if not `scaled`."""
+    def takes(self, dtype: torch.dtype) -> bool:
+        """Whether inputs of a type can be multiplied."""
         import torch
 
+        own = {"f16": (torch.float16,), "bf16": (torch.bfloat16,)}
+        return dtype in own.get(self.type, (torch.float16, torch.bfloat16))
+
+    def dense(self, dtype: torch.dtype, *, scaled: bool = True) -> torch.Tensor:
+        """Returns the matrix [rows, cols] in a float type; integer codes as they are if not `scaled`.
+
+        A float value is rounded where its own type is another; in 16 bits, a code times its scale is rounded once.
+        """
+        import torch
+
+        if dtype.is_floating_point and not self.takes(dtype):
+            if self.type in ("f16", "bf16"):
+                return self.dense(torch.float16 if self.type == "f16" else torch.bfloat16).to(dtype)
+            codes = self.dense(torch.float16, scaled=False).to(dtype)
+            return codes * self._scale_of_each(dtype) if scaled else codes
         out = torch.empty((self.rows, self.cols), dtype=dtype, device=self.device)
         name = self._type_name(dtype, "dtype")
         self._kernels.expand(self._weight, name, scaled, out.data_ptr(), self.cols, self._index, self._stream())
@@ -182,6 +203,60 @@ class CudaWeight:
         twin._offsets, twin._scales = (None if t is None else t.clone() for t in (self._offsets, self._scales))
         twin._attach(int(self._weight.words))
         return twin
+
+    @staticmethod
+    def stack(parts: Sequence[CudaWeight]) -> CudaWeight | None:
+        """Returns one weight whose outputs are those of several, one after the other, in memory of its own.
+
+        None where that is not possible: layouts, types, inputs, groups or devices differ, or one that is not the last
+        has a number of outputs that is no multiple of 16.
+        """
+        import torch
+
+        def kind(part: CudaWeight) -> tuple[Any, ...]:
+            return part.layout, part.type, part.cols, part._weight.group, part.device
+
+        first = parts[0]
+        if any(kind(part) != kind(first) for part in parts) or any(part.rows % 16 for part in parts[:-1]):
+            return None
+        out = copy.copy(first)
+        out.rows = sum(part.rows for part in parts)
+        out._weight = out._kernels.DeviceWeight(out.layout, out.type, out.rows, out.cols, out._weight.group)
+        counts = [int(part._weight.words) for part in parts]
+        spare = first._records.new_zeros(out._kernels.SPARE_WORDS)
+        out._records = torch.cat([*(p._records[:count] for p, count in zip(parts, counts, strict=True)), spare])
+        if first._offsets is not None:
+            begins = [_as_int32(sum(counts[:i])) for i in range(len(parts))]
+            moved = [p._offsets[:-1] + begin for p, begin in zip(parts, begins, strict=True)]  # type: ignore[index]
+            out._offsets = torch.cat([*moved, moved[0].new_tensor([_as_int32(sum(counts))])])
+        if first._scales is not None:
+            out._scales = torch.cat([part._scales[: part._scale_bytes()] for part in parts])  # type: ignore[index]
+        out._largest = [max(sizes) for sizes in zip(*(part._largest for part in parts), strict=True)]
+        out._splits = out._weight.plan_splits(out._multiprocessors)
+        out._attach(sum(counts))
+        _counters(out.device).reserve(out._weight.counters)
+        if out.device.type == "cuda":
+            torch.cuda.current_stream(out.device).synchronize()
+        return out
+
+    def _scale_bytes(self) -> int:
+        return -(-self.rows // 16) * self._groups * 32
+
+    @property
+    def _groups(self) -> int:
+        """Scales a row: of whole tiles of 64 inputs."""
+        group = int(self._weight.group)
+        return -(-(-(-self.cols // 64) * 64) // group) if group else 1
+
+    def _scale_of_each(self, dtype: torch.dtype) -> torch.Tensor:
+        """The scales that go with the codes, [rows, cols] or, with one a row, [rows, 1]."""
+        import torch
+
+        assert self._scales is not None
+        stored = self._scales[: self._scale_bytes()].view(torch.float16).view(-1, self._groups, 16)
+        scales = stored.transpose(1, 2).reshape(-1, self._groups)[: self.rows].to(dtype)
+        group = int(self._weight.group)
+        return scales.repeat_interleave(group, 1)[:, : self.cols] if group else scales
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -210,18 +285,13 @@ class CudaWeight:
         )  # fmt: skip
         self._largest = largest.tolist()
         self._attach(words)
+        _counters(self.device).reserve(self._weight.counters)
         if self.device.type == "cuda":  # any stream may use it from here on
             torch.cuda.current_stream(self.device).synchronize()
 
     def _attach(self, words: int) -> None:
         offsets, scales = (0 if t is None else t.data_ptr() for t in (self._offsets, self._scales))
         self._weight.attach(self._records.data_ptr(), offsets, scales, words, self._largest)
-
-    def _workspace(self, tokens: int) -> tuple[int, int]:
-        if self._splits == 1:
-            return 0, 0
-        floats = int(self._weight.partials(self._splits, tokens))
-        return _workspace(self.device, self._stream()).addresses(floats, int(self._weight.counters))
 
     def _stream(self) -> int:
         import torch
@@ -248,32 +318,55 @@ class CudaWeight:
         return self._type_name(tensor.dtype, what)
 
 
-class _Workspace:
-    """Scratch of one stream, whose calls take turns.
+class _Counters:
+    """Words by which the blocks of a call count who is last: zero before a call, and zero again behind it.
 
-    It only grows, and what it outgrew stays, since a captured graph may still write there.
+    Calls of one stream take turns, so each stream has words of its own. They are set aside when a weight is made,
+    since a graph that is being captured could not have them zeroed before its first replay; what is outgrown stays for
+    graphs that know it.
     """
 
+    STREAMS = 256  # torch makes 32 of each priority
+
     def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._blocks: list[torch.Tensor] = []
+        self._words = 256
+        self._addresses: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def reserve(self, words: int) -> None:
+        """Sets words aside for all streams, so many for each."""
         import torch
 
-        self._new = functools.partial(torch.zeros, dtype=torch.int32, device=device)
-        self._partials, self._counters = self._new(0), self._new(0)
-        self._outgrown: list[torch.Tensor] = []
+        with self._lock:
+            if self._blocks and words <= self._words:
+                return
+            self._words = max(self._words, words)
+            self._blocks.append(torch.zeros((self.STREAMS, self._words), dtype=torch.int32, device=self._device))
+            self._addresses = {}
 
-    def addresses(self, floats: int, counters: int) -> tuple[int, int]:
-        if floats > self._partials.numel():
-            self._outgrown.append(self._partials)
-            self._partials = self._new(max(floats, 2 * self._partials.numel()))
-        if counters > self._counters.numel():
-            self._outgrown.append(self._counters)
-            self._counters = self._new(max(counters, 2 * self._counters.numel()))
-        return self._partials.data_ptr(), self._counters.data_ptr()
+    def address(self, stream: int, words: int) -> int:
+        """Returns where a stream's words are."""
+        assert words <= self._words
+        found = self._addresses.get(stream)
+        if found is not None:
+            return found
+        with self._lock:
+            taken = len(self._addresses)
+            if taken == self.STREAMS and stream not in self._addresses:
+                raise GossamerError(f"sparse weights on {self._device} are used on more than {self.STREAMS} streams")
+            return self._addresses.setdefault(stream, self._blocks[-1][taken].data_ptr())
 
 
 @functools.cache
-def _workspace(device: torch.device, stream: int) -> _Workspace:  # noqa: ARG001 (one for each stream)
-    return _Workspace(device)
+def _counters(device: torch.device) -> _Counters:
+    return _Counters(device)
+
+
+def _as_int32(word: int) -> int:
+    """The signed number with the bits of an unsigned one."""
+    return word - (1 << 32) if word >= 1 << 31 else word
 
 
 def _load() -> ModuleType:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from .layout import FLOATS, NAMES, Layout, to_weight
 _SPARE, _LINE = 64, 64  # readable bytes behind the values, and what streams are rounded up to
 _PANEL_ROWS = 16
 _ALONE = 1 << 16  # numbers that one thread expands sooner than others are woken
+_PANEL_BYTES = 4 << 20  # of expanded weights that a matrix product takes at a time
+_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def trainable_length(count: int) -> int:
@@ -33,6 +36,59 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
+class Product(Protocol):
+    """What operators need of a layer's tensors: a handle for the device that they lie on."""
+
+    layout: Layout
+
+    def serves(self, values: Tensor, index: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors, in the same memory, and nobody wrote to what was checked."""
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
+
+    def wide(self, dtype: torch.dtype) -> torch.dtype:
+        """Returns the type that gradients of a type are multiplied in."""
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Returns the rows to expand at a time."""
+
+    def expand(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """Returns the stored numbers of rows [first, last), one of the blocks or all, as [rows, cols]."""
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Returns where the values of rows [first, last) of a trainable layer begin and end."""
+
+    def places(self, begin: int, end: int) -> Tensor:
+        """Returns the places of a trainable layer's values [begin, end) in the matrix, counted row by row."""
+
+
+class Marks:
+    """What a handle was made of: tensors, where they lay, and how often they had been written to."""
+
+    def __init__(self, values: Tensor, index: Sequence[Tensor]) -> None:
+        self._tensors = (weakref.ref(values), *map(weakref.ref, index))
+        self._marks = tuple(map(_mark, (values, *index)))
+        self._dtype = values.dtype
+
+    def fit(self, values: Tensor, index: Sequence[Tensor], *, written: bool) -> bool:
+        """Whether these are the tensors, in the same memory; `written`: the values may have been written to."""
+        tensors = (values, *index)
+        if len(tensors) != len(self._tensors) or values.dtype != self._dtype:
+            return False
+        if any(seen() is not tensor for seen, tensor in zip(self._tensors, tensors, strict=True)):
+            return False
+        marks = tuple(map(_mark, tensors))
+        return marks == self._marks or (written and _but_for_writes(marks) == _but_for_writes(self._marks))
+
+    @property
+    def values(self) -> Tensor:
+        """The values, which whoever asks keeps alive."""
+        found = self._tensors[0]()
+        assert found is not None
+        return found.detach()
+
+
 class Handle:
     """A native weight for a vector of values and the streams that index it.
 
@@ -45,8 +101,7 @@ class Handle:
     """
 
     def __init__(self, values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -> None:
-        self._tensors = (weakref.ref(values), *map(weakref.ref, index))
-        self._marks = tuple(map(_mark, (values, *index)))
+        self._marks = Marks(values, index)
         self._dtype = values.dtype
         self._linears: dict[str, _core.Linear] = {}
         self._places: Tensor | None = None
@@ -77,16 +132,45 @@ class Handle:
 
     def serves(self, values: Tensor, index: Sequence[Tensor]) -> bool:
         """Whether these are the tensors, in the same memory, and nobody wrote to what was checked."""
-        tensors = (values, *index)
-        if len(tensors) != len(self._tensors) or values.dtype != self._dtype:
+        if not self._marks.fit(values, index, written=bool(self._streams)):
             return False
-        for seen, tensor in zip(self._tensors, tensors, strict=True):
-            if seen() is not tensor:
-                return False
         if self._narrowed is not None:
             self._narrowed.copy_(values.detach())
-        marks = tuple(map(_mark, tensors))
-        return marks == self._marks or (bool(self._streams) and _but_for_writes(marks) == _but_for_writes(self._marks))
+        return True
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
+        rows, cols = self.layout.rows, self.layout.cols
+        if x.dtype == torch.float64:
+            y = x @ self.expand(0, rows, torch.float64).t()
+            return y if bias is None else y + bias
+        shape = (*x.shape[:-1], rows)
+        if x.is_contiguous():
+            tokens, stride = x.numel() // cols, cols
+        else:
+            flat = x.reshape(-1, cols)
+            x = flat if flat.stride(1) == 1 else flat.contiguous()
+            tokens, stride = x.shape[0], x.stride(0)
+        y = x.new_empty(shape)
+        bias_address = bias_type = 0
+        if bias is not None:
+            if bias.dtype not in _CODES or not bias.is_contiguous():
+                bias = bias.to(x.dtype).contiguous()
+            bias_address, bias_type = bias.data_ptr(), _CODES[bias.dtype]
+        linear = self.linear(x.dtype)
+        threads = torch.get_num_threads()
+        linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
+        return y
+
+    def wide(self, dtype: torch.dtype) -> torch.dtype:
+        """Returns the type that gradients of a type are multiplied in."""
+        return torch.promote_types(dtype, torch.float32)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Returns the rows to expand at a time: whole panels, few enough for the cache."""
+        rows, cols = self.layout.rows, self.layout.cols
+        step = max(1, _PANEL_BYTES // (4 * _PANEL_ROWS * cols)) * _PANEL_ROWS
+        return ((first, min(rows, first + step)) for first in range(0, rows, step))
 
     def linear(self, dtype: torch.dtype) -> _core.Linear:
         """Returns the weight with kernels for inputs of a type."""
@@ -103,10 +187,8 @@ class Handle:
         rows, cols = last - first, self.layout.cols
         if self._dtype == torch.float64:
             begin, end = self.span(first, last)
-            values = self._tensors[0]()
-            assert values is not None
             out = torch.zeros(rows * cols, dtype=torch.float64)
-            out[self.places(begin, end) - first * cols] = values.detach()[begin:end]
+            out[self.places(begin, end) - first * cols] = self._marks.values[begin:end]
             return out.view(rows, cols).to(dtype)
         out = torch.empty(rows, cols)
         panels = first // _PANEL_ROWS, -(-last // _PANEL_ROWS)
@@ -159,15 +241,19 @@ def _with_width(layout: Layout, streams: dict[str, Tensor], width: int) -> dict[
     return {**streams, "offsets": (offsets * width // own).view(torch.uint8)}
 
 
-_handles: dict[int, Handle] = {}
+MAKERS: dict[str, Callable[[Tensor, Sequence[Tensor], Sequence[int]], Product]] = {"cpu": Handle}
+"""What makes handles, by type of device."""
+
+_handles: dict[int, Product] = {}
 _lock = threading.Lock()
 
 
-def handle_of(values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -> Handle:
+def handle_of(values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -> Product:
     """Returns the handle of these tensors, made now or before.
 
     Raises:
-        ValueError: the streams contradict each other or the layout.
+        GossamerError: they lie on a card, and it cannot be used.
+        ValueError: the streams contradict each other or the layout, or lie on a device that nothing multiplies on.
     """
     key = id(values)
     found = _handles.get(key)
@@ -177,7 +263,13 @@ def handle_of(values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -
         found = _handles.get(key)
         if found is not None and found.serves(values, index):
             return found
+        make = MAKERS.get(values.device.type)
+        if make is None:
+            raise ValueError(
+                f"the weights lie on device {values.device}, and there are kernels for {', '.join(MAKERS)}"
+            )
+        made = make(values, index, numbers)
         if found is None:
             weakref.finalize(values, _handles.pop, key, None).atexit = False
-        _handles[key] = made = Handle(values, index, numbers)
+        _handles[key] = made
         return made

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cuda import why_unavailable
+from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
 from ..packing import Rounded, round_values
 from ..planner import Choice
-from .handles import Handle, handle_of, trainable_length
+from .handles import MAKERS, Product, handle_of, trainable_length
 from .layout import ACTIVATIONS, FLOATS, NAMES, STREAMS, Layout, to_tensors
-from .ops import multiply, nobody_watches
+from .ops import nobody_watches
 
 
 class SparseLinear(nn.Module):
@@ -113,7 +115,8 @@ class SparseLinear(nn.Module):
 
         Raises:
             TypeError: it is no plain linear layer, or its weight is of a type that cannot be stored.
-            ValueError: an option is unknown, or the weight holds NaN, has no values (meta) or lies on another device.
+            GossamerError: the layer is on a card that cannot be used.
+            ValueError: an option is unknown, or the weight holds NaN or has no values (meta).
         """
         check_options(format, weights, group, activations, trainable)
         weight, bias = dense_parts(linear, name)
@@ -156,11 +159,11 @@ class SparseLinear(nn.Module):
         buffers = self._buffers
         return [buffers[name] for name in self.layout.index]  # type: ignore[misc]
 
-    def _handle(self) -> Handle:
+    def _handle(self) -> Product:
         try:
             return handle_of(self.values, self._index(), self._numbers)
-        except ValueError as error:
-            raise ValueError(f"{self._title()}: {error}") from None
+        except (ValueError, GossamerError) as error:
+            raise type(error)(f"{self._title()}: {error}") from None
 
     def _title(self) -> str:
         return self.name or f"SparseLinear({self.in_features}, {self.out_features})"
@@ -179,14 +182,15 @@ class SparseLinear(nn.Module):
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
         self._check(x)
-        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-            x = x.to(torch.get_autocast_dtype("cpu"))
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(kind))
         bias = self.bias
         if not torch.compiler.is_compiling() and nobody_watches(x):
             handle = self._handle()
             learns = x.requires_grad or self.trainable or (bias is not None and bias.requires_grad)
             if not (learns and torch.is_grad_enabled()):
-                return multiply(handle, x, bias)
+                return handle.multiply(x, bias)
         return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, bias)  # type: ignore[no-any-return]
 
     def _check(self, x: Any) -> None:
@@ -198,11 +202,18 @@ class SparseLinear(nn.Module):
             raise ValueError(
                 f"{self._title()}: the last dimension of the inputs must be {self.in_features}, got {tuple(x.shape)}"
             )
-        if x.device.type != "cpu" or self.values.device.type != "cpu":
+        if x.device != self.values.device or x.device.type not in MAKERS:
             raise ValueError(
                 f"{self._title()}: inputs lie on device {x.device} and weights on {self.values.device}; "
-                "this build of gossamer multiplies on the CPU only"
+                f"both must be on the same one, of type {' or '.join(MAKERS)}"
             )
+
+    def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
+        """Moves and converts; on a card the kernels' own copy is made here, so that no first call has to."""
+        super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        if self.values.device.type == "cuda" and nobody_watches(self.values) and why_unavailable() is None:
+            self._handle()
+        return self
 
     def extra_repr(self) -> str:
         """Returns what `print(module)` shows."""
@@ -273,12 +284,12 @@ def round_layer(weight: Tensor, weights: str, group: int, title: str) -> Rounded
 
     Raises:
         TypeError: the weight's type cannot be stored.
-        ValueError: it holds NaN or values that do not fit, has no values (meta) or lies on another device.
+        ValueError: it holds NaN or values that do not fit, or has no values (meta).
     """
     check_weight(weight, weights, title)
     try:
         return round_values(
-            weight.detach().float().numpy(), NAMES[weight.dtype] if weights == "auto" else weights, group
+            weight.detach().float().cpu().numpy(), NAMES[weight.dtype] if weights == "auto" else weights, group
         )
     except ValueError as error:
         raise ValueError(f"{title}: {error}") from None
@@ -294,7 +305,7 @@ def pack_layer(
     trainable: bool = False,
     name: str = "",
 ) -> SparseLinear:
-    """Packs a rounded weight as it was chosen; a trainable one as a bitmap."""
+    """Packs a rounded weight as it was chosen, a trainable one as a bitmap, and puts it where the dense one lies."""
     if trainable and choice.format != "bitmap":
         choice = rounded.choose("bitmap")
     packed = rounded.pack(choice)
@@ -304,7 +315,7 @@ def pack_layer(
         values = torch.zeros(trainable_length(packed.nnz), dtype=dtype)
         values[: packed.nnz] = streams["values"][: packed.nnz * dtype.itemsize].view(dtype)
         streams["values"] = values
-    return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name)
+    return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name).to(weight.device)
 
 
 def check_weight(weight: Tensor, weights: str, title: str) -> None:
@@ -313,8 +324,6 @@ def check_weight(weight: Tensor, weights: str, title: str) -> None:
         raise ValueError(f"{title}: its weight is on device meta, which has no values")
     if weight.dtype not in NAMES:
         raise TypeError(f"{title}: weights must be float32, bfloat16 or float16, got {weight.dtype}")
-    if weight.device.type != "cpu":
-        raise ValueError(f"{title}: its weight lies on device {weight.device}; pack on the CPU, then move the layer")
     if weight.dim() != 2 or 0 in weight.shape:
         raise ValueError(
             f"{title}: a weight must be a matrix with at least one row and column, got {tuple(weight.shape)}"

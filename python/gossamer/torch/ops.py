@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _core
-from .handles import Handle, handle_of
+from .cards import CardHandle
+from .handles import MAKERS, handle_of
 from .layout import ACTIVATIONS
 
 _ROWS, _COLS = 3, 4  # of a layout's numbers
-_PANEL_BYTES = 4 << 20  # of expanded weights that a matrix product takes at a time
-_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _core.use_open_mp(torch._C.__file__)
 
 _library = torch.library.Library("gossamer", "DEF")
@@ -22,31 +21,6 @@ _STREAMS = "Tensor values, Tensor[] index, int[] layout"
 _library.define(f"linear(Tensor x, {_STREAMS}, Tensor? bias) -> Tensor")
 _library.define(f"linear_transposed(Tensor y, {_STREAMS}) -> Tensor")
 _library.define(f"linear_values(Tensor y, Tensor x, {_STREAMS}) -> Tensor")
-
-
-def multiply(handle: Handle, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
-    rows, cols = handle.layout.rows, handle.layout.cols
-    if x.dtype == torch.float64:
-        y = x @ handle.expand(0, rows, torch.float64).t()
-        return y if bias is None else y + bias
-    shape = (*x.shape[:-1], rows)
-    if x.is_contiguous():
-        tokens, stride = x.numel() // cols, cols
-    else:
-        flat = x.reshape(-1, cols)
-        x = flat if flat.stride(1) == 1 else flat.contiguous()
-        tokens, stride = x.shape[0], x.stride(0)
-    y = x.new_empty(shape)
-    bias_address = bias_type = 0
-    if bias is not None:
-        if bias.dtype not in _CODES or not bias.is_contiguous():
-            bias = bias.to(x.dtype).contiguous()
-        bias_address, bias_type = bias.data_ptr(), _CODES[bias.dtype]
-    linear = handle.linear(x.dtype)
-    threads = torch.get_num_threads()
-    linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
-    return y
 
 
 def _nobody_watches(x: Tensor) -> bool:
@@ -73,42 +47,37 @@ except AttributeError:  # a torch that keeps these elsewhere
     nobody_watches = _somebody_may
 
 
-def _blocks(layout: list[int]) -> Iterator[tuple[int, int]]:
-    """Rows that are expanded at a time: whole panels, few enough for the cache."""
-    rows, cols = layout[_ROWS], layout[_COLS]
-    step = max(1, _PANEL_BYTES // (64 * cols)) * 16
-    return ((first, min(rows, first + step)) for first in range(0, rows, step))
-
-
 def _linear(x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None) -> Tensor:
-    return multiply(handle_of(values, index, layout), x, bias)
+    return handle_of(values, index, layout).multiply(x, bias)
 
 
 def _linear_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
     handle = handle_of(values, index, layout)
-    wide = torch.promote_types(y.dtype, torch.float32)
+    wide = handle.wide(y.dtype)
     flat = y.reshape(-1, layout[_ROWS]).to(wide)
     out = flat.new_zeros((len(flat), layout[_COLS]))
-    for first, last in _blocks(layout):
+    for first, last in handle.blocks():
         out.addmm_(flat[:, first:last], handle.expand(first, last, wide))
     return out.to(y.dtype).view(*y.shape[:-1], layout[_COLS])
 
 
 def _linear_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
     handle = handle_of(values, index, layout)
-    wide = torch.promote_types(y.dtype, torch.float32)
+    wide = handle.wide(y.dtype)
     left, right = y.reshape(-1, layout[_ROWS]).to(wide), x.reshape(-1, layout[_COLS]).to(wide)
     out = torch.zeros_like(values)
-    for first, last in _blocks(layout):
+    for first, last in handle.blocks():
         begin, end = handle.span(first, last)
         outer = (left[:, first:last].t() @ right).view(-1)
         out[begin:end] = outer[handle.places(begin, end) - first * layout[_COLS]]
     return out
 
 
-_library.impl("linear", _linear, "CPU")
-_library.impl("linear_transposed", _linear_transposed, "CPU")
-_library.impl("linear_values", _linear_values, "CPU")
+MAKERS["cuda"] = CardHandle
+for _key in ("CPU", "CUDA"):  # what differs is the handle
+    _library.impl("linear", _linear, _key)
+    _library.impl("linear_transposed", _linear_transposed, _key)
+    _library.impl("linear_values", _linear_values, _key)
 
 
 def _fake_linear(x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None) -> Tensor:
