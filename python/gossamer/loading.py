@@ -37,10 +37,11 @@ def load(
     Args:
         model: A packed folder, a Hugging Face checkpoint folder, a GGUF file, the name of a built-in model, or a hub id
             (org/name).
-        device: "cpu". "cuda" says why no card can be used; where one can, that models run on the processor so far.
+        device: "cpu" or "cuda", which needs a card and kernels for it; see docs/gpu.md.
         threads: Threads of the engine; 0 chooses.
-        kv: Type of cached keys and values: "f32" or "f16".
-        activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest.
+        kv: Type of cached keys and values: "f32" or "f16"; on a card they have that of the activations.
+        activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest. A card has
+            bf16, and f16 where "auto" finds f16 values.
         weights: Type to pack a checkpoint's values with, in memory: one of f32, bf16, f16, int8, int4, or "auto"
             (int8); None keeps those of the checkpoint. Packed folders have theirs.
         progress: Called with (done, total, what).
@@ -63,8 +64,10 @@ def load(
     if device == "cuda":
         from .cuda import why_unavailable
 
-        reason = why_unavailable() or "models run on the processor so far; gossamer.cuda multiplies with single weights"
-        raise GossamerError(f"CUDA is not available: {reason}")
+        if reason := why_unavailable():
+            raise GossamerError(f"CUDA is not available: {reason}")
+        if activations not in ("auto", "bf16"):
+            raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
 
     path = locate(model, progress)
     if is_packed(path):
@@ -78,10 +81,12 @@ def load(
 
         packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, progress=progress)
     packed.info["path"] = str(path)
-    return ready(packed, threads=threads, kv=kv, activations=activations)
+    return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
 
 
-def ready(packed: PackedModel, *, threads: int = 0, kv: str = "f32", activations: str = "auto") -> Model:
+def ready(
+    packed: PackedModel, *, device: str = "cpu", threads: int = 0, kv: str = "f32", activations: str = "auto"
+) -> Model:
     """Sets a packed model up to run; options as for `load`.
 
     Raises:
@@ -89,6 +94,8 @@ def ready(packed: PackedModel, *, threads: int = 0, kv: str = "f32", activations
     """
     from . import _core
 
+    if device == "cuda":
+        return _on_card(packed, activations)
     try:
         decoder = _core.Decoder(
             packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
@@ -96,6 +103,19 @@ def ready(packed: PackedModel, *, threads: int = 0, kv: str = "f32", activations
     except ValueError as error:
         raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
+
+
+def _on_card(packed: PackedModel, activations: str) -> Model:
+    import torch
+
+    from .torch import engine
+
+    dtype = torch.bfloat16 if activations == "bf16" else None
+    try:
+        decoder = engine.Engine(packed.config, packed.weights, packed.vectors, "cuda", dtype=dtype)
+    except GossamerError as error:
+        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
+    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, device="cuda")
 
 
 def locate(model: str | Path, progress: Progress | None = None) -> Path:

@@ -32,23 +32,26 @@ class Model:
     take turns.
 
     Attributes:
-        decoder: The native decoder.
+        decoder: The native decoder, or the engine of a card, which has the same protocol.
         config: Its architecture.
         tokenizer: Text to token ids and back.
         info: Where the model came from: name, source, notes.
         weights: The packed matrices by canonical name.
+        device: "cpu" or "cuda".
         last_stats: Figures of the stream that ended last; None before the first.
     """
 
     def __init__(
         self,
-        decoder: _core.Decoder,
+        decoder: Any,
         config: DecoderConfig,
         tokenizer: Tokenizer,
         info: dict[str, Any],
         weights: dict[str, _core.Weight],
+        device: str = "cpu",
     ) -> None:
-        self.decoder = decoder
+        self.decoder: Any = decoder
+        self.device = device
         self.config = config
         self.tokenizer = tokenizer
         self.info = info
@@ -161,7 +164,7 @@ class Model:
 
     def _run(self, sequence: _Sequence, prompt: list[int], options: _Options, *, keep: bool) -> Pieces:
         """The decode loop. With `keep` the sequence ends up holding the text but for its last token."""
-        stats = Stats(prompt_tokens=len(prompt), weight_bytes=self.decoder.weight_bytes)
+        stats = Stats(len(prompt), self.decoder.weight_bytes, device=self.device)
         pieces, stop = self.tokenizer.stream(), _StopText(options.stop)
         tokens, kv_tokens, finish = list(prompt), 0, ""
         start = time.perf_counter()
@@ -209,7 +212,8 @@ class Model:
     def _step(self, sequence: int, tokens: NDArray[np.int32], all_logits: bool = False) -> NDArray[np.float32]:
         with self._lock:
             self._free_abandoned()
-            return self.decoder.step([(sequence, tokens)], all_logits)
+            logits: NDArray[np.float32] = self.decoder.step([(sequence, tokens)], all_logits)
+            return logits
 
     def _free(self, sequence: int) -> None:
         # The garbage collector may close a dropped stream at any moment, in a thread that holds the lock: then the

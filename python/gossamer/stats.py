@@ -20,6 +20,7 @@ class Stats:
         kv_bytes: Mean bytes of keys and values that one decode step read.
         finish: "eos" (the model ended), "stop" (a stop string), "length" (max_new_tokens), "context" (the context is
             full), or "closed" (the caller or Ctrl-C ended it).
+        device: Where the model ran, "cpu" or "cuda".
     """
 
     prompt_tokens: int
@@ -30,6 +31,7 @@ class Stats:
     decode_seconds: float = 0.0
     kv_bytes: float = 0.0
     finish: str = "closed"
+    device: str = "cpu"
 
     @property
     def tokens_per_second(self) -> float:
@@ -56,7 +58,7 @@ class Stats:
         """Achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not."""
         from .roofline import cached
 
-        measured = cached()
+        measured = cached() if self.device == "cpu" else None
         return 100 * self.gigabytes_per_second / measured.roof(self.bytes_per_token) if measured else None
 
     def to_dict(self) -> dict[str, Any]:
