@@ -28,23 +28,25 @@ step() { # step NAME SECONDS COMMAND...
 nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader || exit 1
 
 # Its own architecture alone, and no loops on the processor: those have run elsewhere.
-step "build" 130 env SKBUILD_CMAKE_DEFINE="GOSSAMER_CUDA=ON;GOSSAMER_SIMT=OFF" SKBUILD_BUILD_DIR=build/gpu \
+step "build" 100 env SKBUILD_CMAKE_DEFINE="GOSSAMER_CUDA=ON;GOSSAMER_SIMT=OFF" SKBUILD_BUILD_DIR=build/gpu \
   "$python" -m pip install --no-deps --no-build-isolation --no-index -e .
 "$python" -c 'from gossamer.cuda import why_unavailable as w; raise SystemExit(w())' || exit 1
 
-step "tests" 60 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_card.py
+step "tests" 70 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_card.py
 if command -v compute-sanitizer > /dev/null; then
   # Without torch's cache every tensor is an allocation of its own, so that a step beyond its end is seen.
   for tool in memcheck racecheck; do
-    step "$tool" 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    step "$tool" 55 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
       --kernel-name regex:gossamer "$python" -m pytest -q -x -p no:cacheprovider tests/test_cuda_card.py -k "test_small and int8"
   done
 else
   echo "--- sanitizers: skipped, compute-sanitizer is not on PATH"
 fi
-step "bench" 140 "$python" bench/gpu_kernels.py --shapes 11008x4096 14336x4096 --tokens 1 4 16 32
+step "bench" 115 "$python" bench/gpu_kernels.py --shapes 11008x4096 14336x4096 --tokens 1 4 16 32
 tail -n 30 "$out/bench.log"
-cp bench/results/gpu_kernels.json "$out/" 2> /dev/null
+step "decode" 80 "$python" bench/gpu_decode.py
+tail -n 5 "$out/decode.log"
+cp bench/results/gpu_kernels.json bench/results/gpu_decode.json "$out/" 2> /dev/null
 
 echo "all in $SECONDS s; failed: ${failed[*]:-nothing}"
 [ ${#failed[@]} -eq 0 ]

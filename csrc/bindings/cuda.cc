@@ -185,6 +185,96 @@ void expand(const PyDeviceWeight& weight, const std::string& type, bool scaled, 
   run_on(device, "expand", [&] { return launch_expand(args, half, reinterpret_cast<void*>(stream)); });
 }
 
+void nonzeros_linear(const std::string& type_text, int rows, int cols, int group, Address offsets, Address steps,
+                     Address values, Address scales, Address x, std::int64_t x_stride, const std::string& type,
+                     int tokens, Address y, std::int64_t y_stride, Address bias, int rows_each, Address partials,
+                     Address counters, int device, Address stream) {
+  const ValueType value_type = type_from_name(type_text.c_str());
+  const PackedWeight packed(Format::kBitmap, value_type, rows, cols, group, 0, 0);
+  require(tokens >= 1 && tokens <= kMaxFewTokens, "tokens must be 1 to ", kMaxFewTokens, ", got ", tokens);
+  require(tokens == 1 || (x_stride >= cols && y_stride >= rows),
+          "strides must be at least the weight's cols and rows, got ", x_stride, " and ", y_stride);
+  require(rows_each >= 1, "rows_each must be positive, got ", rows_each);
+  NonZerosArgs args = {};
+  args.weight = {value_type,
+                 rows,
+                 cols,
+                 (cols + kChunkCols - 1) / kChunkCols,
+                 packed.view().group,
+                 packed.view().groups,
+                 pointer<const std::uint32_t>(offsets, "offsets"),
+                 pointer<const std::uint32_t>(steps, "steps"),
+                 pointer<const std::uint8_t>(values, "values"),
+                 nullptr};
+  if (is_integer(value_type)) args.weight.scales = pointer<const std::uint16_t>(scales, "scales");
+  args.x = pointer<const std::uint16_t>(x, "x");
+  args.x_stride = x_stride;
+  args.tokens = tokens;
+  args.y = pointer<std::uint16_t>(y, "y");
+  args.y_stride = y_stride;
+  args.bias = reinterpret_cast<const std::uint16_t*>(bias);
+  args.rows_each = rows_each;
+  if (args.weight.chunks > 1) {
+    args.partials = pointer<float>(partials, "partials");
+    args.counters = pointer<std::uint32_t>(counters, "counters");
+  }
+  const HalfType half = half_from_name(type);
+  const auto* entry =
+      std::find_if(std::begin(kNonZerosEntries), std::end(kNonZerosEntries),
+                   [&](const NonZerosEntry& e) { return e.type == value_type && e.activation == half; });
+  require(entry != std::end(kNonZerosEntries), "no kernel multiplies ", type_text, " weights with ", type,
+          " activations");
+  run_on(device, entry->name, [&] { return entry->launch(args, reinterpret_cast<void*>(stream)); });
+}
+
+HalfType step_type(const std::string& type, int tokens, int width) {
+  require(tokens >= 1 && tokens <= kMaxStepTokens, "tokens must be 1 to ", kMaxStepTokens, ", got ", tokens);
+  require(width >= 1, "width must be positive, got ", width);
+  return half_from_name(type);
+}
+
+void add_norm(Address states, Address update, Address weight, Address out, int tokens, int width, float eps,
+              const std::string& type, int device, Address stream) {
+  const HalfType half = step_type(type, tokens, width);
+  const AddNormArgs args = {pointer<std::uint16_t>(states, "states"),
+                            reinterpret_cast<const std::uint16_t*>(update),
+                            pointer<const float>(weight, "weight"),
+                            pointer<std::uint16_t>(out, "out"),
+                            tokens,
+                            width,
+                            eps};
+  run_on(device, "add_norm", [&] { return launch_add_norm(args, half, reinterpret_cast<void*>(stream)); });
+}
+
+void rotate(Address qkv, Address cos, Address sin, Address places, Address queries, Address keys, Address values,
+            int tokens, int heads, int kv_heads, int width, int half_width, std::int64_t capacity,
+            const std::string& type, int device, Address stream) {
+  const HalfType half = step_type(type, tokens, width);
+  require(heads >= 1 && kv_heads >= 1, "heads must be positive, got ", heads, " and ", kv_heads);
+  require(half_width >= 0 && 2 * half_width <= width, "half must be 0 to ", width / 2, ", got ", half_width);
+  const RotateArgs args = {pointer<const std::uint16_t>(qkv, "qkv"),
+                           reinterpret_cast<const float*>(cos),
+                           reinterpret_cast<const float*>(sin),
+                           pointer<const std::int64_t>(places, "places"),
+                           pointer<std::uint16_t>(queries, "queries"),
+                           pointer<std::uint16_t>(keys, "keys"),
+                           pointer<std::uint16_t>(values, "values"),
+                           tokens,
+                           heads,
+                           kv_heads,
+                           width,
+                           half_width,
+                           capacity};
+  run_on(device, "rotate", [&] { return launch_rotate(args, half, reinterpret_cast<void*>(stream)); });
+}
+
+void gate(Address gate_up, Address out, int tokens, int width, const std::string& type, int device, Address stream) {
+  const HalfType half = step_type(type, tokens, width);
+  const GateArgs args = {pointer<const std::uint16_t>(gate_up, "gate_up"), pointer<std::uint16_t>(out, "out"), tokens,
+                         width};
+  run_on(device, "gate", [&] { return launch_gate(args, half, reinterpret_cast<void*>(stream)); });
+}
+
 int device_count() {
   int count = 0;
   check(count_devices(&count), "no card can be used");
@@ -235,10 +325,13 @@ void register_cuda(py::module_& module) {
       .def_property_readonly("counters",
                              [](const PyDeviceWeight& w) { return (w.view.panels + kLinearWarps - 1) / kLinearWarps; });
   module.attr("MAX_TOKENS") = kMaxTokens;
+  module.attr("MAX_FEW_TOKENS") = kMaxFewTokens;
+  module.attr("CHUNK_COLS") = kChunkCols;
   module.attr("SPARE_WORDS") = kSpareWords;
   module.def("kernels", [] {
     std::vector<std::string> names;
     for (const LinearEntry& entry : all_entries()) names.emplace_back(entry.name);
+    for (const NonZerosEntry& entry : kNonZerosEntries) names.emplace_back(entry.name);
     return names;
   });
   module.def("device_count", &device_count);
@@ -250,8 +343,22 @@ void register_cuda(py::module_& module) {
   module.def("linear", &linear, py::arg("weight"), py::arg("x"), py::arg("x_stride"), py::arg("type"),
              py::arg("tokens"), py::arg("y"), py::arg("y_stride"), py::arg("bias"), py::arg("splits"),
              py::arg("partials"), py::arg("counters"), py::arg("device"), py::arg("stream"));
+  module.def("nonzeros_linear", &nonzeros_linear, py::arg("weight_type"), py::arg("rows"), py::arg("cols"),
+             py::arg("group"), py::arg("offsets"), py::arg("steps"), py::arg("values"), py::arg("scales"), py::arg("x"),
+             py::arg("x_stride"), py::arg("type"), py::arg("tokens"), py::arg("y"), py::arg("y_stride"),
+             py::arg("bias"), py::arg("rows_each"), py::arg("partials"), py::arg("counters"), py::arg("device"),
+             py::arg("stream"));
   module.def("expand", &expand, py::arg("weight"), py::arg("type"), py::arg("scaled"), py::arg("dense"),
              py::arg("stride"), py::arg("device"), py::arg("stream"));
+  module.def("add_norm", &add_norm, py::arg("states"), py::arg("update"), py::arg("weight"), py::arg("out"),
+             py::arg("tokens"), py::arg("width"), py::arg("eps"), py::arg("type"), py::arg("device"),
+             py::arg("stream"));
+  module.def("rotate", &rotate, py::arg("qkv"), py::arg("cos"), py::arg("sin"), py::arg("places"), py::arg("queries"),
+             py::arg("keys"), py::arg("values"), py::arg("tokens"), py::arg("heads"), py::arg("kv_heads"),
+             py::arg("width"), py::arg("half"), py::arg("capacity"), py::arg("type"), py::arg("device"),
+             py::arg("stream"));
+  module.def("gate", &gate, py::arg("gate_up"), py::arg("out"), py::arg("tokens"), py::arg("width"), py::arg("type"),
+             py::arg("device"), py::arg("stream"));
 #ifdef GOSSAMER_SIMT
   module.def(
       "schedule", [](bool backwards, bool late_copies) { schedule() = {backwards, late_copies}; }, py::arg("backwards"),

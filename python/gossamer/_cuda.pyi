@@ -9,10 +9,12 @@ from typing import Any
 __version__: str
 __source_hash__: str
 MAX_TOKENS: int
+MAX_FEW_TOKENS: int
+CHUNK_COLS: int
 SPARE_WORDS: int
 
 def kernels() -> list[str]:
-    """Returns the names of the linear kernels: <format>_matmul_<weight>_<activation>__cuda."""
+    """Returns the names of the linear kernels: <format>_<op>_<weight>_<activation>__cuda."""
 
 def device_count() -> int:
     """Returns the number of cards.
@@ -117,6 +119,78 @@ def linear(
     Raises:
         ValueError: a size is not possible, or no kernel takes these types.
         RuntimeError: the launch failed.
+    """
+
+def add_norm(
+    states: int,
+    update: int,
+    weight: int,
+    out: int,
+    tokens: int,
+    width: int,
+    eps: float,
+    type: str,
+    device: int,
+    stream: int,
+) -> None:
+    """Adds update (0 for none) to states and writes their RMS norm times weight to out.
+
+    All are [tokens, width] of type f16 or bf16, and the weight is float32 [width].
+    """
+
+def rotate(
+    qkv: int,
+    cos: int,
+    sin: int,
+    places: int,
+    queries: int,
+    keys: int,
+    values: int,
+    tokens: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    half: int,
+    capacity: int,
+    type: str,
+    device: int,
+    stream: int,
+) -> None:
+    """Turns queries and keys by their angles, and writes keys and values where the cache has the tokens' places.
+
+    qkv [tokens, heads + 2 kv_heads, width]; cos and sin float32 [tokens, half]; places int64 [tokens], below capacity;
+    queries [heads, tokens, width]; keys and values [kv_heads, capacity, width].
+    """
+
+def gate(gate_up: int, out: int, tokens: int, width: int, type: str, device: int, stream: int) -> None:
+    """Writes silu(gate) * up as [tokens, width] for gate_up [tokens, 2, width] of type f16 or bf16."""
+
+def nonzeros_linear(
+    weight_type: str,
+    rows: int,
+    cols: int,
+    group: int,
+    offsets: int,
+    steps: int,
+    values: int,
+    scales: int,
+    x: int,
+    x_stride: int,
+    type: str,
+    tokens: int,
+    y: int,
+    y_stride: int,
+    bias: int,
+    rows_each: int,
+    partials: int,
+    counters: int,
+    device: int,
+    stream: int,
+) -> None:
+    """Multiplies as `linear` does, up to MAX_FEW_TOKENS tokens, from non-zeros (csrc/kernels/cuda/nonzeros.h).
+
+    A warp works on `rows_each` rows. Beyond CHUNK_COLS inputs it needs partials [chunks, tokens, rows] and counters
+    [ceil(rows / 16)], zero before the first call.
     """
 
 def expand(weight: DeviceWeight, type: str, scaled: bool, dense: int, stride: int, device: int, stream: int) -> None:

@@ -6,15 +6,14 @@ Memory, streams and large products are torch's; the kernels are gossamer's, in t
 from __future__ import annotations
 
 import copy
-import functools
-import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core
+from . import _core, cuda_nonzeros
+from .cuda_counters import counters_of
 from .errors import GossamerError
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class CudaWeight:
         type: Value type: f16, bf16, int8 or int4.
         layout: "bitmap" or "nm24".
         device: The torch device that it lies on.
-        nbytes: Bytes that one call reads.
+        nbytes: Bytes that a call with one token reads.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class CudaWeight:
         *,
         layout: str = "auto",
         splits: int = 0,
+        loop: bool | None = None,
         kernels: ModuleType | None = None,
     ) -> None:
         """Copies a packed weight to a card and puts it in the card's layout there.
@@ -87,6 +87,8 @@ class CudaWeight:
             device: A CUDA device of torch.
             layout: "bitmap", "nm24" (patterns that keep at most 2 of every 4 inputs), or "auto".
             splits: Shares that the inputs are cut into, at most one for every 256; 0 chooses for the card.
+            loop: Whether up to 4 tokens go through a loop over the non-zeros, which are then held beside the records;
+                None does so where nearly all values are zero.
             kernels: The native module, for tests: with `gossamer._simt`, kernels run on the processor and `device` is
                 "cpu".
 
@@ -116,6 +118,8 @@ class CudaWeight:
         self._splits = splits or self._weight.plan_splits(self._multiprocessors)
         try:
             self._repack(weight if weight.format in ("bitmap", "nm") else _as_bitmap(weight))
+            self._zeros = 1 - weight.nnz / (weight.rows * weight.cols)
+            self._find_nonzeros(self._zeros >= cuda_nonzeros.MIN_ZEROS if loop is None else loop)
         except torch.OutOfMemoryError:
             raise GossamerError(
                 f"out of memory on {self.device} while repacking a weight of {weight.rows} x {weight.cols}"
@@ -123,8 +127,10 @@ class CudaWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that one call reads."""
+        """Bytes that a call with one token reads."""
         scales = 0 if self._scales is None else self._scales.numel()
+        if self._nonzeros is not None:
+            return self._nonzeros.nbytes + scales
         return 4 * int(self._weight.words) + (4 * self._offsets.numel() if self._offsets is not None else 0) + scales
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -161,9 +167,17 @@ class CudaWeight:
         bias = bias.contiguous() if bias is not None else None
         y = rows.new_empty((tokens, self.rows))
         stream, partials, counters = self._stream(), None, 0
+        if self._nonzeros is not None and tokens <= self._kernels.MAX_FEW_TOKENS:
+            if self._nonzeros.chunks > 1:
+                counters = counters_of(self.device).address(stream, self._nonzeros.counters)
+            self._nonzeros.linear(
+                self._kernels, rows, type_name, y, bias, self._scales, self._multiprocessors, counters, self._index,
+                stream,
+            )  # fmt: skip
+            return y.view(shape)
         if self._splits > 1:
             partials = torch.empty(self._weight.partials(self._splits, tokens), device=self.device)
-            counters = _counters(self.device).address(stream, self._weight.counters)
+            counters = counters_of(self.device).address(stream, self._weight.counters)
         self._kernels.linear(
             self._weight, rows.data_ptr(), rows.stride(0), type_name, tokens, y.data_ptr(), self.rows,
             0 if bias is None else bias.data_ptr(), self._splits, 0 if partials is None else partials.data_ptr(),
@@ -201,6 +215,7 @@ class CudaWeight:
         twin._weight = self._kernels.DeviceWeight(self.layout, self.type, self.rows, self.cols, self._weight.group)
         twin._records = self._records.clone()
         twin._offsets, twin._scales = (None if t is None else t.clone() for t in (self._offsets, self._scales))
+        twin._nonzeros = None if self._nonzeros is None else self._nonzeros.clone()
         twin._attach(int(self._weight.words))
         return twin
 
@@ -234,7 +249,9 @@ class CudaWeight:
         out._largest = [max(sizes) for sizes in zip(*(part._largest for part in parts), strict=True)]
         out._splits = out._weight.plan_splits(out._multiprocessors)
         out._attach(sum(counts))
-        _counters(out.device).reserve(out._weight.counters)
+        out._zeros = sum(part._zeros * part.rows for part in parts) / out.rows
+        out._find_nonzeros(all(part._nonzeros is not None for part in parts))
+        counters_of(out.device).reserve(out._weight.counters)
         if out.device.type == "cuda":
             torch.cuda.current_stream(out.device).synchronize()
         return out
@@ -285,8 +302,21 @@ class CudaWeight:
         )  # fmt: skip
         self._largest = largest.tolist()
         self._attach(words)
-        _counters(self.device).reserve(self._weight.counters)
+        counters_of(self.device).reserve(self._weight.counters)
         if self.device.type == "cuda":  # any stream may use it from here on
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def _find_nonzeros(self, wanted: bool) -> None:
+        import torch
+
+        self._nonzeros: cuda_nonzeros.NonZeros | None = None
+        if not wanted:
+            return
+        stored = self.dense(torch.bfloat16 if self.type == "bf16" else torch.float16, scaled=False)
+        group, columns = int(self._weight.group), self._kernels.CHUNK_COLS
+        self._nonzeros = cuda_nonzeros.NonZeros.of(stored, self.type, group, columns)
+        counters_of(self.device).reserve(self._nonzeros.counters)
+        if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
     def _attach(self, words: int) -> None:
@@ -316,52 +346,6 @@ class CudaWeight:
         if tensor.dim() == 0 or tensor.shape[-1] != size:
             raise ValueError(f"{what} must have {size} elements in its last dimension, got shape {tuple(tensor.shape)}")
         return self._type_name(tensor.dtype, what)
-
-
-class _Counters:
-    """Words by which the blocks of a call count who is last: zero before a call, and zero again behind it.
-
-    Calls of one stream take turns, so each stream has words of its own. They are set aside when a weight is made,
-    since a graph that is being captured could not have them zeroed before its first replay; what is outgrown stays for
-    graphs that know it.
-    """
-
-    STREAMS = 256  # torch makes 32 of each priority
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._blocks: list[torch.Tensor] = []
-        self._words = 256
-        self._addresses: dict[int, int] = {}
-        self._lock = threading.Lock()
-
-    def reserve(self, words: int) -> None:
-        """Sets words aside for all streams, so many for each."""
-        import torch
-
-        with self._lock:
-            if self._blocks and words <= self._words:
-                return
-            self._words = max(self._words, words)
-            self._blocks.append(torch.zeros((self.STREAMS, self._words), dtype=torch.int32, device=self._device))
-            self._addresses = {}
-
-    def address(self, stream: int, words: int) -> int:
-        """Returns where a stream's words are."""
-        assert words <= self._words
-        found = self._addresses.get(stream)
-        if found is not None:
-            return found
-        with self._lock:
-            taken = len(self._addresses)
-            if taken == self.STREAMS and stream not in self._addresses:
-                raise GossamerError(f"sparse weights on {self._device} are used on more than {self.STREAMS} streams")
-            return self._addresses.setdefault(stream, self._blocks[-1][taken].data_ptr())
-
-
-@functools.cache
-def _counters(device: torch.device) -> _Counters:
-    return _Counters(device)
 
 
 def _as_int32(word: int) -> int:

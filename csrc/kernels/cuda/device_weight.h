@@ -48,6 +48,21 @@ struct DeviceWeight {
   const uint16_t* scales;   // int8, int4
 };
 
+// A weight's non-zeros by row, for few tokens (nonzeros.h).
+constexpr int kChunkCols = 4096;
+constexpr int kMaxFewTokens = 4;  // of one call
+
+struct NonZeros {
+  ValueType type;
+  int32_t rows, cols;
+  int32_t chunks;         // a row
+  int32_t group, groups;  // as in WeightView
+  const uint32_t* offsets;
+  const uint32_t* steps;
+  const uint8_t* values;
+  const uint16_t* scales;  // int8, int4
+};
+
 // Words of an nm24 record.
 constexpr uint32_t nm24_record_words(ValueType type) {
   return kLaneWords + (type == ValueType::kInt8 ? 128 : type == ValueType::kInt4 ? 64 : 256);

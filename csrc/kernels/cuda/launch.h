@@ -43,6 +43,29 @@ struct LinearEntry {
 extern const LinearEntry kBitmapEntries[6];
 extern const LinearEntry kNm24Entries[6];
 
+// The same product for up to kMaxFewTokens tokens, from a weight's non-zeros.
+struct NonZerosArgs {
+  NonZeros weight;
+  const uint16_t* x;  // [tokens][x_stride]
+  int64_t x_stride;
+  int32_t tokens;
+  uint16_t* y;  // [tokens][y_stride]
+  int64_t y_stride;
+  const uint16_t* bias;  // [rows] or null
+  int32_t rows_each;     // rows of a warp
+  float* partials;       // more than one chunk: [chunks][tokens][rows]
+  uint32_t* counters;    // more than one chunk: [ceil(rows / 16)] are enough, zero before the first call and after each
+};
+
+struct NonZerosEntry {
+  const char* name;
+  ValueType type;
+  HalfType activation;
+  int (*launch)(const NonZerosArgs& args, void* stream);
+};
+
+extern const NonZerosEntry kNonZerosEntries[6];
+
 // The whole matrix in 16-bit floats, for calls of many tokens and for tests.
 struct ExpandArgs {
   DeviceWeight weight;
@@ -52,6 +75,40 @@ struct ExpandArgs {
 };
 
 int launch_expand(const ExpandArgs& args, HalfType type, void* stream);
+
+// Between a decoder's linears (step.h), for up to kMaxStepTokens tokens.
+constexpr int kMaxStepTokens = 65535;
+
+struct AddNormArgs {
+  uint16_t* states;        // [tokens][width]
+  const uint16_t* update;  // [tokens][width] or null
+  const float* weight;     // [width]
+  uint16_t* out;           // [tokens][width]
+  int32_t tokens, width;
+  float eps;
+};
+
+struct RotateArgs {
+  const uint16_t* qkv;    // [tokens][heads + 2 kv_heads][width]
+  const float* cos;       // [tokens][half]
+  const float* sin;       // [tokens][half]
+  const int64_t* places;  // [tokens], below capacity
+  uint16_t* queries;      // [heads][tokens][width]
+  uint16_t* keys;         // [kv_heads][capacity][width]
+  uint16_t* values;       // [kv_heads][capacity][width]
+  int32_t tokens, heads, kv_heads, width, half;
+  int64_t capacity;
+};
+
+struct GateArgs {
+  const uint16_t* gate_up;  // [tokens][2][width]
+  uint16_t* out;            // [tokens][width]
+  int32_t tokens, width;
+};
+
+int launch_add_norm(const AddNormArgs& args, HalfType type, void* stream);
+int launch_rotate(const RotateArgs& args, HalfType type, void* stream);
+int launch_gate(const GateArgs& args, HalfType type, void* stream);
 
 // From the packed format (formats/weight.h) in the card's memory to a DeviceWeight there, in three steps: the sizes of
 // the records, where they begin, the records. Layout nm24 has fixed sizes and needs the last step alone.

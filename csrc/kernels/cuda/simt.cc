@@ -2,4 +2,6 @@
 #include "kernels/cuda/bitmap.cu"
 #include "kernels/cuda/device.cu"
 #include "kernels/cuda/nm24.cu"
+#include "kernels/cuda/nonzeros.cu"
 #include "kernels/cuda/repack.cu"
+#include "kernels/cuda/step.cu"

@@ -161,6 +161,21 @@ GOSSAMER_DEVICE PerLane<uint32_t> inclusive_scan(PerLane<uint32_t> values) {
   return values;
 }
 
+// The sum over all lanes, for each of them; added up in pairs, the same way everywhere.
+GOSSAMER_DEVICE PerLane<float> sum_of_lanes(PerLane<float> values) {
+#ifdef __CUDACC__
+  GOSSAMER_UNROLL
+  for (int delta = kWarpLanes / 2; delta > 0; delta /= 2)
+    values.value += __shfl_xor_sync(0xffffffffU, values.value, delta);
+#else
+  for (int delta = kWarpLanes / 2; delta > 0; delta /= 2) {
+    const PerLane<float> before = values;
+    for (int lane = 0; lane < kWarpLanes; ++lane) values[lane] = before[lane] + before[lane ^ delta];
+  }
+#endif
+  return values;
+}
+
 // --- bits ------------------------------------------------------------------------------------------------------------
 
 GOSSAMER_DEVICE int popcount(uint32_t bits) {

@@ -6,6 +6,7 @@ Everything is plain torch and runs on any of its devices; only the packed produc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import DecoderConfig
+from ..cuda import why_unavailable
 from ..errors import GossamerError
 from .engine_parts import Block, Cache, Rows, Vectors, Weights, dense_weight, linear_of
+from .engine_steps import CardSteps, Steps, TorchSteps
 
 _CHUNK = 512  # tokens of a prompt at a time
 _FIRST = 512  # tokens that a cache holds at first; it doubles
@@ -33,8 +36,6 @@ class Engine:
         config: The architecture.
         device: Where it runs.
         dtype: Type of activations, keys and values.
-        weight_bytes: Bytes of weights that a step reads.
-        kv_bytes_per_token: Bytes of keys and values a token.
     """
 
     def __init__(
@@ -64,16 +65,26 @@ class Engine:
         """
         self.config = config
         self.device = torch.device(device)
+        if self.device.type == "cuda" and (reason := why_unavailable()):
+            raise GossamerError(f"CUDA is not available: {reason}")
+        if str(self.device) == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.dtype = dtype or _type_of(weights)
+        self._steps = self._choose_steps(kernels)
         try:
             with torch.inference_mode():
                 self._build(weights, vectors, kernels)
         except torch.OutOfMemoryError:
             raise GossamerError(f"out of memory on {self.device} while the model was moved there") from None
-        width = torch.empty(0, dtype=self.dtype).element_size()
-        self.kv_bytes_per_token = 2 * config.layers * config.kv_heads * config.head_dim * width
         self._caches: dict[int, Cache] = {}
         self._parked: list[Cache] = []
+
+    def _choose_steps(self, kernels: ModuleType | None) -> Steps:
+        if kernels is None and self.device.type == "cuda":
+            from .. import _cuda as kernels
+        if kernels is None or self.dtype == torch.float32:
+            return TorchSteps()
+        return CardSteps(kernels, self.device)
 
     def _build(self, weights: Weights, vectors: Vectors, kernels: ModuleType | None) -> None:
         def linear(*names: str) -> Rows:
@@ -106,6 +117,16 @@ class Engine:
         """Bytes of weights that a step reads."""
         parts = [linear for block in self._blocks for linear in (block.qkv, block.o, block.gate_up, block.down)]
         return sum(linear.nbytes for linear in (*parts, self._head))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values a token."""
+        return 2 * self.config.layers * self.config.kv_heads * self.config.head_dim * self.dtype.itemsize
+
+    def repeat_block(self, layers: int) -> None:
+        """Makes a model of so many copies of the first block, each in memory of its own: for benches."""
+        self._blocks = [self._blocks[0], *(self._blocks[0].clone() for _ in range(layers - 1))]
+        self.config = replace(self.config, layers=layers)
 
     # --- the protocol -------------------------------------------------------------------------------------------------
 
@@ -226,52 +247,35 @@ class Engine:
         """
         angles = torch.outer(places.float(), self._inv_freq)
         cos, sin = angles.cos() * self.config.rope_scale, angles.sin() * self.config.rope_scale
-        mask = torch.arange(seen, device=self.device) <= places[:, None]
-        states = functional.embedding(tokens, self._embed)
-        eps = self.config.norm_eps
+        shared = self.config.heads // self.config.kv_heads
+        unseen = torch.arange(seen, device=self.device) > places[:, None]
+        mask = torch.zeros(unseen.shape, dtype=self.dtype, device=self.device).masked_fill_(unseen, -torch.inf)
+        mask = mask.repeat(shared, 1)[None, None]
+        states, update = functional.embedding(tokens, self._embed), None
+        steps, eps = self._steps, self.config.norm_eps
         for index, block in enumerate(self._blocks):
-            x = rms_norm(states, block.attn_norm, eps)
-            mixed = self._attention(block.qkv(x), cos, sin, mask, cache, index, places)
-            states = states + block.o(mixed)
-            gate, up = block.gate_up(rms_norm(states, block.mlp_norm, eps)).chunk(2, dim=-1)
-            states = states + block.down(functional.silu(gate) * up)
-        return rms_norm(states, self._norm, eps)
+            states, x = steps.add_norm(states, update, block.attn_norm, eps)
+            qkv = block.qkv(x).view(len(x), -1, self.config.head_dim)
+            keys, values = cache.keys[index], cache.values[index]
+            queries = steps.rotate(qkv, self.config.heads, cos, sin, places, keys, values)
+            update = block.o(self._attention(queries, keys[:, :seen], values[:, :seen], mask))
+            states, x = steps.add_norm(states, update, block.mlp_norm, eps)
+            update = block.down(steps.gate(block.gate_up(x)))
+        return steps.add_norm(states, update, self._norm, eps)[1]
 
     def logits(self, states: Tensor) -> Tensor:
         """Returns logits [n, vocab] of normed hidden states."""
         return self._head(states)
 
-    def _attention(
-        self, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Cache, index: int, places: Tensor
-    ) -> Tensor:
-        """Causal grouped-query attention of new tokens over the cache; [n, heads * head_dim]."""
-        heads, kv_heads, width = self.config.heads, self.config.kv_heads, self.config.head_dim
-        count, shared = len(qkv), heads // kv_heads
-        q, k, v = qkv.view(count, -1, width).split([heads, kv_heads, kv_heads], dim=1)
-        keys, values = cache.keys[index], cache.values[index]
-        keys.index_copy_(1, places, rotate(k, cos, sin).transpose(0, 1))
-        values.index_copy_(1, places, v.transpose(0, 1))
-        # The heads that share keys are queries of one head: nothing is repeated.
-        asked = rotate(q, cos, sin).view(count, kv_heads, shared, width).permute(1, 2, 0, 3).flatten(1, 2)
-        seen = mask.shape[1]
-        mixed = functional.scaled_dot_product_attention(
-            asked[None], keys[None, :, :seen], values[None, :, :seen], attn_mask=mask.repeat(shared, 1)[None, None]
-        )
-        return mixed.view(kv_heads, shared, count, width).permute(2, 0, 1, 3).reshape(count, heads * width)
+    def _attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attention of queries [heads, n, width] over what the mask lets see; [n, heads * width].
 
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Returns x [n, width] with rows of unit mean square, times a float32 weight (Zhang & Sennrich 2019)."""
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (j, j + rotary_dim / 2) of heads [n, heads, width] by the angles [n, rotary_dim / 2]."""
-    half = cos.shape[-1]
-    cos, sin = cos[:, None], sin[:, None]
-    a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
-    return torch.cat([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype), rest], dim=-1)
+        The heads that share keys are further queries of one head, so that nothing is repeated.
+        """
+        kv_heads, count, width = len(keys), queries.shape[1], queries.shape[2]
+        asked = queries.reshape(1, kv_heads, -1, width)
+        mixed = functional.scaled_dot_product_attention(asked, keys[None], values[None], attn_mask=mask)
+        return mixed.reshape(-1, count, width).transpose(0, 1).reshape(count, -1)
 
 
 def _type_of(weights: Weights) -> torch.dtype:

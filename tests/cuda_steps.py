@@ -1,0 +1,63 @@
+"""The check of what a decoder does between its linears, as kernels run as loops or on a card: against float64."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from gossamer.torch.engine_steps import CardSteps
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+def close(found: torch.Tensor, exact: torch.Tensor, size: torch.Tensor | None = None) -> bool:
+    """Whether a result is within one rounding to its type and some float32 roundings of its terms' size."""
+    half = torch.finfo(found.dtype).eps / 2
+    size = exact.abs() if size is None else size
+    error = (found.cpu().double() - exact).abs()
+    return bool((error <= 1.01 * half * exact.abs() + 32 * 2.0**-24 * size + 2.0**-25).all())
+
+
+def check_steps(kernels: ModuleType, device: str, dtype: torch.dtype) -> None:
+    steps = CardSteps(kernels, torch.device(device))
+    for count, width in [(1, 1), (1, 97), (3, 1030), (2, 512)]:
+        states, update = normal(count, width, dtype=dtype), 3 * normal(count, width + 1, dtype=dtype)[:, :width]
+        weight, eps = normal(width) + 1, 1e-5
+        update = update.contiguous()
+        for given in (None, update):
+            total = states if given is None else states + given
+            placed = None if given is None else given.to(device)
+            summed, normed = steps.add_norm(states.clone().to(device), placed, weight.to(device), eps)
+            assert torch.equal(summed.cpu(), total)
+            wide = total.double()
+            assert close(normed, wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double())
+        both = 4 * normal(count, 2 * width, dtype=dtype)
+        gate, up = both.double().chunk(2, -1)
+        exact = gate / (1 + (-gate).exp()) * up
+        assert close(steps.gate(both.to(device)), exact, (gate.abs() + 1) * exact.abs())
+    for count, heads, kv_heads, width, half in [
+        (1, 4, 2, 32, 16),
+        (3, 6, 2, 40, 15),
+        (2, 1, 1, 7, 0),
+        (5, 2, 2, 128, 64),
+    ]:
+        qkv = normal(count, heads + 2 * kv_heads, width, dtype=dtype)
+        angles = 7 * normal(count, half)
+        cos, sin, places = angles.cos(), angles.sin(), torch.arange(4, 4 + count)
+        keys, values = (torch.full((kv_heads, 12, width), 9, dtype=dtype, device=device) for _ in range(2))
+        moved = [t.to(device) for t in (cos, sin, places)]
+        queries = steps.rotate(qkv.to(device), heads, *moved, keys, values)
+        wide = qkv.double()
+        a, b = wide[..., :half], wide[..., half : 2 * half]
+        c, s = cos.double()[:, None], sin.double()[:, None]
+        exact = torch.cat([a * c - b * s, b * c + a * s, wide[..., 2 * half :]], -1).transpose(0, 1)
+        size = torch.cat([a.abs() + b.abs(), a.abs() + b.abs(), wide[..., 2 * half :].abs()], -1).transpose(0, 1)
+        assert close(queries, exact[:heads], size[:heads])
+        assert close(keys[:, 4 : 4 + count], exact[heads : heads + kv_heads], size[heads : heads + kv_heads])
+        assert torch.equal(values[:, 4 : 4 + count].cpu(), qkv[:, heads + kv_heads :].transpose(0, 1))
+        for cache in (keys, values):
+            assert (cache[:, :4] == 9).all()
+            assert (cache[:, 4 + count :] == 9).all()
