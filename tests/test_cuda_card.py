@@ -30,6 +30,7 @@ from cuda_steps import check_steps  # noqa: E402
 from gossamer.checkpoint import open_checkpoint  # noqa: E402
 from gossamer.convert import pack_checkpoint  # noqa: E402
 from gossamer.cuda import CudaWeight, why_unavailable  # noqa: E402
+from gossamer.cuda_roofline import cached, card_roof  # noqa: E402
 from gossamer.loading import ready  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
 from gossamer.torch.engine import Engine  # noqa: E402
@@ -158,6 +159,13 @@ def test_bad_calls_leave_the_card_usable(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(GossamerError, match="out of memory on cuda:0 while repacking a weight of 64 x 128"):
             CudaWeight(weight)
     check(weight, card, inputs(2, 128, torch.float16).cuda())
+
+
+def test_the_roof_of_the_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    roof = card_roof()
+    assert 100 < roof.bandwidth < 20_000
+    assert cached() == roof
 
 
 # --- SparseLinear -----------------------------------------------------------------------------------------------------

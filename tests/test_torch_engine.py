@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer import GossamerError, cuda
+from gossamer import GossamerError, cuda, cuda_roofline
 from gossamer.checkpoint import open_checkpoint
 from gossamer.cli import main
 from gossamer.convert import pack_checkpoint
@@ -154,6 +154,7 @@ def test_the_command_and_its_refusals(
 ) -> None:
     simt = pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the kernels as loops")
     monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
+    monkeypatch.setattr(cuda_roofline, "_facts", lambda _: {"name": "A card", "multiprocessors": 132})
 
     def on_loops(config: Any, weights: Any, vectors: Any, device: str, **options: Any) -> Engine:
         assert device == "cuda"

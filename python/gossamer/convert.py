@@ -17,7 +17,7 @@ from .folders import check_destination
 from .formats import FORMATS, STORED, TYPES, check_group
 from .packed import PackedModel, is_packed, write_packed
 from .packing import round_values
-from .planner import this_machine
+from .planner import Machine, this_machine
 
 if TYPE_CHECKING:
     from . import _core
@@ -83,6 +83,7 @@ def pack_checkpoint(
     group: int = 64,
     format: str = "auto",
     head: str = "auto",
+    machine: Machine | None = None,
     progress: Progress | None = None,
 ) -> PackedModel:
     """Packs a checkpoint in memory.
@@ -95,6 +96,7 @@ def pack_checkpoint(
         format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
             of the other weights, but int8 where that is int4.
+        machine: What "auto" chooses formats for; the one at hand by default.
         progress: Called with (done, total, what).
 
     Raises:
@@ -113,7 +115,7 @@ def pack_checkpoint(
     packed: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     reasons: dict[str, str] = {}
-    machine = this_machine()
+    machine = machine or this_machine()
     tensors = family.tensors(checkpoint.config)
     for done, (name, (stored, shape)) in enumerate(tensors.items()):
         if progress:

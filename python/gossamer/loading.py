@@ -77,9 +77,11 @@ def load(
     else:
         from .checkpoint import open_checkpoint
         from .convert import pack_checkpoint
+        from .cuda_roofline import card_machine
         from .formats import STORED
 
-        packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, progress=progress)
+        machine = card_machine() if device == "cuda" else None
+        packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, machine=machine, progress=progress)
     packed.info["path"] = str(path)
     return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
 

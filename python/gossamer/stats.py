@@ -56,9 +56,13 @@ class Stats:
     @property
     def percent_of_roof(self) -> float | None:
         """Achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not."""
+        from . import cuda_roofline
         from .roofline import cached
 
-        measured = cached() if self.device == "cpu" else None
+        if self.device == "cuda":
+            card = cuda_roofline.cached()
+            return 100 * self.gigabytes_per_second / card.bandwidth if card else None
+        measured = cached()
         return 100 * self.gigabytes_per_second / measured.roof(self.bytes_per_token) if measured else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 
 from .options import integer
 from .output import print_json, table
@@ -17,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=integer(1), default=0, metavar="N", help="most threads to read with (default: as many as pay)"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what to measure: the processor, or a card's memory"
+    )
     parser.add_argument("--refresh", action="store_true", help="measure again what was measured before")
     parser.add_argument("--json", action="store_true", help="print one JSON document, with every usable kernel")
 
@@ -25,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Measures or recalls, prints, and returns the exit code."""
     from ..roofline import KernelRate, roofline
 
+    if args.device == "cuda":
+        return _card(args)
     with progress() as report:
         result = roofline(refresh=args.refresh, threads=args.threads, progress=report)
     for note in result.notes:
@@ -64,4 +70,16 @@ def run(args: argparse.Namespace) -> int:
         if rate.chosen
     ]
     print(table(header, cells))
+    return 0
+
+
+def _card(args: argparse.Namespace) -> int:
+    from ..cuda_roofline import card_roof
+
+    roof = card_roof(refresh=args.refresh)
+    if args.json:
+        print_json(asdict(roof))
+    else:
+        print(f"{roof.card}, {roof.multiprocessors} multiprocessors; measured {roof.date}\n")
+        print(f"Reads, 1e9 bytes a second: {roof.bandwidth:.0f} in memory")
     return 0

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cuda import why_unavailable
+from ..cuda_roofline import card_machine
 from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
 from ..packing import Rounded, round_values
-from ..planner import Choice
+from ..planner import Choice, Machine, this_machine
 from .handles import MAKERS, Product, handle_of, trainable_length
 from .layout import ACTIVATIONS, FLOATS, NAMES, STREAMS, Layout, to_tensors
 from .ops import nobody_watches
@@ -121,7 +122,7 @@ class SparseLinear(nn.Module):
         check_options(format, weights, group, activations, trainable)
         weight, bias = dense_parts(linear, name)
         rounded = round_layer(weight, weights, group, name or "weight")
-        choice = rounded.choose(format)
+        choice = rounded.choose(format, machine_of(weight.device))
         layer = pack_layer(rounded, choice, weight, bias, activations=activations, trainable=trainable, name=name)
         layer.conv1d = is_conv1d(linear)
         return layer.train(linear.training)
@@ -262,6 +263,11 @@ def is_conv1d(module: nn.Module) -> bool:
     """Whether a module is the `Conv1D` of transformers: a linear layer with a transposed weight."""
     kind = type(module)
     return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
+def machine_of(device: torch.device) -> Machine:
+    """What the planner chooses formats for: the card that a weight lies on, or the processor."""
+    return card_machine(device.index) if device.type == "cuda" else this_machine()
 
 
 def check_options(format: str, weights: str, group: int, activations: str, trainable: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,8 +14,17 @@ from torch import nn
 
 from ..cli.output import table
 from ..formats import INTEGER_TYPES, Shape
-from ..planner import Choice, this_machine
-from .linear import SparseLinear, check_options, check_weight, dense_parts, is_conv1d, pack_layer, round_layer
+from ..planner import Choice
+from .linear import (
+    SparseLinear,
+    check_options,
+    check_weight,
+    dense_parts,
+    is_conv1d,
+    machine_of,
+    pack_layer,
+    round_layer,
+)
 
 # Below so many positions the call costs more than the product, dense or sparse.
 _SMALL = 1 << 15
@@ -143,7 +153,7 @@ def sparsify(
     for name, module in linears.items():
         if not reasons[name]:
             check_weight(dense_parts(module, name)[0], weights, name)
-    machine = this_machine()
+    machine = functools.cache(machine_of)
     rows = []
     for name, module in linears.items():
         weight = module.weight
@@ -155,7 +165,7 @@ def sparsify(
             rows.append(LayerReport(name, out, inn, None, "", own, size, size, reasons[name]))
             continue
         rounded = round_layer(dense_parts(module, name)[0], weights, group, name)
-        choice = rounded.choose(format, machine)
+        choice = rounded.choose(format, machine(weight.device))
         zeros = rounded.shape.zeros
         if refusal := _does_not_pay(rounded.shape, choice, format, weights, min_zeros):
             rows.append(LayerReport(name, out, inn, zeros, "", own, size, size, refusal))

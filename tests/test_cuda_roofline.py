@@ -1,0 +1,95 @@
+"""What is kept of a card and what the planner makes of it, with a card that is made up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reference
+from gossamer import GossamerError, cuda, cuda_roofline
+from gossamer.cli import main
+from gossamer.cuda_roofline import cached, card_machine, card_roof
+from gossamer.formats import measure
+from gossamer.planner import choose
+from gossamer.stats import Stats
+
+FACTS: dict[str, Any] = {"name": "A card", "multiprocessors": 132, "capability": (9, 0)}
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A card whose every measurement is counted."""
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
+    monkeypatch.setattr(cuda_roofline, "_facts", lambda _: FACTS)
+    calls: list[int] = []
+
+    def bandwidth(device: int) -> float:
+        calls.append(device)
+        return 3000.0 + len(calls)
+
+    monkeypatch.setattr(cuda_roofline, "_read_bandwidth", bandwidth)
+    return calls
+
+
+def test_a_card_is_measured_once(measured: list[int], tmp_path: Path) -> None:
+    assert cached() is None
+    first = card_roof()
+    assert (first.card, first.bandwidth) == ("A card", 3001.0)
+    assert card_roof() == first == cached()
+    assert card_roof(refresh=True).bandwidth == 3002.0
+    assert len(measured) == 2
+    assert len(list((tmp_path / "roofline").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 0}, {"bandwidth": "fast"}, {"bandwidth": -1.0}, {"card": "Another"}, {"date": None}]
+)
+def test_what_is_kept_is_not_trusted(measured: list[int], tmp_path: Path, change: dict[str, Any]) -> None:
+    card_roof()
+    (path,) = (tmp_path / "roofline").iterdir()
+    document = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+    assert cached() is None
+    assert card_roof().bandwidth == 3002.0
+    assert len(measured) == 2
+
+
+@pytest.mark.usefixtures("measured")
+def test_formats_for_a_card() -> None:
+    assert not card_machine().measured
+    card_roof()
+    machine = card_machine()
+    assert (machine.bandwidth, machine.measured) == (3001.0, True)
+    for zeros, format in [(0.1, "dense"), (0.5, "bitmap"), (0.97, "csr")]:
+        shape = measure(reference.random_matrix(256, 1024, zeros))
+        assert choose(shape, "bf16", machine=machine).format == format
+    shape = measure(reference.prune_nm(reference.random_matrix(256, 1024, 0.0), 2, 4))
+    assert choose(shape, "bf16", machine=machine).format == "nm"
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_share_of_the_roof_is_that_of_the_card() -> None:
+    stats = Stats(1, 3_001_000_000, new_tokens=101, decode_seconds=1.0, device="cuda")
+    assert stats.percent_of_roof is None
+    card_roof()
+    assert stats.percent_of_roof == pytest.approx(100 * 100 * 3.001 / 3001)
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["roofline", "--device", "cuda"]) == 0
+    assert "A card, 132 multiprocessors" in capsys.readouterr().out
+    assert main(["roofline", "--device", "cuda", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bandwidth"] == 3001.0
+
+
+def test_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: "there is no CUDA card")
+    for call in (card_roof, card_machine):
+        with pytest.raises(GossamerError, match="CUDA is not available: there is no CUDA card"):
+            call()
+    assert cached() is None
