@@ -86,7 +86,6 @@ def parts_of_a_step(engine: Engine) -> dict[str, float]:
         for width in (config.hidden, config.heads * config.head_dim, config.intermediate)
     )
     queries = torch.randn(config.heads, 1, config.head_dim, device=engine.device, dtype=dtype)
-    mask = torch.zeros(1, 1, config.heads // config.kv_heads, cache.capacity, device=engine.device, dtype=dtype)
 
     def linears(_: torch.Tensor) -> torch.Tensor:
         for block in engine._blocks:
@@ -95,7 +94,7 @@ def parts_of_a_step(engine: Engine) -> dict[str, float]:
 
     def attention(_: torch.Tensor) -> torch.Tensor:
         for keys, values in zip(cache.keys, cache.values, strict=True):
-            out = engine._attention(queries, keys, values, mask)
+            out = engine._steps.attend(queries, keys, values, cache.place, cache.capacity)
         return out
 
     def step(_: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,30 @@ def close(found: torch.Tensor, exact: torch.Tensor, size: torch.Tensor | None = 
     return bool((error <= 1.01 * half * exact.abs() + 32 * 2.0**-24 * size + 2.0**-25).all())
 
 
+def check_attention(kernels: ModuleType, device: str, dtype: torch.dtype) -> None:
+    cases = [(1, 1, 1, 0), (4, 4, 32, 70), (4, 2, 33, 45), (6, 2, 64, 3), (7, 1, 128, 200), (10, 2, 12, 100)]
+    for heads, kv_heads, width, place in [*cases, (3, 1, 256, 40), (2, 2, 130, 9)]:
+        queries, cache = 3 * normal(heads, 1, width, dtype=dtype), normal(2, kv_heads, 300, width, dtype=dtype)
+        cache[:, :, place + 1 :] = torch.nan  # not written yet
+        shared = heads // kv_heads
+        keys, values = (t[:, : place + 1].double().repeat_interleave(shared, 0) for t in cache)
+        scores = (keys @ queries.double().transpose(1, 2)).squeeze(-1) * width**-0.5
+        weights = scores.softmax(-1)[:, None]
+        exact, size = weights @ values, weights @ values.abs()
+        # A weight is off by the score's own error: 32-bit roundings of its terms.
+        size = size * (4 + 0.25 * width**-0.5 * (keys.abs() @ queries.double().abs().transpose(1, 2)).max())
+        found = []
+        for splits in (1, 3, 0):
+            steps = CardSteps(kernels, torch.device(device), splits)
+            moved = [
+                t.to(device) for t in (queries, cache[0].contiguous(), cache[1].contiguous(), torch.tensor([place]))
+            ]
+            for _ in range(2):  # counters are zero again
+                found.append(steps.attend(*moved, 300).cpu())
+                assert close(found[-1].view(heads, width), exact[:, 0], size[:, 0])
+            assert torch.equal(found[-1], found[-2])
+
+
 def check_steps(kernels: ModuleType, device: str, dtype: torch.dtype) -> None:
     steps = CardSteps(kernels, torch.device(device))
     for count, width in [(1, 1), (1, 97), (3, 1030), (2, 512)]:

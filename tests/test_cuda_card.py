@@ -26,7 +26,7 @@ from cuda_cases import (  # noqa: E402
     inputs,
     pack,
 )
-from cuda_steps import check_steps  # noqa: E402
+from cuda_steps import check_attention, check_steps  # noqa: E402
 from gossamer.checkpoint import open_checkpoint  # noqa: E402
 from gossamer.convert import pack_checkpoint  # noqa: E402
 from gossamer.cuda import CudaWeight, why_unavailable  # noqa: E402
@@ -100,6 +100,7 @@ def test_small_steps_between_linears(dtype: torch.dtype) -> None:
     from gossamer import _cuda
 
     check_steps(_cuda, "cuda:0", dtype)
+    check_attention(_cuda, "cuda:0", dtype)
 
 
 def test_a_captured_graph_replays() -> None:

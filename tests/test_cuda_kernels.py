@@ -26,7 +26,7 @@ from cuda_cases import (  # noqa: E402
     inputs,
     pack,
 )
-from cuda_steps import check_steps  # noqa: E402
+from cuda_steps import check_attention, check_steps  # noqa: E402
 from gossamer.cuda import CudaWeight  # noqa: E402
 
 
@@ -338,6 +338,7 @@ def test_the_native_loop_checks_its_sizes() -> None:
 def test_what_a_decoder_does_between_linears(dtype: torch.dtype, order: str) -> None:
     del order
     check_steps(_simt, "cpu", dtype)
+    check_attention(_simt, "cpu", dtype)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -376,6 +377,9 @@ def test_native_steps_check_their_sizes() -> None:
         (lambda: _simt.add_norm(x, 0, 0, x, 1, 4, 1e-5, "f16", -1, 0), "weight must not be null"),
         (lambda: _simt.rotate(x, 0, 0, x, x, x, x, 1, 1, 1, 4, 3, 1, "f16", -1, 0), "half must be 0 to 2, got 3"),
         (lambda: _simt.rotate(x, 0, 0, x, x, x, x, 1, 0, 1, 4, 2, 1, "f16", -1, 0), "heads must be positive"),
+        (lambda: _simt.attend(x, x, x, x, x, 3, 2, 4, 1, 1.0, 1, x, x, "f16", -1, 0), "heads must be a multiple"),
+        (lambda: _simt.attend(x, x, x, x, x, 2, 2, 257, 1, 1.0, 1, x, x, "f16", -1, 0), "width must be 1 to 256, got"),
+        (lambda: _simt.attend(x, x, x, x, x, 2, 2, 4, 1, 1.0, 0, x, x, "f16", -1, 0), "splits must be 1 to 65535"),
         (lambda: _simt.gate(x, x, 1, 4, "f32", -1, 0), "type must be f16 or bf16, got 'f32'"),
     ]:
         with pytest.raises(ValueError, match=word):

@@ -176,3 +176,28 @@ def test_bad_streams_and_devices_name_the_layer(monkeypatch: pytest.MonkeyPatch)
     lost = SparseLinear.from_dense(pruned(50, 70), "bitmap", "f16", name="fc")
     with pytest.raises(GossamerError, match=r"^fc: CUDA is not available: there is no CUDA card$"):
         lost(random(2, 70))
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_transformers_model_with_its_static_cache() -> None:
+    transformers = pytest.importorskip("transformers", reason="the model is one of transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, vocab_size=260, pad_token_id=0)).eval()
+    with torch.no_grad():
+        for layer in model.model.layers.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight[torch.rand_like(layer.weight) < 0.5] = 0
+    packed = copy.deepcopy(model).bfloat16()
+    assert len(sparsify(packed, format="bitmap", include="model.layers.*").packed) == 14
+    prompt = torch.arange(3, 15)[None]
+    options = {"max_new_tokens": 6, "do_sample": False, "cache_implementation": "static", "eos_token_id": 259}
+    with torch.no_grad():
+        text = packed.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+        assert text.shape == (1, 18)
+        # Teacher-forced, beside the dense model in the same type and in float32.
+        exact = model(text).logits
+        ours, dense = packed(text).logits.float(), copy.deepcopy(model).bfloat16()(text).logits.float()
+        assert (ours - exact).abs().max() <= 2 * (dense - exact).abs().max()
+        chosen = exact[0, 11:-1].gather(1, text[0, 12:, None])[:, 0]
+        assert (chosen >= exact[0, 11:-1].max(-1).values - 2 * (ours - exact).abs().max()).all()

@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "bindings/bindings.h"
+#include "bindings/cuda.h"
 #include "gossamer_build.h"
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/plan.h"
 #ifdef GOSSAMER_SIMT
 #include "kernels/cuda/simt.h"
@@ -15,39 +13,14 @@
 namespace gossamer::cuda {
 namespace {
 
-using Address = std::uintptr_t;
 using Pattern = std::optional<std::pair<int, int>>;
 
 constexpr const char* kLayoutNames[2] = {"bitmap", "nm24"};
-
-void check(int status, const char* what) {
-  if (status != 0) throw std::runtime_error(concat("CUDA: ", what, ": ", error_text(status)));
-}
-
-template <class T>
-T* pointer(Address address, const char* what) {
-  require(address != 0, what, " must not be null");
-  return reinterpret_cast<T*>(address);
-}
 
 Layout layout_from_name(const std::string& name) {
   for (int i = 0; i < 2; ++i)
     if (name == kLayoutNames[i]) return static_cast<Layout>(i);
   throw InvalidArgument(concat("layout must be bitmap or nm24, got '", name, "'"));
-}
-
-HalfType half_from_name(const std::string& name) {
-  require(name == "f16" || name == "bf16", "type must be f16 or bf16, got '", name, "'");
-  return name == "f16" ? HalfType::kF16 : HalfType::kBf16;
-}
-
-// Runs a launcher with its device current.
-template <class Launch>
-void run_on(int device, const char* what, const Launch& launch) {
-  const WithoutGil released;
-  const DeviceGuard guard(device);
-  check(guard.status(), what);
-  check(launch(), what);
 }
 
 struct PyDeviceWeight {
@@ -227,54 +200,6 @@ void nonzeros_linear(const std::string& type_text, int rows, int cols, int group
   run_on(device, entry->name, [&] { return entry->launch(args, reinterpret_cast<void*>(stream)); });
 }
 
-HalfType step_type(const std::string& type, int tokens, int width) {
-  require(tokens >= 1 && tokens <= kMaxStepTokens, "tokens must be 1 to ", kMaxStepTokens, ", got ", tokens);
-  require(width >= 1, "width must be positive, got ", width);
-  return half_from_name(type);
-}
-
-void add_norm(Address states, Address update, Address weight, Address out, int tokens, int width, float eps,
-              const std::string& type, int device, Address stream) {
-  const HalfType half = step_type(type, tokens, width);
-  const AddNormArgs args = {pointer<std::uint16_t>(states, "states"),
-                            reinterpret_cast<const std::uint16_t*>(update),
-                            pointer<const float>(weight, "weight"),
-                            pointer<std::uint16_t>(out, "out"),
-                            tokens,
-                            width,
-                            eps};
-  run_on(device, "add_norm", [&] { return launch_add_norm(args, half, reinterpret_cast<void*>(stream)); });
-}
-
-void rotate(Address qkv, Address cos, Address sin, Address places, Address queries, Address keys, Address values,
-            int tokens, int heads, int kv_heads, int width, int half_width, std::int64_t capacity,
-            const std::string& type, int device, Address stream) {
-  const HalfType half = step_type(type, tokens, width);
-  require(heads >= 1 && kv_heads >= 1, "heads must be positive, got ", heads, " and ", kv_heads);
-  require(half_width >= 0 && 2 * half_width <= width, "half must be 0 to ", width / 2, ", got ", half_width);
-  const RotateArgs args = {pointer<const std::uint16_t>(qkv, "qkv"),
-                           reinterpret_cast<const float*>(cos),
-                           reinterpret_cast<const float*>(sin),
-                           pointer<const std::int64_t>(places, "places"),
-                           pointer<std::uint16_t>(queries, "queries"),
-                           pointer<std::uint16_t>(keys, "keys"),
-                           pointer<std::uint16_t>(values, "values"),
-                           tokens,
-                           heads,
-                           kv_heads,
-                           width,
-                           half_width,
-                           capacity};
-  run_on(device, "rotate", [&] { return launch_rotate(args, half, reinterpret_cast<void*>(stream)); });
-}
-
-void gate(Address gate_up, Address out, int tokens, int width, const std::string& type, int device, Address stream) {
-  const HalfType half = step_type(type, tokens, width);
-  const GateArgs args = {pointer<const std::uint16_t>(gate_up, "gate_up"), pointer<std::uint16_t>(out, "out"), tokens,
-                         width};
-  run_on(device, "gate", [&] { return launch_gate(args, half, reinterpret_cast<void*>(stream)); });
-}
-
 int device_count() {
   int count = 0;
   check(count_devices(&count), "no card can be used");
@@ -350,15 +275,7 @@ void register_cuda(py::module_& module) {
              py::arg("stream"));
   module.def("expand", &expand, py::arg("weight"), py::arg("type"), py::arg("scaled"), py::arg("dense"),
              py::arg("stride"), py::arg("device"), py::arg("stream"));
-  module.def("add_norm", &add_norm, py::arg("states"), py::arg("update"), py::arg("weight"), py::arg("out"),
-             py::arg("tokens"), py::arg("width"), py::arg("eps"), py::arg("type"), py::arg("device"),
-             py::arg("stream"));
-  module.def("rotate", &rotate, py::arg("qkv"), py::arg("cos"), py::arg("sin"), py::arg("places"), py::arg("queries"),
-             py::arg("keys"), py::arg("values"), py::arg("tokens"), py::arg("heads"), py::arg("kv_heads"),
-             py::arg("width"), py::arg("half"), py::arg("capacity"), py::arg("type"), py::arg("device"),
-             py::arg("stream"));
-  module.def("gate", &gate, py::arg("gate_up"), py::arg("out"), py::arg("tokens"), py::arg("width"), py::arg("type"),
-             py::arg("device"), py::arg("stream"));
+  register_cuda_steps(module);
 #ifdef GOSSAMER_SIMT
   module.def(
       "schedule", [](bool backwards, bool late_copies) { schedule() = {backwards, late_copies}; }, py::arg("backwards"),

@@ -11,6 +11,7 @@ __source_hash__: str
 MAX_TOKENS: int
 MAX_FEW_TOKENS: int
 CHUNK_COLS: int
+MAX_HEAD_WIDTH: int
 SPARE_WORDS: int
 
 def kernels() -> list[str]:
@@ -160,6 +161,30 @@ def rotate(
 
     qkv [tokens, heads + 2 kv_heads, width]; cos and sin float32 [tokens, half]; places int64 [tokens], below capacity;
     queries [heads, tokens, width]; keys and values [kv_heads, capacity, width].
+    """
+
+def attend(
+    queries: int,
+    keys: int,
+    values: int,
+    place: int,
+    out: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    capacity: int,
+    scale: float,
+    splits: int,
+    partials: int,
+    counters: int,
+    type: str,
+    device: int,
+    stream: int,
+) -> None:
+    """Writes one token's attention [heads, width] over the positions of a cache up to its own.
+
+    queries [heads, width]; keys and values [kv_heads, capacity, width], width up to MAX_HEAD_WIDTH; place int64 [1];
+    partials [splits, kv_heads * (heads / kv_heads + 3), width + 2] are enough, and counters [heads], zero before.
     """
 
 def gate(gate_up: int, out: int, tokens: int, width: int, type: str, device: int, stream: int) -> None:

@@ -106,6 +106,25 @@ struct GateArgs {
   int32_t tokens, width;
 };
 
+// One token's attention (attend.h).
+constexpr int kMaxHeadWidth = 256;
+
+struct AttendArgs {
+  const uint16_t* queries;  // [heads][width]
+  const uint16_t* keys;     // [kv_heads][capacity][width]
+  const uint16_t* values;   // [kv_heads][capacity][width]
+  const int64_t* place;     // of the token, below capacity: positions up to it are looked at
+  uint16_t* out;            // [heads][width]
+  int32_t heads, kv_heads, width;
+  int64_t capacity;
+  float scale;  // of scores
+  int32_t splits;
+  float* partials;     // [splits][kv_heads * (heads / kv_heads + 3)][width + 2] are enough
+  uint32_t* counters;  // [heads], zero before the first call and after each
+};
+
+int launch_attend(const AttendArgs& args, HalfType type, void* stream);
+
 int launch_add_norm(const AddNormArgs& args, HalfType type, void* stream);
 int launch_rotate(const RotateArgs& args, HalfType type, void* stream);
 int launch_gate(const GateArgs& args, HalfType type, void* stream);

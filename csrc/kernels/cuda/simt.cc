@@ -1,4 +1,5 @@
 // The kernels for cards as loops, for tests: the same sources, compiled as C++.
+#include "kernels/cuda/attend.cu"
 #include "kernels/cuda/bitmap.cu"
 #include "kernels/cuda/device.cu"
 #include "kernels/cuda/nm24.cu"

@@ -247,10 +247,6 @@ class Engine:
         """
         angles = torch.outer(places.float(), self._inv_freq)
         cos, sin = angles.cos() * self.config.rope_scale, angles.sin() * self.config.rope_scale
-        shared = self.config.heads // self.config.kv_heads
-        unseen = torch.arange(seen, device=self.device) > places[:, None]
-        mask = torch.zeros(unseen.shape, dtype=self.dtype, device=self.device).masked_fill_(unseen, -torch.inf)
-        mask = mask.repeat(shared, 1)[None, None]
         states, update = functional.embedding(tokens, self._embed), None
         steps, eps = self._steps, self.config.norm_eps
         for index, block in enumerate(self._blocks):
@@ -258,7 +254,7 @@ class Engine:
             qkv = block.qkv(x).view(len(x), -1, self.config.head_dim)
             keys, values = cache.keys[index], cache.values[index]
             queries = steps.rotate(qkv, self.config.heads, cos, sin, places, keys, values)
-            update = block.o(self._attention(queries, keys[:, :seen], values[:, :seen], mask))
+            update = block.o(steps.attend(queries, keys, values, places, seen))
             states, x = steps.add_norm(states, update, block.mlp_norm, eps)
             update = block.down(steps.gate(block.gate_up(x)))
         return steps.add_norm(states, update, self._norm, eps)[1]
@@ -266,16 +262,6 @@ class Engine:
     def logits(self, states: Tensor) -> Tensor:
         """Returns logits [n, vocab] of normed hidden states."""
         return self._head(states)
-
-    def _attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attention of queries [heads, n, width] over what the mask lets see; [n, heads * width].
-
-        The heads that share keys are further queries of one head, so that nothing is repeated.
-        """
-        kv_heads, count, width = len(keys), queries.shape[1], queries.shape[2]
-        asked = queries.reshape(1, kv_heads, -1, width)
-        mixed = functional.scaled_dot_product_attention(asked, keys[None], values[None], attn_mask=mask)
-        return mixed.reshape(-1, count, width).transpose(0, 1).reshape(count, -1)
 
 
 def _type_of(weights: Weights) -> torch.dtype:

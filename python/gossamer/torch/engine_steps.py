@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..cuda_counters import counters_of
 from .layout import NAMES
+
+_MOST_HEADS = 256
 
 
 class Steps(Protocol):
@@ -34,6 +37,17 @@ class Steps(Protocol):
             places: [n].
             keys: [kv_heads, capacity, width].
             values: As keys.
+        """
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, places: Tensor, seen: int) -> Tensor:
+        """Returns causal attention [n, heads * width] of queries [heads, n, width] over a cache.
+
+        Args:
+            queries: Of tokens at these places.
+            keys: [kv_heads, capacity, width].
+            values: As keys.
+            places: [n].
+            seen: Places of the cache to look at, at least those up to the last token.
         """
 
     def gate(self, gate_up: Tensor) -> Tensor:
@@ -64,20 +78,36 @@ class TorchSteps:
         values.index_copy_(1, places, v.transpose(0, 1))
         return turned[:heads]
 
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, places: Tensor, seen: int) -> Tensor:
+        """See `Steps`. The heads that share keys are further queries of one head, so that nothing is repeated."""
+        (heads, count, width), kv_heads = queries.shape, len(keys)
+        mask = torch.arange(seen, device=places.device) <= places[:, None]
+        mask = mask.repeat(heads // kv_heads, 1)[None, None]
+        asked = queries.reshape(1, kv_heads, -1, width)
+        near = keys[None, :, :seen], values[None, :, :seen]
+        mixed = functional.scaled_dot_product_attention(asked, *near, attn_mask=mask)
+        return mixed.reshape(heads, count, width).transpose(0, 1).reshape(count, -1)
+
     def gate(self, gate_up: Tensor) -> Tensor:
         """See `Steps`."""
         gate, up = gate_up.chunk(2, dim=-1)
         return functional.silu(gate) * up
 
 
-class CardSteps:
-    """`Steps` by the kernels of a card; activations are float16 or bfloat16, and everything is contiguous."""
+class CardSteps(TorchSteps):
+    """`Steps` by the kernels of a card; activations are float16 or bfloat16, and everything is contiguous.
 
-    def __init__(self, kernels: ModuleType, device: torch.device) -> None:
-        """Takes `_cuda`, or in tests `_simt`, and the device."""
+    The attention of several tokens is torch's.
+    """
+
+    def __init__(self, kernels: ModuleType, device: torch.device, splits: int = 0) -> None:
+        """Takes `_cuda`, or in tests `_simt`, the device, and shares of a cache for blocks; 0 chooses for the card."""
         self._kernels = kernels
         self._device = device
         self._index = device.index if device.type == "cuda" else -1
+        self._splits = splits
+        self._multiprocessors = kernels.device_facts(self._index)["multiprocessors"] if self._index >= 0 else 1
+        counters_of(device).reserve(_MOST_HEADS)
 
     def _stream(self) -> int:
         return int(torch.cuda.current_stream(self._device).cuda_stream) if self._device.type == "cuda" else 0
@@ -103,6 +133,24 @@ class CardSteps:
             self._stream(),
         )  # fmt: skip
         return queries
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, places: Tensor, seen: int) -> Tensor:
+        """See `Steps`."""
+        (heads, count, width), (kv_heads, capacity, _) = queries.shape, keys.shape
+        if count > 1 or width > self._kernels.MAX_HEAD_WIDTH or heads > _MOST_HEADS:
+            return super().attend(queries, keys, values, places, seen)
+        # About two blocks a multiprocessor, and at least 16 positions each in the end.
+        splits = self._splits or max(1, min(32, 2 * self._multiprocessors // kv_heads, capacity // 16))
+        shape = (splits, kv_heads * (heads // kv_heads + 3), width + 2)
+        partials = torch.empty(shape, dtype=torch.float32, device=queries.device)
+        out = queries.new_empty((1, heads * width))
+        stream = self._stream()
+        self._kernels.attend(
+            queries.data_ptr(), keys.data_ptr(), values.data_ptr(), places.data_ptr(), out.data_ptr(), heads, kv_heads,
+            width, capacity, width**-0.5, splits, partials.data_ptr(), counters_of(self._device).address(stream, heads),
+            NAMES[queries.dtype], self._index, stream,
+        )  # fmt: skip
+        return out
 
     def gate(self, gate_up: Tensor) -> Tensor:
         """See `Steps`."""
