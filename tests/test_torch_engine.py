@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,22 @@ def test_the_command_and_its_refusals(
     assert main(command) == 1
     assert "weight layers.0.q has f32 values, which a card does not multiply with bf16" in capsys.readouterr().err
     assert main([*command, "--weights", "bf16"]) == 0
+    (tmp_path / "text").write_text("The net is thin and the net is quick. " * 3)
+    evaluate = ["eval", folder, "--text", str(tmp_path / "text"), "--weights", "int8", "--context", "32", "--json"]
+    found = []
+    for options in ([], ["--device", "cuda"]):
+        capsys.readouterr()
+        assert main([*evaluate, *options]) == 0
+        found.append(json.loads(capsys.readouterr().out)["perplexity"])
+    assert found[1] == pytest.approx(found[0], rel=0.02)
     assert main([*command, "--weights", "bf16", "--activations", "a8"]) == 1
     assert "activations must be auto or bf16 on a card, got 'a8'" in capsys.readouterr().err
     model = load(folder, device="cuda", weights="int8")
     assert model.device == "cuda"
+    chat = model.conversation()
+    for text in ("The net", "and the thread"):
+        assert "".join(chat.say(text, max_new_tokens=4))
+    assert model.last_stats
+    assert model.last_stats.reused_tokens > 0
     with pytest.raises(GossamerError, match="the prompt has 200 tokens"):
         model.logits([3] * 200)

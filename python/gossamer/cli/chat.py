@@ -8,7 +8,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from .options import add_engine_options, add_model_option, add_sampling_options, open_model, sampling_options
+from .options import (
+    add_device_option,
+    add_engine_options,
+    add_model_option,
+    add_sampling_options,
+    open_model,
+    sampling_options,
+)
 
 if TYPE_CHECKING:
     from ..model import Conversation
@@ -28,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "A line is a message. Commands: /reset, /stats, /help, /quit. Ctrl-C stops one answer."
     add_model_option(parser)
     add_sampling_options(parser, max_new_tokens=1024)
+    add_device_option(parser)
     add_engine_options(parser)
 
 

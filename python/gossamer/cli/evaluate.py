@@ -6,7 +6,7 @@ import argparse
 import math
 
 from ..errors import GossamerError
-from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
+from .options import MODEL_HELP, add_device_option, add_engine_options, integer, nonempty, open_model
 from .output import print_json
 from .progress import progress
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--windows", type=integer(1), default=0, metavar="N", help="read only the first N windows (all)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_device_option(parser)
     add_engine_options(parser)
 
 
