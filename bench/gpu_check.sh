@@ -37,7 +37,7 @@ if command -v compute-sanitizer > /dev/null; then
   # Without torch's cache every tensor is an allocation of its own, so that a step beyond its end is seen.
   for tool in memcheck racecheck; do
     step "$tool" 55 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      --kernel-name regex:gossamer "$python" -m pytest -q -x -p no:cacheprovider tests/test_cuda_card.py -k "test_small and int8"
+      --kernel-name regex:gossamer "$python" -m pytest -q -x -p no:cacheprovider tests/test_cuda_card.py -k "test_small and (int8 or between)"
   done
 else
   echo "--- sanitizers: skipped, compute-sanitizer is not on PATH"
