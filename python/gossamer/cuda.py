@@ -176,7 +176,8 @@ class CudaWeight:
             )  # fmt: skip
             return y.view(shape)
         if self._splits > 1:
-            partials = torch.empty(self._weight.partials(self._splits, tokens), device=self.device)
+            floats = self._weight.partials(self._splits, tokens)
+            partials = torch.empty(floats, dtype=torch.float32, device=self.device)
             counters = counters_of(self.device).address(stream, self._weight.counters)
         self._kernels.linear(
             self._weight, rows.data_ptr(), rows.stride(0), type_name, tokens, y.data_ptr(), self.rows,

@@ -128,7 +128,7 @@ def _read_bandwidth(device: int) -> float:
 
     with torch.cuda.device(device):
         free, _ = torch.cuda.mem_get_info()
-        buffer = torch.ones(min(_SIZE, free // 2) // 4, device="cuda")
+        buffer = torch.ones(min(_SIZE, free // 2) // 4, dtype=torch.float32, device="cuda")
         seconds = []
         for _ in range(20):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

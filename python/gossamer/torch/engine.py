@@ -267,6 +267,4 @@ class Engine:
 def _type_of(weights: Weights) -> torch.dtype:
     """The type of the float matrices; integer values go with either."""
     types = {weight.type for weight in weights.values()} & {"f32", "f16", "bf16"}
-    if types == {"f16"}:
-        return torch.float16
-    return torch.bfloat16
+    return torch.float16 if "f16" in types and "bf16" not in types else torch.bfloat16
