@@ -198,8 +198,10 @@ def test_layers_in_a_captured_graph() -> None:
     assert len(sparsify(model, format="bitmap").packed) == 2  # packed where they lie
     x = inputs(4, 512, torch.bfloat16).cuda()
     graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):  # no call has been made: `to` repacked
-        y = model(x)
+    with torch.no_grad():
+        model(x)
+        with torch.cuda.graph(graph):
+            y = model(x)
     with torch.no_grad():
         for seed in range(3):
             x.copy_(torch.randn(4, 512, generator=torch.Generator().manual_seed(seed)))

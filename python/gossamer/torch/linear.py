@@ -210,7 +210,7 @@ class SparseLinear(nn.Module):
             )
 
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
-        """Moves and converts; on a card the kernels' own copy is made here, so that no first call has to."""
+        """Moves and converts; on a card the kernels' own copy is made here, and not in a call that is captured."""
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
         if self.values.device.type == "cuda" and nobody_watches(self.values) and why_unavailable() is None:
             self._handle()
