@@ -43,11 +43,13 @@ ROWS = (
     "sparsegpt 0.5",
     "sparsegpt 0.5 uniform int8:64",
     "sparsegpt 0.5 int8:64",
+    "sparsegpt 0.467 int8:0",
     "sparsegpt 0.5 uniform int4:64",
     "sparsegpt 0.5 uniform int4:32",
     "sparsegpt 0.5 uniform +int4:64",
     "sparsegpt 0.5 uniform +int4:32",
     "sparsegpt 0.5 +int4:64",
+    "sparsegpt 0.5 +int4:32",
     "sparsegpt 0 +int4:32",
     "sparsegpt 2:4",
     "admm 0.5 uniform",
@@ -84,6 +86,7 @@ def main() -> None:
             }
             blocks = [weight for name, weight in model.weights.items() if name.startswith("layers.")]
             result["bytes"] = sum(weight.nbytes for weight in blocks)
+            result["model_bytes"] = sum(weight.nbytes for weight in model.weights.values())
             print(result, file=sys.stderr, flush=True)
             print(_keep(arguments.name, setting, result))
 

@@ -15,7 +15,7 @@ from .solvers import Matrix, importance, keep_important
 # What is pruned at once to see what it does: attention is small and matters little, and counts as one.
 PARTS: tuple[tuple[str, ...], ...] = (("q", "k", "v", "o"), ("gate", "up"), ("down",))
 _PROBES = 2
-_PROBE_LENGTH = 256
+_PROBE_LENGTH = 128
 # Of OWL: what counts as an outlier, in means over the block.
 _OUTLIER = 5.0
 
@@ -29,7 +29,7 @@ class Probe:
     Args:
         blocks: The engine that holds the dense model.
         layers: Number of blocks.
-        windows: Calibration tokens, [windows, length]; up to 256 tokens of each of two are used.
+        windows: Calibration tokens, [windows, length]; up to 128 tokens of each of two are used.
         read: Gives the weight of a canonical name such as "layers.3.q".
 
     Raises:
