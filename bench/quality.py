@@ -43,7 +43,7 @@ ROWS = (
     "sparsegpt 0.5",
     "sparsegpt 0.5 uniform int8:64",
     "sparsegpt 0.5 int8:64",
-    "sparsegpt 0.467 int8:0",
+    "sparsegpt 0.472 int8:0",
     "sparsegpt 0.5 uniform int4:64",
     "sparsegpt 0.5 uniform int4:32",
     "sparsegpt 0.5 uniform +int4:64",

@@ -191,13 +191,14 @@ def test_admm_values_are_the_best_for_their_mask() -> None:
     assert error(weight, pruned, x) <= error(weight, best, x) * 1.05
 
 
-def test_inverse_factor_is_upper_and_inverts() -> None:
-    _, _, gram = problem(1, 60)
+@pytest.mark.parametrize("size", [1, 60, 65, 259])
+def test_inverse_factor_is_upper_and_inverts(size: int) -> None:
+    _, _, gram = problem(1, size)
     factor = inverse_factor(gram).astype(np.float64)
     assert not np.tril(factor, -1).any()
-    moments = gram + 0.01 * np.diagonal(gram).mean() * np.eye(60)
+    moments = gram + 0.01 * np.diagonal(gram).mean() * np.eye(size)
     product = factor.T @ factor @ moments
-    np.testing.assert_allclose(product / product[0, 0], np.eye(60), atol=1e-4)
+    np.testing.assert_allclose(product / product[0, 0], np.eye(size), atol=1e-4)
 
 
 @pytest.mark.parametrize("tokens", [1, 10])

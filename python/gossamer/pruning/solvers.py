@@ -22,6 +22,7 @@ Solver = Callable[[Matrix, Gram, Target, Mask], Matrix]
 
 _BLOCK = 128
 _DAMPING = 0.01
+_SMALL = 64  # inverted as a general matrix
 # Of `admm`: how strongly the two copies pull at each other, the steps at each strength, those until the mask is final.
 _STRENGTHS = (0.3, 0.45, 0.67, 1.0)
 _STEPS = 5
@@ -260,11 +261,23 @@ def inverse_factor(gram: Gram) -> Matrix:
     try:
         # gram = L L^T reversed on both axes gives the factor of the inverse without forming the inverse:
         # with J the reversal, J gram J = L L^T, so gram^-1 = (J L^-T J)(J L^-1 J), and J L^-1 J is upper triangular.
-        lower = np.linalg.cholesky(moments[::-1, ::-1])
+        lower = np.asarray(np.linalg.cholesky(moments[::-1, ::-1]), dtype=np.float64)
     except np.linalg.LinAlgError:
         raise GossamerError("second moments of the inputs are not positive semidefinite") from None
-    inverse = np.linalg.solve(lower, np.eye(len(lower)))
-    return np.triu(inverse[::-1, ::-1]).astype(np.float32)
+    return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1], dtype=np.float32)
+
+
+def _inverse_of_lower(lower: Gram) -> Gram:
+    """Returns the inverse of a lower triangular matrix, by halves: a quarter of a general solver's work."""
+    size = len(lower)
+    if size <= _SMALL:
+        return np.tril(np.linalg.inv(lower))
+    half = size // 2
+    result = np.zeros_like(lower)
+    result[:half, :half] = _inverse_of_lower(lower[:half, :half])
+    result[half:, half:] = _inverse_of_lower(lower[half:, half:])
+    result[half:, :half] = -result[half:, half:] @ (lower[half:, :half] @ result[:half, :half])
+    return result
 
 
 CALIBRATED = {"wanda": Method(wanda, False), "sparsegpt": Method(sparsegpt, True), "admm": Method(admm, True)}
