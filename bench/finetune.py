@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--lr", type=float, default=2e-4)
-    parser.add_argument("--loss", type=float, nargs=3, default=(0.0, 1.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
+    parser.add_argument("--loss", type=float, nargs=3, default=(1.0, 0.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--validation-windows", type=int, default=8)
     parser.add_argument("--validations", type=int, default=5)
