@@ -106,8 +106,7 @@ def prune(
         weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
             in one sweep with the pruning, which loses far less than rounding afterwards; for "sparsegpt".
         group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
-        calibration: A UTF-8 text file, or a folder of them; by default the model writes its own,
-            in 8 bits.
+        calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
         windows: Calibration windows.
         length: Tokens of each.
         seed: Of the places of the windows in the text, or of the samples.
@@ -157,15 +156,12 @@ def prune(
             tokens = text_windows(
                 text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(calibration)
             )
+        decoder, sizes = _decoder(source, config, tensors, threads)
         if tokens is None:
             origin = "the dense model's own samples"
-            # In 8 bits: nearly the same model, and much faster.
-            writer, _ = _decoder(source, config, tensors, _in_8_bits, threads=threads)
             tokens = sampled_windows(
-                writer, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
+                decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
             )
-            del writer
-        decoder, dense = _decoder(source, config, tensors, _packed, threads=threads, activations="f32")
         solver = CALIBRATED[method]
         if weights == "int4":
             solver = Method(partial(sparsegpt, rounding=Int4(group)), updates=True)
@@ -180,7 +176,7 @@ def prune(
             solver,
             target,
             allocation,
-            {name: _size(dense[name]) for name in names},
+            {name: sizes[name] for name in names},
             report,
         )
     else:
@@ -249,33 +245,21 @@ def _packed(source: Checkpoint, name: str, values: Matrix, dtype: str | None = N
     return _core.pack(values, "dense", dtype)
 
 
-def _in_8_bits(source: Checkpoint, name: str, values: Matrix) -> _core.Weight:
-    from .. import _core
-
-    try:
-        return _core.pack(values, "dense", "int8", 64)
-    except ValueError as error:
-        raise GossamerError(f"{source.path}: tensor {name}: {error}") from None
-
-
 def _decoder(
-    source: Checkpoint,
-    config: DecoderConfig,
-    tensors: dict[str, tuple[str, tuple[int, ...]]],
-    pack: Callable[[Checkpoint, str, Matrix], _core.Weight],
-    **options: Any,
-) -> tuple[_core.Decoder, dict[str, _core.Weight]]:
-    """The dense model, and its matrices as `pack` makes them."""
+    source: Checkpoint, config: DecoderConfig, tensors: dict[str, tuple[str, tuple[int, ...]]], threads: int
+) -> tuple[_core.Decoder, dict[str, Size]]:
+    """The dense model, with weights of the stored types and float32 arithmetic; and what its matrices have."""
     from .. import _core
 
     weights: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     for name, (stored, shape) in tensors.items():
         if len(shape) == 2:
-            weights[name] = pack(source, stored, _read(source, stored))
+            weights[name] = _packed(source, stored, _read(source, stored))
         else:
             vectors[name] = _read(source, stored)
-    return _core.Decoder(config.to_dict(), weights, vectors, **options), weights
+    decoder = _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="f32")
+    return decoder, {name: _size(weight) for name, weight in weights.items()}
 
 
 def _size(weight: _core.Weight) -> Size:
