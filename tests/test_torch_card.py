@@ -21,7 +21,7 @@ from gossamer.formats import FORMATS, TYPES  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
 from gossamer.torch.cards import CardHandle  # noqa: E402
 from gossamer.torch.handles import MAKERS, _handles  # noqa: E402
-from torch_layers import keep_two_of_four, pruned, worst  # noqa: E402
+from torch_layers import keep_two_of_four, pruned, random, worst  # noqa: E402
 
 HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -31,10 +31,6 @@ def a_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(MAKERS, "cpu", partial(CardHandle, kernels=_simt))
     yield
     _handles.clear()
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def stored(layer: SparseLinear) -> torch.Tensor:

@@ -18,13 +18,9 @@ from torch import nn  # noqa: E402
 from gossamer.formats import FORMATS, TYPES  # noqa: E402
 from gossamer.torch import SparseLinear  # noqa: E402
 from gossamer.torch.layout import FLOATS  # noqa: E402
-from torch_layers import keep_two_of_four, pruned, worst  # noqa: E402
+from torch_layers import keep_two_of_four, pruned, random, worst  # noqa: E402
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def unit(layer: SparseLinear) -> int:

@@ -13,11 +13,7 @@ from torch import nn  # noqa: E402
 from gossamer import _core  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
 from gossamer.torch.handles import _handles  # noqa: E402
-from torch_layers import pruned, worst  # noqa: E402
-
-
-def random(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from torch_layers import pruned, random, worst  # noqa: E402
 
 
 def block() -> nn.Sequential:

@@ -28,6 +28,11 @@ def pruned(
     return linear.to(dtype)
 
 
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    """Seeded inputs."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
 def keep_two_of_four(linear: nn.Linear) -> None:
     """Zeroes the two smallest magnitudes of every four inputs."""
     with torch.no_grad():

@@ -113,22 +113,29 @@ std::vector<LinearEntry> all_entries() {
   return entries;
 }
 
-void linear(const PyDeviceWeight& weight, Address x, std::int64_t x_stride, const std::string& type, int tokens,
-            Address y, std::int64_t y_stride, Address bias, int splits, Address partials, Address counters, int device,
-            Address stream) {
-  LinearArgs args = {};
-  args.weight = attached(weight);
-  require(tokens >= 1 && tokens <= kMaxTokens, "tokens must be 1 to ", kMaxTokens, ", got ", tokens);
+// What products of both kinds are told of their inputs and outputs.
+template <class Args>
+void set_operands(Args& args, Address x, std::int64_t x_stride, int tokens, int most_tokens, Address y,
+                  std::int64_t y_stride, Address bias) {
+  require(tokens >= 1 && tokens <= most_tokens, "tokens must be 1 to ", most_tokens, ", got ", tokens);
   require(tokens == 1 || (x_stride >= args.weight.cols && y_stride >= args.weight.rows),
           "strides must be at least the weight's cols and rows, got ", x_stride, " and ", y_stride);
-  const int units = (args.weight.tiles + kSplitTiles - 1) / kSplitTiles;
-  require(splits >= 1 && splits <= units, "splits must be 1 to ", units, ", got ", splits);
   args.x = pointer<const std::uint16_t>(x, "x");
   args.x_stride = x_stride;
   args.tokens = tokens;
   args.y = pointer<std::uint16_t>(y, "y");
   args.y_stride = y_stride;
   args.bias = reinterpret_cast<const std::uint16_t*>(bias);
+}
+
+void linear(const PyDeviceWeight& weight, Address x, std::int64_t x_stride, const std::string& type, int tokens,
+            Address y, std::int64_t y_stride, Address bias, int splits, Address partials, Address counters, int device,
+            Address stream) {
+  LinearArgs args = {};
+  args.weight = attached(weight);
+  set_operands(args, x, x_stride, tokens, kMaxTokens, y, y_stride, bias);
+  const int units = (args.weight.tiles + kSplitTiles - 1) / kSplitTiles;
+  require(splits >= 1 && splits <= units, "splits must be 1 to ", units, ", got ", splits);
   args.splits = splits;
   if (splits > 1) {
     args.partials = pointer<float>(partials, "partials");
@@ -164,9 +171,6 @@ void nonzeros_linear(const std::string& type_text, int rows, int cols, int group
                      Address counters, int device, Address stream) {
   const ValueType value_type = type_from_name(type_text.c_str());
   const PackedWeight packed(Format::kBitmap, value_type, rows, cols, group, 0, 0);
-  require(tokens >= 1 && tokens <= kMaxFewTokens, "tokens must be 1 to ", kMaxFewTokens, ", got ", tokens);
-  require(tokens == 1 || (x_stride >= cols && y_stride >= rows),
-          "strides must be at least the weight's cols and rows, got ", x_stride, " and ", y_stride);
   require(rows_each >= 1, "rows_each must be positive, got ", rows_each);
   NonZerosArgs args = {};
   args.weight = {value_type,
@@ -180,12 +184,7 @@ void nonzeros_linear(const std::string& type_text, int rows, int cols, int group
                  pointer<const std::uint8_t>(values, "values"),
                  nullptr};
   if (is_integer(value_type)) args.weight.scales = pointer<const std::uint16_t>(scales, "scales");
-  args.x = pointer<const std::uint16_t>(x, "x");
-  args.x_stride = x_stride;
-  args.tokens = tokens;
-  args.y = pointer<std::uint16_t>(y, "y");
-  args.y_stride = y_stride;
-  args.bias = reinterpret_cast<const std::uint16_t*>(bias);
+  set_operands(args, x, x_stride, tokens, kMaxFewTokens, y, y_stride, bias);
   args.rows_each = rows_each;
   if (args.weight.chunks > 1) {
     args.partials = pointer<float>(partials, "partials");

@@ -50,6 +50,24 @@ def why_unavailable() -> str | None:
     return None
 
 
+def check_available() -> None:
+    """Raises `GossamerError` in one line where cards cannot be used."""
+    if reason := why_unavailable():
+        raise GossamerError(f"CUDA is not available: {reason}")
+
+
+def number_of(device: torch.device) -> int:
+    """Returns what kernels call a device: the number of a card, or -1 for the processor, where they run as loops."""
+    return int(device.index) if device.type == "cuda" else -1
+
+
+def stream_of(device: torch.device) -> int:
+    """Returns the handle of torch's current stream on a card; 0 for the processor."""
+    import torch
+
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
 def pick_layout(weight: _core.Weight) -> str:
     """Returns the layout that suits a packed weight on a card.
 
@@ -98,11 +116,11 @@ class CudaWeight:
         """
         import torch
 
-        if kernels is None and (reason := why_unavailable()):
-            raise GossamerError(f"CUDA is not available: {reason}")
+        if kernels is None:
+            check_available()
         self._kernels = kernels or _load()
         self.device = _device(device, on_card=kernels is None)
-        self._index = self.device.index if self.device.type == "cuda" else -1
+        self._index = number_of(self.device)
         if layout == "auto":
             layout = pick_layout(weight)
         self._weight = self._kernels.DeviceWeight(layout, weight.type, weight.rows, weight.cols, weight.group)
@@ -120,6 +138,7 @@ class CudaWeight:
             self._repack(weight if weight.format in ("bitmap", "nm") else _as_bitmap(weight))
             self._zeros = 1 - weight.nnz / (weight.rows * weight.cols)
             self._find_nonzeros(self._zeros >= cuda_nonzeros.MIN_ZEROS if loop is None else loop)
+            self._settle()
         except torch.OutOfMemoryError:
             raise GossamerError(
                 f"out of memory on {self.device} while repacking a weight of {weight.rows} x {weight.cols}"
@@ -166,7 +185,7 @@ class CudaWeight:
             rows = rows.contiguous()
         bias = bias.contiguous() if bias is not None else None
         y = rows.new_empty((tokens, self.rows))
-        stream, partials, counters = self._stream(), None, 0
+        stream, partials, counters = stream_of(self.device), None, 0
         if self._nonzeros is not None and tokens <= self._kernels.MAX_FEW_TOKENS:
             if self._nonzeros.chunks > 1:
                 counters = counters_of(self.device).address(stream, self._nonzeros.counters)
@@ -207,7 +226,7 @@ class CudaWeight:
             return codes * self._scale_of_each(dtype) if scaled else codes
         out = torch.empty((self.rows, self.cols), dtype=dtype, device=self.device)
         name = self._type_name(dtype, "dtype")
-        self._kernels.expand(self._weight, name, scaled, out.data_ptr(), self.cols, self._index, self._stream())
+        self._kernels.expand(self._weight, name, scaled, out.data_ptr(), self.cols, self._index, stream_of(self.device))
         return out
 
     def clone(self) -> CudaWeight:
@@ -252,9 +271,7 @@ class CudaWeight:
         out._attach(sum(counts))
         out._zeros = sum(part._zeros * part.rows for part in parts) / out.rows
         out._find_nonzeros(all(part._nonzeros is not None for part in parts))
-        counters_of(out.device).reserve(out._weight.counters)
-        if out.device.type == "cuda":
-            torch.cuda.current_stream(out.device).synchronize()
+        out._settle()
         return out
 
     def _scale_bytes(self) -> int:
@@ -291,7 +308,7 @@ class CudaWeight:
             self._offsets = torch.empty(self._weight.records + 1, dtype=torch.int32, device=self.device)
             self._kernels.record_offsets(
                 self._weight, pattern, masks, sizes.data_ptr(), self._offsets.data_ptr(), largest.data_ptr(),
-                self._index, self._stream(),
+                self._index, stream_of(self.device),
             )  # fmt: skip
             words = int(self._offsets[-1].item()) & 0xFFFFFFFF
         self._records = torch.zeros(words + self._kernels.SPARE_WORDS, dtype=torch.int32, device=self.device)
@@ -299,13 +316,10 @@ class CudaWeight:
         value_offsets = streams["offsets"].data_ptr() if "offsets" in streams else 0
         self._kernels.make_records(
             self._weight, pattern, masks, streams["values"].data_ptr(), value_offsets, offsets,
-            self._records.data_ptr(), self._index, self._stream(),
+            self._records.data_ptr(), self._index, stream_of(self.device),
         )  # fmt: skip
         self._largest = largest.tolist()
         self._attach(words)
-        counters_of(self.device).reserve(self._weight.counters)
-        if self.device.type == "cuda":  # any stream may use it from here on
-            torch.cuda.current_stream(self.device).synchronize()
 
     def _find_nonzeros(self, wanted: bool) -> None:
         import torch
@@ -316,18 +330,19 @@ class CudaWeight:
         stored = self.dense(torch.bfloat16 if self.type == "bf16" else torch.float16, scaled=False)
         group, columns = int(self._weight.group), self._kernels.CHUNK_COLS
         self._nonzeros = cuda_nonzeros.NonZeros.of(stored, self.type, group, columns)
-        counters_of(self.device).reserve(self._nonzeros.counters)
+
+    def _settle(self) -> None:
+        """Sets counters aside, and waits for what was made: any stream may use it from here on."""
+        import torch
+
+        counters = counters_of(self.device)
+        counters.reserve(max(self._weight.counters, self._nonzeros.counters if self._nonzeros else 0))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
     def _attach(self, words: int) -> None:
         offsets, scales = (0 if t is None else t.data_ptr() for t in (self._offsets, self._scales))
         self._weight.attach(self._records.data_ptr(), offsets, scales, words, self._largest)
-
-    def _stream(self) -> int:
-        import torch
-
-        return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
 
     # --- checks -------------------------------------------------------------------------------------------------------
 

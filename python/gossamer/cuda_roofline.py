@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import zoo
-from .errors import GossamerError
+from .cuda import check_available
+from .folders import write_file
 from .planner import Machine
 
 _SCHEMA = 1
@@ -52,7 +54,7 @@ def card_roof(device: int = 0, *, refresh: bool = False) -> CardRoof:
     Raises:
         GossamerError: no card can be used.
     """
-    _check_available()
+    check_available()
     found = None if refresh else cached(device)
     if found is not None:
         return found
@@ -60,13 +62,8 @@ def card_roof(device: int = 0, *, refresh: bool = False) -> CardRoof:
     date = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     roof = CardRoof(facts["name"], facts["multiprocessors"], _read_bandwidth(device), date)
     path = _path(roof.card, roof.multiprocessors)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"schema": _SCHEMA, **asdict(roof)}) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        pass  # measured again the next time
+    with contextlib.suppress(OSError):  # measured again the next time
+        write_file(path, json.dumps({"schema": _SCHEMA, **asdict(roof)}) + "\n")
     return roof
 
 
@@ -92,7 +89,7 @@ def card_machine(device: int = 0) -> Machine:
     """
     from .formats import INTEGER_TYPES, TYPES
 
-    _check_available()
+    check_available()
     facts, measured = _facts(device), cached(device)
     count = facts["multiprocessors"]
     rates = {
@@ -101,13 +98,6 @@ def card_machine(device: int = 0) -> Machine:
         for type in TYPES
     }
     return Machine(measured.bandwidth if measured else _USUAL * count, rates, measured=measured is not None)
-
-
-def _check_available() -> None:
-    from .cuda import why_unavailable
-
-    if reason := why_unavailable():
-        raise GossamerError(f"CUDA is not available: {reason}")
 
 
 def _facts(device: int) -> dict[str, Any]:

@@ -62,10 +62,9 @@ def load(
     if threads < 0:
         raise GossamerError(f"threads must be at least 0, got {threads}")
     if device == "cuda":
-        from .cuda import why_unavailable
+        from .cuda import check_available
 
-        if reason := why_unavailable():
-            raise GossamerError(f"CUDA is not available: {reason}")
+        check_available()
         if activations not in ("auto", "bf16"):
             raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, zoo
+from .folders import write_file
 from .memory import available_memory as _available_memory
 
 _SCHEMA = 1  # raised when what is measured, or how, changes: what was kept is then measured again
@@ -187,15 +188,9 @@ def _path(machine: dict[str, Any]) -> Path:
 
 
 def _write(path: Path, result: Roofline) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     document = {"schema": _SCHEMA, **result.to_dict()}
     del document["notes"]
-    try:
-        part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_file(path, json.dumps(document, indent=1) + "\n")
 
 
 def _read(path: Path, machine: dict[str, Any]) -> Roofline:

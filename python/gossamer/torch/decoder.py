@@ -22,6 +22,7 @@ from ..arch import Tensors
 from ..checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from ..config import DecoderConfig
 from ..errors import GossamerError
+from .functions import rms_norm, rotary_angles, rotate
 
 _F16_MAX = float(np.finfo(np.float16).max)
 
@@ -49,9 +50,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x [..., width] with rows of unit mean square, times the weight."""
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight
-        return scaled.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Block(nn.Module):
@@ -78,7 +77,7 @@ class Block(nn.Module):
         """
         x = self.attn_norm(hidden)
         q, k, v = _split(self.q(x), self.heads), _split(self.k(x), self.kv_heads), _split(self.v(x), self.kv_heads)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         shared = self.heads // self.kv_heads
         if shared > 1:
             k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
@@ -155,9 +154,8 @@ class Decoder(nn.Module):
         return functional.linear(self.norm(hidden), weight)
 
     def _angles(self, length: int) -> tuple[Tensor, Tensor]:
-        places = torch.arange(length, dtype=torch.float32, device=self.inv_freq.device)
-        angles = torch.outer(places, self.inv_freq.float())
-        return angles.cos() * self.config.rope_scale, angles.sin() * self.config.rope_scale
+        places = torch.arange(length, device=self.inv_freq.device)
+        return rotary_angles(places, self.inv_freq, self.config.rope_scale)
 
 
 def parameter_name(canonical: str) -> str:
@@ -233,10 +231,3 @@ def _owned(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _split(x: Tensor, heads: int) -> Tensor:
     """[batch, length, heads * width] as [batch, heads, length, width]."""
     return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (j, j + rotary_dim / 2) of every head; what lies beyond rotary_dim stays."""
-    half = cos.shape[-1]
-    a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
-    return torch.cat([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype), rest], dim=-1)

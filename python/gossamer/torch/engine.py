@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import DecoderConfig
-from ..cuda import why_unavailable
+from ..cuda import check_available
 from ..errors import GossamerError
 from .engine_parts import Block, Cache, Rows, Vectors, Weights, dense_weight, linear_of
 from .engine_steps import CardSteps, Steps, TorchSteps
+from .functions import rotary_angles
 
 _CHUNK = 512  # tokens of a prompt at a time
 _FIRST = 512  # tokens that a cache holds at first; it doubles
@@ -65,8 +66,8 @@ class Engine:
         """
         self.config = config
         self.device = torch.device(device)
-        if self.device.type == "cuda" and (reason := why_unavailable()):
-            raise GossamerError(f"CUDA is not available: {reason}")
+        if self.device.type == "cuda":
+            check_available()
         if str(self.device) == "cuda":
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.dtype = dtype or _type_of(weights)
@@ -245,8 +246,7 @@ class Engine:
         Returns:
             Hidden states [n, hidden] behind the last block, normed.
         """
-        angles = torch.outer(places.float(), self._inv_freq)
-        cos, sin = angles.cos() * self.config.rope_scale, angles.sin() * self.config.rope_scale
+        cos, sin = rotary_angles(places, self._inv_freq, self.config.rope_scale)
         states, update = functional.embedding(tokens, self._embed), None
         steps, eps = self._steps, self.config.norm_eps
         for index, block in enumerate(self._blocks):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..cuda import number_of, stream_of
 from ..cuda_counters import counters_of
+from .functions import rms_norm, rotate
 from .layout import NAMES
 
 _MOST_HEADS = 256
@@ -60,20 +62,14 @@ class TorchSteps:
     def add_norm(self, states: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See `Steps`."""
         states = states if update is None else states + update
-        wide = states.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight
-        return states, normed.to(states.dtype)
+        return states, rms_norm(states, weight, eps)
 
     def rotate(
         self, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """See `Steps`."""
         turned, v = qkv.split([qkv.shape[1] - len(keys), len(keys)], dim=1)
-        half = cos.shape[-1]
-        a, b, rest = turned[..., :half].float(), turned[..., half : 2 * half].float(), turned[..., 2 * half :]
-        cos, sin = cos[:, None], sin[:, None]
-        pair = [(a * cos - b * sin).to(qkv.dtype), (b * cos + a * sin).to(qkv.dtype)]
-        turned = torch.cat([*pair, rest], dim=-1).transpose(0, 1)
+        turned = rotate(turned, cos[:, None], sin[:, None]).transpose(0, 1)
         keys.index_copy_(1, places, turned[heads:])
         values.index_copy_(1, places, v.transpose(0, 1))
         return turned[:heads]
@@ -104,20 +100,17 @@ class CardSteps(TorchSteps):
         """Takes `_cuda`, or in tests `_simt`, the device, and shares of a cache for blocks; 0 chooses for the card."""
         self._kernels = kernels
         self._device = device
-        self._index = device.index if device.type == "cuda" else -1
+        self._index = number_of(device)
         self._splits = splits
         self._multiprocessors = kernels.device_facts(self._index)["multiprocessors"] if self._index >= 0 else 1
         counters_of(device).reserve(_MOST_HEADS)
-
-    def _stream(self) -> int:
-        return int(torch.cuda.current_stream(self._device).cuda_stream) if self._device.type == "cuda" else 0
 
     def add_norm(self, states: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See `Steps`."""
         out = torch.empty_like(states)
         self._kernels.add_norm(
             states.data_ptr(), 0 if update is None else update.data_ptr(), weight.data_ptr(), out.data_ptr(),
-            *states.shape, eps, NAMES[states.dtype], self._index, self._stream(),
+            *states.shape, eps, NAMES[states.dtype], self._index, stream_of(self._device),
         )  # fmt: skip
         return states, out
 
@@ -130,7 +123,7 @@ class CardSteps(TorchSteps):
         self._kernels.rotate(
             qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), places.data_ptr(), queries.data_ptr(), keys.data_ptr(),
             values.data_ptr(), count, heads, kv_heads, width, cos.shape[-1], capacity, NAMES[qkv.dtype], self._index,
-            self._stream(),
+            stream_of(self._device),
         )  # fmt: skip
         return queries
 
@@ -144,7 +137,7 @@ class CardSteps(TorchSteps):
         shape = (splits, kv_heads * (heads // kv_heads + 3), width + 2)
         partials = torch.empty(shape, dtype=torch.float32, device=queries.device)
         out = queries.new_empty((1, heads * width))
-        stream = self._stream()
+        stream = stream_of(self._device)
         self._kernels.attend(
             queries.data_ptr(), keys.data_ptr(), values.data_ptr(), places.data_ptr(), out.data_ptr(), heads, kv_heads,
             width, capacity, width**-0.5, splits, partials.data_ptr(), counters_of(self._device).address(stream, heads),
@@ -157,6 +150,12 @@ class CardSteps(TorchSteps):
         count, both = gate_up.shape
         out = gate_up.new_empty((count, both // 2))
         self._kernels.gate(
-            gate_up.data_ptr(), out.data_ptr(), count, both // 2, NAMES[gate_up.dtype], self._index, self._stream()
+            gate_up.data_ptr(),
+            out.data_ptr(),
+            count,
+            both // 2,
+            NAMES[gate_up.dtype],
+            self._index,
+            stream_of(self._device),
         )
         return out
