@@ -28,7 +28,8 @@ from gossamer.perplexity import perplexity
 from gossamer.pruning import ALLOCATIONS
 
 # Method, then sparsity or N:M; then how zeros are divided among the matrices, unless by default; the type and group
-# that it is packed with, after a plus if it was pruned for that; "samples" where it is calibrated on the model's own.
+# that it is packed with, after a plus if it was pruned for that; "samples" where it is calibrated on the model's own;
+# "rank8" where matrices have low-rank branches.
 ROWS = (
     "dense",
     "dense int8:64",
@@ -44,6 +45,7 @@ ROWS = (
     "sparsegpt 0.5 uniform int8:64",
     "sparsegpt 0.5 int8:64",
     "sparsegpt 0.472 int8:0",
+    "sparsegpt 0.49 rank8 int8:0",
     "sparsegpt 0.5 uniform int4:64",
     "sparsegpt 0.5 uniform int4:32",
     "sparsegpt 0.5 uniform +int4:64",
@@ -141,6 +143,7 @@ def _pruned(method: str, amount: str, *rest: str, source: Path, folder: Path, te
             allocation=allocation,
             weights=type_ if joint else "stored",
             group=int(group) if joint else 64,
+            rank=next((int(part[4:]) for part in rest if part.startswith("rank")), 0),
             calibration=None if "samples" in rest else text,
         )
     return pruned

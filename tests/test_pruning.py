@@ -261,7 +261,7 @@ CONFIG = DecoderConfig(
 def walk(model: ReferenceModel, windows: Any, method: Method, tensors: Any, target: Target) -> list[Any]:
     calls: list[Any] = []
 
-    def replace(name: str, values: Any) -> Any:
+    def replace(name: str, values: Any, _branch: Any) -> Any:
         model.set_weight(name, values)
         return values
 

@@ -140,7 +140,7 @@ def test_matrices_that_cannot_be_one_stay_several(tmp_path: Path) -> None:
     simt = pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the kernels as loops")
     names = [f"layers.0.{name}" for name in "qkv"]
     matrices = {name: model.weights[name] for name in names}
-    rows = linear_of(matrices, model.vectors, torch.device("cpu"), torch.bfloat16, simt)
+    rows = linear_of(names, model.weights, model.vectors, torch.device("cpu"), torch.bfloat16, simt)
     assert len(rows.parts) == 3
     x = torch.randn(3, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
     stored = np.concatenate([matrices[name].unpack() for name in names])

@@ -19,7 +19,7 @@ const char* const Decoder::kLinearNames[kLinearCount] = {"q", "k", "v", "o", "ga
 void Decoder::Matrix::shape(int tokens, int columns) {
   const std::int64_t wanted = padded_cols(columns);
   const auto size = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(wanted) + kSpareBytes;
-  if (wanted != stride) memory = Buffer<float>();  // the padding moves, and must be zero again
+  if (wanted != stride || columns < cols) memory = Buffer<float>();  // the padding moves, and must be zero again
   cols = columns;
   stride = wanted;
   memory.resize(size);
@@ -86,8 +86,13 @@ Decoder::Decoder(DecoderConfig config, const Weights& weights, const Vectors& ve
     block.mlp_norm = vector(prefix + "mlp_norm", config_.hidden, false);
     for (int j = 0; j < kLinearCount; ++j) {
       const auto [rows, cols] = shape_of(j);
-      block.linears[j] = weight(prefix + kLinearNames[j], rows, cols);
-      block.biases[j] = vector(prefix + kLinearNames[j] + ".bias", rows, true);
+      const std::string name = prefix + kLinearNames[j];
+      block.linears[j] = weight(name, rows, cols);
+      block.biases[j] = vector(name + ".bias", rows, true);
+      const auto u = weights.find(name + ".low_rank_u");
+      if (u == weights.end() || u->second == nullptr) continue;
+      const int rank = u->second->view().cols;
+      block.low_rank[j] = {weight(name + ".low_rank_u", rows, rank), weight(name + ".low_rank_v", rank, cols)};
     }
   }
   for (const auto& [name, unused] : weights)
@@ -110,17 +115,26 @@ void Decoder::set_weight(const std::string& name, std::shared_ptr<const PackedWe
 
 std::int64_t Decoder::weight_bytes() const {
   std::int64_t total = static_cast<std::int64_t>((head_ ? head_ : embed_)->weight().bytes());
-  for (const Block& block : blocks_)
+  for (const Block& block : blocks_) {
     for (const auto& linear : block.linears) total += static_cast<std::int64_t>(linear->weight().bytes());
+    for (const LowRank& branch : block.low_rank)
+      if (branch.u) total += static_cast<std::int64_t>(branch.u->weight().bytes() + branch.v->weight().bytes());
+  }
   return total;
 }
 
 std::vector<std::pair<std::string, std::string>> Decoder::kernels() const {
   std::vector<std::pair<std::string, std::string>> names;
-  for (int i = 0; i < config_.layers; ++i)
-    for (int j = 0; j < kLinearCount; ++j)
-      names.emplace_back("layers." + std::to_string(i) + "." + kLinearNames[j],
-                         blocks_[static_cast<std::size_t>(i)].linears[j]->kernel_name(false));
+  for (int i = 0; i < config_.layers; ++i) {
+    const Block& block = blocks_[static_cast<std::size_t>(i)];
+    for (int j = 0; j < kLinearCount; ++j) {
+      const std::string name = "layers." + std::to_string(i) + "." + kLinearNames[j];
+      names.emplace_back(name, block.linears[j]->kernel_name(false));
+      if (!block.low_rank[j].u) continue;
+      names.emplace_back(name + ".low_rank_u", block.low_rank[j].u->kernel_name(false));
+      names.emplace_back(name + ".low_rank_v", block.low_rank[j].v->kernel_name(false));
+    }
+  }
   names.emplace_back(config_.tied ? "embed" : "head", (head_ ? head_ : embed_)->kernel_name(false));
   return names;
 }
@@ -166,10 +180,21 @@ void Decoder::norm_rows(const float* x, std::int64_t stride, const std::vector<f
 void Decoder::apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x,
                     int tokens) {
   std::vector<LinearJob> jobs;
-  for (const auto& [index, out] : outputs)
+  for (const auto& [index, out] : outputs) {
     jobs.push_back({block.linears[index].get(), out->memory.data(), out->stride});
+    if (!block.low_rank[index].v) continue;
+    Matrix& inner = inner_[index];
+    inner.shape(tokens, block.low_rank[index].v->rows());
+    jobs.push_back({block.low_rank[index].v.get(), inner.memory.data(), inner.stride});
+  }
   run_linears(team_, jobs, x.rows(tokens), inputs_);
   for (const auto& [index, out] : outputs) {
+    if (block.low_rank[index].u) {
+      lifted_.shape(tokens, out->cols);
+      run_linears(team_, {{block.low_rank[index].u.get(), lifted_.memory.data(), lifted_.stride}},
+                  inner_[index].rows(tokens), inputs_);
+      for (int t = 0; t < tokens; ++t) kernels_->add(out->row(t), lifted_.row(t), out->cols);
+    }
     const std::vector<float>& bias = block.biases[index];
     if (bias.empty()) continue;
     for (int t = 0; t < tokens; ++t) kernels_->add(out->row(t), bias.data(), static_cast<std::int64_t>(bias.size()));

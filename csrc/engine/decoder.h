@@ -41,6 +41,8 @@ class Decoder {
   using Vectors = std::map<std::string, std::vector<float>>;
 
   // Names as in gossamer.arch: "embed", "head", "layers.N.q", …; "norm", "layers.N.attn_norm", "layers.N.q.bias", ….
+  // A linear of a block may have a low-rank branch, y = W x + U (V x): "layers.N.q.low_rank_u" [rows][r] and
+  // "layers.N.q.low_rank_v" [r][cols].
   // Throws InvalidArgument naming a weight that is missing, unknown, or of another shape than the config says.
   Decoder(DecoderConfig config, const Weights& weights, const Vectors& vectors, const DecoderOptions& options);
 
@@ -73,8 +75,14 @@ class Decoder {
   static constexpr int kLinearCount = 7;
   enum LinearIndex { kQ, kK, kV, kO, kGate, kUp, kDown };
 
+  // U (V x), of any rank.
+  struct LowRank {
+    std::unique_ptr<Linear> u, v;
+  };
+
   struct Block {
     std::unique_ptr<Linear> linears[kLinearCount];
+    LowRank low_rank[kLinearCount];           // null: none
     std::vector<float> biases[kLinearCount];  // empty: none
     std::vector<float> attn_norm;
     std::vector<float> mlp_norm;
@@ -117,7 +125,8 @@ class Decoder {
 
   // Scratch of one chunk of tokens.
   Matrix hidden_, normed_, q_, k_, v_, mixed_, gate_, up_, delta_;
-  std::vector<float> cosines_, sines_;  // [tokens][frequencies]
+  Matrix inner_[kLinearCount], lifted_;  // V x of each low-rank branch, U (V x) of one
+  std::vector<float> cosines_, sines_;   // [tokens][frequencies]
   ActivationCache inputs_;
   Attention attention_;
 };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from . import arch
 from .bitmask_tensors import find_bitmask_tensors
 from .errors import GossamerError
 from .folders import check_destination, new_folder
+from .low_rank import LowRank, read_low_rank
 from .safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
 from .tokenizer import Tokenizer, read_json
 
@@ -56,10 +57,12 @@ class Checkpoint(ABC):
     Attributes:
         path: The folder or file.
         config: Content of config.json, or its like built from the keys of a GGUF file.
+        low_rank: Low-rank branches by the name of the weight that each goes with.
     """
 
     path: Path
     config: dict[str, Any]
+    low_rank: Mapping[str, LowRank] = {}
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -115,6 +118,7 @@ class FolderCheckpoint(Checkpoint):
             raise GossamerError(f"{folder}: no {_FILE} and no {_INDEX}")
         self._sparse, parts = find_bitmask_tensors(self._files)
         self._names = [name for name in self._files if name not in parts] + list(self._sparse)
+        self.low_rank = read_low_rank(folder)
 
     def _open_shards(self, folder: Path) -> None:
         index = folder / _INDEX
@@ -200,7 +204,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise GossamerError(f"{path}: tensor {name} is missing")
         if (shape := checkpoint.shape(name)) != expected:
             raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
+    shapes = {stored: shape for name, (stored, shape) in needed.items() if name.startswith("layers.") and shape[1:]}
+    for name, branch in checkpoint.low_rank.items():
+        if name not in shapes:
+            raise GossamerError(f"{path}: no linear of a block goes with the low-rank branch of {name}")
+        if (shape := (len(branch.u), branch.v.shape[1])) != shapes[name]:
+            raise GossamerError(f"{path}: the low-rank branch of {name} is {list(shape)}, not {list(shapes[name])}")
     return checkpoint
+
+
+def refuse_low_rank(checkpoint: Checkpoint, what: str) -> None:
+    """Raises `GossamerError` where a checkpoint has low-rank branches, for what would lose them."""
+    if checkpoint.low_rank:
+        raise GossamerError(f"{checkpoint.path}: a model with low-rank branches cannot be {what}")
 
 
 def _refuse_compressed(checkpoint: Checkpoint) -> None:

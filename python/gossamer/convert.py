@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .errors import GossamerError
 from .folders import check_destination
 from .formats import FORMATS, STORED, TYPES, check_group
+from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .packed import PackedModel, is_packed, write_packed
 from .packing import round_values
 from .planner import Machine, this_machine
@@ -95,7 +96,7 @@ def pack_checkpoint(
         group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
         format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
-            of the other weights, but int8 where that is int4.
+            of the other weights, but int8 where that is int4. Low-rank branches have the type that "auto" means.
         machine: What "auto" chooses formats for; the one at hand by default.
         progress: Called with (done, total, what).
 
@@ -116,6 +117,16 @@ def pack_checkpoint(
     vectors: dict[str, NDArray[np.float32]] = {}
     reasons: dict[str, str] = {}
     machine = machine or this_machine()
+
+    def put(name: str, values: NDArray[np.float32], type_: str, format_: str, what: str) -> None:
+        try:
+            rounded = round_values(values, type_, group)
+            choice = rounded.choose(format_, machine)
+            packed[name] = rounded.pack(choice)
+        except ValueError as error:
+            raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
+        reasons[name] = choice.reason
+
     tensors = family.tensors(checkpoint.config)
     for done, (name, (stored, shape)) in enumerate(tensors.items()):
         if progress:
@@ -125,13 +136,11 @@ def pack_checkpoint(
             vectors[name] = np.array(values, np.float32)
             continue
         type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
-        try:
-            rounded = round_values(values, type_, group)
-            choice = rounded.choose("dense" if name in _HEAD else format, machine)
-            packed[name] = rounded.pack(choice)
-        except ValueError as error:
-            raise GossamerError(f"{checkpoint.path}: tensor {stored}: {error}") from None
-        reasons[name] = choice.reason
+        put(name, values, type_, "dense" if name in _HEAD else format, f"tensor {stored}")
+        if stored in checkpoint.low_rank:
+            branch, finer = checkpoint.low_rank[stored], "int8" if type_ == "int4" else type_
+            for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
+                put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
     if progress:
         progress(len(tensors), len(tensors), "packing")
     info = {"name": checkpoint.path.name, "source": checkpoint.path.name, "notes": []}

@@ -50,6 +50,11 @@ class Shape:
         """Fraction of zeros."""
         return 1.0 - self.nonzeros / (self.rows * self.cols)
 
+    @property
+    def positions(self) -> int:
+        """Positions of whole blocks of 64 inputs and panels of 16 outputs: what dense stores."""
+        return len(self.panels) * _PANEL_ROWS * (-self.cols % _BLOCK_COLS + self.cols)
+
 
 def check_group(group: int) -> None:
     """Raises `GossamerError` for a number of inputs that cannot share a scale."""
@@ -100,7 +105,7 @@ def stored_bytes(shape: Shape, format: str, type: str, pattern: tuple[int, int] 
         pattern: (N, M) of format "nm".
     """
     panels = len(shape.panels)
-    positions = panels * _PANEL_ROWS * (-shape.cols % _BLOCK_COLS + shape.cols)
+    positions = shape.positions
     if format == "dense":
         return _value_bytes((positions // panels,) * panels, type)
     if format == "nm":

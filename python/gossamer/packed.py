@@ -20,6 +20,7 @@ from .config import DecoderConfig
 from .errors import GossamerError
 from .folders import check_destination, new_folder
 from .formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
+from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .safetensors_io import SafetensorsFile, SafetensorsWriter
 from .tokenizer import Tokenizer, read_json
 
@@ -82,6 +83,23 @@ def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     if not config.tied:
         shapes["head"] = (config.vocab, hidden)
     return shapes
+
+
+def _factor_shapes(
+    path: Path, entries: dict[str, Any], shapes: dict[str, tuple[int, int]], factors: list[str]
+) -> dict[str, tuple[int, int]]:
+    """Shapes of both factors of every low-rank branch that a weight tells of."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in factors:
+        owner, _, _ = name.rpartition(".")
+        entry = entries.get(owner + LOW_RANK_U)
+        rank = entry.get("cols") if isinstance(entry, dict) else None
+        if type(rank) is not int or not 1 <= rank <= _LARGEST:
+            raise GossamerError(f"{path}: weight {owner}: its low-rank branch has a bad rank {rank!r:.80}")
+        if "." in owner and owner in shapes:
+            rows, cols = shapes[owner]
+            found |= {owner + LOW_RANK_U: (rows, rank), owner + LOW_RANK_V: (rank, cols)}
+    return found
 
 
 def _vector_lengths(config: DecoderConfig) -> tuple[dict[str, int], dict[str, int]]:
@@ -159,9 +177,11 @@ def read_packed(folder: str | Path) -> PackedModel:
     entries, info = document.get("weights"), document.get("info")
     if not isinstance(entries, dict) or not isinstance(info, dict):
         raise GossamerError(f"{path}: weights and info must be objects")
-    if len(entries) != len(_LINEARS) * config.layers + (1 if config.tied else 2):
+    factors = [name for name in entries if name.endswith((LOW_RANK_U, LOW_RANK_V))]
+    if len(entries) - len(factors) != len(_LINEARS) * config.layers + (1 if config.tied else 2):
         raise GossamerError(f"{path}: {len(entries)} weights do not make a decoder of {config.layers} layers")
     shapes = weight_shapes(config)
+    shapes |= _factor_shapes(path, entries, shapes, factors)
     if set(entries) != set(shapes):
         name = min(set(entries) ^ set(shapes))
         raise GossamerError(f"{path}: weight {name} is {'missing' if name in shapes else 'not part of the decoder'}")

@@ -107,7 +107,7 @@ def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tup
     read = stored_bytes(shape, format, type, pattern) / machine.bandwidth
     # Only patterns of 4 have a step that is the same for every word; kernels work on the others as on bitmaps.
     like = "bitmap" if pattern is not None and format == "nm" and pattern[1] != 4 else format
-    work = shape.rows * shape.cols / machine.rates[like, type]
+    work = shape.positions / machine.rates[like, type]
     if format == "csr":
         steps = shape.steps / (len(shape.panels) * shape.csr_blocks)
         work *= (_CSR_BLOCK_STEPS + steps) / (_CSR_BLOCK_STEPS + _CSR_STEPS)
@@ -154,7 +154,7 @@ def choose(shape: Shape, type: str, format: str = "auto", machine: Machine | Non
 
 def _fastest(shape: Shape, times: dict[str, float]) -> tuple[str, str]:
     """The format that pays best, and why."""
-    if shape.zeros < _MIN_ZEROS:
+    if 1 - shape.nonzeros / shape.positions < _MIN_ZEROS:  # padding counts
         return "dense", "too few zeros to pay"
     best = min((name for name in times if name != "nm"), key=lambda name: times[name])
     if "nm" in times and times["nm"] <= times[best] * _NM_SLACK:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .. import arch
 from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
+from ..low_rank import LOW_RANK_U, LOW_RANK_V
 from .layers import Layer, layer_table, totals
 from .options import MODEL_HELP, nonempty
 from .output import print_json
@@ -61,6 +62,8 @@ def _layers(model: str) -> list[Layer]:
         for done, (name, stored) in enumerate(matrices):
             report(done, len(matrices), "measuring")
             layers.append(_measured(name, checkpoint.tensor(stored), checkpoint.dtype(stored)))
+            if branch := checkpoint.low_rank.get(stored):
+                layers += [_measured(name + LOW_RANK_U, branch.u, "f32"), _measured(name + LOW_RANK_V, branch.v, "f32")]
         return layers
 
 

@@ -7,6 +7,7 @@ import dataclasses
 
 from ..calibration import LENGTH, WINDOWS
 from ..formats import STORED
+from ..low_rank import FOLDER
 from ..pruning import ALLOCATIONS, METHODS
 from .options import SOURCE_HELP, add_group_option, add_target_options, given, integer, nonempty
 from .output import print_json
@@ -37,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="int4 also rounds what stays, as convert --weights int4 does, but loses less (sparsegpt only)",
     )
     add_group_option(parser)
+    parser.add_argument(
+        "--rank",
+        type=integer(0),
+        default=0,
+        metavar="R",
+        help="gives every matrix a low-rank branch of this rank beside its zeros, y = W x + U (V x) (default: none)",
+    )
     group = parser.add_argument_group("calibration, for all methods but magnitude")
     group.add_argument(
         "--calibration", metavar="FILE", help="UTF-8 text file, or a folder of them (default: the model's own samples)"
@@ -72,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             allocation=args.allocation,
             weights=args.weights,
             **given(args, "group"),
+            rank=args.rank,
             calibration=args.calibration,
             windows=args.windows,
             length=args.length,
@@ -85,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.dst}: {len(report.layers)} matrices pruned by {report.method}, {report.reached:.1%} zeros")
     if report.weights != STORED:
         print(f"rounded for convert --weights {report.weights} --group {report.group}")
+    if report.rank:
+        print(f"low-rank branches of rank {report.rank} are in {args.dst}/{FOLDER}")
     if report.windows:
         print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")
     print(f"took {report.seconds:.1f} s")

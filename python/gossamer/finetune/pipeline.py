@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint import open_checkpoint
+from ..checkpoint import open_checkpoint, refuse_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED
@@ -100,6 +100,8 @@ def finetune(
     if not data:
         raise GossamerError("finetuning needs data: text files, folders of them, or samples of the teacher")
     source, dense = open_checkpoint(student), open_checkpoint(teacher)
+    for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
+        refuse_low_rank(checkpoint, role)
     _check_pair(source, dense, options)
     device = _device(options.device)
     settings = {

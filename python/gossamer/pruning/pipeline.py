@@ -17,6 +17,7 @@ from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_wind
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED, check_group
+from ..low_rank import LowRank, write_low_rank
 from .allocation import ALLOCATIONS, Size, by_divergence, by_outliers, uniform
 from .masks import Target
 from .sensitivity import Probe
@@ -46,6 +47,7 @@ class Report:
         allocation: How it was divided among them; one of `ALLOCATIONS`.
         weights: "stored", or "int4" where what stays was rounded in the same sweep.
         group: Inputs that share a scale of int4 values.
+        rank: Of the low-rank branches; 0 for none.
         calibration: Where the calibration windows come from; empty for a method that needs none.
         windows: Calibration windows used.
         length: Tokens of each.
@@ -62,6 +64,7 @@ class Report:
     allocation: str
     weights: str
     group: int
+    rank: int
     calibration: str
     windows: int
     length: int
@@ -81,6 +84,7 @@ def prune(
     allocation: str | None = None,
     weights: str = STORED,
     group: int = 64,
+    rank: int = 0,
     calibration: str | Path | None = None,
     windows: int = WINDOWS,
     length: int = LENGTH,
@@ -106,6 +110,8 @@ def prune(
         weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
             in one sweep with the pruning, which loses far less than rounding afterwards; for "sparsegpt".
         group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
+        rank: Gives every matrix a low-rank branch of this rank, y = W x + U (V x), fitted together with the zeros; it
+            lies in the folder `low_rank` as an adapter. For methods that are calibrated.
         calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
         windows: Calibration windows.
         length: Tokens of each.
@@ -121,7 +127,7 @@ def prune(
             written. Nothing is left behind then.
     """
     from ..arch import family
-    from ..checkpoint import open_checkpoint
+    from ..checkpoint import open_checkpoint, refuse_low_rank
 
     started = time.perf_counter()
     target = Target.parse(sparsity, pattern)
@@ -132,6 +138,8 @@ def prune(
         raise GossamerError(f"weights must be {STORED} or int4, got {weights!r}")
     if weights == "int4" and method != "sparsegpt":
         raise GossamerError(f"method {method} cannot round to int4; sparsegpt can")
+    if rank < 0 or (rank and method not in CALIBRATED):
+        raise GossamerError(f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated")
     allocation = _allocation(allocation, method, target)
     check_group(group)
     if windows < 1 or length < 1:
@@ -139,14 +147,19 @@ def prune(
     folder = Path(dst)
     check_destination(folder)
     source = open_checkpoint(Path(src))
+    refuse_low_rank(source, "pruned")
     fam = family(source.config)
     config = fam.decoder_config(source.config)
     tensors = fam.tensors(source.config)
     names = {name: tensors[name][0] for name in _linears(config)}
+    for stored, shape in (tensors[name] for name in names):
+        if rank > min(shape):
+            raise GossamerError(f"{source.path}: tensor {stored} is {list(shape)}: a rank of {rank} is beyond that")
     if length > config.context:
         raise GossamerError(f"calibration windows of {length} tokens exceed the model's context of {config.context}")
 
     tokens: NDArray[np.int32] | None = None
+    branches: dict[str, LowRank] = {}
     origin = ""
     if method in CALIBRATED:
         if calibration is not None:
@@ -166,7 +179,7 @@ def prune(
         if weights == "int4":
             solver = Method(partial(sparsegpt, rounding=Int4(group)), updates=True)
         dtype = "f32" if weights == "int4" else None
-        pruned = _calibrated(
+        pruned, branches = _calibrated(
             decoder,
             source,
             config,
@@ -177,6 +190,7 @@ def prune(
             target,
             allocation,
             {name: sizes[name] for name in names},
+            rank,
             report,
         )
     else:
@@ -191,6 +205,7 @@ def prune(
         allocation=allocation,
         weights=weights,
         group=group if weights == "int4" else 0,
+        rank=rank,
         calibration=origin,
         windows=0 if tokens is None else tokens.shape[0],
         length=0 if tokens is None else tokens.shape[1],
@@ -200,7 +215,13 @@ def prune(
         seconds=time.perf_counter() - started,
     )
     report(0, 1, "writing the checkpoint")
-    _write(folder, source, {names[name]: weight for name, weight in pruned.items()}, result)
+    _write(
+        folder,
+        source,
+        {names[name]: weight for name, weight in pruned.items()},
+        {names[name]: branch for name, branch in branches.items()},
+        result,
+    )
     report(1, 1, "writing the checkpoint")
     return result
 
@@ -278,10 +299,16 @@ def _calibrated(
     target: Target,
     allocation: str,
     sizes: dict[str, Size],
+    rank: int,
     progress: Progress,
-) -> dict[str, _core.Weight]:
-    """Prunes block after block; returns the results by canonical name, packed as `dtype` or as in the source."""
+) -> tuple[dict[str, _core.Weight], dict[str, LowRank]]:
+    """Prunes block after block.
+
+    Returns:
+        The results by canonical name, packed as `dtype` or as in the source; and the low-rank branches.
+    """
     pruned: dict[str, _core.Weight] = {}
+    branches: dict[str, LowRank] = {}
 
     def read(name: str) -> Matrix:
         return _read(source, names[name])
@@ -298,10 +325,15 @@ def _calibrated(
         else:
             targets = by_divergence(target, sizes, probe.divergence(target, put, progress))
 
-    def replace(name: str, values: Matrix) -> Matrix:
+    def replace(name: str, values: Matrix, branch: LowRank | None) -> Matrix:
         pruned[name] = _packed(source, names[name], values, dtype)
-        decoder.set_weight(name, pruned[name])
-        return pruned[name].unpack()
+        if branch is None:
+            decoder.set_weight(name, pruned[name])
+            return pruned[name].unpack()
+        branches[name] = branch
+        whole: Matrix = pruned[name].unpack() + branch.u @ branch.v
+        decoder.set_weight(name, _packed(source, names[name], whole, "f32"))
+        return whole
 
     prune_blocks(
         decoder,
@@ -312,11 +344,18 @@ def _calibrated(
         read,
         replace,
         progress,
+        rank,
     )
-    return pruned
+    return pruned, branches
 
 
-def _write(folder: Path, source: Checkpoint, pruned: dict[str, _core.Weight], result: Report) -> None:
+def _write(
+    folder: Path,
+    source: Checkpoint,
+    pruned: dict[str, _core.Weight],
+    branches: dict[str, LowRank],
+    result: Report,
+) -> None:
     """Writes the checkpoint beside its place, with the report in it, and renames it."""
     from ..checkpoint import write_checkpoint
 
@@ -329,6 +368,8 @@ def _write(folder: Path, source: Checkpoint, pruned: dict[str, _core.Weight], re
 
     with new_folder(folder) as part:
         write_checkpoint(part, source.config, tensors(), source)
+        if branches:
+            write_low_rank(part, branches)
         (part / _REPORT_FILE).write_text(json.dumps(_json_ready(result), indent=2) + "\n", encoding="utf-8")
 
 

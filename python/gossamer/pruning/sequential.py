@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..low_rank import LowRank
 from .masks import Target
-from .solvers import Gram, Matrix, Method, damped
+from .solvers import Gram, Matrix, Method, damped, sparse_plus_low_rank
 
 # Linears of a block that read the same inputs, in the order of the computation.
 GROUPS: tuple[tuple[str, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
@@ -55,8 +56,9 @@ def prune_blocks(
     method: Method,
     targets: Mapping[str, Target],
     read: Callable[[str], Matrix],
-    replace: Callable[[str, Matrix], Matrix],
+    replace: Callable[[str, Matrix, LowRank | None], Matrix],
     progress: Callable[[int, int, str], None],
+    rank: int = 0,
 ) -> None:
     """Prunes every linear of every block in turn.
 
@@ -67,8 +69,9 @@ def prune_blocks(
         method: The method.
         targets: The zeros to make, by the canonical name of the matrix.
         read: Gives the weight of a canonical name such as "layers.3.q".
-        replace: Puts the pruned weight of that name into `blocks`; returns its values as stored.
+        replace: Puts the pruned weight of that name, and its low-rank branch, into `blocks`; returns what it is now.
         progress: Called with (blocks done, blocks, what) before each block, and after the last.
+        rank: Of the low-rank branches; 0 makes none.
 
     Raises:
         GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no inverse.
@@ -86,7 +89,11 @@ def prune_blocks(
             moments.check(name)
             try:
                 aimed = moments.aim(weight) if method.updates else weight
-                stored = replace(name, method.solve(aimed, moments.gram, targets[name], weight != 0))
+                solved = (aimed, moments.gram, targets[name], weight != 0)
+                if rank:
+                    stored = replace(name, *sparse_plus_low_rank(*solved, method.solve, rank))
+                else:
+                    stored = replace(name, method.solve(*solved), None)
             except GossamerError as error:
                 raise GossamerError(f"{name}: {error}") from None
         return stored - weight

@@ -89,7 +89,7 @@ class Engine:
 
     def _build(self, weights: Weights, vectors: Vectors, kernels: ModuleType | None) -> None:
         def linear(*names: str) -> Rows:
-            return linear_of({name: weights[name] for name in names}, vectors, self.device, self.dtype, kernels)
+            return linear_of(names, weights, vectors, self.device, self.dtype, kernels)
 
         def norm(name: str) -> Tensor:
             return torch.from_numpy(np.array(vectors[name])).to(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import ModuleType
 
@@ -17,6 +17,7 @@ from ..config import DecoderConfig
 from ..cuda import CudaWeight
 from ..errors import GossamerError
 from ..formats import INTEGER_TYPES
+from ..low_rank import LOW_RANK_U, LOW_RANK_V
 from .layout import NAMES
 
 Weights = Mapping[str, _core.Weight]
@@ -31,10 +32,12 @@ class Rows:
     Attributes:
         parts: The matrices, as few as could be made of them: packed, or dense [rows, cols].
         biases: As the parts; [rows], or None.
+        low_rank: Branches U (V x) that are added: the first row of each, U [rows of one matrix, rank], V [rank, cols].
     """
 
     parts: tuple[Part, ...]
     biases: tuple[Tensor | None, ...]
+    low_rank: tuple[tuple[int, Tensor, Tensor], ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns [n, rows] for x [n, cols]."""
@@ -42,12 +45,16 @@ class Rows:
             part.linear(x, bias) if isinstance(part, CudaWeight) else functional.linear(x, part, bias)
             for part, bias in zip(self.parts, self.biases, strict=True)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+        y = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+        for first, u, v in self.low_rank:
+            y[:, first : first + len(u)].addmm_(functional.linear(x, v), u.T)
+        return y
 
     @property
     def nbytes(self) -> int:
         """Bytes of matrices that a call reads."""
-        return sum(part.nbytes for part in self.parts)
+        factors = sum(u.nbytes + v.nbytes for _, u, v in self.low_rank)
+        return sum(part.nbytes for part in self.parts) + factors
 
     @property
     def table(self) -> Tensor | None:
@@ -56,10 +63,12 @@ class Rows:
 
     def clone(self) -> Rows:
         """Returns the same in memory of its own."""
-        return Rows(tuple(part.clone() for part in self.parts), self.biases)
+        factors = tuple((first, u.clone(), v.clone()) for first, u, v in self.low_rank)
+        return Rows(tuple(part.clone() for part in self.parts), self.biases, factors)
 
 
 def linear_of(
+    names: Sequence[str],
     weights: Weights,
     vectors: Vectors,
     device: torch.device,
@@ -69,7 +78,8 @@ def linear_of(
     """Moves matrices that have the same inputs to a device, and makes one of them where that is possible.
 
     Args:
-        weights: By canonical name.
+        names: Which, by canonical name.
+        weights: All matrices by canonical name; a low-rank branch of one that is asked for comes with it, dense.
         vectors: Where their biases are, if any.
         device: Of torch.
         dtype: Type of inputs and outputs; with float32 matrices are expanded.
@@ -80,7 +90,14 @@ def linear_of(
     """
     parts: list[Part] = []
     biases: list[Tensor | None] = []
-    for name, weight in weights.items():
+    branches: list[tuple[int, Tensor, Tensor]] = []
+    first = 0
+    for name in names:
+        weight = weights[name]
+        if name + LOW_RANK_U in weights:
+            u, v = (dense_weight(weights[name + end], device, dtype) for end in (LOW_RANK_U, LOW_RANK_V))
+            branches.append((first, u, v))
+        first += weight.rows
         bias = vectors.get(f"{name}.bias")
         biases.append(None if bias is None else torch.from_numpy(np.array(bias)).to(device, dtype))
         if dtype == torch.float32 or (weight.format == "dense" and weight.type not in INTEGER_TYPES):
@@ -94,12 +111,12 @@ def linear_of(
             parts.append(CudaWeight(weight, device, kernels=kernels))
     one = _stacked(parts)
     if one is None:
-        return Rows(tuple(parts), tuple(biases))
+        return Rows(tuple(parts), tuple(biases), tuple(branches))
     if all(bias is None for bias in biases):
-        return Rows((one,), (None,))
-    sizes = [weight.rows for weight in weights.values()]
-    none = [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
-    return Rows((one,), (torch.cat([a if b is None else b for a, b in zip(none, biases, strict=True)]),))
+        return Rows((one,), (None,), tuple(branches))
+    none = [torch.zeros(weights[name].rows, device=device, dtype=dtype) for name in names]
+    joined = torch.cat([a if b is None else b for a, b in zip(none, biases, strict=True)])
+    return Rows((one,), (joined,), tuple(branches))
 
 
 def _stacked(parts: list[Part]) -> Part | None:
