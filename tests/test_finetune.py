@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from gossamer.checkpoint import open_checkpoint
 from gossamer.cli import main
 from gossamer.convert import convert
 from gossamer.errors import GossamerError
-from gossamer.finetune.options import Options, Parts
+from gossamer.finetune.options import SCORES, Options, Parts
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
+from gossamer.finetune.masks import Masks  # noqa: E402
 from gossamer.finetune.pipeline import finetune  # noqa: E402
+from gossamer.finetune.sparsegpt_masks import raise_zeros  # noqa: E402
 from gossamer.finetune.trainer import Interrupted  # noqa: E402
 from gossamer.torch import decoder as torch_decoder  # noqa: E402
 
@@ -114,15 +118,51 @@ def test_the_packed_model_is_the_one_that_was_trained(files: Path, tmp_path: Pat
 
 
 def test_a_cubic_schedule_reaches_its_sparsity(files: Path, tmp_path: Path) -> None:
-    for scores in ("magnitude", "movement"):
+    for scores in SCORES:
         report = run(files, tmp_path / scores, student="dense", schedule="cubic", sparsity=0.75, scores=scores)
         for name, values in weights(tmp_path / scores).items():
             if "_proj" in name:
                 assert (values == 0).sum() == round(0.75 * values.size), name
         assert report.zeros == 0.75
-    assert not np.array_equal(
-        *(weights(tmp_path / s)["model.layers.0.mlp.up_proj.weight"] for s in ("magnitude", "movement"))
-    )
+    masks = [weights(tmp_path / s)["model.layers.0.mlp.up_proj.weight"] != 0 for s in SCORES]
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(masks, 2))
+
+
+def test_zeros_that_sparsegpt_raises_are_made_up_for(files: Path) -> None:
+    windows = torch.from_numpy(np.random.default_rng(0).integers(3, 300, (20, 32)))
+    before = torch_decoder.load(files / "half")
+    outputs = before(windows, logits=False).hidden[0].detach()
+    errors = []
+    for scores in ("sparsegpt", "magnitude"):
+        student = torch_decoder.load(files / "half")
+        values = dict(student.named_parameters())
+        masks = Masks(values, "cubic", 0.55, scores)
+        zeros = masks.due(0, 0.9)
+        old = {name: keep.clone() for name, keep in masks.keep.items()}
+        if scores == "sparsegpt":
+            raise_zeros(student, windows, zeros, values, masks.keep, nullcontext)
+        else:
+            masks.drop(zeros, values)
+            with torch.no_grad():
+                masks.apply(values)
+        for name, keep in masks.keep.items():
+            assert int((~keep).sum()) == zeros[name] == round(0.55 * keep.numel())
+            assert not (keep & ~old[name]).any()
+            assert (values[name][~keep] == 0).all()
+        change = student(windows, logits=False).hidden[0].detach() - outputs
+        errors.append(float(change.square().sum()))
+    assert errors[0] < 0.85 * errors[1]  # the inputs of a random model hardly hang together
+
+
+def test_inputs_that_are_not_finite_are_named(files: Path) -> None:
+    student = torch_decoder.load(files / "half")
+    with torch.no_grad():
+        student.layers[1].mlp_norm.weight[3] = torch.nan
+    values = dict(student.named_parameters())
+    masks = Masks(values, "cubic", 0.7, "sparsegpt")
+    windows = torch.full((2, 8), 5)
+    with pytest.raises(GossamerError, match=r"layers\.1\.gate: its inputs are not finite"):
+        raise_zeros(student, windows, masks.due(0, 0.9), values, masks.keep, nullcontext)
 
 
 def test_steps_that_are_long_do_not_miss_the_end_of_the_schedule(files: Path, tmp_path: Path) -> None:
@@ -201,7 +241,7 @@ def test_ten_kills_leave_the_same_weights(files: Path, tmp_path: Path) -> None:
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("schedule", [{}, {"schedule": "cubic", "sparsity": 0.7, "scores": "movement"}])
+@pytest.mark.parametrize("schedule", [{}, *({"schedule": "cubic", "sparsity": 0.7, "scores": s} for s in SCORES[1:])])
 def test_ctrl_c_saves_and_the_same_call_goes_on(files: Path, tmp_path: Path, schedule: dict[str, Any]) -> None:
     run(files, tmp_path / "whole", **schedule)
 

@@ -9,7 +9,9 @@ from ..errors import GossamerError
 
 # Raising ends after this part of the training, so that the rest can heal what the last zeros broke.
 _RAISING = 0.7
-_EVERY = 8  # optimizer steps between two masks
+# Optimizer steps between two masks; solving for them takes as long as some steps do.
+_EVERY = 8
+_EVERY_SOLVED = 32
 
 
 def is_pruned(name: str, values: Tensor) -> bool:
@@ -23,7 +25,7 @@ class Masks:
     A cubic schedule takes the fraction of zeros of each matrix from what it is to `sparsity`, fast at first and slower
     towards the end (Zhu & Gupta 2017). What is dropped never comes back. Scores are the magnitude relative to the sums
     of row and column, as `gossamer.pruning.magnitude` has it, or the movement away from zero, the sum of -w dL/dw over
-    the steps so far (Sanh et al. 2020).
+    the steps so far (Sanh et al. 2020); SparseGPT chooses masks and values together, see `sparsegpt_masks`.
 
     Attributes:
         keep: True where a weight may live, by parameter name.
@@ -39,7 +41,7 @@ class Masks:
             values: All parameters by name.
             schedule: "fixed" or "cubic".
             sparsity: Fraction of zeros of each matrix in the end; for "cubic".
-            scores: "magnitude" or "movement".
+            scores: "magnitude", "movement" or "sparsegpt".
 
         Raises:
             GossamerError: the mask is to be fixed and there are no zeros.
@@ -49,6 +51,7 @@ class Masks:
         self._raised = schedule == "cubic"
         self._sparsity = sparsity
         self._done = 0.0
+        self._every = _EVERY_SOLVED if scores == "sparsegpt" else _EVERY
         self.movement = {}
         if self._raised and scores == "movement":
             self.movement = {name: torch.zeros_like(values[name], requires_grad=False) for name in self.keep}
@@ -82,30 +85,39 @@ class Masks:
         for name, moved in self.movement.items():
             moved.addcmul_(values[name], gradients[name], value=-1.0)
 
-    @torch.no_grad()
-    def update(self, step: int, progress: float, values: dict[str, Tensor]) -> bool:
-        """Raises the zeros to where the schedule is.
+    def due(self, step: int, progress: float) -> dict[str, int]:
+        """Moves on to where the schedule is.
 
         Args:
             step: Number of the optimizer step that comes.
             progress: Part of the training that is done, 0 ... 1.
-            values: All parameters by name.
 
         Returns:
-            Whether masks changed.
+            How many zeros each matrix is to have from now on; empty where that is not the moment to change them.
         """
         part = min(progress / _RAISING, 1.0)
-        if not self._raised or (step % _EVERY and part < 1.0) or part <= self._done:
-            return False
+        if not self._raised or (step % self._every and part < 1.0) or part <= self._done:
+            return {}
         self._done = part
+        reached = 1 - (1 - part) ** 3
+        return {
+            name: round((self._begin[name] + (self._sparsity - self._begin[name]) * reached) * keep.numel())
+            for name, keep in self.keep.items()
+        }
+
+    @torch.no_grad()
+    def drop(self, zeros: dict[str, int], values: dict[str, Tensor]) -> None:
+        """Takes the weights with the lowest scores out of the masks.
+
+        Args:
+            zeros: How many each matrix is to have; where it has more, nothing changes.
+            values: All parameters by name.
+        """
         for name, keep in self.keep.items():
-            begin = self._begin[name]
-            zeros = round((begin + (self._sparsity - begin) * (1 - (1 - part) ** 3)) * keep.numel())
-            if zeros > keep.numel() - int(keep.sum()):
+            if zeros[name] > keep.numel() - int(keep.sum()):
                 score = self.movement[name] if self.movement else _relative_magnitude(values[name])
                 score = score.masked_fill(~keep, -torch.inf).flatten()
-                keep.view(-1)[score.topk(zeros, largest=False).indices] = False
-        return True
+                keep.view(-1)[score.topk(zeros[name], largest=False).indices] = False
 
     def put_back(self, begin: dict[str, float], done: float) -> None:
         """Restores what a stopped run had, beside the tensors."""

@@ -10,7 +10,7 @@ from ..errors import GossamerError
 from ..formats import STORED, check_group
 
 SCHEDULES = ("fixed", "cubic")
-SCORES = ("magnitude", "movement")
+SCORES = ("magnitude", "movement", "sparsegpt")
 LR_SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("bf16", "f32")
 WEIGHTS = (STORED, "int8", "int4")
@@ -55,7 +55,7 @@ class Options:
         group: Inputs that share a scale of rounded values.
         schedule: "fixed" keeps the zeros that are there, "cubic" raises them to `sparsity`.
         sparsity: Fraction of zeros of each matrix in the end; for "cubic".
-        scores: What "cubic" drops by: "magnitude" or "movement".
+        scores: What "cubic" drops by: one of `SCORES`.
         precision: "bf16" multiplies in bfloat16, with float32 weights and sums; "f32" does not.
         recompute: Compute blocks again in the backward pass instead of keeping what is inside them.
         validation: Fraction of the documents set aside.

@@ -22,11 +22,13 @@ from .losses import squarehead, token_losses
 from .masks import Masks, is_pruned
 from .options import Options, Parts
 from .rounding import Rounding
+from .sparsegpt_masks import raise_zeros
 from .state import has_state, load_state, save_state
 
 Progress = Callable[[int, int, str], None]
 
 _BETAS = (0.9, 0.95)
+_CALIBRATION = 32  # windows that SparseGPT measures inputs on
 _REFRESH = 16  # optimizer steps that searched scales are held for
 _UNITS = 1000  # of progress that is told
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -228,8 +230,16 @@ class Trainer:
 
     def _raise(self, number: int) -> bool:
         """Raises the zeros to where the schedule is before a step; returns whether that changed anything."""
-        if not self.masks.update(number, self.progress, self.values):
+        zeros = self.masks.due(number, self.progress)
+        if not zeros:
             return False
+        if self.options.scores == "sparsegpt":
+            # Those that training comes to next.
+            first = number * self.options.batch * self.options.accumulate
+            windows = torch.from_numpy(self.data.batch(first, _CALIBRATION)).to(self._device, torch.int64)
+            raise_zeros(self.student, windows, zeros, self.values, self.masks.keep, self._autocast)
+        else:
+            self.masks.drop(zeros, self.values)
         for tensors in (self.values, *map(self._moments, _MOMENTS)):
             self.masks.apply(tensors)
         self._refresh()
@@ -254,7 +264,7 @@ class Trainer:
     def _losses(self, tokens: Tensor, real: Tensor) -> dict[str, Tensor]:
         """The parts of the loss, and their weighted sum, over tokens [batch, length]; parts of weight 0 are 0."""
         weights = self.options.loss
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with self._autocast():
             teacher: list[Tensor] = []
             if weights.squarehead or weights.kl:
                 with torch.no_grad():
@@ -265,6 +275,9 @@ class Trainer:
             ce, kl = token_losses(self.student, student[-1], tokens, real, *judge)
         loss = weights.ce * ce + weights.squarehead * distance + weights.kl * kl
         return {"loss": loss, "ce": ce, "squarehead": distance, "kl": kl}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
 
     def _check(self, number: int, values: dict[str, float]) -> None:
         broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]

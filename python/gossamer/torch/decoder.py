@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         Returns:
             Hidden states after each block, and logits.
         """
-        cos, sin = self._angles(tokens.shape[1])
+        cos, sin = self.angles(tokens.shape[1])
         states = self.embed(tokens)
         hidden = []
         for block in self.layers:
@@ -153,7 +153,8 @@ class Decoder(nn.Module):
         weight = self.embed.weight if self.config.tied else self.head.weight
         return functional.linear(self.norm(hidden), weight)
 
-    def _angles(self, length: int) -> tuple[Tensor, Tensor]:
+    def angles(self, length: int) -> tuple[Tensor, Tensor]:
+        """Returns cosines and sines of the rotary angles of so many places, [length, rotary_dim / 2] each."""
         places = torch.arange(length, device=self.inv_freq.device)
         return rotary_angles(places, self.inv_freq, self.config.rope_scale)
 

@@ -1,0 +1,92 @@
+"""Raising zeros by SparseGPT in the midst of training: what is dropped is made up for by what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import GossamerError
+from ..pruning.masks import Target
+from ..pruning.sequential import GROUPS
+from ..pruning.solvers import sparsegpt
+from ..torch.decoder import Block, Decoder
+
+_BATCH = 4  # windows in one forward pass
+
+
+@torch.no_grad()
+def raise_zeros(
+    student: Decoder,
+    windows: Tensor,
+    zeros: dict[str, int],
+    values: dict[str, Tensor],
+    keep: dict[str, Tensor],
+    autocast: Callable[[], Any],
+) -> None:
+    """Prunes the blocks one after the other by `gossamer.pruning.sparsegpt`, on what the pruned ones before give out.
+
+    Args:
+        student: What is trained; its weights become what they are in `values`.
+        windows: Tokens to measure the inputs on, [windows, length].
+        zeros: How many each matrix is to have, by parameter name.
+        values: The weights that the optimizer moves, by parameter name; changed.
+        keep: True where a weight may live; changed.
+        autocast: Makes the context that products are taken in.
+
+    Raises:
+        GossamerError: inputs are not finite; the line names the matrix.
+    """
+    parameters = dict(student.named_parameters())
+    states = [student.embed(part) for part in torch.split(windows, _BATCH)]
+    cos, sin = student.angles(windows.shape[1])
+    for index, block in enumerate(student.layers):
+        assert isinstance(block, Block)
+        with autocast(), _moments(block) as grams:
+            for state in states:
+                block(state, cos, sin)
+        for group in GROUPS:
+            gram = grams[group[0]].to("cpu", torch.float64).numpy()
+            for linear in group:
+                name = f"layers.{index}.{linear}.weight"
+                if not np.isfinite(gram).all():
+                    raise GossamerError(f"layers.{index}.{linear}: its inputs are not finite")
+                pruned = _pruned(values[name], keep[name], zeros[name], gram)
+                values[name].copy_(pruned)
+                keep[name].logical_and_(pruned.to(keep[name].device) != 0)
+                parameters[name].copy_(values[name])
+        with autocast():
+            states = [block(state, cos, sin) for state in states]
+
+
+def _pruned(values: Tensor, keep: Tensor, zeros: int, gram: NDArray[np.float64]) -> Tensor:
+    matrix = values.detach().to("cpu", torch.float32).numpy()
+    target = Target(min(zeros, matrix.size - 1) / matrix.size)
+    return torch.from_numpy(sparsegpt(matrix, gram, target, keep.to("cpu").numpy()))
+
+
+@contextmanager
+def _moments(block: Block) -> Iterator[dict[str, Tensor]]:
+    """Sums x x^T over the inputs of a block's linears while it runs, float32, by the first linear that has them."""
+    sums: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].flatten(0, -2)
+            with torch.autocast(x.device.type, enabled=False):
+                product = x.float().T @ x.float()
+            sums[name] = sums[name] + product if name in sums else product
+
+        return getattr(block, name).register_forward_pre_hook(add)
+
+    hooks = [watch(group[0]) for group in GROUPS]
+    try:
+        yield sums
+    finally:
+        for hook in hooks:
+            hook.remove()
