@@ -313,6 +313,15 @@ def test_bad_inputs_name_the_layer(x: object, error: type[Exception], words: str
         assert words in str(raised.value)
 
 
+@pytest.mark.parametrize("bias", [torch.zeros(50, device="meta"), torch.zeros(49), torch.zeros(50, 1)])
+def test_a_bias_that_does_not_fit_is_not_read(bias: torch.Tensor) -> None:
+    layer = SparseLinear.from_dense(pruned(50, 70))
+    layer.bias = nn.Parameter(bias)
+    for grad in (torch.no_grad, torch.enable_grad):
+        with grad(), pytest.raises(ValueError, match=r"a bias must be 50 numbers|the bias on meta"):
+            layer(torch.zeros(2, 70))
+
+
 def with_weight(weight: torch.Tensor) -> nn.Linear:
     linear = nn.Linear(1, 1, bias=False)
     linear.weight = nn.Parameter(weight, requires_grad=False)

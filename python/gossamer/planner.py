@@ -138,6 +138,8 @@ def choose(shape: Shape, type: str, format: str = "auto", machine: Machine | Non
         sizes["nm"] = stored_bytes(shape, "nm", type, pattern)
     if format == "auto":
         machine = machine or this_machine()
+        if shape.zeros < _MIN_ZEROS:
+            del sizes["csr"]  # padding alone is no reason for it
         times = {
             name: seconds(machine, shape, name, type, pattern) for name, size in sizes.items() if size <= sizes["dense"]
         }

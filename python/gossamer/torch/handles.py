@@ -141,6 +141,10 @@ class Handle:
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
         rows, cols = self.layout.rows, self.layout.cols
+        if bias is not None and (bias.device != x.device or bias.shape != (rows,)):
+            raise ValueError(
+                f"a bias must be {rows} numbers on device {x.device}, got shape {tuple(bias.shape)} on {bias.device}"
+            )
         if x.dtype == torch.float64:
             y = x @ self.expand(0, rows, torch.float64).t()
             return y if bias is None else y + bias

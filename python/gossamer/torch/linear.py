@@ -208,6 +208,8 @@ class SparseLinear(nn.Module):
                 f"{self._title()}: inputs lie on device {x.device} and weights on {self.values.device}; "
                 f"both must be on the same one, of type {' or '.join(MAKERS)}"
             )
+        if self.bias is not None and self.bias.device != x.device:
+            raise ValueError(f"{self._title()}: inputs lie on device {x.device} and the bias on {self.bias.device}")
 
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
         """Moves and converts; on a card the kernels' own copy is made here, and not in a call that is captured."""
