@@ -3,7 +3,7 @@
     python bench/finetune.py WORK --tokens 100k --budget-minutes 45
 
 Everything lies in the folder WORK and is made only once, so that the same command goes on after a stop (Ctrl-C, kill):
-the pruned checkpoint (SparseGPT, calibrated as in bench/quality.py; with int4 rounded in the sweep), the training texts
+the pruned checkpoint (calibrated as in bench/quality.py; with int4 rounded in the sweep), the training texts
 (what calibration takes its windows from, whole; never the held-out texts), the finetuned checkpoint, and the packed
 models that are measured. `--texts factbook` leaves the other kind of the held-out texts out of the training; `--samples
 FOLDER` adds what `gossamer sample` wrote.
@@ -28,6 +28,7 @@ from gossamer.cli.sample import amount
 from gossamer.convert import convert
 from gossamer.finetune import Options, Parts, finetune, plot
 from gossamer.perplexity import perplexity
+from gossamer.pruning import METHODS
 
 WINDOWS, CONTEXT = 8, 1024
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder that everything is kept in")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
+    parser.add_argument("--method", choices=METHODS, default="sparsegpt", help="how it is pruned (%(default)s)")
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--weights", choices=("stored", "int8", "int4"), default="int8", help="rounded to in the loop")
     parser.add_argument("--group", type=int, default=64)
@@ -66,10 +68,11 @@ def main() -> None:
     with progress() as bar:
         dense = args.model or zoo.source("smollm2-135m-instruct-dense", bar)
         joint: dict[str, Any] = {"weights": "int4", "group": args.group} if args.weights == "int4" else {}
-        pruned = args.work / f"sparsegpt-{args.sparsity:g}{f'-+int4of{args.group}' if joint else ''}"
+        pruned = args.work / f"{args.method}-{args.sparsity:g}{f'-+int4of{args.group}' if joint else ''}"
         if not pruned.exists():
-            gossamer.prune(dense, pruned, sparsity=args.sparsity, calibration=text, progress=bar, **joint)
-        tuned = args.work / f"finetuned-{100 * args.sparsity:g}-{args.weights}"
+            options = {"method": args.method, "sparsity": args.sparsity, **joint}
+            gossamer.prune(dense, pruned, calibration=text, progress=bar, **options)
+        tuned = args.work / f"{args.name}-{100 * args.sparsity:g}-{args.weights}"
         if not tuned.exists():
             data = [*(args.work / "texts" / kind for kind in args.texts), *args.samples]
             finetune(pruned, tuned, teacher=dense, data=data, options=_options(args), progress=bar)

@@ -29,7 +29,7 @@ for sparsity in 50 60; do
     --budget-minutes "$train_minutes" --length 512 --batch 16 --validations 10 --validation-windows 32 \
     --name "finetune-gpu-$sparsity" --plot "$out/finetune-$sparsity.svg"
   rm -rf "$out/parts-$sparsity"
-  "$python" bench/parts.py split "$out/models/finetuned-$sparsity-int8-packed-int8-64" "$out/parts-$sparsity"
+  "$python" bench/parts.py split "$out/models/finetune-gpu-$sparsity-$sparsity-int8-packed-int8-64" "$out/parts-$sparsity"
   cp "bench/results/finetune-gpu-$sparsity.json" "$out/finetune-$sparsity.json"
 done
 ls -l "$out"

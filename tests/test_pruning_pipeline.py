@@ -121,13 +121,16 @@ def test_the_report_beside_the_weights(tmp_path: Path, text: Path) -> None:
         assert ((values.reshape(-1, 4) != 0).sum(axis=1) == 2).all()
 
 
+@pytest.mark.parametrize("method", pruning.solvers.CALIBRATED)
 @pytest.mark.parametrize(("sparsity", "group"), [(0.5, 64), (0.5, 0), (0, 32)])
-def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, sparsity: float, group: int) -> None:
+def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, method: str, sparsity: float, group: int) -> None:
     source = tiny_llama(tmp_path / "dense", dtype="bf16")
     if not sparsity:
         small(source, tmp_path / "half", sparsity=0.5, calibration=text)
         source = tmp_path / "half"
-    report = small(source, tmp_path / "pruned", sparsity=sparsity, weights="int4", group=group, calibration=text)
+    report = small(
+        source, tmp_path / "pruned", method=method, sparsity=sparsity, weights="int4", group=group, calibration=text
+    )
     assert (report.weights, report.group) == ("int4", group)
     assert report.reached >= 0.5
     convert_checkpoint(tmp_path / "pruned", tmp_path / "packed", weights="int4", group=group)
@@ -143,7 +146,6 @@ def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, sparsity: 
     ("options", "message"),
     [
         ({"weights": "int8"}, "weights must be stored or int4, got 'int8'"),
-        ({"weights": "int4", "method": "wanda"}, "method wanda cannot round to int4"),
         ({"weights": "int4", "method": "magnitude"}, "method magnitude cannot round to int4"),
         ({"weights": "int4", "group": 48}, "group must be one of 0, 32, 64, 128, got 48"),
     ],

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=(STORED, "int4"),
         default=STORED,
-        help="int4 also rounds what stays, as convert --weights int4 does, but loses less (sparsegpt only)",
+        help="int4 also rounds what stays, as convert --weights int4 does, but loses less (not with magnitude)",
     )
     add_group_option(parser)
     parser.add_argument(

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from .allocation import ALLOCATIONS, Size, by_divergence, by_outliers, uniform
 from .masks import Target
 from .sensitivity import Probe
 from .sequential import GROUPS, prune_blocks
-from .solvers import CALIBRATED, METHODS, Int4, Matrix, Method, magnitude, sparsegpt
+from .solvers import CALIBRATED, METHODS, Int4, Matrix, Method, magnitude, rounded
 
 if TYPE_CHECKING:
     from .. import _core
@@ -108,7 +107,7 @@ def prune(
             "divergence" (by what predictions lose when a part alone is pruned). By default "divergence" where the
             method is calibrated and no pattern is given, otherwise "uniform".
         weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
-            in one sweep with the pruning, which loses far less than rounding afterwards; for "sparsegpt".
+            layer by layer with the pruning, which loses far less than rounding afterwards; not for "magnitude".
         group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
         rank: Gives every matrix a low-rank branch of this rank, y = W x + U (V x), fitted together with the zeros; it
             lies in the folder `low_rank` as an adapter. For methods that are calibrated.
@@ -136,8 +135,8 @@ def prune(
         raise GossamerError(f"unknown pruning method {method!r}; there are {', '.join(METHODS)}")
     if weights not in (STORED, "int4"):
         raise GossamerError(f"weights must be {STORED} or int4, got {weights!r}")
-    if weights == "int4" and method != "sparsegpt":
-        raise GossamerError(f"method {method} cannot round to int4; sparsegpt can")
+    if weights == "int4" and method not in CALIBRATED:
+        raise GossamerError(f"method {method} cannot round to int4; {', '.join(CALIBRATED)} can")
     if rank < 0 or (rank and method not in CALIBRATED):
         raise GossamerError(f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated")
     allocation = _allocation(allocation, method, target)
@@ -177,7 +176,7 @@ def prune(
             )
         solver = CALIBRATED[method]
         if weights == "int4":
-            solver = Method(partial(sparsegpt, rounding=Int4(group)), updates=True)
+            solver = rounded(solver, Int4(group))
         dtype = "f32" if weights == "int4" else None
         pruned, branches = _calibrated(
             decoder,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,13 +229,15 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     allowed: Mask = np.ones(weight.shape, np.bool_) if present is None else present
     matters = np.where(allowed, np.diagonal(gram) > 0, np.float32(0))
     moments /= np.outer(scale, scale)
+    values, vectors = np.linalg.eigh(moments)
+    basis = vectors.astype(np.float32)
     start = weight * scale.astype(np.float32)
     aim = start @ moments.astype(np.float32)
     free = start
     pull = np.zeros_like(start)
     keep = allowed
     for index, strength in enumerate(_STRENGTHS):
-        inverse = np.linalg.inv(moments + strength * np.eye(len(moments))).astype(np.float32)
+        inverse = (basis / (values + strength).astype(np.float32)) @ basis.T
         pull *= np.float32(_STRENGTHS[max(index - 1, 0)] / strength)
         for step in range(_STEPS):
             done = (index * _STEPS + step + 1) / _MASK_STEPS
@@ -276,6 +279,18 @@ def sparse_plus_low_rank(
         branch = low_rank(weight - sparse, gram, rank)
         left = weight - branch.u @ branch.v
     return sparse, branch
+
+
+def rounded(method: Method, rounding: Int4) -> Method:
+    """Returns a method that also rounds what stays: SparseGPT in its own sweep, others in one behind it."""
+    if method.solve is sparsegpt:
+        return Method(partial(sparsegpt, rounding=rounding), updates=True)
+
+    def solve(weight: Matrix, gram: Gram, target: Target, present: Mask) -> Matrix:
+        pruned = method.solve(weight * present, gram, target, present)
+        return sparsegpt(pruned, gram, Target(0.0), pruned != 0, rounding)
+
+    return Method(solve, updates=True)
 
 
 def low_rank(matrix: Matrix, gram: Gram, rank: int) -> LowRank:
