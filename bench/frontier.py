@@ -3,8 +3,8 @@
     python bench/frontier.py WORK [--finetuned FOLDER]... [--llama-python llama-env/bin/python]
 
 For each: perplexity on the two held-out texts of bench/corpora.py, bytes, and tokens a second while writing, where all
-variants take turns for several rounds. Ours are the dense model and SparseGPT at each sparsity, with int8 values and
-with int4 ones (rounded in the pruning sweep), and the finetuned checkpoints, with the type that they were trained for.
+variants take turns for several rounds. Ours are the dense model and a pruned one at each sparsity, with int8 values and
+with int4 ones (rounded while pruning), and the finetuned checkpoints, with the type that they were trained for.
 Made models are kept in WORK under the names that bench/quality.py --keep gives them. The plot shows each side's Pareto
 line: what no other variant of the side beats on both axes.
 """
@@ -58,15 +58,17 @@ def variants(args: argparse.Namespace) -> list[tuple[str, float, Path]]:
         text.write_text(corpora.split(*corpora.fetch())[0], encoding="utf-8")
     found = []
     for variant in args.variants:
-        zeros, kind = variant.split()
+        zeros, kind, *rest = variant.split()
+        method = rest[0] if rest else "sparsegpt"
         type_, _, group = kind.partition(":")
         source, joint = dense, float(zeros) and type_ == "int4"
         if float(zeros):
-            source = args.work / f"sparsegpt-{zeros}{f'-+{type_}of{group}' if joint else ''}"
+            source = args.work / f"{method}-{zeros}{f'-+{type_}of{group}' if joint else ''}"
             if not source.exists():
                 options: dict[str, Any] = {"weights": type_, "group": int(group)} if joint else {}
-                gossamer.prune(dense, source, sparsity=float(zeros), calibration=text, **options)
-        found.append((f"{float(zeros):.0%} zeros, {type_}, groups of {group}", source, type_, int(group)))
+                gossamer.prune(dense, source, method=method, sparsity=float(zeros), calibration=text, **options)
+        how = f" by {method}" if float(zeros) else ""
+        found.append((f"{float(zeros):.0%} zeros{how}, {type_}, groups of {group}", source, type_, int(group)))
     for folder in args.finetuned:
         options = json.loads((folder / "gossamer_finetune.json").read_text(encoding="utf-8"))["options"]
         type_ = "int8" if options["weights"] == "stored" else options["weights"]
@@ -157,7 +159,12 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder that made models are kept in")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
     parser.add_argument("--finetuned", type=Path, action="append", default=[], metavar="FOLDER", help="repeatable")
-    parser.add_argument("--variants", nargs="*", default=VARIANTS, help="zeros, type and group, as '0.5 int8:64'")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=VARIANTS,
+        help="zeros, type and group, and a method unless it is SparseGPT: '0.5 int8:64 admm'",
+    )
     parser.add_argument(
         "--llama-python", metavar="PATH", help="a Python that has llama-cpp-python; without it, ours alone"
     )
