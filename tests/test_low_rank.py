@@ -19,8 +19,8 @@ from gossamer.errors import GossamerError
 from gossamer.loading import ready
 from gossamer.low_rank import LOW_RANK_U, LOW_RANK_V, LowRank, read_low_rank
 from gossamer.packed import PackedModel, read_packed, write_packed
-from gossamer.pruning import Target, prune, sparsegpt
-from gossamer.pruning.solvers import low_rank, sparse_plus_low_rank
+from gossamer.pruning import Target, prune
+from gossamer.pruning.solvers import CALIBRATED, low_rank, sparse_plus_low_rank
 from gossamer.safetensors_io import SafetensorsFile
 from reference_model import ReferenceModel
 from test_engine import config, shapes, tensors, tokens
@@ -57,13 +57,15 @@ def test_no_branch_of_its_rank_is_nearer(shape: tuple[int, int]) -> None:
         assert cost(matrix - branch.u @ branch.v, gram) - best < 0.01 * total
 
 
-def test_a_branch_makes_up_for_zeros() -> None:
+@pytest.mark.parametrize("method", CALIBRATED)
+def test_a_branch_makes_up_for_zeros(method: str) -> None:
     rng = np.random.default_rng(2)
     weight = rng.standard_normal((64, 96)).astype(np.float32)
     weight += (4 * rng.standard_normal((64, 3)) @ rng.standard_normal((3, 96))).astype(np.float32)
     gram, target, present = moments(96), Target(0.6), rng.random((64, 96)) > 0.05
-    alone = sparsegpt(weight, gram, target, present)
-    sparse, branch = sparse_plus_low_rank(weight, gram, target, present, sparsegpt, 3)
+    solve = CALIBRATED[method].solve
+    alone = solve(weight, gram, target, present)
+    sparse, branch = sparse_plus_low_rank(weight, gram, target, present, solve, 3)
     assert (sparse[~present] == 0).all()
     assert (sparse == 0).sum() == (alone == 0).sum()
     assert cost(weight - sparse - branch.u @ branch.v, gram) < 0.3 * cost(weight - alone, gram)

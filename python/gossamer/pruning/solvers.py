@@ -1,7 +1,7 @@
 """The pruning methods: one matrix and the second moments of its inputs in, the pruned matrix out.
 
-An entry that is zero in the checkpoint stays zero: the methods that change values are told with `present`, and to the
-others it has the lowest score.
+An entry that is zero in the checkpoint stays zero: those that see inputs are told with `present`, and to `magnitude`
+it has the lowest score.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def magnitude(weight: Matrix, target: Target) -> Matrix:
     return np.where(keep, weight, np.float32(0))
 
 
-def wanda(weight: Matrix, gram: Gram, target: Target, _present: Mask | None = None) -> Matrix:
+def wanda(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None) -> Matrix:
     """Drops, in every row, the entries with the smallest |w| times the norm of their input (Sun et al. 2023).
 
     Args:
@@ -105,10 +105,12 @@ def wanda(weight: Matrix, gram: Gram, target: Target, _present: Mask | None = No
         gram: Sum of x x^T over the calibration inputs, [cols, cols]; the diagonal alone is used.
         target: The zeros to make; an unstructured target compares within a row; rows lose as many, give or take
             one.
+        present: False where an entry has to be zero, [rows, cols]; any may stay by default.
 
     Returns:
         The pruned matrix, [rows, cols].
     """
+    weight = weight if present is None else np.where(present, weight, np.float32(0))
     return keep_important(weight, importance(weight, np.diagonal(gram)), target)
 
 
@@ -287,7 +289,7 @@ def rounded(method: Method, rounding: Int4) -> Method:
         return Method(partial(sparsegpt, rounding=rounding), updates=True)
 
     def solve(weight: Matrix, gram: Gram, target: Target, present: Mask) -> Matrix:
-        pruned = method.solve(weight * present, gram, target, present)
+        pruned = method.solve(weight, gram, target, present)
         return sparsegpt(pruned, gram, Target(0.0), pruned != 0, rounding)
 
     return Method(solve, updates=True)
