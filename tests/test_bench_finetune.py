@@ -53,7 +53,7 @@ def test_it_measures_before_and_after_and_makes_everything_once(
     assert result["training"]["tokens"] == 1024
     assert "--weights int4" in result["command"]
 
-    texts = [path.read_text("utf-8") for path in (work / "texts").iterdir()]
+    texts = [path.read_text("utf-8") for path in (work / "texts").rglob("*.txt")]
     assert sorted(texts) == sorted([*ENTRIES[:18], *(text for year, text in SPEECHES if year <= 2019)])
 
     made = {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
