@@ -20,6 +20,7 @@ from typing import Any
 
 import corpora
 from common import write_result
+from models import pruned_once
 
 import gossamer
 from gossamer import zoo
@@ -67,11 +68,8 @@ def main() -> None:
         text.write_text(calibration, encoding="utf-8")
     with progress() as bar:
         dense = args.model or zoo.source("smollm2-135m-instruct-dense", bar)
-        joint: dict[str, Any] = {"weights": "int4", "group": args.group} if args.weights == "int4" else {}
-        pruned = args.work / f"{args.method}-{args.sparsity:g}{f'-+int4of{args.group}' if joint else ''}"
-        if not pruned.exists():
-            options = {"method": args.method, "sparsity": args.sparsity, **joint}
-            gossamer.prune(dense, pruned, calibration=text, progress=bar, **options)
+        group = args.group if args.weights == "int4" else 0
+        pruned = pruned_once(dense, args.work, text, args.method, args.sparsity, group, bar)
         tuned = args.work / f"{args.name}-{100 * args.sparsity:g}-{args.weights}"
         if not tuned.exists():
             data = [*(args.work / "texts" / kind for kind in args.texts), *args.samples]

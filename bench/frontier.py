@@ -22,6 +22,7 @@ from typing import Any
 
 import corpora
 from common import ROOT, write_result
+from models import pruned_once
 from peers import Gossamer, Llama
 
 import gossamer
@@ -61,12 +62,9 @@ def variants(args: argparse.Namespace) -> list[tuple[str, float, Path]]:
         zeros, kind, *rest = variant.split()
         method = rest[0] if rest else "sparsegpt"
         type_, _, group = kind.partition(":")
-        source, joint = dense, float(zeros) and type_ == "int4"
+        source = dense
         if float(zeros):
-            source = args.work / f"{method}-{zeros}{f'-+{type_}of{group}' if joint else ''}"
-            if not source.exists():
-                options: dict[str, Any] = {"weights": type_, "group": int(group)} if joint else {}
-                gossamer.prune(dense, source, method=method, sparsity=float(zeros), calibration=text, **options)
+            source = pruned_once(dense, args.work, text, method, float(zeros), int(group) if type_ == "int4" else 0)
         how = f" by {method}" if float(zeros) else ""
         found.append((f"{float(zeros):.0%} zeros{how}, {type_}, groups of {group}", source, type_, int(group)))
     for folder in args.finetuned:

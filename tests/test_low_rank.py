@@ -151,6 +151,7 @@ A = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "kind": ({"peft_type": "IA3"}, {}, "adapter_config.json: peft_type 'IA3' is not supported"),
     "dora": ({"use_dora": True}, {}, "adapter_config.json: use_dora is not supported"),
+    "ranks of modules": ({"rank_pattern": {"q_proj": 2}}, {}, "adapter_config.json: rank_pattern is not supported"),
     "bias": ({"bias": "all"}, {}, "adapter_config.json: bias 'all' is not supported"),
     "rank": ({"r": 0}, {}, "adapter_config.json: r must be"),
     "alpha": ({"lora_alpha": "8"}, {}, "adapter_config.json: r must be"),

@@ -31,6 +31,7 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 # What an adapter may ask for besides, and this module does not do.
 _REFUSED = (
     "alpha_pattern",
+    "rank_pattern",
     "fan_in_fan_out",
     "lora_bias",
     "modules_to_save",
@@ -67,11 +68,11 @@ def read_low_rank(folder: Path) -> dict[str, LowRank]:
     config = read_json(path)
     scale = _scale(path, config)
     file = SafetensorsFile(folder / _WEIGHTS)
-    branches = {}
     for name in file.tensors:
-        module = name.removesuffix(_A).removesuffix(_B)
-        if module == name or not module.startswith(_PREFIX):
+        if not name.startswith(_PREFIX) or not name.endswith((_A, _B)):
             raise GossamerError(f"{file.path}: tensor {name} is no factor of a linear")
+    branches = {}
+    for module in dict.fromkeys(name.removesuffix(_A).removesuffix(_B) for name in file.tensors):
         v, u = (file.float32(f"{module}{suffix}") for suffix in (_A, _B))
         if v.ndim != 2 or u.ndim != 2 or u.shape[1] != v.shape[0] or not v.shape[0]:
             raise GossamerError(

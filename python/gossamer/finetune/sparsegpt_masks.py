@@ -52,10 +52,10 @@ def raise_zeros(
                 block(state, cos, sin)
         for group in GROUPS:
             gram = grams[group[0]].to("cpu", torch.float64).numpy()
+            if not np.isfinite(gram).all():
+                raise GossamerError(f"layers.{index}.{group[0]}: its inputs are not finite")
             for linear in group:
                 name = f"layers.{index}.{linear}.weight"
-                if not np.isfinite(gram).all():
-                    raise GossamerError(f"layers.{index}.{linear}: its inputs are not finite")
                 pruned = _pruned(values[name], keep[name], zeros[name], gram)
                 values[name].copy_(pruned)
                 keep[name].logical_and_(pruned.to(keep[name].device) != 0)
