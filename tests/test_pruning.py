@@ -14,7 +14,7 @@ from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm, magnitude, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern
 from gossamer.pruning.sequential import GROUPS, prune_blocks
-from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse_factor
+from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse_by_halves, inverse_factor
 from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]
@@ -199,6 +199,16 @@ def test_inverse_factor_is_upper_and_inverts(size: int) -> None:
     moments = gram + 0.01 * np.diagonal(gram).mean() * np.eye(size)
     product = factor.T @ factor @ moments
     np.testing.assert_allclose(product / product[0, 0], np.eye(size), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 60, 65, 259])
+def test_inverse_by_halves_equals_the_general_one(size: int) -> None:
+    _, _, gram = problem(1, size)
+    moments = damped(gram)
+    exact = np.linalg.inv(moments)
+    # Backward stable steps: no more than roundings of float64, as often as there are columns, times the condition.
+    bound = size * np.finfo(np.float64).eps * np.linalg.cond(moments) * np.abs(exact).max()
+    np.testing.assert_allclose(inverse_by_halves(moments), exact, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("tokens", [1, 10])

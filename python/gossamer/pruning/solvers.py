@@ -29,6 +29,7 @@ _SMALL = 64  # inverted as a general matrix
 _STRENGTHS = (0.3, 0.45, 0.67, 1.0)
 _STEPS = 5
 _MASK_STEPS = 15
+_SCORES = 1 << 16  # looked at for a mask that is not final
 # Of `low_rank`: directions beside those asked for, and how often they are turned towards the leading ones.
 _SPARE = 8
 _TURNS = 4
@@ -231,15 +232,13 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     allowed: Mask = np.ones(weight.shape, np.bool_) if present is None else present
     matters = np.where(allowed, np.diagonal(gram) > 0, np.float32(0))
     moments /= np.outer(scale, scale)
-    values, vectors = np.linalg.eigh(moments)
-    basis = vectors.astype(np.float32)
     start = weight * scale.astype(np.float32)
     aim = start @ moments.astype(np.float32)
     free = start
     pull = np.zeros_like(start)
     keep = allowed
     for index, strength in enumerate(_STRENGTHS):
-        inverse = (basis / (values + strength).astype(np.float32)) @ basis.T
+        inverse = inverse_by_halves(moments + strength * np.eye(len(moments))).astype(np.float32)
         pull *= np.float32(_STRENGTHS[max(index - 1, 0)] / strength)
         for step in range(_STEPS):
             done = (index * _STEPS + step + 1) / _MASK_STEPS
@@ -247,13 +246,21 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
                 scores = np.abs(free + pull) * matters
                 if target.pattern:
                     keep = allowed & keep_pattern(scores, target.pattern)
+                elif done < 1:
+                    keep = allowed & (scores >= _about(scores, target.sparsity * (1 - (1 - done) ** 3)))
                 else:
-                    zeros = round(target.zeros(weight.size) * (1 - (1 - done) ** 3))
-                    keep = allowed & keep_fraction(scores, zeros)
+                    keep = allowed & keep_fraction(scores, target.zeros(weight.size))
             sparse = (free + pull) * keep
             pull += free - sparse
             free = (aim + np.float32(strength) * (sparse - pull)) @ inverse
     return np.where(keep, (free + pull) / scale.astype(np.float32), np.float32(0))
+
+
+def _about(scores: Matrix, fraction: float) -> np.float32:
+    """Returns what about that fraction of the scores [rows, cols] lie below, from some of them."""
+    some = scores.ravel()[:: scores.size // _SCORES | 1]  # odd: few widths share a factor with it
+    place = int(fraction * some.size)
+    return np.float32(np.partition(some, place)[place])
 
 
 def sparse_plus_low_rank(
@@ -341,6 +348,23 @@ def inverse_factor(gram: Gram) -> Matrix:
     except np.linalg.LinAlgError:
         raise GossamerError("second moments of the inputs are not positive semidefinite") from None
     return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1], dtype=np.float32)
+
+
+def inverse_by_halves(matrix: Gram) -> Gram:
+    """Returns the inverse of a symmetric positive definite matrix, by halves: nearly all of it is products."""
+    size = len(matrix)
+    if size <= _SMALL:
+        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+    half = size // 2
+    first = inverse_by_halves(matrix[:half, :half])
+    across = matrix[half:, :half] @ first
+    second = inverse_by_halves(matrix[half:, half:] - across @ matrix[:half, half:])
+    result = np.empty_like(matrix)
+    result[half:, half:] = second
+    result[half:, :half] = -second @ across
+    result[:half, half:] = result[half:, :half].T
+    result[:half, :half] = first - across.T @ result[half:, :half]
+    return result
 
 
 def _inverse_of_lower(lower: Gram) -> Gram:
