@@ -29,7 +29,7 @@ from gossamer.cli.sample import amount
 from gossamer.convert import convert
 from gossamer.finetune import Options, Parts, finetune, plot
 from gossamer.perplexity import perplexity
-from gossamer.pruning import METHODS
+from gossamer.pruning import DEFAULT_METHOD, METHODS
 
 WINDOWS, CONTEXT = 8, 1024
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder that everything is kept in")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
-    parser.add_argument("--method", choices=METHODS, default="sparsegpt", help="how it is pruned (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default=DEFAULT_METHOD, help="how it is pruned (%(default)s)")
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--weights", choices=("stored", "int8", "int4"), default="int8", help="rounded to in the loop")
     parser.add_argument("--group", type=int, default=64)

@@ -28,6 +28,7 @@ from peers import Gossamer, Llama
 import gossamer
 from gossamer import zoo
 from gossamer.convert import convert
+from gossamer.pruning import DEFAULT_METHOD
 
 LLAMA_TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K")
 VARIANTS = tuple(
@@ -60,7 +61,7 @@ def variants(args: argparse.Namespace) -> list[tuple[str, float, Path]]:
     found = []
     for variant in args.variants:
         zeros, kind, *rest = variant.split()
-        method = rest[0] if rest else "sparsegpt"
+        method = rest[0] if rest else DEFAULT_METHOD
         type_, _, group = kind.partition(":")
         source = dense
         if float(zeros):
@@ -161,7 +162,7 @@ def main() -> None:
         "--variants",
         nargs="*",
         default=VARIANTS,
-        help="zeros, type and group, and a method unless it is SparseGPT: '0.5 int8:64 admm'",
+        help="zeros, type and group, and a method unless it is the default: '0.5 int8:64 sparsegpt'",
     )
     parser.add_argument(
         "--llama-python", metavar="PATH", help="a Python that has llama-cpp-python; without it, ours alone"

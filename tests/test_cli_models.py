@@ -170,7 +170,7 @@ def test_prune_reports_and_its_result_runs(tmp_path: Path, command):
     report = json.loads(
         command("prune", source, tmp_path / "pruned", "--windows", 2, "--length", 32, "--sparsity", 0.6, "--json")
     )
-    assert report["method"] == "sparsegpt"
+    assert report["method"] == "admm"
     assert report["reached"] == pytest.approx(0.6, abs=0.01)
     assert command("generate", "The", "-m", tmp_path / "pruned", "-n", 3, "--raw", "--kv", "f16")
     text = command("prune", source, tmp_path / "half", "--method", "magnitude", "--length", 32)

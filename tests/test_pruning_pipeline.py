@@ -110,7 +110,7 @@ def test_the_report_beside_the_weights(tmp_path: Path, text: Path) -> None:
     source = tiny_llama(tmp_path / "dense")
     report = small(source, tmp_path / "pruned", pattern=(2, 4), calibration=text, seed=5)
     written = json.loads((tmp_path / "pruned" / "gossamer_prune.json").read_text(encoding="utf-8"))
-    assert written["method"] == report.method == "sparsegpt"
+    assert written["method"] == report.method == "admm"
     assert written["pattern"] == "2:4"
     assert written["sparsity"] == 0.5
     assert written["calibration"] == "text.txt"

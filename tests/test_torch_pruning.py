@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import GossamerError
-from gossamer.pruning import Target, sparsegpt
+from gossamer.pruning import Target, admm
 from gossamer.torch import prune_linears
 
 COLS = 24
@@ -86,7 +86,7 @@ def test_each_block_is_pruned_on_the_outputs_of_the_pruned_ones(model: Model, ba
         for block in twin.blocks:
             inner = [torch.relu(block.up(x)) for x in hidden]
             for linear, rows in ((block.up, hidden), (block.down, inner)):
-                pruned = sparsegpt(linear.weight.numpy(), gram(rows), Target.parse(0.5, None))
+                pruned = admm(linear.weight.numpy(), gram(rows), Target.parse(0.5, None))
                 linear.weight.copy_(torch.from_numpy(pruned))
             hidden = [block(x) for x in hidden]
     prune_linears(model, batches, sparsity=0.5)
@@ -100,12 +100,12 @@ def test_calibrated_outputs_are_nearer_than_those_of_magnitude(model: Model, bat
     with torch.no_grad():
         wanted = model(batches[0])
     lost = {}
-    for method in ("magnitude", "sparsegpt"):
+    for method in ("magnitude", "admm"):
         model.load_state_dict(dense)
         prune_linears(model, batches, sparsity=0.5, method=method)
         with torch.no_grad():
             lost[method] = float((model(batches[0]) - wanted).norm())
-    assert lost["sparsegpt"] < lost["magnitude"]
+    assert lost["admm"] < lost["magnitude"]
 
 
 def test_patterns_and_types(model: Model, batches: list[Tensor]) -> None:
@@ -151,7 +151,7 @@ def test_a_shared_weight_is_pruned_once_for_the_inputs_of_all(batches: list[Tens
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
     model[2].weight = model[0].weight
     with torch.no_grad():
-        expected = sparsegpt(
+        expected = admm(
             model[0].weight.numpy().copy(),
             gram([rows for batch in batches for rows in (batch, torch.tanh(model[0](batch)))]),
             Target.parse(0.5, None),
@@ -180,7 +180,7 @@ def test_blocks_are_pruned_in_the_order_of_their_calls(batches: list[Tensor]) ->
     with torch.no_grad():
         first = [twin.embed(batch) for batch in batches]
         rows = [x for batch in first for x in (batch, twin.blocks[1](batch))]
-        expected = sparsegpt(twin.blocks[1].up.weight.numpy(), gram(rows), Target.parse(0.5, None))
+        expected = admm(twin.blocks[1].up.weight.numpy(), gram(rows), Target.parse(0.5, None))
     torch.testing.assert_close(model.blocks[1].up.weight.detach(), torch.from_numpy(expected), rtol=0, atol=0)
 
 
@@ -212,7 +212,7 @@ def test_bad_input_is_named(model: Model, batches: list[Tensor]) -> None:
         prune_linears(model, batches)
     with pytest.raises(ValueError, match=r"method must be one of magnitude, .*got 'guess'"):
         prune_linears(model, batches, sparsity=0.5, method="guess")
-    with pytest.raises(ValueError, match="'sparsegpt' measures the inputs of layers and needs at least one batch"):
+    with pytest.raises(ValueError, match="'admm' measures the inputs of layers and needs at least one batch"):
         prune_linears(model, sparsity=0.5)
     with pytest.raises(ValueError, match=r"blocks\.0\.up: the inputs measured in calibration are not finite"):
         prune_linears(model, [batches[0] * float("inf")], sparsity=0.5)

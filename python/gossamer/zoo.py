@@ -236,7 +236,7 @@ def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progr
 
             shutil.rmtree(scratch, ignore_errors=True)
             # Uniform: what dividing the zeros would have to measure first costs the first run its time.
-            prune(source, scratch, method="sparsegpt", sparsity=recipe.sparsity, allocation="uniform", progress=report)
+            prune(source, scratch, sparsity=recipe.sparsity, allocation="uniform", progress=report)
             source = scratch
         model = pack_checkpoint(open_checkpoint(source), progress=report)
         model.info = {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}

@@ -8,7 +8,7 @@ import dataclasses
 from ..calibration import LENGTH, WINDOWS
 from ..formats import STORED
 from ..low_rank import FOLDER
-from ..pruning import ALLOCATIONS, METHODS
+from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
 from .options import SOURCE_HELP, add_group_option, add_target_options, given, integer, nonempty
 from .output import print_json
 from .progress import progress
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", type=nonempty, help=SOURCE_HELP)
     parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
-        "--method", choices=tuple(METHODS), default="sparsegpt", help="how to prune (default %(default)s)"
+        "--method", choices=tuple(METHODS), default=DEFAULT_METHOD, help="how to prune (default %(default)s)"
     )
     add_target_options(parser, DEFAULT_SPARSITY)
     parser.add_argument(

@@ -5,6 +5,17 @@ from __future__ import annotations
 from .allocation import ALLOCATIONS
 from .masks import Target
 from .pipeline import Report, prune
-from .solvers import METHODS, admm, magnitude, sparsegpt, wanda
+from .solvers import DEFAULT_METHOD, METHODS, admm, magnitude, sparsegpt, wanda
 
-__all__ = ["ALLOCATIONS", "METHODS", "Report", "Target", "admm", "magnitude", "prune", "sparsegpt", "wanda"]
+__all__ = [
+    "ALLOCATIONS",
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Report",
+    "Target",
+    "admm",
+    "magnitude",
+    "prune",
+    "sparsegpt",
+    "wanda",
+]

@@ -21,7 +21,7 @@ from .allocation import ALLOCATIONS, Size, by_divergence, by_outliers, uniform
 from .masks import Target
 from .sensitivity import Probe
 from .sequential import GROUPS, prune_blocks
-from .solvers import CALIBRATED, METHODS, Int4, Matrix, Method, magnitude, rounded
+from .solvers import CALIBRATED, DEFAULT_METHOD, METHODS, Int4, Matrix, Method, magnitude, rounded
 
 if TYPE_CHECKING:
     from .. import _core
@@ -77,7 +77,7 @@ def prune(
     src: str | Path,
     dst: str | Path,
     *,
-    method: str = "sparsegpt",
+    method: str = DEFAULT_METHOD,
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
     allocation: str | None = None,

@@ -382,3 +382,4 @@ def _inverse_of_lower(lower: Gram) -> Gram:
 
 CALIBRATED = {"wanda": Method(wanda, False), "sparsegpt": Method(sparsegpt, True), "admm": Method(admm, True)}
 METHODS = ("magnitude", *CALIBRATED)
+DEFAULT_METHOD = "admm"

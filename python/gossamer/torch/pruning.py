@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pruning.masks import Target
-from ..pruning.solvers import CALIBRATED, METHODS, magnitude
+from ..pruning.solvers import CALIBRATED, DEFAULT_METHOD, METHODS, magnitude
 from .linear import is_conv1d
 from .swap import Patterns, matches
 
@@ -63,7 +63,7 @@ def prune_linears(
     *,
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
-    method: str = "sparsegpt",
+    method: str = DEFAULT_METHOD,
     exclude: Patterns = None,
     forward: Callable[[nn.Module, Any], object] | None = None,
     progress: Progress | None = None,
@@ -83,7 +83,7 @@ def prune_linears(
             argument. All positions count, padding too. "magnitude" needs none.
         sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
-        method: "sparsegpt", "admm", "wanda" or "magnitude"; see `gossamer.pruning`.
+        method: "admm", "sparsegpt", "wanda" or "magnitude"; see `gossamer.pruning`.
         exclude: Glob patterns of qualified names, one or several: layers to leave alone.
         forward: How to run a batch, called with the model and the batch, instead.
         progress: Called with (done, total, what).
