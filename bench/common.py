@@ -50,5 +50,8 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return ""
     return done.stdout.rstrip() if done.returncode == 0 else ""

@@ -150,17 +150,17 @@ def main() -> None:
             engine.step([(0, np.ones(args.context, np.int64))])
         tokens_a_second(engine, 8)  # captures
     rounds = [{side: tokens_a_second(engine, args.n) for side, engine in sides.items()} for _ in range(args.rounds)]
-    parts = {side: parts_of_a_step(engine) for side, engine in sides.items()}
     result = {
         "card": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "arguments": vars(args),
         "weight_bytes": {side: engine.weight_bytes for side, engine in sides.items()},
-        **summary(rounds, parts),
         "tokens_per_second": {side: statistics.median(one[side] for one in rounds) for side in sides},
         "rounds": rounds,
-        "seconds": parts,
     }
+    write_result(args.out, result)  # whatever comes of the parts
+    parts = {side: parts_of_a_step(engine) for side, engine in sides.items()}
+    result |= {**summary(rounds, parts), "seconds": parts}
     for side, engine in sides.items():
         shares = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in parts[side].items())
         print(

@@ -4,7 +4,8 @@
 #
 #   bench/gpu_finetune.sh OUT [SAMPLE_MINUTES [TRAIN_MINUTES]]      (5 and 8 by default; TRAIN_MINUTES for each of the two)
 #
-# It may be stopped and started again at any moment. In OUT afterwards: finetune-50.json and finetune-60.json (perplexity
+# It may be stopped and started again at any moment. Without a network it needs what GOSSAMER_HOME holds where it ran before:
+# `downloads` (the dense model) and `corpora`; bench/parts.py splits and joins any folder. In OUT afterwards: finetune-50.json and finetune-60.json (perplexity
 # before and after, options, every step), their plots, and parts-50 and parts-60, the packed int8 weights as files of at most
 # 16 MB. This puts them together and checks every hash:
 #

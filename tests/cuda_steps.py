@@ -47,7 +47,7 @@ def check_attention(kernels: ModuleType, device: str, dtype: torch.dtype) -> Non
 
 def check_steps(kernels: ModuleType, device: str, dtype: torch.dtype) -> None:
     steps = CardSteps(kernels, torch.device(device))
-    for count, width in [(1, 1), (1, 97), (3, 1030), (2, 512)]:
+    for count, width in [(1, 1), (1, 97), (3, 1030), (2, 512), (3, 4104), (1, 8192), (1, 8200)]:
         states, update = normal(count, width, dtype=dtype), 3 * normal(count, width + 1, dtype=dtype)[:, :width]
         weight, eps = normal(width) + 1, 1e-5
         update = update.contiguous()

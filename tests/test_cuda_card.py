@@ -209,6 +209,7 @@ def test_layers_in_a_captured_graph() -> None:
             assert torch.equal(y, model(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_layers_compile_and_autocast() -> None:
     layer, dense = layer_on_card(300, 520, torch.float32, weights="bf16")
     x = inputs(5, 520, torch.float32).cuda()

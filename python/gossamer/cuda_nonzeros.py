@@ -120,8 +120,8 @@ class NonZeros:
         partials = None
         if self.chunks > 1:
             partials = torch.empty((self.chunks, len(x), self.rows), dtype=torch.float32, device=x.device)
-        # Two blocks a multiprocessor at least, and no more than eight rows a warp for the inputs that a block loads.
-        rows_each = max(1, min(8, self.rows * self.chunks // (2 * _WARPS * multiprocessors)))
+        # Two blocks a multiprocessor, all at once, until a warp has eight rows for the inputs that its block loads.
+        rows_each = max(1, min(8, -(-self.rows * self.chunks // (2 * _WARPS * multiprocessors))))
         kernels.nonzeros_linear(
             self.type, self.rows, self.cols, self.group, self.offsets.data_ptr(), self.steps.data_ptr(),
             self.values.data_ptr(), 0 if scales is None else scales.data_ptr(), x.data_ptr(), x.stride(0), type_name,

@@ -168,19 +168,15 @@ struct BitmapTiles {
     mma<T>(c, operands.a[1], second);
   }
 
-  // Hands out the half's 16-bit floats by place: put(row, input, bits).
+  // Hands out the half's 16-bit floats by the place of the first of eight: put(row, input, Halves<8>).
   template <int kHalf, class Put>
   static GOSSAMER_DEVICE void scatter(const Tile&, const Operands& operands, Put&& put) {
     lanes([&](int lane) {
-      GOSSAMER_UNROLL
-      for (int step = 0; step < 2; ++step) {
-        const Uint4& a = operands.a[step][lane];
-        const int input = 32 * kHalf + 8 * (lane % 4) + 4 * step;
-        const uint32_t registers[4] = {a.x, a.z, a.y, a.w};
-        GOSSAMER_UNROLL
-        for (int i = 0; i < 8; ++i)
-          put(lane / 4 + i / 4 * 8, input + i % 4, static_cast<uint16_t>(registers[i / 2] >> (16 * (i % 2))));
-      }
+      const Uint4& a = operands.a[0][lane];
+      const Uint4& b = operands.a[1][lane];
+      const int input = 32 * kHalf + 8 * (lane % 4);
+      put(lane / 4, input, Halves<8>{{a.x, a.z, b.x, b.z}});
+      put(lane / 4 + 8, input, Halves<8>{{a.y, a.w, b.y, b.w}});
     });
   }
 };

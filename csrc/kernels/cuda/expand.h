@@ -40,7 +40,8 @@ struct ExpandKernel {
     const auto panel = static_cast<int>(tile / args.weight.tiles);
     const auto first = static_cast<int>(tile % args.weight.tiles) * kTileCols;
     const typename Tiles::Operands operands = Tiles::template operands<kHalf>(opened, table);
-    Tiles::template scatter<kHalf>(opened, operands, [&](int tile_row, int input, uint16_t bits) {
+    Tiles::template scatter<kHalf>(opened, operands, [&](int tile_row, int input, auto halves) {
+      constexpr int kCount = sizeof(halves) / 2;
       const int row = panel * kTileRows + tile_row;
       const int column = first + input;
       if (row >= args.weight.rows || column >= args.weight.cols) return;
@@ -49,10 +50,18 @@ struct ExpandKernel {
           const int group = args.weight.group == 0 ? 0 : column / args.weight.group;
           const uint16_t scale =
               args.weight.scales[(static_cast<int64_t>(panel) * args.weight.groups + group) * kTileRows + tile_row];
-          bits = T::from_f32(T::to_f32(bits) * F16::to_f32(scale));
+          const auto scaled = [&](int i) {
+            return static_cast<uint32_t>(T::from_f32(T::to_f32(halves[i]) * F16::to_f32(scale)));
+          };
+          for (int i = 0; i < kCount; i += 2) halves.words[i / 2] = scaled(i) | scaled(i + 1) << 16;
         }
       }
-      args.dense[row * args.stride + column] = bits;
+      uint16_t* to = args.dense + row * args.stride + column;
+      if (column + kCount <= args.weight.cols && reinterpret_cast<uintptr_t>(to) % sizeof(halves) == 0) {
+        store(to, halves);  // a store of a few bytes costs as much as one of a sector
+      } else {
+        for (int i = 0; i < kCount && column + i < args.weight.cols; ++i) to[i] = halves[i];
+      }
     });
   }
 };

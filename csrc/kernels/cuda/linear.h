@@ -40,10 +40,12 @@ struct LinearKernel {
     PerLane<Float4> sum[kColumns];    // of the scale group at hand, or of all
     PerLane<Float4> total[kColumns];  // scaled
     PerLane<float> upper, lower;      // scales of rows g and g + 8
-    uint32_t word;                    // where the next record begins
-    uint32_t origin;                  // word that the current slot begins with
-    uint32_t next_begin, next_end;    // words of the next stage to copy
-    int next_tile;                    // where that stage ends
+    PerLane<uint16_t> next_upper,
+        next_lower;                 // as stored, of the scale group behind: on their way while this one is used
+    uint32_t word;                  // where the next record begins
+    uint32_t origin;                // word that the current slot begins with
+    uint32_t next_begin, next_end;  // words of the next stage to copy
+    int next_tile;                  // where that stage ends
     int slot;
     int left;  // tiles of the current stage
   };
@@ -140,6 +142,7 @@ struct LinearKernel {
       state.upper[lane] = 0;
       state.lower[lane] = 0;
     });
+    if constexpr (Tiles::kScaled) fetch_scales(args, mine, group_of(args, 2 * mine.first), state);
     state.word = Tiles::first_word(args.weight, mine.base + mine.first);
     state.origin = 0;
     state.next_begin = state.word;
@@ -193,7 +196,7 @@ struct LinearKernel {
     const int unit = 2 * tile + kHalf;  // of 32 inputs
     const int in_group = args.weight.group == 0 ? 0x7fffffff : args.weight.group / 32 - 1;
     if constexpr (Tiles::kScaled) {
-      if ((unit & in_group) == 0 || (unit == 2 * mine.first)) load_scales(args, mine, unit, state);
+      if ((unit & in_group) == 0 || (unit == 2 * mine.first)) open_group(args, mine, unit, state);
     }
     const typename Tiles::Operands operands = Tiles::template operands<kHalf>(opened, table);
     GOSSAMER_UNROLL
@@ -209,14 +212,26 @@ struct LinearKernel {
 
   // --- scales ---
 
-  static GOSSAMER_DEVICE void load_scales(const Args& args, const Range& mine, int unit, State& state) {
-    const int group = args.weight.group == 0 ? 0 : unit >> (args.weight.group / 64);  // 32, 64 or 128 inputs
+  static GOSSAMER_DEVICE int group_of(const Args& args, int unit) {
+    return args.weight.group == 0 ? 0 : unit >> (args.weight.group / 64);  // 32, 64 or 128 inputs
+  }
+
+  static GOSSAMER_DEVICE void fetch_scales(const Args& args, const Range& mine, int group, State& state) {
+    if (group >= args.weight.groups) return;
     const uint16_t* scales =
         args.weight.scales + (static_cast<int64_t>(mine.panel) * args.weight.groups + group) * kTileRows;
     lanes([&](int lane) {
-      state.upper[lane] = F16::to_f32(scales[lane / 4]);
-      state.lower[lane] = F16::to_f32(scales[lane / 4 + 8]);
+      state.next_upper[lane] = scales[lane / 4];
+      state.next_lower[lane] = scales[lane / 4 + 8];
     });
+  }
+
+  static GOSSAMER_DEVICE void open_group(const Args& args, const Range& mine, int unit, State& state) {
+    lanes([&](int lane) {
+      state.upper[lane] = F16::to_f32(state.next_upper[lane]);
+      state.lower[lane] = F16::to_f32(state.next_lower[lane]);
+    });
+    fetch_scales(args, mine, group_of(args, unit) + 1, state);
   }
 
   static GOSSAMER_DEVICE void close_group(State& state) {

@@ -36,6 +36,14 @@ uint32_t subtract_pairs(uint32_t a, uint32_t b) {
 #endif
 
 // IEEE half precision.
+// 16-bit floats of consecutive inputs, two a word.
+template <int kCount>
+struct alignas(2 * kCount) Halves {
+  uint32_t words[kCount / 2];
+
+  GOSSAMER_DEVICE uint16_t operator[](int i) const { return static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))); }
+};
+
 struct F16 {
   // 0x6400 | u is 1024 + u for u below 1024.
   static constexpr uint32_t kMagic = 0x64006400U;

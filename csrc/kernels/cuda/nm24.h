@@ -70,7 +70,7 @@ struct Nm24Tiles {
     mma_sparse<T, kHalf>(c, operands.a, b, tile.metadata);
   }
 
-  // Hands out the half's 16-bit floats by place, zeros too: put(row, input, bits).
+  // Hands out the half's 16-bit floats, zeros too, by the place of the first of four: put(row, input, Halves<4>).
   template <int kHalf, class Put>
   static GOSSAMER_DEVICE void scatter(const Tile& tile, const Operands& operands, Put&& put) {
     GOSSAMER_UNROLL
@@ -84,11 +84,11 @@ struct Nm24Tiles {
         for (int i = 0; i < 2; ++i) {
           const uint32_t values = side == 0 ? (i == 0 ? a.x : a.y) : (i == 0 ? a.z : a.w);
           const uint32_t places = metadata[lane] >> (16 * i + 4 * (lane % 4)) & 0xfU;
-          for (uint32_t input = 0; input < 4; ++input) {
-            const uint32_t bits = input == (places & 3U) ? values & 0xffffU : input == (places >> 2) ? values >> 16 : 0;
-            put(lane / 4 + 8 * i, 32 * kHalf + 16 * side + 4 * (lane % 4) + static_cast<int>(input),
-                static_cast<uint16_t>(bits));
-          }
+          const auto at = [&](uint32_t input) {
+            return input == (places & 3U) ? values & 0xffffU : input == (places >> 2) ? values >> 16 : 0;
+          };
+          put(lane / 4 + 8 * i, 32 * kHalf + 16 * side + 4 * (lane % 4),
+              Halves<4>{{at(0) | at(1) << 16, at(2) | at(3) << 16}});
         }
       });
     }

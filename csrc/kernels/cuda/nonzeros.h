@@ -78,20 +78,33 @@ struct NonZerosKernel {
       });
     });
     warps<kWarps>([&](int warp) {
+      const auto row = [&](int i) { return (block.x * args.rows_each + i) * kWarps + warp; };
+      Quads next = quads_of(block, args, row(0));
       for (int i = 0; i < args.rows_each; ++i) {
-        const int row = (block.x * args.rows_each + i) * kWarps + warp;
-        if (row < args.weight.rows) multiply_row(block, args, row, first, shared);
+        const Quads quads = next;
+        if (i + 1 < args.rows_each) next = quads_of(block, args, row(i + 1));  // meanwhile
+        if (row(i) < args.weight.rows) multiply_row(block, args, row(i), quads, first, shared);
       }
       if (args.weight.chunks > 1) publish();
     });
     if (args.weight.chunks > 1) add_up(block, args, shared);
   }
 
-  static GOSSAMER_DEVICE void multiply_row(const Block& block, const Args& args, int row, int first,
-                                           const Shared& shared) {
+  // Of a row, in the chunk that the block has.
+  struct Quads {
+    uint32_t begin, end;
+  };
+
+  static GOSSAMER_DEVICE Quads quads_of(const Block& block, const Args& args, int row) {
+    if (row >= args.weight.rows) return {0, 0};
     const int64_t chunk = static_cast<int64_t>(row) * args.weight.chunks + block.y;
-    const uint32_t end = args.weight.offsets[chunk + 1];
-    uint32_t begin = args.weight.offsets[chunk];
+    return {args.weight.offsets[chunk], args.weight.offsets[chunk + 1]};
+  }
+
+  static GOSSAMER_DEVICE void multiply_row(const Block& block, const Args& args, int row, const Quads& quads, int first,
+                                           const Shared& shared) {
+    const uint32_t end = quads.end;
+    uint32_t begin = quads.begin;
     uint32_t column = 0;  // of the last entry before these quads
     PerLane<float> sums[kTokens];
     PerLane<Quad> next;

@@ -11,20 +11,140 @@
 
 namespace gossamer::cuda {
 
+// Eight numbers of 16 bits, as they are loaded and stored.
+template <class T>
+struct Eight {
+  float values[8];
+
+  static GOSSAMER_DEVICE Eight widened(const Uint4& halves) {
+    const uint32_t words[4] = {halves.x, halves.y, halves.z, halves.w};
+    Eight out;
+    GOSSAMER_UNROLL
+    for (int i = 0; i < 8; ++i) out.values[i] = T::to_f32(static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))));
+    return out;
+  }
+
+  GOSSAMER_DEVICE Uint4 rounded() const {
+    uint32_t words[4];
+    GOSSAMER_UNROLL
+    for (int i = 0; i < 4; ++i)
+      words[i] = T::from_f32(values[2 * i]) | static_cast<uint32_t>(T::from_f32(values[2 * i + 1])) << 16;
+    return {words[0], words[1], words[2], words[3]};
+  }
+};
+
 // states += update, out = states / rms(states) * weight (Zhang & Sennrich 2019). One block a token.
+//
+// A step waits for this kernel alone, so what counts is how long one load takes and how many there are in a row: rows
+// of up to kWide numbers are loaded at once, weights too, and stay in registers.
 template <class T>
 struct AddNormKernel {
   using Args = AddNormArgs;
   static constexpr int kWarps = 16;
   static constexpr int kBlocks = 1;
   static constexpr int kThreads = kWarps * kWarpLanes;
+  static constexpr int kVectors = 2;  // of eight numbers, for a lane
+  static constexpr int kWide = kVectors * 8 * kThreads;
 
   struct Shared {
     float squares[kWarps];
   };
 
+  struct Kept {
+    Eight<T> states[kVectors];
+    Float4 weight[kVectors][2];
+  };
+
+  static GOSSAMER_DEVICE bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+
   static GOSSAMER_DEVICE void run(const Block& block, const Args& args, Shared& shared) {
-    const int64_t first = static_cast<int64_t>(block.y) * args.width;
+    const bool vectors = args.width % 8 == 0 && args.width <= kWide && aligned(args.states) && aligned(args.update) &&
+                         aligned(args.weight) && aligned(args.out);
+    if (vectors) {
+      run_wide(static_cast<int64_t>(block.y) * args.width, args, shared);
+    } else {
+      run_any(static_cast<int64_t>(block.y) * args.width, args, shared);
+    }
+  }
+
+  static GOSSAMER_DEVICE float scale_of(const Args& args, const Shared& shared) {
+    float sum = 0;
+    for (int warp = 0; warp < kWarps; ++warp) sum += shared.squares[warp];
+    return 1.0F / sqrtf(sum / static_cast<float>(args.width) + args.eps);
+  }
+
+  static GOSSAMER_DEVICE void add_squares(const PerLane<float>& squares, int warp, Shared& shared) {
+    const PerLane<float> sums = sum_of_lanes(squares);
+    lanes([&](int lane) {
+      if (lane == 0) shared.squares[warp] = sums[lane];
+    });
+  }
+
+  static GOSSAMER_DEVICE int place(int warp, int lane, int vector) {
+    return ((vector * kWarps + warp) * kWarpLanes + lane) * 8;
+  }
+
+  static GOSSAMER_DEVICE void run_wide(int64_t first, const Args& args, Shared& shared) {
+    PerWarp<PerLane<Kept>, kWarps> all;
+    warps<kWarps>([&](int warp) {
+      PerLane<float> squares;
+      lanes([&](int lane) {
+        Kept& kept = all[warp][lane];
+        Uint4 states[kVectors];
+        Uint4 updates[kVectors];
+        GOSSAMER_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          const int at = place(warp, lane, v);
+          const bool there = at < args.width;
+          states[v] = there ? load<Uint4>(args.states + first + at) : Uint4{0, 0, 0, 0};
+          updates[v] = there && args.update != nullptr ? load<Uint4>(args.update + first + at) : Uint4{0, 0, 0, 0};
+          GOSSAMER_UNROLL
+          for (int i = 0; i < 2; ++i)
+            kept.weight[v][i] = there ? load<Float4>(args.weight + at + 4 * i) : Float4{0, 0, 0, 0};
+        }
+        squares[lane] = 0;
+        GOSSAMER_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          const int at = place(warp, lane, v);
+          kept.states[v] = Eight<T>::widened(states[v]);
+          if (args.update != nullptr) {
+            const Eight<T> update = Eight<T>::widened(updates[v]);
+            GOSSAMER_UNROLL
+            for (int i = 0; i < 8; ++i) kept.states[v].values[i] += update.values[i];
+            const Uint4 sums = kept.states[v].rounded();
+            if (at < args.width) store(args.states + first + at, sums);
+            kept.states[v] = Eight<T>::widened(sums);
+          }
+          GOSSAMER_UNROLL
+          for (int i = 0; i < 8; ++i) squares[lane] += kept.states[v].values[i] * kept.states[v].values[i];
+        }
+      });
+      add_squares(squares, warp, shared);
+    });
+    const float scale = scale_of(args, shared);
+    warps<kWarps>([&](int warp) {
+      lanes([&](int lane) {
+        Kept& kept = all[warp][lane];
+        GOSSAMER_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          const int at = place(warp, lane, v);
+          if (at >= args.width) continue;
+          GOSSAMER_UNROLL
+          for (int i = 0; i < 2; ++i) {
+            const Float4& weight = kept.weight[v][i];
+            float* values = kept.states[v].values + 4 * i;
+            values[0] = values[0] * scale * weight.x;
+            values[1] = values[1] * scale * weight.y;
+            values[2] = values[2] * scale * weight.z;
+            values[3] = values[3] * scale * weight.w;
+          }
+          store(args.out + first + at, kept.states[v].rounded());
+        }
+      });
+    });
+  }
+
+  static GOSSAMER_DEVICE void run_any(int64_t first, const Args& args, Shared& shared) {
     warps<kWarps>([&](int warp) {
       PerLane<float> squares;
       lanes([&](int lane) {
@@ -39,14 +159,9 @@ struct AddNormKernel {
           squares[lane] += value * value;
         }
       });
-      const PerLane<float> sums = sum_of_lanes(squares);
-      lanes([&](int lane) {
-        if (lane == 0) shared.squares[warp] = sums[lane];
-      });
+      add_squares(squares, warp, shared);
     });
-    float sum = 0;
-    for (int warp = 0; warp < kWarps; ++warp) sum += shared.squares[warp];
-    const float scale = 1.0F / sqrtf(sum / static_cast<float>(args.width) + args.eps);
+    const float scale = scale_of(args, shared);
     warps<kWarps>([&](int warp) {
       lanes([&](int lane) {
         for (int i = warp * kWarpLanes + lane; i < args.width; i += kThreads)

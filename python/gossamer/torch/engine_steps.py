@@ -132,8 +132,8 @@ class CardSteps(TorchSteps):
         (heads, count, width), (kv_heads, capacity, _) = queries.shape, keys.shape
         if count > 1 or width > self._kernels.MAX_HEAD_WIDTH or heads > _MOST_HEADS:
             return super().attend(queries, keys, values, places, seen)
-        # About two blocks a multiprocessor, and at least 16 positions each in the end.
-        splits = self._splits or max(1, min(32, 2 * self._multiprocessors // kv_heads, capacity // 16))
+        # About two blocks a multiprocessor; by nothing that changes, so that a token is the same in a longer cache.
+        splits = self._splits or max(1, min(32, 2 * self._multiprocessors // kv_heads))
         shape = (splits, kv_heads * (heads // kv_heads + 3), width + 2)
         partials = torch.empty(shape, dtype=torch.float32, device=queries.device)
         out = queries.new_empty((1, heads * width))
