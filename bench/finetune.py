@@ -28,6 +28,7 @@ from gossamer.cli.progress import progress
 from gossamer.cli.sample import amount
 from gossamer.convert import convert
 from gossamer.finetune import Options, Parts, finetune, plot
+from gossamer.folders import write_file
 from gossamer.perplexity import perplexity
 from gossamer.pruning import DEFAULT_METHOD, METHODS
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--validations", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--prune-only", action="store_true", help="make the pruned checkpoint, and no more")
     parser.add_argument("--plot", type=Path, help="draw the curves into this picture")
     parser.add_argument("--name", default="finetune", help="of the file in results/ (%(default)s)")
     args = parser.parse_args()
@@ -63,13 +65,15 @@ def main() -> None:
     packages = corpora.fetch()
     calibration, held_out = corpora.split(*packages)
     text = args.work / "calibration.txt"
-    if not (args.work / "texts").exists():
-        corpora.write_training(*packages, args.work / "texts")
-        text.write_text(calibration, encoding="utf-8")
+    write_file(text, calibration)
     with progress() as bar:
         dense = args.model or zoo.source("smollm2-135m-instruct-dense", bar)
         group = args.group if args.weights == "int4" else 0
         pruned = pruned_once(dense, args.work, text, args.method, args.sparsity, group, bar)
+        if args.prune_only:
+            return
+        if not (args.work / "texts").exists():
+            corpora.write_training(*packages, args.work / "texts")
         tuned = args.work / f"{args.name}-{100 * args.sparsity:g}-{args.weights}"
         if not tuned.exists():
             data = [*(args.work / "texts" / kind for kind in args.texts), *args.samples]
@@ -80,14 +84,16 @@ def main() -> None:
     rows += [measure(name, path, type_, args, held_out) for name, path in (("pruned", pruned), ("finetuned", tuned))]
     first, before, after = (row["perplexity"] for row in rows)
     closed = {name: (before[name] - after[name]) / (before[name] - first[name]) for name in held_out}
+    over_dense = {name: after[name] / first[name] for name in held_out}
     result = {
         "command": shlex.join(["python", "bench/finetune.py", "WORK", *sys.argv[2:]]),
         "setting": {"model": Path(dense).name, "windows": WINDOWS, "context": CONTEXT, "group": args.group},
         "rows": rows,
         "closed": closed,
+        "over_dense": over_dense,
         "training": report,
     }
-    print(json.dumps({"rows": rows, "closed": closed}, indent=1), file=sys.stderr)
+    print(json.dumps({"rows": rows, "closed": closed, "over_dense": over_dense}, indent=1), file=sys.stderr)
     print(write_result(args.name, result))
     if args.plot:
         plot.draw(plot.new_figure(), report, args.plot)

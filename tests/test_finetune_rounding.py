@@ -40,7 +40,7 @@ def rounded(rounding: Rounding, name: str, values: np.ndarray) -> np.ndarray:
 def test_rounded_values_are_those_that_convert_stores(weights: str, group: int, cols: int) -> None:
     values = matrix(40, cols)
     rounding = Rounding(weights, group)
-    rounding.refresh("layers.0.q.weight", torch.from_numpy(values))
+    rounding.refresh({"layers.0.q.weight": torch.from_numpy(values)})
     got = rounded(rounding, "layers.0.q.weight", values)
     np.testing.assert_array_equal(got, _core.pack(values, "dense", weights, group).unpack())
     np.testing.assert_array_equal(got, _core.pack(got, "dense", weights, group).unpack())  # and finds again
@@ -50,7 +50,7 @@ def test_rounded_values_are_those_that_convert_stores(weights: str, group: int, 
 def test_scales_that_are_held_are_found_again(group: int) -> None:
     values = matrix(40, 130)
     rounding = Rounding("int4", group)
-    rounding.refresh("layers.0.q.weight", torch.from_numpy(values))
+    rounding.refresh({"layers.0.q.weight": torch.from_numpy(values)})
     moved = values * np.random.default_rng(3).uniform(0.5, 1.5, values.shape).astype(np.float32)
     got = rounded(rounding, "layers.0.q.weight", moved)
     np.testing.assert_array_equal(got, _core.pack(got, "dense", "int4", group).unpack())
@@ -80,7 +80,7 @@ def test_a_rounded_model_packs_to_the_same_logits(tmp_path: Path, weights: str) 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
-                rounding.refresh(name, parameter)
+                rounding.refresh({name: parameter})
                 rounding.round(name, parameter.clone(), parameter)
     torch_decoder.save(model, tmp_path / "rounded", source, "f32")
     convert(tmp_path / "rounded", tmp_path / "packed", weights=weights, group=32)

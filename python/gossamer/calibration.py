@@ -166,9 +166,15 @@ def sampled_windows(
     """
     result = np.empty((windows, length), dtype=np.int32)
     total = windows * length
+    chats, documents = openings(tokenizer)
     for done in range(0, windows, _BATCH):
         rows = [
-            _Row(result[i], tokenizer, first + i, np.random.default_rng([seed, first + i]))
+            _Row(
+                result[i],
+                chats if chats and (first + i) % 2 == 0 else documents,
+                tokenizer.eos_ids,
+                np.random.default_rng([seed, first + i]),
+            )
             for i in range(done, min(done + _BATCH, windows))
         ]
         try:
@@ -184,15 +190,24 @@ def sampled_windows(
     return result
 
 
+def openings(tokenizer: Vocabulary) -> tuple[list[list[int]], list[list[int]]]:
+    """Returns what texts of a model's own begin with, as tokens: chats, none without a template, and documents."""
+    questions = _QUESTIONS if tokenizer.has_chat_template else ()
+    chats = [tokenizer.chat([{"role": "user", "content": question}]) for question in questions]
+    return chats, [tokenizer.encode(opening) for opening in _OPENINGS]
+
+
 class _Row:
     """One window being written: what is filled, and what of it the decoder has not seen."""
 
-    def __init__(self, tokens: NDArray[np.int32], tokenizer: Vocabulary, index: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, tokens: NDArray[np.int32], openings: list[list[int]], ends: frozenset[int], rng: np.random.Generator
+    ) -> None:
         self.filled = 0
         self._tokens = tokens
         self._seen = 0
-        self._tokenizer = tokenizer
-        self._chats = tokenizer.has_chat_template and index % 2 == 0
+        self._openings = openings
+        self._ends = ends
         self._rng = rng
         self._open()
 
@@ -211,15 +226,11 @@ class _Row:
         mass = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
         token = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
         self._append([min(token, len(logits) - 1)])
-        if token in self._tokenizer.eos_ids and not self.full:
+        if token in self._ends and not self.full:
             self._open()
 
     def _open(self) -> None:
-        if self._chats:
-            question = _QUESTIONS[self._rng.integers(len(_QUESTIONS))]
-            self._append(self._tokenizer.chat([{"role": "user", "content": question}]))
-        else:
-            self._append(self._tokenizer.encode(_OPENINGS[self._rng.integers(len(_OPENINGS))]))
+        self._append(self._openings[self._rng.integers(len(self._openings))])
 
     def _append(self, tokens: Sequence[int]) -> None:
         part = list(tokens)[: len(self._tokens) - self.filled]

@@ -13,6 +13,7 @@ from .model import Model
 
 if TYPE_CHECKING:
     from .packed import PackedModel
+    from .planner import Machine
 
 Progress = Callable[[int, int, str], None]
 
@@ -49,8 +50,6 @@ def load(
     Raises:
         GossamerError: the model or an option is not usable; the line names it.
     """
-    from .packed import is_packed, read_packed
-
     for option, value, allowed in (
         ("device", device, ("cpu", "cuda")),
         ("kv", kv, ("f32", "f16")),
@@ -68,6 +67,28 @@ def load(
         if activations not in ("auto", "bf16"):
             raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
 
+    from .cuda_roofline import card_machine
+
+    packed = open_packed(model, weights, card_machine() if device == "cuda" else None, progress)
+    return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
+
+
+def open_packed(
+    model: str | Path, weights: str | None = None, machine: Machine | None = None, progress: Progress | None = None
+) -> PackedModel:
+    """Opens what names a model, packed as it is, or packed in memory.
+
+    Args:
+        model: As for `load`.
+        weights: As for `load`.
+        machine: What formats are chosen for; None takes the processor.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: the model is not usable, or is packed already and `weights` are given.
+    """
+    from .packed import is_packed, read_packed
+
     path = locate(model, progress)
     if is_packed(path):
         if weights is not None:
@@ -76,13 +97,11 @@ def load(
     else:
         from .checkpoint import open_checkpoint
         from .convert import pack_checkpoint
-        from .cuda_roofline import card_machine
         from .formats import STORED
 
-        machine = card_machine() if device == "cuda" else None
         packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, machine=machine, progress=progress)
     packed.info["path"] = str(path)
-    return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
+    return packed
 
 
 def ready(

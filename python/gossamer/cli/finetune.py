@@ -7,9 +7,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from ..errors import GossamerError
 from ..finetune.options import LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
-from .options import SOURCE_HELP, add_group_option, fraction, given, integer, nonempty, number
+from .options import SOURCE_HELP, add_group_option, fraction, given, integer, need_torch, nonempty, number
 from .output import print_json
 from .progress import progress
 from .sample import amount
@@ -87,10 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, prints the report, and returns the exit code."""
-    try:
-        import torch  # noqa: F401 - to say at once what is missing
-    except ImportError:
-        raise GossamerError("finetuning needs torch: pip install 'gossamer[torch]'") from None
+    need_torch("finetuning")
     from ..finetune.pipeline import finetune
     from ..finetune.plot import draw, new_figure
     from ..finetune.trainer import Interrupted

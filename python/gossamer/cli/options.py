@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, TYPES
 from ..loading import DEFAULT_MODEL
 from .progress import progress
@@ -173,6 +174,14 @@ def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
             weights=args.weights,
             progress=report,
         )
+
+
+def need_torch(what: str) -> None:
+    """Raises `GossamerError` where torch is missing that something needs."""
+    try:
+        import torch  # noqa: F401 - to say at once what is missing
+    except ImportError:
+        raise GossamerError(f"{what} needs torch: pip install 'gossamer[torch]'") from None
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from ..finetune.samples import LENGTH
-from .options import MODEL_HELP, add_engine_options, integer, nonempty, open_model
+from .options import MODEL_HELP, add_device_option, add_engine_options, integer, need_torch, nonempty, open_model
 from .output import print_json
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..torch.sampler import Sampler
 
 SUMMARY = "let a model write samples of its own, to finetune a pruned one on"
 
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--length", type=integer(2), default=LENGTH, metavar="N", help="tokens a window (default %(default)s)"
     )
     parser.add_argument("--seed", type=integer(0), default=0, metavar="S", help="of the samples (default %(default)s)")
+    add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_engine_options(parser)
 
@@ -41,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Samples, says how much there is, and returns the exit code."""
     from ..finetune.samples import sample
 
-    model = open_model(args, args.model, args.threads)
+    model = _on_card(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
     with progress() as report:
         tokens = sample(model, args.dst, tokens=args.tokens, length=args.length, seed=args.seed, progress=report)
     if args.json:
@@ -49,3 +54,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.dst}: {tokens} tokens in windows of {args.length}, written by {args.model}")
     return 0
+
+
+def _on_card(args: argparse.Namespace) -> Sampler:
+    need_torch("sampling on a card")
+    from ..loading import open_packed
+    from ..torch.device import find_device
+    from ..torch.sampler import Sampler
+
+    find_device("cuda")
+    with progress() as report:
+        return Sampler(open_packed(args.model, args.weights, progress=report), "cuda")

@@ -17,6 +17,7 @@ from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED
 from ..torch import decoder as torch_decoder
+from ..torch.device import find_device
 from .data import Data, prepare
 from .options import Options
 from .samples import fingerprint
@@ -103,7 +104,7 @@ def finetune(
     for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
         refuse_low_rank(checkpoint, role)
     _check_pair(source, dense, options)
-    device = _device(options.device)
+    device = find_device(options.device)
     settings = {
         "student": str(Path(student).resolve()),
         "teacher": str(Path(teacher).resolve()),
@@ -184,14 +185,6 @@ def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> N
         raise GossamerError(f"{where}their tokenizers differ")
     if options.length > min(one.context, two.context):
         raise GossamerError(f"windows of {options.length} tokens exceed the context of {min(one.context, two.context)}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise GossamerError("device cuda: torch finds no CUDA device here")
-    return torch.device(name)
 
 
 def _teacher(checkpoint: Checkpoint, options: Options) -> torch_decoder.Decoder:

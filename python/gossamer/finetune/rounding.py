@@ -6,6 +6,8 @@ goes to the weight behind it unchanged (the straight-through estimator, Bengio e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -56,17 +58,20 @@ class Rounding:
         """Returns the type of the parameter of that name."""
         return self.weights if name.startswith("layers.") else "int8"
 
-    @torch.no_grad()
-    def refresh(self, name: str, values: Tensor) -> None:
-        """Searches the scales of a matrix anew, where they are held: those that lose least.
+    def refresh(self, matrices: Mapping[str, Tensor]) -> None:
+        """Searches the scales of matrices anew, where they are held: those that lose least.
 
         Args:
-            name: Of the parameter.
-            values: Its float32 weights, [rows, cols].
+            matrices: Float32 weights, [rows, cols], by the name of the parameter.
         """
-        if self.type_of(name) == "int4":
-            packed = _core.pack(values.detach().cpu().numpy(), "dense", "int4", self.group)
-            self._scales[name] = torch.from_numpy(packed.codes()[1].astype("f4")).to(values.device)
+        held = {name: values for name, values in matrices.items() if self.type_of(name) == "int4"}
+        with ThreadPoolExecutor() as pool:  # packing leaves Python's lock alone
+            self._scales.update(zip(held, pool.map(self._searched, held.values()), strict=True))
+
+    @torch.no_grad()
+    def _searched(self, values: Tensor) -> Tensor:
+        packed = _core.pack(values.detach().cpu().numpy(), "dense", "int4", self.group)
+        return torch.from_numpy(packed.codes()[1].astype("f4")).to(values.device)
 
     @torch.no_grad()
     def round(self, name: str, values: Tensor, out: Tensor) -> None:

@@ -1,7 +1,8 @@
 """Text that a model writes itself, kept as tokens: data for distillation without a data set.
 
-A folder of samples holds `samples.json`, which says what wrote them, and parts of 48 windows of tokens each. A window
-depends on the seed, its number and the weights alone, so a run that was stopped goes on with the first missing part.
+A folder of samples holds `samples.json`, which says what wrote them, and parts of equally many windows of tokens. A
+part depends on the seed, its number, the weights and the device alone, so a run that was stopped goes on with the first
+missing one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from ..calibration import sampled_windows
 from ..errors import GossamerError
+from ..model import Model
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..tokenizer import read_json
 
 if TYPE_CHECKING:
-    from ..model import Model
     from ..tokenizer import Tokenizer
+    from ..torch.sampler import Sampler
 
 LENGTH = 512
 
@@ -33,7 +35,7 @@ _TENSOR = "tokens"
 
 
 def sample(
-    model: Model,
+    model: Model | Sampler,
     dst: str | Path,
     *,
     tokens: int,
@@ -44,7 +46,7 @@ def sample(
     """Lets a model write samples at temperature 1: answers to chat prompts and documents, in turns.
 
     Args:
-        model: The teacher.
+        model: The teacher, as the native engine runs it, or a `gossamer.torch.sampler.Sampler`.
         dst: Folder to write; one that a run with the same model, seed and length has begun is gone on with.
         tokens: Tokens wanted, rounded up to whole windows.
         length: Tokens a window.
@@ -62,18 +64,20 @@ def sample(
     if not 2 <= length <= model.config.context:
         raise GossamerError(f"length must be from 2 to the model's context of {model.config.context}, got {length}")
     folder = Path(dst)
+    each = _PART_WINDOWS if isinstance(model, Model) else model.part_windows(length)
     about = {
         "model": str(model.info.get("name", "")),
         "tokenizer": fingerprint(model.tokenizer),
         "vocab": model.config.vocab,
         "length": length,
         "seed": seed,
+        "part_windows": each,
     }
     _begin(folder, about)
     windows = -(-tokens // length)
-    for first in range(0, windows, _PART_WINDOWS):
-        path = folder / f"{first // _PART_WINDOWS:06}.safetensors"
-        count = min(_PART_WINDOWS, windows - first)
+    for first in range(0, windows, each):
+        path = folder / f"{first // each:06}.safetensors"
+        count = min(each, windows - first)
         if path.exists() and len(_part(path)) >= count:
             continue
 
@@ -81,15 +85,18 @@ def sample(
             if progress is not None:
                 progress(first * length + done, windows * length, "sampling")
 
-        written = sampled_windows(
-            model.decoder,
-            model.tokenizer,
-            first=first,
-            windows=count,
-            length=length,
-            seed=seed,
-            progress=report,
-        )
+        if isinstance(model, Model):
+            written = sampled_windows(
+                model.decoder,
+                model.tokenizer,
+                first=first,
+                windows=count,
+                length=length,
+                seed=seed,
+                progress=report,
+            )
+        else:
+            written = model.windows(first, length, seed, report)[:count]
         with SafetensorsWriter(path, [_TENSOR]) as writer:
             writer.add(_TENSOR, written)
     return sum(part.size for part in read_samples(folder))
@@ -99,7 +106,7 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
     """Makes the folder, or checks that what is there came from the same settings."""
     path = folder / _ABOUT
     if path.exists():
-        found = read_json(path)
+        found = {"part_windows": _PART_WINDOWS, **read_json(path)}
         for key, value in about.items():
             if found.get(key) != value:
                 raise GossamerError(

@@ -247,9 +247,7 @@ class Trainer:
         return True
 
     def _refresh(self) -> None:
-        for name, value in self.values.items():
-            if is_pruned(name, value):
-                self._rounding.refresh(name, value)
+        self._rounding.refresh({name: value for name, value in self.values.items() if is_pruned(name, value)})
 
     @torch.no_grad()
     def _publish(self) -> None:

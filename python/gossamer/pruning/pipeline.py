@@ -195,7 +195,7 @@ def prune(
     else:
         pruned = {name: _packed(source, names[name], magnitude(_read(source, names[name]), target)) for name in names}
 
-    reached = {names[name]: _size(weight) for name, weight in pruned.items()}
+    reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
     result = Report(
         source=Path(src).name,
         method=method,
@@ -268,23 +268,35 @@ def _packed(source: Checkpoint, name: str, values: Matrix, dtype: str | None = N
 def _decoder(
     source: Checkpoint, config: DecoderConfig, tensors: dict[str, tuple[str, tuple[int, ...]]], threads: int
 ) -> tuple[_core.Decoder, dict[str, Size]]:
-    """The dense model, with weights of the stored types and float32 arithmetic; and what its matrices have."""
+    """The dense model to measure on, and what its matrices have.
+
+    Its weights are bf16 whatever is stored, and so are the inputs of its linears: a thousandth of noise in what is
+    measured, for half the time and half the memory of float32.
+    """
     from .. import _core
 
     weights: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
+    sizes: dict[str, Size] = {}
     for name, (stored, shape) in tensors.items():
+        values = _read(source, stored)
         if len(shape) == 2:
-            weights[name] = _packed(source, stored, _read(source, stored))
+            weights[name] = _measured(values)
+            sizes[name] = _size(values)
         else:
-            vectors[name] = _read(source, stored)
-    decoder = _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="f32")
-    return decoder, {name: _size(weight) for name, weight in weights.items()}
+            vectors[name] = values
+    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="bf16"), sizes
 
 
-def _size(weight: _core.Weight) -> Size:
-    entries = weight.rows * weight.cols
-    return Size(entries, entries - weight.nnz)
+def _measured(values: Matrix) -> _core.Weight:
+    """A matrix as the model that is measured on has it."""
+    from .. import _core
+
+    return _core.pack(values, "dense", "bf16")
+
+
+def _size(values: Matrix) -> Size:
+    return Size(values.size, values.size - int(np.count_nonzero(values)))
 
 
 def _calibrated(
@@ -313,7 +325,7 @@ def _calibrated(
         return _read(source, names[name])
 
     def put(name: str, values: Matrix) -> None:
-        decoder.set_weight(name, _packed(source, names[name], values))
+        decoder.set_weight(name, _measured(values))
 
     if allocation == "uniform":
         targets = uniform(target, sizes)
@@ -326,12 +338,11 @@ def _calibrated(
 
     def replace(name: str, values: Matrix, branch: LowRank | None) -> Matrix:
         pruned[name] = _packed(source, names[name], values, dtype)
-        if branch is None:
-            decoder.set_weight(name, pruned[name])
-            return pruned[name].unpack()
-        branches[name] = branch
-        whole: Matrix = pruned[name].unpack() + branch.u @ branch.v
-        decoder.set_weight(name, _packed(source, names[name], whole, "f32"))
+        whole: Matrix = pruned[name].unpack()
+        if branch is not None:
+            branches[name] = branch
+            whole += branch.u @ branch.v
+        put(name, whole)
         return whole
 
     prune_blocks(

@@ -256,11 +256,11 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     return np.where(keep, (free + pull) / scale.astype(np.float32), np.float32(0))
 
 
-def _about(scores: Matrix, fraction: float) -> np.float32:
+def _about(scores: Matrix, fraction: float) -> float:
     """Returns what about that fraction of the scores [rows, cols] lie below, from some of them."""
     some = scores.ravel()[:: scores.size // _SCORES | 1]  # odd: few widths share a factor with it
     place = int(fraction * some.size)
-    return np.float32(np.partition(some, place)[place])
+    return float(np.partition(some, place)[place])
 
 
 def sparse_plus_low_rank(
