@@ -89,7 +89,7 @@ def features(extractor: WhisperFeatureExtractor, sounds: Sequence[NDArray[np.flo
 
 
 def prune(model: WhisperForConditionalGeneration, extractor: WhisperFeatureExtractor, sparsity: float) -> None:
-    """Prunes with SparseGPT on what the dense model hears in the other voices, one after another."""
+    """Prunes by ADMM on what the dense model hears in the other voices, one after another."""
     heard = features(extractor, [np.concatenate([read_wav(path) for path in recordings(list(OTHERS))])])
     spoken = model.generate(heard, **ENGLISH)
     gt.prune_linears(model, [{"input_features": heard, "decoder_input_ids": spoken}], sparsity=sparsity)
