@@ -86,7 +86,7 @@ def main() -> None:
     closed = {name: (before[name] - after[name]) / (before[name] - first[name]) for name in held_out}
     over_dense = {name: after[name] / first[name] for name in held_out}
     result = {
-        "command": shlex.join(["python", "bench/finetune.py", "WORK", *sys.argv[2:]]),
+        "command": shlex.join(["python", "bench/finetune.py", "WORK", *(a.split("/")[-1] for a in sys.argv[2:])]),
         "setting": {"model": Path(dense).name, "windows": WINDOWS, "context": CONTEXT, "group": args.group},
         "rows": rows,
         "closed": closed,

@@ -31,6 +31,7 @@ for run in "${runs[@]}"; do
   finetune "$run" --prune-only > "$out/prune-$run.log" 2>&1 &
   pruning+=($!)
 done
+trap 'kill "${pruning[@]}" 2> /dev/null || true' EXIT
 # Samples are written part by part, and those that are there when the time is over (124) count.
 if [ ! -e "$out/samples.done" ]; then
   timeout -s INT "$((sample_minutes * 60))" "$python" -c 'from gossamer.cli import main; raise SystemExit(main())' \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ def test_samples_go_on_where_a_run_stopped(model: Path, tmp_path: Path, monkeypa
     np.testing.assert_array_equal(np.concatenate(list(read_samples(tmp_path / "parts")))[:8], whole)
     with pytest.raises(GossamerError, match="was begun with seed 4, this run has 5"):
         sample(teacher, tmp_path / "parts", tokens=150, length=20, seed=5)
+
+
+def test_samples_of_before_parts_had_sizes_go_on(model: Path, tmp_path: Path) -> None:
+    teacher = gossamer.load(model)
+    sample(teacher, tmp_path / "parts", tokens=60, length=20)
+    about = tmp_path / "parts" / "samples.json"
+    written = json.loads(about.read_text(encoding="utf-8"))
+    assert written.pop("part_windows") == 48
+    about.write_text(json.dumps(written), encoding="utf-8")
+    assert sample(teacher, tmp_path / "parts", tokens=100, length=20) == 100
 
 
 def test_samples_are_data(model: Path, tmp_path: Path) -> None:

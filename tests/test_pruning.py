@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gossamer import _core
 from gossamer.config import DecoderConfig
 from gossamer.errors import GossamerError
-from gossamer.pruning import Target, admm, magnitude, sparsegpt, wanda
+from gossamer.pruning import Target, admm, magnitude, solvers, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern
 from gossamer.pruning.sequential import GROUPS, prune_blocks
 from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse_by_halves, inverse_factor
@@ -199,6 +199,16 @@ def test_inverse_factor_is_upper_and_inverts(size: int) -> None:
     moments = gram + 0.01 * np.diagonal(gram).mean() * np.eye(size)
     product = factor.T @ factor @ moments
     np.testing.assert_allclose(product / product[0, 0], np.eye(size), atol=1e-4)
+
+
+@pytest.mark.parametrize("cols", [960, 900, 1])
+def test_thresholds_of_masks_that_are_not_final_see_every_column(cols: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "_SCORES", 2000)
+    rng = np.random.default_rng(0)
+    scores = rng.random((30, cols), np.float32) * np.exp(rng.standard_normal(cols)).astype(np.float32)
+    for fraction in (0.1, 0.5, 0.9):
+        below = np.mean(scores < solvers.lower_bound(scores, fraction))
+        assert abs(below - fraction) < 5 * (fraction * (1 - fraction) / min(scores.size, 1000)) ** 0.5
 
 
 @pytest.mark.parametrize("size", [1, 60, 65, 259])

@@ -10,6 +10,7 @@ import pytest
 import gossamer
 from gossamer.calibration import openings
 from gossamer.cli import main
+from gossamer.convert import convert
 from gossamer.errors import GossamerError
 from gossamer.finetune.samples import read_samples, sample
 from gossamer.loading import open_packed
@@ -89,7 +90,7 @@ def test_folders_go_on_and_name_what_wrote_them(sampler: Sampler, model: Path, t
     sample(sampler, tmp_path / "parts", tokens=600, length=60, seed=4)
     np.testing.assert_array_equal(np.concatenate(list(read_samples(tmp_path / "parts"))), whole)
     assert len(np.unique(whole, axis=0)) == len(whole)
-    with pytest.raises(GossamerError, match="was begun with part_windows 8, this run has 48"):
+    with pytest.raises(GossamerError, match="was begun with part_windows 8, this run has 48; was that another device"):
         sample(gossamer.load(model), tmp_path / "parts", tokens=600, length=60, seed=4)
 
 
@@ -109,6 +110,14 @@ def test_low_rank_branches_are_part_of_the_model(model: Path, tmp_path: Path) ->
     with torch.no_grad():
         logits = Sampler(packed, "cpu", torch.float32)._decoder(torch.from_numpy(tokens)[None].long()).logits[0]
     np.testing.assert_allclose(logits.numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_a_packed_folder_is_a_teacher_too(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 4)
+    convert(model, tmp_path / "packed")
+    from_folder = Sampler(open_packed(tmp_path / "packed"), "cpu", torch.float32)
+    from_checkpoint = Sampler(open_packed(model), "cpu", torch.float32)
+    np.testing.assert_array_equal(from_folder.windows(0, 60, seed=5), from_checkpoint.windows(0, 60, seed=5))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")

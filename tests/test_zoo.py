@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 import tarfile
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,13 @@ def registry(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
 
     import gossamer.pruning
 
-    original = gossamer.pruning.prune  # magnitude stands for the default, which would take minutes
+    original = gossamer.pruning.prune  # magnitude stands for ADMM, which would take minutes
     monkeypatch.setattr(zoo, "_RECIPES", recipes)
     monkeypatch.setattr(zoo, "_download", download)
     monkeypatch.setattr(
         gossamer.pruning,
         "prune",
-        partial(original, method="magnitude"),
+        lambda src, dst, *, method, **options: original(src, dst, method={"admm": "magnitude"}[method], **options),
     )
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
     return downloads

@@ -67,9 +67,12 @@ def load(
         if activations not in ("auto", "bf16"):
             raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
 
-    from .cuda_roofline import card_machine
+    machine = None
+    if device == "cuda":
+        from .cuda_roofline import card_machine
 
-    packed = open_packed(model, weights, card_machine() if device == "cuda" else None, progress)
+        machine = card_machine()
+    packed = open_packed(model, weights, machine, progress)
     return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
 
 

@@ -21,7 +21,7 @@ from .folders import new_folder
 
 Progress = Callable[[int, int, str], None]
 
-_RECIPE = 1  # raised when anything that goes into the models below changes: old ones are then built anew
+_RECIPE = 2  # raised when anything that goes into the models below changes: old ones are then built anew
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class _Recipe:
     package: Package
     sparsity: float
     notes: str
+    method: str = "admm"
 
 
 _SMOLLM2 = Package(
@@ -61,7 +62,7 @@ _RECIPES = {
         _SMOLLM2,
         sparsity=0.36,
         notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; 36% of the weights of its blocks pruned in one "
-        "shot with SparseGPT on the model's own samples",
+        "shot with ADMM on the model's own samples",
     ),
     "smollm2-135m-instruct-dense": _Recipe(
         _SMOLLM2, sparsity=0.0, notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; not pruned"
@@ -236,7 +237,14 @@ def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progr
 
             shutil.rmtree(scratch, ignore_errors=True)
             # Uniform: what dividing the zeros would have to measure first costs the first run its time.
-            prune(source, scratch, sparsity=recipe.sparsity, allocation="uniform", progress=report)
+            prune(
+                source,
+                scratch,
+                method=recipe.method,
+                sparsity=recipe.sparsity,
+                allocation="uniform",
+                progress=report,
+            )
             source = scratch
         model = pack_checkpoint(open_checkpoint(source), progress=report)
         model.info = {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}

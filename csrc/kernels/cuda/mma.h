@@ -35,7 +35,6 @@ uint32_t subtract_pairs(uint32_t a, uint32_t b) {
 }
 #endif
 
-// IEEE half precision.
 // 16-bit floats of consecutive inputs, two a word.
 template <int kCount>
 struct alignas(2 * kCount) Halves {
@@ -44,6 +43,7 @@ struct alignas(2 * kCount) Halves {
   GOSSAMER_DEVICE uint16_t operator[](int i) const { return static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))); }
 };
 
+// IEEE half precision.
 struct F16 {
   // 0x6400 | u is 1024 + u for u below 1024.
   static constexpr uint32_t kMagic = 0x64006400U;

@@ -11,7 +11,7 @@
 
 namespace gossamer::cuda {
 
-// Eight numbers of 16 bits, as they are loaded and stored.
+// Eight numbers, widened to floats; 16 bits each where they are loaded from and stored to.
 template <class T>
 struct Eight {
   float values[8];

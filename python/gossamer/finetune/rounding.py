@@ -65,7 +65,7 @@ class Rounding:
             matrices: Float32 weights, [rows, cols], by the name of the parameter.
         """
         held = {name: values for name, values in matrices.items() if self.type_of(name) == "int4"}
-        with ThreadPoolExecutor() as pool:  # packing leaves Python's lock alone
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # packing leaves Python's lock alone
             self._scales.update(zip(held, pool.map(self._searched, held.values()), strict=True))
 
     @torch.no_grad()

@@ -83,7 +83,7 @@ def sample(
 
         def report(done: int, _total: int, _what: str, first: int = first) -> None:
             if progress is not None:
-                progress(first * length + done, windows * length, "sampling")
+                progress(min(first * length + done, windows * length), windows * length, "sampling")
 
         if isinstance(model, Model):
             written = sampled_windows(
@@ -109,8 +109,9 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
         found = {"part_windows": _PART_WINDOWS, **read_json(path)}
         for key, value in about.items():
             if found.get(key) != value:
+                hint = "; was that another device?" if key == "part_windows" else ""
                 raise GossamerError(
-                    f"{folder}: was begun with {key} {found.get(key)!r:.80}, this run has {value!r:.80}"
+                    f"{folder}: was begun with {key} {found.get(key)!r:.80}, this run has {value!r:.80}{hint}"
                 )
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

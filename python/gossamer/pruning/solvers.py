@@ -6,6 +6,7 @@ it has the lowest score.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -247,7 +248,7 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
                 if target.pattern:
                     keep = allowed & keep_pattern(scores, target.pattern)
                 elif done < 1:
-                    keep = allowed & (scores >= _about(scores, target.sparsity * (1 - (1 - done) ** 3)))
+                    keep = allowed & (scores >= lower_bound(scores, target.sparsity * (1 - (1 - done) ** 3)))
                 else:
                     keep = allowed & keep_fraction(scores, target.zeros(weight.size))
             sparse = (free + pull) * keep
@@ -256,9 +257,12 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     return np.where(keep, (free + pull) / scale.astype(np.float32), np.float32(0))
 
 
-def _about(scores: Matrix, fraction: float) -> float:
+def lower_bound(scores: Matrix, fraction: float) -> float:
     """Returns what about that fraction of the scores [rows, cols] lie below, from some of them."""
-    some = scores.ravel()[:: scores.size // _SCORES | 1]  # odd: few widths share a factor with it
+    stride = scores.size // _SCORES + 1
+    while math.gcd(stride, scores.shape[1]) > 1:  # so that it comes to every column
+        stride += 1
+    some = scores.ravel()[::stride]
     place = int(fraction * some.size)
     return float(np.partition(some, place)[place])
 

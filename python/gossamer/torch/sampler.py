@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..calibration import openings
+from ..errors import GossamerError
 from ..low_rank import LOW_RANK_U, LOW_RANK_V
 from ..packed import PackedModel
 from .decoder import Block, Decoder, parameter_name
@@ -47,13 +48,17 @@ class Sampler:
         """
         self.config, self.tokenizer, self.info = packed.config, packed.tokenizer, packed.info
         self._device, self._dtype = find_device(device), dtype
-        values = {name: torch.from_numpy(vector) for name, vector in packed.vectors.items()}
+        values = {name: torch.from_numpy(np.array(vector)) for name, vector in packed.vectors.items()}
         values |= {name: torch.from_numpy(weight.unpack()) for name, weight in packed.weights.items()}
         for name in packed.weights:
             if name + LOW_RANK_U in values:
                 values[name] += values.pop(name + LOW_RANK_U) @ values.pop(name + LOW_RANK_V)
-        with torch.device("meta"):
-            self._decoder = Decoder(packed.config, {name: (name, tuple(value.shape)) for name, value in values.items()})
+        shapes = {name: (name, tuple(value.shape)) for name, value in values.items()}
+        try:
+            with torch.device("meta"):
+                self._decoder = Decoder(packed.config, shapes)
+        except GossamerError as error:
+            raise GossamerError(f"{self.info.get('path') or self.info['name']}: {error}") from None
         state = {parameter_name(name): value.to(self._device, dtype) for name, value in values.items()}
         self._decoder.load_state_dict(state, assign=True)
         self._decoder.inv_freq = torch.tensor(packed.config.inv_freq, device=self._device)
@@ -80,7 +85,23 @@ class Sampler:
 
         Returns:
             Tokens, int32 [windows, length].
+
+        Raises:
+            GossamerError: the card has too little free memory.
         """
+        try:
+            return self._written(first, length, seed, progress)
+        except torch.OutOfMemoryError:
+            name = self.info.get("path") or self.info["name"]
+            count = self.part_windows(length)
+            raise GossamerError(
+                f"{name}: the card has too little memory to write {count} windows of {length} tokens at once; "
+                "take a shorter --length"
+            ) from None
+
+    def _written(
+        self, first: int, length: int, seed: int, progress: Callable[[int, int, str], None] | None
+    ) -> NDArray[np.int32]:
         rows, device = self.part_windows(length), self._device
         state = np.random.SeedSequence([seed, first]).generate_state(2, np.uint32)
         generator = torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
