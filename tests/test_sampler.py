@@ -114,7 +114,7 @@ def test_low_rank_branches_are_part_of_the_model(model: Path, tmp_path: Path) ->
 
 def test_a_packed_folder_is_a_teacher_too(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 4)
-    convert(model, tmp_path / "packed")
+    convert(model, tmp_path / "packed", weights="f32")
     from_folder = Sampler(open_packed(tmp_path / "packed"), "cpu", torch.float32)
     from_checkpoint = Sampler(open_packed(model), "cpu", torch.float32)
     np.testing.assert_array_equal(from_folder.windows(0, 60, seed=5), from_checkpoint.windows(0, 60, seed=5))
