@@ -64,8 +64,7 @@ def load(
         from .cuda import check_available
 
         check_available()
-        if activations not in ("auto", "bf16"):
-            raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
+        check_card_activations(activations)
 
     machine = None
     if device == "cuda":
@@ -74,6 +73,12 @@ def load(
         machine = card_machine()
     packed = open_packed(model, weights, machine, progress)
     return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
+
+
+def check_card_activations(activations: str) -> None:
+    """Raises `GossamerError` where a card has no such activations."""
+    if activations not in ("auto", "bf16"):
+        raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
 
 
 def open_packed(

@@ -6,7 +6,6 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from ..errors import GossamerError
 from ..finetune.samples import LENGTH
 from .options import MODEL_HELP, add_device_option, add_engine_options, integer, need_torch, nonempty, open_model
 from .output import print_json
@@ -59,12 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _on_card(args: argparse.Namespace) -> Sampler:
     need_torch("sampling on a card")
-    from ..loading import open_packed
+    from ..loading import check_card_activations, open_packed
     from ..torch.device import find_device
     from ..torch.sampler import Sampler
 
-    if args.activations not in ("auto", "bf16"):
-        raise GossamerError(f"activations must be auto or bf16 on a card, got {args.activations!r}")
+    check_card_activations(args.activations)
     find_device("cuda")
     with progress() as report:
         return Sampler(open_packed(args.model, args.weights, progress=report), "cuda")
