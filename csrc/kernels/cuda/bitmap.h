@@ -23,8 +23,11 @@ struct TileRanks {
   PerLane<uint32_t> ranks[2][2];
   uint32_t values;  // of the tile
 
-  GOSSAMER_DEVICE uint32_t rank(int lane, int nibble) const {
-    return ranks[nibble % 2][nibble / 2 % 2][lane] >> (16 * (nibble / 4)) & 0xffffU;
+  GOSSAMER_DEVICE uint32_t rank(int lane, int nibble) const { return low_rank(lane, nibble) & 0xffffU; }
+
+  // The rank in the low half, and anything above it.
+  GOSSAMER_DEVICE uint32_t low_rank(int lane, int nibble) const {
+    return ranks[nibble % 2][nibble / 2 % 2][lane] >> (16 * (nibble / 4));
   }
 };
 
@@ -74,8 +77,8 @@ struct BitmapTiles {
   static constexpr bool kScaled = kHasScales<kType>;
   static constexpr bool kContiguous = true;
 
-  // Byte selectors by nibble. 16-bit values: x has those of the first pair of positions and, in the high half, of the
-  // second; y picks the values that are left for the second. Narrow ones: x has the four positions' bytes.
+  // Byte selectors by nibble: x for the first pair of positions, y for the second. 16-bit values: the high half of x says
+  // how many bytes the first pair's values take. Narrow ones: from four codes and kCodeFill.
   struct Table {
     Uint2 entry[16];
   };
@@ -97,16 +100,22 @@ struct BitmapTiles {
 
   static GOSSAMER_DEVICE void fill(Table& table, int nibble) {
     const auto bits = static_cast<uint32_t>(nibble);
-    uint32_t narrow = 0;
-    uint32_t rank = 0;
-    for (int bit = 0; bit < 4; ++bit) narrow |= ((bits >> bit & 1U) != 0 ? rank++ : 4U) << (4 * bit);
-    const auto pair = [](uint32_t two) {
-      return ((two & 1U) != 0 ? 0x10U : 0x44U) | ((two & 2U) == 0 ? 0x4400U : (two & 1U) != 0 ? 0x3200U : 0x1000U);
-    };
-    const auto before = static_cast<uint32_t>(popcount(bits & 3U));
-    table.entry[nibble] = value_bits(kType) == 16
-                              ? Uint2{pair(bits & 3U) | pair(bits >> 2) << 16, 0x3210U + 0x2222U * before}
-                              : Uint2{narrow, 0};
+    if constexpr (kScaled) {
+      uint32_t rank = 0;
+      const auto pair = [&](int first) {
+        const uint32_t low = (bits >> first & 1U) != 0 ? rank++ : 4U;
+        const uint32_t high = (bits >> (first + 1) & 1U) != 0 ? rank++ : 4U;
+        return low | 0x5050U | high << 8;
+      };
+      const uint32_t x = pair(0);
+      table.entry[nibble] = {x, pair(2)};
+    } else {
+      const auto pair = [](uint32_t two) {  // of two words whose high halves are zero
+        return ((two & 1U) != 0 ? 0x10U : 0x22U) | ((two & 2U) == 0 ? 0x2200U : (two & 1U) != 0 ? 0x5400U : 0x1000U);
+      };
+      const auto first = static_cast<uint32_t>(popcount(bits & 3U));
+      table.entry[nibble] = {pair(bits & 3U) | first << 17, pair(bits >> 2)};
+    }
   }
 
   static GOSSAMER_DEVICE Tile open(const uint32_t* record) {
@@ -119,22 +128,23 @@ struct BitmapTiles {
 
   static GOSSAMER_DEVICE uint32_t words(const Tile& tile) { return bitmap_record_words(kType, tile.ranks.values); }
 
-  // The four positions of a nibble whose first value is number `rank`: two registers.
+  // The four positions of a nibble whose first value has the number `rank` in its low half: two registers.
   static GOSSAMER_DEVICE Uint2 spread(const uint8_t* values, uint32_t rank, const Uint2& entry) {
-    if constexpr (value_bits(kType) == 16) {
-      const uint8_t* from = values + rank / 2 * 4;
-      const uint32_t middle = load<uint32_t>(from + 4);
-      const uint32_t low = funnel_right(load<uint32_t>(from), middle, rank * 16);
-      const uint32_t high = funnel_right(middle, load<uint32_t>(from + 8), rank * 16);
-      return {permute_bytes(low, 0, entry.x), permute_bytes(permute_bytes(low, high, entry.y), 0, entry.x >> 16)};
-    } else if constexpr (kType == ValueType::kInt8) {
-      const uint8_t* from = values + rank / 4 * 4;
-      const uint32_t four = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank * 8);
-      return codes_to_pairs<T, kType>(permute_bytes(four, 0x80808080U, entry.x));
+    if constexpr (kScaled) {
+      constexpr uint32_t kBits = value_bits(kType);
+      const uint8_t* from = values + (rank & 0xffffU) * kBits / 32 * 4;
+      uint32_t codes = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank * kBits);
+      if constexpr (kType == ValueType::kInt4) codes = nibbles_to_bytes(codes);
+      const auto pair = [&](uint32_t selector) {
+        return codes_to_floats<T, kType>(permute_bytes(codes, kCodeFill<T, kType>, selector));
+      };
+      return {pair(entry.x), pair(entry.y)};
     } else {
-      const uint8_t* from = values + rank / 8 * 4;
-      const uint32_t four = funnel_right(load<uint32_t>(from), load<uint32_t>(from + 4), rank * 4);
-      return codes_to_pairs<T, kType>(permute_bytes(nibbles_to_bytes(four & 0xffffU), 0x08080808U, entry.x));
+      // One by one, since what is loaded so has zeros above it: no shifts, and a pair is one permutation.
+      const uint8_t* first = values + 2 * (rank & 0xffffU);
+      const uint8_t* second = first + (entry.x >> 16);
+      return {permute_bytes(load<uint16_t>(first), load<uint16_t>(first + 2), entry.x),
+              permute_bytes(load<uint16_t>(second), load<uint16_t>(second + 2), entry.y)};
     }
   }
 
@@ -146,9 +156,9 @@ struct BitmapTiles {
       for (int step = 0; step < 2; ++step) {
         const int nibble = 4 * kHalf + 2 * step;
         const uint32_t bits = tile.word[lane] >> (4 * nibble);
-        const Uint2 upper = spread(tile.values, tile.ranks.rank(lane, nibble), load<Uint2>(&table.entry[bits & 0xfU]));
+        const Uint2 upper = spread(tile.values, tile.ranks.low_rank(lane, nibble), load<Uint2>(&table.entry[bits & 0xfU]));
         const Uint2 lower =
-            spread(tile.values, tile.ranks.rank(lane, nibble + 1), load<Uint2>(&table.entry[bits >> 4 & 0xfU]));
+            spread(tile.values, tile.ranks.low_rank(lane, nibble + 1), load<Uint2>(&table.entry[bits >> 4 & 0xfU]));
         out.a[step][lane] = {upper.x, lower.x, upper.y, lower.y};
       }
     });

@@ -40,12 +40,13 @@ struct LinearKernel {
     PerLane<Float4> sum[kColumns];    // of the scale group at hand, or of all
     PerLane<Float4> total[kColumns];  // scaled
     PerLane<float> upper, lower;      // scales of rows g and g + 8
-    PerLane<uint16_t> next_upper,
-        next_lower;                 // as stored, of the scale group behind: on their way while this one is used
-    uint32_t word;                  // where the next record begins
-    uint32_t origin;                // word that the current slot begins with
-    uint32_t next_begin, next_end;  // words of the next stage to copy
-    int next_tile;                  // where that stage ends
+    PerLane<uint16_t> next_upper, next_lower;  // as stored, of the group behind: on their way while this one is used
+    const uint16_t* scales;                    // of the panel
+    int next_group;                            // the first that is not fetched
+    uint32_t word;                             // where the next record begins
+    uint32_t origin;                           // word that the current slot begins with
+    uint32_t next_begin, next_end;             // words of the next stage to copy
+    int next_tile;                             // where that stage ends
     int slot;
     int left;  // tiles of the current stage
   };
@@ -142,7 +143,11 @@ struct LinearKernel {
       state.upper[lane] = 0;
       state.lower[lane] = 0;
     });
-    if constexpr (Tiles::kScaled) fetch_scales(args, mine, group_of(args, 2 * mine.first), state);
+    if constexpr (Tiles::kScaled) {
+      state.scales = args.weight.scales + static_cast<int64_t>(mine.panel) * args.weight.groups * kTileRows;
+      state.next_group = group_of(args, 2 * mine.first);
+      fetch_scales(args, state);
+    }
     state.word = Tiles::first_word(args.weight, mine.base + mine.first);
     state.origin = 0;
     state.next_begin = state.word;
@@ -193,10 +198,11 @@ struct LinearKernel {
   static GOSSAMER_DEVICE void multiply_half(const Args& args, const Range& mine, int tile, const Uint4* x,
                                             const typename Tiles::Table& table, const typename Tiles::Tile& opened,
                                             State& state) {
-    const int unit = 2 * tile + kHalf;  // of 32 inputs
-    const int in_group = args.weight.group == 0 ? 0x7fffffff : args.weight.group / 32 - 1;
+    // Groups of 32 inputs change between halves of a tile, all others between tiles.
+    const bool small = args.weight.group == 32;
+    const int in_group = args.weight.group == 0 ? 0x7fffffff : args.weight.group / kTileCols - 1;  // tiles; small: -1
     if constexpr (Tiles::kScaled) {
-      if ((unit & in_group) == 0 || (unit == 2 * mine.first)) open_group(args, mine, unit, state);
+      if (kHalf == 0 ? small || (tile & in_group) == 0 || tile == mine.first : small) open_group(args, state);
     }
     const typename Tiles::Operands operands = Tiles::template operands<kHalf>(opened, table);
     GOSSAMER_UNROLL
@@ -206,7 +212,7 @@ struct LinearKernel {
       Tiles::template multiply<kHalf>(state.sum[column], opened, operands, b);
     }
     if constexpr (Tiles::kScaled) {
-      if ((unit & in_group) == in_group) close_group(state);
+      if (kHalf == 1 ? small || (tile & in_group) == in_group : small) close_group(state);
     }
   }
 
@@ -216,22 +222,22 @@ struct LinearKernel {
     return args.weight.group == 0 ? 0 : unit >> (args.weight.group / 64);  // 32, 64 or 128 inputs
   }
 
-  static GOSSAMER_DEVICE void fetch_scales(const Args& args, const Range& mine, int group, State& state) {
-    if (group >= args.weight.groups) return;
-    const uint16_t* scales =
-        args.weight.scales + (static_cast<int64_t>(mine.panel) * args.weight.groups + group) * kTileRows;
+  static GOSSAMER_DEVICE void fetch_scales(const Args& args, State& state) {
+    if (state.next_group >= args.weight.groups) return;
     lanes([&](int lane) {
-      state.next_upper[lane] = scales[lane / 4];
-      state.next_lower[lane] = scales[lane / 4 + 8];
+      const uint16_t* scales = state.scales + state.next_group * kTileRows + lane / 4;
+      state.next_upper[lane] = scales[0];
+      state.next_lower[lane] = scales[8];
     });
+    ++state.next_group;
   }
 
-  static GOSSAMER_DEVICE void open_group(const Args& args, const Range& mine, int unit, State& state) {
+  static GOSSAMER_DEVICE void open_group(const Args& args, State& state) {
     lanes([&](int lane) {
       state.upper[lane] = F16::to_f32(state.next_upper[lane]);
       state.lower[lane] = F16::to_f32(state.next_lower[lane]);
     });
-    fetch_scales(args, mine, group_of(args, unit) + 1, state);
+    fetch_scales(args, state);
   }
 
   static GOSSAMER_DEVICE void close_group(State& state) {

@@ -17,19 +17,20 @@
 #include "kernels/cuda/simt.h"
 
 #ifndef __CUDACC__
+#include <cmath>
+
 #include "common/half.h"
 #endif
 
 namespace gossamer::cuda {
 
 #ifndef __CUDACC__
-// Pairs of 16-bit numbers, a - b.
+// Pairs of 16-bit numbers, a * b + c rounded once.
 template <class Half>
-uint32_t subtract_pairs(uint32_t a, uint32_t b) {
+uint32_t multiply_add_pairs(uint32_t a, uint32_t b, uint32_t c) {
   const auto half = [&](int shift) {
-    return static_cast<uint32_t>(Half::from_f32(Half::to_f32(static_cast<uint16_t>(a >> shift)) -
-                                                Half::to_f32(static_cast<uint16_t>(b >> shift))))
-           << shift;
+    const auto at = [&](uint32_t pair) { return Half::to_f32(static_cast<uint16_t>(pair >> shift)); };
+    return static_cast<uint32_t>(Half::from_f32(std::fma(at(a), at(b), at(c)))) << shift;
   };
   return half(0) | half(16);
 }
@@ -73,7 +74,7 @@ struct F16 {
     asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
 #else
-    return subtract_pairs<F16>(a, b);
+    return multiply_add_pairs<F16>(b, 0xbc00bc00U, a);
 #endif
   }
 };
@@ -99,13 +100,29 @@ struct Bf16 {
     return f32_to_bf16(value);
 #endif
   }
-  static GOSSAMER_DEVICE uint32_t subtract(uint32_t a, uint32_t b) {
+  // sm_80 has no subtraction of bf16.
+  static GOSSAMER_DEVICE uint32_t subtract(uint32_t a, uint32_t b) { return multiply_add(b, 0xbf80bf80U, a); }
+
+  // Pairs, a * b + c.
+  static GOSSAMER_DEVICE uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c) {
 #ifdef __CUDACC__
-    uint32_t out;  // b * -1 + a, since sm_80 has no subtraction of bf16
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(b), "r"(0xbf80bf80U), "r"(a));
+    uint32_t out;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
     return out;
 #else
-    return subtract_pairs<Bf16>(a, b);
+    return multiply_add_pairs<Bf16>(a, b, c);
+#endif
+  }
+
+  // The same, zero where it is below zero.
+  static GOSSAMER_DEVICE uint32_t multiply_relu(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef __CUDACC__
+    uint32_t out;
+    asm("fma.rn.relu.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+    return out;
+#else
+    const uint32_t sum = multiply_add_pairs<Bf16>(a, b, c);
+    return sum & ~((sum >> 15 & 0x00010001U) * 0xffffU);
 #endif
   }
 };

@@ -48,13 +48,14 @@ struct Nm24Tiles {
     lanes([&](int lane) {
       if constexpr (kType == ValueType::kInt8) {
         const Uint2 codes = load<Uint2>(tile.values + 16 * lane + 8 * kHalf);
-        const Uint2 first = codes_to_pairs<T, kType>(codes.x);
-        const Uint2 second = codes_to_pairs<T, kType>(codes.y);
-        out.a[lane] = {first.x, first.y, second.x, second.y};
+        const auto pair = [](uint32_t four, uint32_t selector) {
+          return codes_to_floats<T, kType>(permute_bytes(four, kCodeFill<T, kType>, selector));
+        };
+        out.a[lane] = {pair(codes.x, 0x5150), pair(codes.x, 0x5352), pair(codes.y, 0x5150), pair(codes.y, 0x5352)};
       } else if constexpr (kType == ValueType::kInt4) {
         const uint32_t codes = load<uint32_t>(tile.values + 8 * lane + 4 * kHalf);
         const auto pair = [&](int index) {
-          return T::subtract((codes >> (4 * index) & 0x000f000fU) | T::kMagic, T::kMagic + 0x00080008U);
+          return codes_to_floats<T, kType>((codes >> (4 * index) & 0x000f000fU) | T::kMagic);
         };
         out.a[lane] = {pair(0), pair(1), pair(2), pair(3)};
       } else {

@@ -16,6 +16,8 @@
 #include <string.h>
 
 #ifndef __CUDACC__
+#include <stdlib.h>
+
 #include <vector>
 #endif
 
@@ -186,11 +188,15 @@ GOSSAMER_DEVICE int popcount(uint32_t bits) {
 #endif
 }
 
-// Four bytes picked from the eight of (low, high) by the four low nibbles of the selector.
+// Four bytes picked from the eight of (low, high) by the selector's four low nibbles, all of them below 8. The
+// instruction as such: the intrinsic would mask a selector that it does not know.
 GOSSAMER_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
 #ifdef __CUDACC__
-  return __byte_perm(low, high, selector);
+  uint32_t out;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(low), "r"(high), "r"(selector));
+  return out;
 #else
+  if ((selector & 0x8888U) != 0) abort();  // would repeat the byte's sign
   const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
   uint32_t out = 0;
   for (int i = 0; i < 4; ++i)
