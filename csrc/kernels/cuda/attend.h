@@ -51,11 +51,9 @@ struct AttendKernel {
     if (width % 4 == 0) {
       GOSSAMER_UNROLL
       for (int i = 0; i < kElements; i += 4) {
-        const Uint2 four = lane * kElements + i < width ? load<Uint2>(mine + i) : Uint2{0, 0};
-        const uint32_t words[2] = {four.x, four.y};
+        const auto four = lane * kElements + i < width ? load<Halves<4>>(mine + i) : Halves<4>{};
         GOSSAMER_UNROLL
-        for (int j = 0; j < 4; ++j)
-          out.values[i + j] = T::to_f32(static_cast<uint16_t>(words[j / 2] >> (16 * (j % 2))));
+        for (int j = 0; j < 4; ++j) out.values[i + j] = T::to_f32(four[j]);
       }
     } else {
       GOSSAMER_UNROLL

@@ -16,20 +16,19 @@ template <class T>
 struct Eight {
   float values[8];
 
-  static GOSSAMER_DEVICE Eight widened(const Uint4& halves) {
-    const uint32_t words[4] = {halves.x, halves.y, halves.z, halves.w};
+  static GOSSAMER_DEVICE Eight widened(const Halves<8>& halves) {
     Eight out;
     GOSSAMER_UNROLL
-    for (int i = 0; i < 8; ++i) out.values[i] = T::to_f32(static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))));
+    for (int i = 0; i < 8; ++i) out.values[i] = T::to_f32(halves[i]);
     return out;
   }
 
-  GOSSAMER_DEVICE Uint4 rounded() const {
-    uint32_t words[4];
+  GOSSAMER_DEVICE Halves<8> rounded() const {
+    Halves<8> out;
     GOSSAMER_UNROLL
     for (int i = 0; i < 4; ++i)
-      words[i] = T::from_f32(values[2 * i]) | static_cast<uint32_t>(T::from_f32(values[2 * i + 1])) << 16;
-    return {words[0], words[1], words[2], words[3]};
+      out.words[i] = T::from_f32(values[2 * i]) | static_cast<uint32_t>(T::from_f32(values[2 * i + 1])) << 16;
+    return out;
   }
 };
 
@@ -90,14 +89,14 @@ struct AddNormKernel {
       PerLane<float> squares;
       lanes([&](int lane) {
         Kept& kept = all[warp][lane];
-        Uint4 states[kVectors];
-        Uint4 updates[kVectors];
+        Halves<8> states[kVectors];
+        Halves<8> updates[kVectors];
         GOSSAMER_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           const int at = place(warp, lane, v);
           const bool there = at < args.width;
-          states[v] = there ? load<Uint4>(args.states + first + at) : Uint4{0, 0, 0, 0};
-          updates[v] = there && args.update != nullptr ? load<Uint4>(args.update + first + at) : Uint4{0, 0, 0, 0};
+          states[v] = there ? load<Halves<8>>(args.states + first + at) : Halves<8>{};
+          updates[v] = there && args.update != nullptr ? load<Halves<8>>(args.update + first + at) : Halves<8>{};
           GOSSAMER_UNROLL
           for (int i = 0; i < 2; ++i)
             kept.weight[v][i] = there ? load<Float4>(args.weight + at + 4 * i) : Float4{0, 0, 0, 0};
@@ -111,7 +110,7 @@ struct AddNormKernel {
             const Eight<T> update = Eight<T>::widened(updates[v]);
             GOSSAMER_UNROLL
             for (int i = 0; i < 8; ++i) kept.states[v].values[i] += update.values[i];
-            const Uint4 sums = kept.states[v].rounded();
+            const Halves<8> sums = kept.states[v].rounded();
             if (at < args.width) store(args.states + first + at, sums);
             kept.states[v] = Eight<T>::widened(sums);
           }
