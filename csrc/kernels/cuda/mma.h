@@ -25,7 +25,7 @@
 namespace gossamer::cuda {
 
 #ifndef __CUDACC__
-// Pairs of 16-bit numbers, a * b + c rounded once.
+// Pairs of 16-bit numbers, a * b + c; by way of float, which changes nothing where the result is exact.
 template <class Half>
 uint32_t multiply_add_pairs(uint32_t a, uint32_t b, uint32_t c) {
   const auto half = [&](int shift) {
