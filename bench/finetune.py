@@ -30,6 +30,7 @@ from gossamer.convert import convert
 from gossamer.finetune import Options, Parts, finetune, plot
 from gossamer.folders import write_file
 from gossamer.perplexity import perplexity
+from gossamer.pictures import new_figure
 from gossamer.pruning import DEFAULT_METHOD, METHODS
 
 WINDOWS, CONTEXT = 8, 1024
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--name", default="finetune", help="of the file in results/ (%(default)s)")
     args = parser.parse_args()
 
+    figure = new_figure(args.plot) if args.plot else None
     packages = corpora.fetch()
     calibration, held_out = corpora.split(*packages)
     text = args.work / "calibration.txt"
@@ -95,8 +97,8 @@ def main() -> None:
     }
     print(json.dumps({"rows": rows, "closed": closed, "over_dense": over_dense}, indent=1), file=sys.stderr)
     print(write_result(args.name, result))
-    if args.plot:
-        plot.draw(plot.new_figure(), report, args.plot)
+    if figure is not None:
+        plot.draw(figure, report, args.plot)
 
 
 def _options(args: argparse.Namespace) -> Options:

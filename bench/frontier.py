@@ -18,7 +18,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import corpora
 from common import ROOT, write_result
@@ -28,7 +28,11 @@ from peers import Gossamer, Llama
 import gossamer
 from gossamer import zoo
 from gossamer.convert import convert
+from gossamer.pictures import new_figure, save_figure
 from gossamer.pruning import DEFAULT_METHOD
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LLAMA_TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K")
 VARIANTS = tuple(
@@ -121,13 +125,9 @@ def measure(args: argparse.Namespace) -> list[Point]:
     return points
 
 
-def draw(points: Sequence[Point], path: Path) -> None:
+def draw(figure: Figure, points: Sequence[Point], path: Path) -> None:
     """Draws perplexity against tokens a second for each text, with each side's Pareto line."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     texts = list(points[0]["perplexity"])
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
     for axes, text in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts, strict=True):
         for side in sorted({point["side"] for point in points}):
             own = [point for point in points if point["side"] == side]
@@ -149,8 +149,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         axes.set_yscale("log")
         axes.grid(alpha=0.3)
         axes.legend()
-    with mpl.rc_context({"svg.hashsalt": "gossamer"}):  # the same picture for the same points
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -177,13 +176,14 @@ def main() -> None:
     parser.add_argument("--name", default="frontier", help="of the file in results/ (%(default)s)")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "frontier.svg")
     args = parser.parse_args()
+    figure = new_figure(args.plot, width=12, height=5.5)
     args.work.mkdir(parents=True, exist_ok=True)
     args.prompt, args.synthetic = 0, None  # what peers.py has beside these
     args.gguf = args.model or zoo.source("smollm2-135m-instruct-dense")
     points = measure(args)
     settings = {name: getattr(args, name) for name in ("rounds", "repeats", "new", "threads", "context", "windows")}
     print(write_result(args.name, {"model": args.gguf.name, **settings, "points": points}))
-    draw(points, args.plot)
+    draw(figure, points, args.plot)
 
 
 if __name__ == "__main__":

@@ -19,30 +19,31 @@ mkdir -p "$out"
 python=${PYTHON:-python3}
 runs=(50-int8 60-int8 50-int4)
 
-finetune() { # finetune RUN OPTION...
-  local sparsity=${1%-*} weights=${1#*-}
-  shift
-  "$python" bench/finetune.py "$out/models" --sparsity "0.$sparsity" --weights "$weights" "$@"
+command_of() { # command_of RUN: puts the command that finetunes it into `command`
+  command=("$python" bench/finetune.py "$out/models" --sparsity "0.${1%-*}" --weights "${1#*-}")
 }
 
 # Pruning is the processor's work, and sampling the card's.
 pruning=()
 for run in "${runs[@]}"; do
-  finetune "$run" --prune-only > "$out/prune-$run.log" 2>&1 &
+  command_of "$run"
+  "${command[@]}" --prune-only > "$out/prune-$run.log" 2>&1 &
   pruning+=($!)
 done
 trap 'kill "${pruning[@]}" 2> /dev/null || true' EXIT
 # Samples are written part by part, and those that are there when the time is over (124) count.
 if [ ! -e "$out/samples.done" ]; then
-  timeout -s INT "$((sample_minutes * 60))" "$python" -c 'from gossamer.cli import main; raise SystemExit(main())' \
+  timeout "$((sample_minutes * 60))" "$python" -c 'from gossamer.cli import main; raise SystemExit(main())' \
     sample smollm2-135m-instruct-dense "$out/samples" --tokens 20M --device cuda || [ $? = 124 ]
+  compgen -G "$out/samples/*.safetensors" > /dev/null || { echo "$out/samples: not one part in time" >&2; exit 1; }
   touch "$out/samples.done"
 fi
 for job in "${pruning[@]}"; do wait "$job" || { tail -n 5 "$out"/prune-*.log >&2; exit 1; }; done
 
 for run in "${runs[@]}"; do
   [ ! -e "$out/finetune-$run.json" ] || continue
-  finetune "$run" --samples "$out/samples" --loss 0.25 0 1 --budget-minutes "$train_minutes" --length 512 --batch 16 \
+  command_of "$run"
+  "${command[@]}" --samples "$out/samples" --loss 0.25 0 1 --budget-minutes "$train_minutes" --length 512 --batch 16 \
     --validations 10 --validation-windows 32 --name finetune-gpu --plot "$out/finetune-$run.svg"
   rm -rf "$out/parts-$run"
   "$python" bench/parts.py split "$out/models/finetune-gpu-$run-packed-${run#*-}-64" "$out/parts-$run"

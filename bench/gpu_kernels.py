@@ -17,6 +17,7 @@ import re
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from common import write_result
 
 from gossamer import _core
 from gossamer.cuda import CudaWeight
+from gossamer.pictures import new_figure, save_figure
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336))
 TOKENS = (1, 4, 8, 16, 32, 64)
@@ -234,12 +236,11 @@ def wanted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def plot(rows: list[dict[str, Any]], bandwidth: float, path: str) -> None:
+def plot(rows: list[dict[str, Any]], bandwidth: float, path: Path) -> None:
     """Share of the card's bandwidth by number of tokens, one line a row of the largest shape."""
-    import matplotlib.pyplot as plt
-
     largest = max((row["rows"], row["cols"]) for row in rows)
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure = new_figure(path, height=5)
+    axes = figure.add_subplot()
     for name in dict.fromkeys(row["row"] for row in rows):
         points = [r for r in rows if r["row"] == name and (r["rows"], r["cols"]) == largest]
         axes.plot([p["tokens"] for p in points], [p["bandwidth"] / bandwidth for p in points], marker="o", label=name)
@@ -248,7 +249,7 @@ def plot(rows: list[dict[str, Any]], bandwidth: float, path: str) -> None:
         xscale="log", xlabel="tokens", ylabel="share of a copy's bytes a second", title=f"{largest[0]} x {largest[1]}"
     )
     axes.legend(fontsize="small")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -258,7 +259,7 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--rows", default="", metavar="REGEX", help="rows to run")
     parser.add_argument("--out", default="gpu_kernels", help="name of the results file")
-    parser.add_argument("--plot", metavar="FILE", help="draw shares of the roof, too; needs matplotlib")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw shares of the roof, too; needs matplotlib")
     args = parser.parse_args()
     bandwidth = roof()
     card = torch.cuda.get_device_name()

@@ -26,6 +26,8 @@ LIST = "parts.json"
 def split(folder: Path, parts: Path, size: int = PART_BYTES) -> int:
     """Writes the parts; returns how many there are."""
     check_destination(parts)
+    if not folder.is_dir():
+        raise GossamerError(f"{folder}: is no folder")
     listed: dict[str, Any] = {}
     with new_folder(parts) as place:
         for path in sorted(folder.iterdir()):

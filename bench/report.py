@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gossamer.pictures import new_figure, save_figure
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
 PLOT = "roofline.svg"
@@ -199,10 +201,9 @@ def points(document: Document) -> dict[tuple[str, str], list[tuple[float, float]
 def plot(document: Document, path: Path) -> None:
     """Draws the points under the roof that the measured bandwidth makes; SVG, the same bytes for the same results."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    with mpl.rc_context({"svg.hashsalt": "gossamer", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(9, 5), layout="constrained")
+    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
+        figure = new_figure(path, width=9, height=5)
         axes = figure.add_subplot()
         series = points(document)
         formats, types = (list(dict.fromkeys(kind[place] for kind in series)) for place in (0, 1))
@@ -219,9 +220,7 @@ def plot(document: Document, path: Path) -> None:
             axis.set_minor_formatter("{x:g}")
         axes.grid(which="both", alpha=0.2)
         figure.legend(loc="outside right upper")
-        part = path.with_suffix(".part")
-        figure.savefig(part, format="svg", metadata={"Date": None})
-    part.replace(path)
+        save_figure(figure, path)
 
 
 def _origin(name: str, facts: Document) -> str:

@@ -208,6 +208,14 @@ def test_convert_looks_at_the_destination_first(tmp_path: Path) -> None:
         convert(tmp_path / "no such source", tmp_path / "dst")
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_destination_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(GossamerError, match="name a folder below or beside it"):
+        convert(tmp_path / "no such source", name)
+
+
 def test_packed_folders_are_not_packed_again(tmp_path: Path) -> None:
     convert(tiny_llama(tmp_path / "m"), tmp_path / "packed")
     with pytest.raises(GossamerError, match="packed already"):

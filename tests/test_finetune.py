@@ -330,6 +330,7 @@ def test_a_full_disk_keeps_the_last_state(files: Path, tmp_path: Path, monkeypat
         ({"lr": -1.0}, "lr must be a finite number above 0"),
         ({"weights": "int2"}, "weights must be one of stored, int8, int4"),
         ({"schedule": "cubic"}, "cubic needs one"),
+        ({"student": "broken"}, r"broken: tensor \S*up_proj\.weight has values that are not finite"),
         ({"loss": Parts(0, 0, 0)}, "parts of the loss"),
     ],
 )
@@ -344,6 +345,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         tiny_llama(tmp_path / name, sparsity=0.5, **overrides)
     tokenizer = tmp_path / "other" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text("utf-8").replace("<|im_start|>", "<|begin|>"), encoding="utf-8")
+    broken = torch_decoder.load(files / "half")
+    with torch.no_grad():
+        broken.layers[1].up.weight[3, 5] = torch.inf
+    torch_decoder.save(broken, tmp_path / "broken", open_checkpoint(files / "half"))
     (tmp_path / "short.txt").write_text("Too short.", encoding="utf-8")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     student, data = change.pop("student", "half"), change.pop("data", "")
@@ -360,6 +365,47 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("gossamer.finetune.trainer.Trainer._losses", full)
+    with pytest.raises(GossamerError, match="out of memory: a smaller batch"):
+        run(files, tmp_path / "out")
+    monkeypatch.setattr("gossamer.finetune.trainer.Trainer._losses", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run(files, tmp_path / "out")
+
+
+def test_a_folder_of_somebody_else_is_left_alone(files: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "out.training" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine", encoding="utf-8")
+    with pytest.raises(GossamerError, match=r"out\.training: exists already and holds no training run"):
+        run(files, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out.training", "notes.txt"]
+
+
+def test_a_run_keeps_the_limit_it_was_begun_with(files: Path, tmp_path: Path) -> None:
+    def stop(_done: int, _total: int, what: str) -> None:
+        if what.startswith("step 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(files, tmp_path / "out", progress=stop, tokens=0, save_steps=1)
+    tokens = run(files, tmp_path / "out", tokens=0, save_steps=1, budget_minutes=10.0).tokens
+    assert tokens == run(files, tmp_path / "whole", tokens=0).tokens
+
+
 def test_the_command(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["finetune", str(files / "half"), str(tmp_path / "out"), "--teacher", str(files / "dense")]
     line += ["--data", str(files / "text.txt"), "--length", "32", "--batch", "2", "--tokens", "512", "--kl", "0.5"]
@@ -372,6 +418,8 @@ def test_the_command(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(line) == 1
     assert "exists already" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "out")
+    assert main([*line[:-1], str(tmp_path / "gone" / "curve.svg")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
     assert main([*line, "--json"]) == 0
     out, _ = capsys.readouterr()
     assert json.loads(out)["options"]["loss"] == {"ce": 1.0, "squarehead": 1.0, "kl": 0.5}

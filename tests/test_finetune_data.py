@@ -57,6 +57,16 @@ def test_documents_end_with_their_token_and_are_set_aside_whole(model: Path, tmp
     assert len(read(tmp_path / "texts", model, tmp_path / "none", validation=0.0).validation) == 0
 
 
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n"])
+def test_a_text_that_comes_alone_has_documents_too(model: Path, tmp_path: Path, end: str) -> None:
+    lines = [f"Line {number} of a text." for number in range(200)]
+    (tmp_path / "text.txt").write_bytes(end.join(lines).encode())
+    data = read(tmp_path / "text.txt", model, tmp_path / "work")
+    count = sum(np.count_nonzero(tokens == EOS_ID) for tokens in (data.train, data.validation))
+    assert 32 <= count <= 64
+    assert np.count_nonzero(data.validation == EOS_ID) == round(0.1 * count)
+
+
 def test_every_pass_has_every_window_once_in_an_order_of_its_own(model: Path, tmp_path: Path) -> None:
     data = read(texts(tmp_path / "texts", 40), model, tmp_path / "work")
     passes = [data.batch(number * data.windows, data.windows) for number in (0, 1)]

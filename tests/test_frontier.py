@@ -48,8 +48,8 @@ def test_the_plot_shows_every_variant_of_both_sides(bench: Any, tmp_path: Path) 
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none"}):
-        frontier.draw(POINTS, tmp_path / "frontier.svg")
-        frontier.draw(POINTS, tmp_path / "again.svg")
+        for name in ("frontier.svg", "again.svg"):
+            frontier.draw(frontier.new_figure(tmp_path / name), POINTS, tmp_path / name)
     drawn = (tmp_path / "frontier.svg").read_text("utf-8")
     for p in POINTS:
         assert drawn.count(f">{p['name']}<") == 2  # once for each text

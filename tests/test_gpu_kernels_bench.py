@@ -49,7 +49,7 @@ def test_promises_take_the_worst_of_what_they_cover(bench: ModuleType) -> None:
 
 def test_the_plot_has_a_line_a_row(bench: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    bench.plot([row("a", 1, 1.0), row("a", 8, 1.0), row("b", 1, 2.0)], 2e12, str(tmp_path / "roof.svg"))
+    bench.plot([row("a", 1, 1.0), row("a", 8, 1.0), row("b", 1, 2.0)], 2e12, tmp_path / "roof.svg")
     text = (tmp_path / "roof.svg").read_text()
     assert text.count('id="line2d_') > 0
     assert "<!-- a -->" in text

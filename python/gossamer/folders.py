@@ -12,7 +12,7 @@ from .errors import GossamerError
 
 
 def check_destination(folder: Path, replaceable: Callable[[Path], bool] = lambda _: False, what: str = "") -> None:
-    """Makes sure that a folder may be written: it does not exist, is empty, or may be replaced.
+    """Makes sure that a folder may be written: it has a name, and does not exist, is empty, or may be replaced.
 
     Args:
         folder: The destination.
@@ -20,8 +20,10 @@ def check_destination(folder: Path, replaceable: Callable[[Path], bool] = lambda
         what: What may be replaced, for the error.
 
     Raises:
-        GossamerError: something else is there.
+        GossamerError: something else is there, or it is `.` or `..`.
     """
+    if folder.name in ("", ".."):
+        raise GossamerError(f"{folder}: name a folder below or beside it, since the result takes its place whole")
     if not folder.exists() and not folder.is_symlink():
         return
     if folder.is_dir() and (not any(folder.iterdir()) or replaceable(folder)):
@@ -65,7 +67,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Writes a UTF-8 file beside `path` and puts it there; after an error nothing is left and `path` is as it was.
+    """Writes a UTF-8 file beside `path`, has it reach the disk, and puts it there.
+
+    After an error nothing is left and `path` is as it was.
 
     Args:
         path: The file; missing parents are made.
@@ -77,7 +81,10 @@ def write_file(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

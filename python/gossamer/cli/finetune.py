@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..finetune.options import LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
+from ..pictures import new_figure
 from .options import SOURCE_HELP, add_group_option, fraction, given, integer, need_torch, nonempty, number
 from .output import print_json
 from .progress import progress
@@ -88,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
     """Trains, prints the report, and returns the exit code."""
     need_torch("finetuning")
     from ..finetune.pipeline import finetune
-    from ..finetune.plot import draw, new_figure
+    from ..finetune.plot import draw
     from ..finetune.trainer import Interrupted
     from ..loading import locate
 
     names = {field.name for field in dataclasses.fields(Options)} - {"loss"}
     options = Options(loss=Parts(args.ce, args.squarehead, args.kl), **given(args, *sorted(names)))
-    figure = new_figure() if args.plot else None
+    figure = new_figure(args.plot) if args.plot else None
     with progress() as bar:
         try:
             report = finetune(

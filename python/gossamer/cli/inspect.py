@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import arch
-from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
 from ..low_rank import LOW_RANK_U, LOW_RANK_V
+from ..pictures import new_figure, save_figure
 from .layers import Layer, layer_table, totals
 from .options import MODEL_HELP, nonempty
 from .output import print_json
 from .progress import progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUMMARY = "show shapes, zeros, formats and bytes of every layer"
 
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Looks, prints, and returns the exit code."""
-    figure = _figure() if args.plot else None
+    figure = new_figure(args.plot, width=10) if args.plot else None
     layers = _layers(args.model)
     if figure is not None:
         _plot(figure, layers, args.plot)
@@ -94,16 +97,7 @@ def _stored_bytes(dtype: str, values: int) -> int:
     return values // block * size
 
 
-def _figure() -> Any:
-    """An empty picture; before the work, so that a missing library is told at once."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise GossamerError("--plot needs matplotlib: pip install 'gossamer[plot]'") from None
-    return Figure(figsize=(10, 6), layout="constrained")
-
-
-def _plot(figure: Any, layers: list[Layer], path: Path) -> None:
+def _plot(figure: Figure, layers: list[Layer], path: Path) -> None:
     """Draws the fraction of zeros and the megabytes of every matrix, in the model's order."""
     places = range(len(layers))
     zeros, sizes = figure.subplots(2, 1, sharex=True)
@@ -117,11 +111,4 @@ def _plot(figure: Any, layers: list[Layer], path: Path) -> None:
     sizes.set_ylabel("MB")
     sizes.set_xlabel("matrix, in the model's order")
     sizes.legend()
-    part = path.with_name(f".{path.name}.part")  # so that a full disk leaves no half of a picture
-    try:
-        figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
-        part.replace(path)
-    except ValueError as error:  # an ending that names no kind of picture
-        raise GossamerError(f"--plot {path}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    save_figure(figure, path)

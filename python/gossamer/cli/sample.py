@@ -19,7 +19,7 @@ SUMMARY = "let a model write samples of its own, to finetune a pruned one on"
 
 def amount(text: str) -> int:
     """Reads a number of tokens such as 4096, 500k or 20M."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([kKmM]?)", text, re.ASCII)
     value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else 0.0
     if value < 1 or value != int(value):
         raise argparse.ArgumentTypeError(f"must be a whole number of tokens from 1, as 4096, 500k or 20M, got {text!r}")

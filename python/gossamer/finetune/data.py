@@ -1,7 +1,7 @@
 """Training data: texts and samples as one long file of tokens, cut into windows that come in a seeded order.
 
-The file is read through a memory map, so data may be larger than memory, and any window is had at once: where a run is
-in its data is a number of windows, and a resumed one goes on there.
+The file is read through a memory map, so it may be larger than memory, and any window is had at once: where a run is in
+its data is a number of windows, and a resumed one goes on there.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def prepare(
     """Reads all data into `folder` as tokens, and maps them.
 
     Every file of a folder is a document, and so is every window of a folder of samples; a text that comes alone is cut
-    into 64 parts at blank lines, which count as documents. Behind each document of text comes the token that ends one.
+    into 64 parts at blank lines, or at ends of lines where those are few, which count as documents. Behind each
+    document of text comes the token that ends one.
 
     Args:
         paths: UTF-8 text files, folders of them, and folders of samples.
@@ -162,15 +163,16 @@ def _documents(path: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Tokens
 
 
 def _sections(text: str) -> list[str]:
-    """Cuts a text into parts of about the same length, at blank lines."""
-    paragraphs = [p for p in text.split("\n\n") if p.strip()]
+    """Cuts a text into parts of about the same length, at blank lines if there are enough."""
+    end = "\n\n" if text.count("\n\n") >= _SECTIONS else "\n"
+    paragraphs = [p for p in text.split(end) if p.strip()]
     sections: list[str] = []
     for paragraph in paragraphs:
         # As many parts as the text before this paragraph would fill.
         if not sections or len(sections[-1]) >= len(text) / _SECTIONS:
             sections.append(paragraph)
         else:
-            sections[-1] += "\n\n" + paragraph
+            sections[-1] += end + paragraph
     return sections
 
 

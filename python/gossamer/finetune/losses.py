@@ -47,7 +47,7 @@ def token_losses(
     teacher: Decoder | None = None,
     teacher_hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the next token, and the teacher's divergence KL(teacher || student).
+    """Cross entropy of the next token, and the divergence KL(teacher || student) of distillation (Hinton et al. 2015).
 
     Cross entropy counts where the next token is real too, the divergence at every real token. Logits are made for some
     tokens at a time, and again in the backward pass where there are more.

@@ -56,7 +56,9 @@ class Masks:
         if self._raised and scores == "movement":
             self.movement = {name: torch.zeros_like(values[name], requires_grad=False) for name in self.keep}
         if not self._raised and not any(self._begin.values()):
-            raise GossamerError("the student has no zeros to keep: prune it first, or raise them with a schedule")
+            raise GossamerError(
+                "the student has no zeros to keep: prune it first, or raise them (schedule cubic, sparsity)"
+            )
 
     @property
     def zeros(self) -> float:

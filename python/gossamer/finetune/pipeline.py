@@ -92,7 +92,7 @@ def finetune(
 
     Raises:
         GossamerError: an option, a checkpoint or the data is not usable, student and teacher do not fit together, a
-            loss is not finite, or a file cannot be written. A state that was saved stays.
+            loss is not finite, memory is short, or a file cannot be written. A state that was saved stays.
     """
     options = options or Options()
     report = progress or (lambda *_: None)
@@ -125,16 +125,17 @@ def finetune(
         if not total and not options.budget_minutes:
             total = windows.windows * options.length
         report(0, 1, "reading the models")
-        trainer = Trainer(
-            torch_decoder.load(source).to(device),
-            _teacher(dense, options).to(device),
-            windows,
-            options,
-            work,
-            total,
-            _digest(windows),
-        )
-        trainer.train(report)
+        with _memory():
+            trainer = Trainer(
+                torch_decoder.load(source).to(device),
+                _teacher(dense, options).to(device),
+                windows,
+                options,
+                work,
+                total,
+                _digest(windows),
+            )
+            trainer.train(report)
         report(0, 1, "writing the checkpoint")
         result = Report(
             student=Path(student).name,
@@ -165,6 +166,19 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    """Says in one line that there is too little memory, and what takes less."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise GossamerError(
+            "out of memory: a smaller batch (with more to accumulate), a smaller length, or recompute takes less"
+        ) from None
 
 
 def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> None:

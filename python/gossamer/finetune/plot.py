@@ -5,23 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GossamerError
+from ..pictures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def new_figure() -> Figure:
-    """Returns an empty figure.
-
-    Raises:
-        GossamerError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise GossamerError("--plot needs matplotlib: pip install 'gossamer[plot]'") from None
-    return Figure(figsize=(8, 6), layout="constrained")
 
 
 def draw(figure: Figure, report: dict[str, Any], path: Path) -> None:
@@ -45,7 +32,4 @@ def draw(figure: Figure, report: dict[str, Any], path: Path) -> None:
     perplexity.set_xlabel("tokens")
     for axes in (losses, perplexity):
         axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise GossamerError(f"--plot {path}: {error}") from None
+    save_figure(figure, path)

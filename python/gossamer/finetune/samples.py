@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..calibration import sampled_windows
 from ..errors import GossamerError
+from ..folders import write_file
 from ..model import Model
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..tokenizer import read_json
@@ -117,10 +117,7 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GossamerError(f"{folder}: exists already and holds no samples; it is left as it is")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{_ABOUT}.{os.getpid()}"
-        part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_file(path, json.dumps(about, indent=2) + "\n")
     except OSError as error:
         raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
 
@@ -158,7 +155,7 @@ def _part(path: Path) -> NDArray[np.int32]:
     info = file.tensors.get(_TENSOR)
     if info is None or info.dtype != "I32" or len(info.shape) != 2:
         raise GossamerError(f"{path}: has no int32 matrix {_TENSOR}")
-    return np.array(file.raw(_TENSOR), np.int32)
+    return np.array(file.raw(_TENSOR), np.int32)  # a map for each part would be a descriptor for each
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -29,7 +29,7 @@ def raise_zeros(
     keep: dict[str, Tensor],
     autocast: Callable[[], Any],
 ) -> None:
-    """Prunes the blocks one after the other by `gossamer.pruning.sparsegpt`, on what the pruned ones before give out.
+    """Prunes the blocks one after the other by SparseGPT (Frantar and Alistarh 2023), on what pruned ones give out.
 
     Args:
         student: What is trained; its weights become what they are in `values`.

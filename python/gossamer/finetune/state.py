@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GossamerError
+from ..folders import write_file
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..tokenizer import read_json
 
@@ -33,9 +34,12 @@ def training_folder(dst: Path, settings: dict[str, Any]) -> Iterator[Path]:
         settings: What must not change between the parts of a run, ready for JSON.
 
     Raises:
-        GossamerError: it was begun with other settings, another process is at it, or it cannot be written.
+        GossamerError: it was begun with other settings or holds something else, another process is at it, or it cannot
+            be written.
     """
     folder = dst.with_name(f"{dst.name}.training")
+    if folder.is_dir() and not (folder / _SETTINGS).exists() and any(_foreign(path) for path in folder.iterdir()):
+        raise GossamerError(f"{folder}: exists already and holds no training run; it is left as it is")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("w")
@@ -50,7 +54,7 @@ def training_folder(dst: Path, settings: dict[str, Any]) -> Iterator[Path]:
             _check(folder, settings)
         else:
             try:
-                (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                write_file(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
             except OSError as error:
                 raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
         done = False
@@ -60,6 +64,11 @@ def training_folder(dst: Path, settings: dict[str, Any]) -> Iterator[Path]:
         finally:
             if done or not has_state(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a run that has no settings yet did not make this."""
+    return path.name != _LOCK and not path.name.startswith(f".{_SETTINGS}")
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:

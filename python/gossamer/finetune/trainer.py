@@ -63,7 +63,7 @@ class Trainer:
             data: What to train and validate on.
             options: The options.
             folder: Where states are saved.
-            total: Tokens to train on; 0 for no limit but time.
+            total: Tokens to train on; 0 for no limit but time. A run that goes on keeps the limit it was begun with.
             digest: Of the data; a run does not go on with other data.
 
         Raises:
@@ -196,6 +196,7 @@ class Trainer:
         """Saves the state; see `gossamer.finetune.state.save_state`."""
         progress = {
             "tokens": self.tokens,
+            "total": self._total,
             "seconds": self.seconds,
             "data": self._digest,
             "log": self.log,
@@ -211,6 +212,7 @@ class Trainer:
                 f"{self.folder}: the data has changed since the run began; delete the folder to begin anew"
             )
         self.tokens, self.seconds = progress["tokens"], progress["seconds"]
+        self._total = progress["total"] or self._total
         self.log, self.curve = progress["log"], progress["curve"]
         self.masks.put_back(**progress["masks"])
         for state in self._optimizer.state.values():

@@ -216,8 +216,8 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     """Searches mask and values together by alternating directions (Boyd et al. 2011; for pruning, Boža 2024).
 
     One copy of the matrix follows the outputs, the other has the zeros, and a running sum of their difference pulls
-    them together. Zeros come gradually, the pull grows, and columns are scaled to inputs of the same size, so that one
-    threshold is fair to all.
+    them together. Zeros come gradually (Zhu and Gupta 2017), the pull grows, and columns are scaled to inputs of the
+    same size, so that one threshold is fair to all.
 
     Args:
         weight: [rows, cols].

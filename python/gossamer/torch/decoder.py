@@ -171,16 +171,20 @@ def load(source: Checkpoint | str | Path) -> Decoder:
         source: An open checkpoint, or the path of what `gossamer.checkpoint.open_checkpoint` opens.
 
     Raises:
-        GossamerError: it cannot be opened or read, or has something that this module does not.
+        GossamerError: it cannot be opened or read, has values that are not finite, or something that this module has
+            not.
     """
     opened = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     family = arch.family(opened.config)
     tensors = family.tensors(opened.config)
     with torch.device("meta"):
         decoder = Decoder(family.decoder_config(opened.config), tensors)
-    values = {
-        parameter_name(name): torch.from_numpy(_owned(opened.tensor(stored))) for name, (stored, _) in tensors.items()
-    }
+    values = {}
+    for name, (stored, _) in tensors.items():
+        value = torch.from_numpy(_owned(opened.tensor(stored)))
+        if not bool(value.isfinite().all()):
+            raise GossamerError(f"{opened.path}: tensor {stored} has values that are not finite")
+        values[parameter_name(name)] = value
     decoder.load_state_dict(values, assign=True)
     decoder.inv_freq = torch.tensor(decoder.config.inv_freq)
     return decoder
