@@ -269,6 +269,19 @@ def test_chat_over_a_pipe_stops_at_an_error(served, capsys, monkeypatch):
     assert "context holds 3" in capsys.readouterr().err
 
 
+def test_chat_over_a_pipe_takes_utf8_alone(served, capsys, monkeypatch):
+    served(fake_model(template=True))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert "standard input is not utf-8 text" in failure(capsys, "chat")
+
+
+def test_texts_have_names(capsys):
+    for command in (("eval", "m", "--text", ""), ("prune", "m", "out", "--calibration", "")):
+        with pytest.raises(SystemExit):
+            main(list(command))
+        assert "must not be empty" in capsys.readouterr().err
+
+
 def test_chat_needs_a_template(served, capsys):
     served(fake_model())
     assert "no chat template" in failure(capsys, "chat", "-m", "plain")

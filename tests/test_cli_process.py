@@ -78,6 +78,20 @@ def test_a_terminal_without_the_letters_prints_question_marks():
     assert (running.returncode, out, err) == (0, b"?\n", b"")
 
 
+def test_closed_streams_are_as_if_nobody_reads_and_nothing_is_there():
+    main = "from gossamer.cli import main; raise SystemExit(main())"
+    close = "import os; [os.close(n) for n in {}]; os.execv({!r}, [{!r}, '-c', {!r}, *{!r}])"
+
+    def run(streams: tuple[int, ...], *argv: str) -> subprocess.CompletedProcess[bytes]:
+        code = close.format(streams, sys.executable, sys.executable, main, argv)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+    assert run((1,), "convert", "a", "b").returncode == 1
+    assert b"PROMPT is empty" in run((0,), "generate").stderr
+    done = run((2,), "convert", "a", "b")
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
 def test_what_draws_is_imported_only_where_it_draws():
     code = "import sys; import gossamer.cli; sys.exit('matplotlib' in sys.modules or 'rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,6 +10,7 @@ from gossamer import _core
 from gossamer.checkpoint import open_checkpoint
 from gossamer.convert import convert, pack_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.folders import new_folder
 from gossamer.packed import PackedModel, read_packed
 from tiny import save_safetensors, tiny_config, tiny_llama, tiny_tensors
 
@@ -206,6 +207,34 @@ def test_convert_looks_at_the_destination_first(tmp_path: Path) -> None:
     (tmp_path / "dst").write_text("precious")
     with pytest.raises(GossamerError, match="dst: exists already"):
         convert(tmp_path / "no such source", tmp_path / "dst")
+
+
+def test_what_came_to_the_destination_meanwhile_stays(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_folder(tmp_path / "dst") as part:
+            (part / "ours").write_text("x")
+            (tmp_path / "dst").mkdir()
+            (tmp_path / "dst" / "mine").write_text("precious")
+
+    with pytest.raises(GossamerError, match="dst: exists already"):
+        write()
+    assert [path.name for path in tmp_path.rglob("*")] == ["dst", "mine"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "dst").symlink_to(tmp_path / "disk")
+    with new_folder(tmp_path / "dst") as part:
+        (part / "ours").write_text("x")
+    assert (tmp_path / "dst").is_symlink()
+    assert (tmp_path / "disk" / "ours").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "dst"]
+
+
+def test_a_destination_below_a_file_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(GossamerError, match=r"dst: cannot write: .*file is no folder"):
+        convert(tmp_path / "no such source", tmp_path / "file" / "deep" / "dst")
 
 
 @pytest.mark.parametrize("name", [".", ".."])

@@ -192,6 +192,7 @@ def test_rows_and_strides_that_nothing_is_aligned_to() -> None:
     check(weight, card, wide[:, 1:191])
     check(weight, card, wide[::2, 3:193])
     check(weight, card, wide.T[:190, :4].T)
+    check(weight, card, wide[:1, 1:191].expand(4, -1))
 
 
 def test_many_tokens_go_through_the_dense_matrix() -> None:

@@ -52,7 +52,8 @@ def test_options_reach_the_engine(tmp_path: Path) -> None:
         ({"kv": "int3"}, "kv must be one of f32, f16, got 'int3'"),
         ({"activations": "x"}, "activations must be one of auto, f32, bf16, a8"),
         ({"weights": "int2"}, "weights must be one of None, auto, f32"),
-        ({"threads": -1}, "threads must be at least 0, got -1"),
+        ({"threads": -1}, "threads must be from 0 to 1024, got -1"),
+        ({"threads": 3_000_000_000}, "threads must be from 0 to 1024, got 3000000000"),
     ],
 )
 def test_bad_options(tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -94,8 +95,11 @@ def test_hub_ids_are_fetched_without_pickles_and_code(tmp_path: Path, monkeypatc
         "tokenizer.model",
         "chat_template.jinja",
         "model-1.safetensors",
+        "low_rank/adapter_model.safetensors",
+        "low_rank/adapter_config.json",
     ]
     others = ["pytorch_model.bin", "modeling.py", "onnx/config.json", "consolidated.safetensors", "README.md"]
+    others += ["lora/adapter_model.safetensors"]
     options = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
     assert list(filter_repo_objects(files + others, **options)) == files
 

@@ -95,17 +95,21 @@ def test_a_mapped_model_gives_the_logits_of_the_one_in_memory(model: PackedModel
 
 
 def test_only_packed_and_empty_folders_are_replaced(model: PackedModel, folder: Path, tmp_path: Path) -> None:
-    (folder / "stale").write_text("old")
+    before = (folder / "weights.safetensors").stat().st_ino
     write_packed(folder, model)
-    assert not (folder / "stale").exists()
+    assert (folder / "weights.safetensors").stat().st_ino != before
     read_packed(folder)
+    (folder / "notes.txt").write_text("precious")
+    with pytest.raises(GossamerError, match="packed: exists already and is no packed folder, or holds more than that"):
+        write_packed(folder, model)
+    assert (folder / "notes.txt").read_text() == "precious"
     (tmp_path / "empty").mkdir()
     write_packed(tmp_path / "empty", model)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("precious")
     for place in (mine, mine / "thesis.txt"):
-        with pytest.raises(GossamerError, match="exists already and is no packed folder; it is left as it is"):
+        with pytest.raises(GossamerError, match="exists already and is no packed folder, or holds more"):
             write_packed(place, model)
     assert (mine / "thesis.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine", "packed"]

@@ -102,6 +102,34 @@ def test_gradients_are_those_of_the_dense_layer(dtype: torch.dtype, trainable: b
         assert ((full - dense).abs() <= 8 * 2.0**-24 * size + torch.finfo(dtype).eps / 2 * dense.abs()).all()
 
 
+def test_a_dense_copy_shares_nothing_with_the_layer() -> None:
+    layer = SparseLinear.from_dense(pruned(50, 90), "bitmap", "f32")
+    x = random(3, 90)
+    with torch.no_grad():
+        before = layer(x)
+        layer.to_dense().weight.zero_()
+        assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("weights", ["f32", "int8"])
+def test_autocast_changes_no_product_of_float32(weights: str) -> None:
+    layer = SparseLinear.from_dense(pruned(50, 90), "bitmap", weights)
+    x = random(3, 90)
+    with torch.no_grad():
+        expected = layer._handle().multiply(x, layer.bias)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer._handle().multiply(x, layer.bias), expected)
+
+
+def test_too_little_memory_names_device_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "from_numpy", full)
+    with pytest.raises(GossamerError, match="out of memory on cpu for a layer of 50 x 90"):
+        SparseLinear.from_dense(pruned(50, 90), "bitmap", "f32")(random(1, 90))
+
+
 def test_trained_values_are_there_at_once() -> None:
     layer = SparseLinear.from_dense(pruned(50, 90), trainable=True)
     x = random(3, 90)

@@ -117,6 +117,18 @@ def test_state_dicts_go_through_torch_save(tmp_path: Path) -> None:
     assert other.up.values.data_ptr() != model.up.values.data_ptr()
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_state_is_copied_unless_it_is_to_be_taken(assign: bool) -> None:
+    state = sparsified(Tied()).state_dict()
+    other = load_state_dict(Tied(seed=4), state, assign=assign)
+    shared = [
+        key
+        for key in ("values", *other.up.layout.index)
+        if getattr(other.up, key).data_ptr() == state[f"up.{key}"].data_ptr()
+    ]
+    assert bool(shared) == assign
+
+
 def test_an_optimizer_keeps_its_parameters_when_a_state_is_restored() -> None:
     layer = SparseLinear.from_dense(pruned(64, 48), trainable=True)
     state = copy.deepcopy(layer.state_dict())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import arch
 from .bitmask_tensors import find_bitmask_tensors
 from .errors import GossamerError
-from .folders import check_destination, new_folder
+from .folders import new_folder
 from .low_rank import LowRank, read_low_rank
 from .safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
 from .tokenizer import Tokenizer, read_json
@@ -219,6 +219,13 @@ def refuse_low_rank(checkpoint: Checkpoint, what: str) -> None:
         raise GossamerError(f"{checkpoint.path}: a model with low-rank branches cannot be {what}")
 
 
+def refuse_unwritable(checkpoint: Checkpoint) -> None:
+    """Raises `GossamerError` where a folder has a tensor that `write_checkpoint` could not write again."""
+    for name in checkpoint.names() if isinstance(checkpoint, FolderCheckpoint) else ():
+        if (dtype := checkpoint.dtype(name)) not in ("f32", "f16", "bf16"):
+            raise GossamerError(f"{checkpoint.path}: tensor {name} has type {dtype}; f32, f16 and bf16 are supported")
+
+
 def _refuse_compressed(checkpoint: Checkpoint) -> None:
     """Tells compressed checkpoints by the tensors that are there: configs claim what they like."""
     for name in checkpoint.names():
@@ -245,7 +252,6 @@ def write_checkpoint(
         GossamerError: `dst` is in use, or cannot be written.
     """
     folder = Path(dst)
-    check_destination(folder)
     with new_folder(folder) as part:
         plain = {key: value for key, value in config.items() if key not in _COMPRESSION_KEYS}
         (part / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

@@ -63,5 +63,5 @@ class DecoderConfig:
             raise GossamerError(f"decoder config has unknown fields: {', '.join(unknown)}")
         try:
             return cls(**{**values, "inv_freq": tuple(float(v) for v in values.get("inv_freq", ()))})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise GossamerError(f"decoder config: {error}") from None

@@ -16,7 +16,7 @@ from .errors import GossamerError
 from .folders import check_destination
 from .formats import FORMATS, STORED, TYPES, check_group
 from .low_rank import LOW_RANK_U, LOW_RANK_V
-from .packed import PackedModel, is_packed, write_packed
+from .packed import PACKED_FOLDER, PackedModel, is_replaceable, write_packed
 from .packing import round_values
 from .planner import Machine, this_machine
 
@@ -69,7 +69,7 @@ def convert(
             nothing is left behind.
     """
     path = Path(dst)
-    check_destination(path, is_packed, "packed folder")
+    check_destination(path, is_replaceable, PACKED_FOLDER)
     model = pack_checkpoint(
         open_checkpoint(src), weights=weights, group=group, format=format, head=head, progress=progress
     )

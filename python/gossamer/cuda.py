@@ -139,7 +139,7 @@ class CudaWeight:
             self._zeros = 1 - weight.nnz / (weight.rows * weight.cols)
             self._find_nonzeros(self._zeros >= cuda_nonzeros.MIN_ZEROS if loop is None else loop)
             self._settle()
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise GossamerError(
                 f"out of memory on {self.device} while repacking a weight of {weight.rows} x {weight.cols}"
             ) from None
@@ -180,8 +180,9 @@ class CudaWeight:
         if tokens == 0:
             return x.new_empty(shape)
         if tokens > self._kernels.MAX_TOKENS:
-            return torch.nn.functional.linear(x, self.dense(x.dtype), bias)
-        if rows.stride(1) != 1:
+            with torch.autocast(self.device.type, enabled=False):
+                return torch.nn.functional.linear(x, self.dense(x.dtype), bias)
+        if rows.stride(1) != 1 or (tokens > 1 and rows.stride(0) < self.cols):  # the latter: one row, expanded
             rows = rows.contiguous()
         bias = bias.contiguous() if bias is not None else None
         y = rows.new_empty((tokens, self.rows))

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import zoo
 from .cuda import check_available
+from .errors import GossamerError
 from .folders import write_file
 from .planner import Machine
 
@@ -74,7 +75,7 @@ def cached(device: int = 0) -> CardRoof | None:
         document = json.loads(_path(facts["name"], facts["multiprocessors"]).read_text(encoding="utf-8"))
         roof = CardRoof(*(document[key] for key in ("card", "multiprocessors", "bandwidth", "date")))
         usable = document["schema"] == _SCHEMA and type(roof.bandwidth) is float and 0 < roof.bandwidth < math.inf
-    except (ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError):
+    except (GossamerError, ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError):
         return None
     return roof if usable and (roof.card, roof.multiprocessors) == (facts["name"], facts["multiprocessors"]) else None
 

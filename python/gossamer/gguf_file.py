@@ -82,8 +82,8 @@ class GgufCheckpoint(Checkpoint):
                 raise GossamerError(f"{self.path}: key llama.{key} is missing")
         config |= {own: get(key) for own, key in _OPTIONAL.items() if get(key) is not None}
         embedding = self._tensors.get("model.embed_tokens.weight")
-        if embedding is None:
-            raise GossamerError(f"{self.path}: tensor token_embd.weight is missing")
+        if embedding is None or len(embedding.shape) != 2:
+            raise GossamerError(f"{self.path}: tensor token_embd.weight is missing or no matrix")
         heads = config["num_attention_heads"]
         if not isinstance(heads, int) or heads < 1 or not isinstance(config["hidden_size"], int):
             raise GossamerError(f"{self.path}: llama.attention.head_count must be one whole number, got {heads!r:.80}")

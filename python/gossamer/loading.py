@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*")
+_MOST_THREADS = 1024
 
 
 def load(
@@ -58,8 +60,8 @@ def load(
     ):
         if value not in allowed:
             raise GossamerError(f"{option} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-    if threads < 0:
-        raise GossamerError(f"threads must be at least 0, got {threads}")
+    if not 0 <= threads <= _MOST_THREADS:
+        raise GossamerError(f"threads must be from 0 to {_MOST_THREADS}, got {threads}")
     if device == "cuda":
         from .cuda import check_available
 
@@ -128,7 +130,7 @@ def ready(
         decoder = _core.Decoder(
             packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
         raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
 
@@ -162,7 +164,9 @@ def locate(model: str | Path, progress: Progress | None = None) -> Path:
     from . import zoo
 
     name = str(model)
-    path = Path(model).expanduser()
+    path = Path(model)
+    with contextlib.suppress(RuntimeError):  # ~ of somebody unknown
+        path = path.expanduser()
     if name and path.exists():
         return path
     if name in zoo.names():
@@ -180,7 +184,10 @@ def _from_hub(name: str, progress: Progress | None) -> Path:
         progress(0, 1, f"fetching {name}")
     try:
         folder = huggingface_hub.snapshot_download(
-            name, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*", "consolidated*"]
+            name,
+            allow_patterns=list(_HUB_FILES),
+            # Of subfolders, low_rank alone.
+            ignore_patterns=["[!l]*/*", "l[!o]*/*", "lo[!w]*/*", "low[!_]*/*", "consolidated*"],
         )
     except Exception as error:  # the package has many, and those of the network below it
         text = " ".join(str(error).split()) or type(error).__name__

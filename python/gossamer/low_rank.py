@@ -91,7 +91,7 @@ def _scale(path: Path, config: dict[str, Any]) -> float:
     if config.get("bias", "none") != "none":
         raise GossamerError(f"{path}: bias {config['bias']!r:.80} is not supported; there is: none")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)) or not abs(alpha) < 1e300:
         raise GossamerError(f"{path}: r must be a number of at least 1 and lora_alpha a finite one")
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

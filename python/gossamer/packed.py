@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from . import _core
 from .config import DecoderConfig
 from .errors import GossamerError
-from .folders import check_destination, new_folder
+from .folders import new_folder
 from .formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
 from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .safetensors_io import SafetensorsFile, SafetensorsWriter
-from .tokenizer import Tokenizer, read_json
+from .tokenizer import SAVED_FILES, Tokenizer, read_json
 
 FORMAT_VERSION = 1
 LAYOUT = "cpu16x4-v1"
 
 _CONFIG = "gossamer.json"
 _WEIGHTS = "weights.safetensors"
+PACKED_FOLDER = "packed folder, or holds more than that"
 _LARGEST = 1 << 24
 _LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _STREAMS = {
@@ -69,6 +70,11 @@ class PackedModel:
 def is_packed(folder: Path) -> bool:
     """Returns whether a folder is a packed one, whole or not."""
     return (folder / _CONFIG).is_file()
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Returns whether a folder holds a packed model and nothing else, so that a new one may take its place."""
+    return is_packed(folder) and {path.name for path in folder.iterdir()} <= {_CONFIG, _WEIGHTS, *SAVED_FILES}
 
 
 def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
@@ -122,8 +128,7 @@ def write_packed(folder: str | Path, model: PackedModel) -> None:
         GossamerError: something else lies at the destination, or it cannot be written.
     """
     folder = Path(folder)
-    check_destination(folder, is_packed, "packed folder")
-    with new_folder(folder) as part:
+    with new_folder(folder, is_replaceable, PACKED_FOLDER) as part:
         streams = {
             f"{name}.{key}": data for name, weight in model.weights.items() for key, data in weight.streams().items()
         }

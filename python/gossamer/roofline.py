@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, zoo
+from .errors import GossamerError
 from .folders import write_file
 from .memory import available_memory as _available_memory
 
@@ -156,7 +157,7 @@ def cached() -> Roofline | None:
     machine = _machine(0)
     try:
         return _read(_path(machine), machine)
-    except (OSError, ValueError):
+    except (GossamerError, OSError, ValueError):
         return None
 
 

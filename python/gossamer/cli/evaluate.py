@@ -16,7 +16,9 @@ SUMMARY = "measure the perplexity of a model over a text"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
-    parser.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text file, or a folder of them")
+    parser.add_argument(
+        "--text", type=nonempty, required=True, metavar="FILE", help="UTF-8 text file, or a folder of them"
+    )
     parser.add_argument(
         "--context", type=integer(2), default=1024, metavar="N", help="tokens a window (default %(default)s)"
     )

@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("calibration, for all methods but magnitude")
     group.add_argument(
-        "--calibration", metavar="FILE", help="UTF-8 text file, or a folder of them (default: the model's own samples)"
+        "--calibration",
+        type=nonempty,
+        metavar="FILE",
+        help="UTF-8 text file, or a folder of them (default: the model's own samples)",
     )
     group.add_argument(
         "--windows", type=integer(1), default=WINDOWS, metavar="N", help="windows of text (default %(default)s)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint import open_checkpoint, refuse_low_rank
+from ..checkpoint import open_checkpoint, refuse_low_rank, refuse_unwritable
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED
@@ -103,6 +103,7 @@ def finetune(
     source, dense = open_checkpoint(student), open_checkpoint(teacher)
     for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
         refuse_low_rank(checkpoint, role)
+    refuse_unwritable(source)
     _check_pair(source, dense, options)
     device = find_device(options.device)
     settings = {
@@ -174,7 +175,7 @@ def _memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise GossamerError(
             "out of memory: a smaller batch (with more to accumulate), a smaller length, or recompute takes less"

@@ -126,7 +126,7 @@ def prune(
             written. Nothing is left behind then.
     """
     from ..arch import family
-    from ..checkpoint import open_checkpoint, refuse_low_rank
+    from ..checkpoint import open_checkpoint, refuse_low_rank, refuse_unwritable
 
     started = time.perf_counter()
     target = Target.parse(sparsity, pattern)
@@ -147,6 +147,7 @@ def prune(
     check_destination(folder)
     source = open_checkpoint(Path(src))
     refuse_low_rank(source, "pruned")
+    refuse_unwritable(source)
     fam = family(source.config)
     config = fam.decoder_config(source.config)
     tensors = fam.tensors(source.config)

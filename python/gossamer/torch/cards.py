@@ -51,15 +51,18 @@ class CardHandle:
         self._card: CudaWeight | None = None
         self.layout = layout = Layout.from_numbers(list(numbers))
         host, others = values.detach().cpu(), [stream.cpu() for stream in index]
-        if values.is_floating_point():
-            self._trained = Handle(host, others, numbers)
-            self._places = self._trained.places(0, self._trained.span(0, layout.rows)[1]).to(device)
-            return
-        weight = to_weight(layout, {**dict(zip(layout.index, others, strict=True)), "values": host})
-        if layout.type == "f32":
-            self._dense = torch.from_numpy(weight.unpack()).to(device)
-        else:
-            self._card = CudaWeight(weight, device, kernels=kernels)
+        try:
+            if values.is_floating_point():
+                self._trained = Handle(host, others, numbers)
+                self._places = self._trained.places(0, self._trained.span(0, layout.rows)[1]).to(device)
+                return
+            weight = to_weight(layout, {**dict(zip(layout.index, others, strict=True)), "values": host})
+            if layout.type == "f32":
+                self._dense = torch.from_numpy(weight.unpack()).to(device)
+            else:
+                self._card = CudaWeight(weight, device, kernels=kernels)
+        except torch.cuda.OutOfMemoryError:
+            raise GossamerError(f"out of memory on {device} for a layer of {layout.rows} x {layout.cols}") from None
 
     def serves(self, values: Tensor, index: Sequence[Tensor]) -> bool:
         """Whether these are the tensors, in the same memory, and nobody wrote to what was checked."""
@@ -71,7 +74,8 @@ class CardHandle:
             return self._card.linear(x, None if bias is None else bias.to(x.dtype))
         wide = torch.promote_types(x.dtype, torch.float32)
         weight = self.expand(0, self.layout.rows, wide)
-        return functional.linear(x.to(wide), weight, None if bias is None else bias.to(wide)).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # the types are chosen
+            return functional.linear(x.to(wide), weight, None if bias is None else bias.to(wide)).to(x.dtype)
 
     def wide(self, dtype: torch.dtype) -> torch.dtype:
         """Returns the type that gradients of a type are multiplied in: their own where the weight is of it, too."""

@@ -75,7 +75,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 self._build(weights, vectors, kernels)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise GossamerError(f"out of memory on {self.device} while the model was moved there") from None
         self._caches: dict[int, Cache] = {}
         self._parked: list[Cache] = []
@@ -141,7 +141,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 logits = [self._extend(seq, tokens, all_logits) for seq, tokens in entries]
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise GossamerError(f"out of memory on {self.device}") from None
         for seq, tokens in entries:
             self._caches[seq].length += len(tokens)
@@ -230,7 +230,7 @@ class Engine:
             self._step(cache)
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph):
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=side):
             cache.logits = self._step(cache)
         cache.graph = graph
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ class SparseLinear(nn.Module):
     def to_dense(self) -> nn.Linear:
         """Returns a `torch.nn.Linear` with the stored values, scales applied."""
         dtype, device = self._like.dtype, self._like.device
-        weight = self._handle().expand(0, self.out_features, dtype).to(device)
+        weight = self._handle().expand(0, self.out_features, dtype).to(device, copy=True)  # a handle may keep its own
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
         linear.weight = nn.Parameter(weight, self.trainable)
@@ -214,9 +215,15 @@ class SparseLinear(nn.Module):
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
         """Moves and converts; on a card the kernels' own copy is made here, and not in a call that is captured."""
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
-        if self.values.device.type == "cuda" and nobody_watches(self.values) and why_unavailable() is None:
-            self._handle()
+        self._prepare()
         return self
+
+    def _prepare(self) -> None:
+        """Makes the handle of a layer on a card, unless its streams are still those that `to_empty` leaves."""
+        values = self.values.detach()
+        if values.device.type == "cuda" and nobody_watches(values) and why_unavailable() is None:
+            with contextlib.suppress(ValueError):  # told by the first call
+                self._handle()
 
     def extra_repr(self) -> str:
         """Returns what `print(module)` shows."""
@@ -247,6 +254,7 @@ class SparseLinear(nn.Module):
                 device = self.values.device
                 self._set_streams(layout, {key: torch.empty_like(s, device=device) for key, s in found.items()})
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
+        self._prepare()
 
 
 def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:

@@ -91,7 +91,7 @@ class Sampler:
         """
         try:
             return self._written(first, length, seed, progress)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             name = self.info.get("path") or self.info["name"]
             count = self.part_windows(length)
             raise GossamerError(

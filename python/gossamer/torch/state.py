@@ -117,7 +117,7 @@ def load_state_dict(
     for key in state:
         name, _, last = key.rpartition(".")
         if last == _LAYOUT:
-            swaps.append(_swap(model, name, state))
+            swaps.append(_swap(model, name, state, assign))
     tied: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for key, parameter in module._parameters.items():
@@ -133,7 +133,12 @@ def load_state_dict(
     return model
 
 
-def _swap(model: nn.Module, name: str, state: Mapping[str, Any]) -> tuple[nn.Module, SparseLinear | None]:
+def _copied(stream: Tensor, like: Tensor) -> Tensor:
+    """A copy where a layer's weight lies, unless that is nowhere."""
+    return stream.detach().to(stream.device if like.is_meta else like.device, copy=True)
+
+
+def _swap(model: nn.Module, name: str, state: Mapping[str, Any], assign: bool) -> tuple[nn.Module, SparseLinear | None]:
     """The module that a packed layer of the state replaces, and a layer to put there, or None where one is already."""
     try:
         old = model.get_submodule(name)
@@ -159,7 +164,7 @@ def _swap(model: nn.Module, name: str, state: Mapping[str, Any]) -> tuple[nn.Mod
     bias = old.bias
     layer = SparseLinear(
         layout,
-        {key: stream.detach() for key, stream in streams.items()},
+        {key: stream.detach() if assign else _copied(stream, weight) for key, stream in streams.items()},
         bias if isinstance(bias, Tensor) else None,
         dtype=weight.dtype,
         name=name,
