@@ -125,9 +125,10 @@ def test_too_little_memory_names_device_and_layer(monkeypatch: pytest.MonkeyPatc
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
+    layer = SparseLinear.from_dense(pruned(50, 90), "bitmap", "f32")
     monkeypatch.setattr(torch, "from_numpy", full)
     with pytest.raises(GossamerError, match="out of memory on cpu for a layer of 50 x 90"):
-        SparseLinear.from_dense(pruned(50, 90), "bitmap", "f32")(random(1, 90))
+        layer(random(1, 90))
 
 
 def test_trained_values_are_there_at_once() -> None:
