@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch", reason="the [torch] extra is not installed"
 from gossamer.finetune.masks import Masks  # noqa: E402
 from gossamer.finetune.pipeline import finetune  # noqa: E402
 from gossamer.finetune.sparsegpt_masks import raise_zeros  # noqa: E402
-from gossamer.finetune.trainer import Interrupted  # noqa: E402
+from gossamer.finetune.trainer import Interrupted, Trainer  # noqa: E402
 from gossamer.torch import decoder as torch_decoder  # noqa: E402
 
 TEXT = (
@@ -378,10 +378,10 @@ def test_too_little_memory_is_one_line(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("gossamer.finetune.trainer.Trainer._losses", full)
+    monkeypatch.setattr(Trainer, "_losses", full)
     with pytest.raises(GossamerError, match="out of memory: a smaller batch"):
         run(files, tmp_path / "out")
-    monkeypatch.setattr("gossamer.finetune.trainer.Trainer._losses", lambda *_: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(Trainer, "_losses", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run(files, tmp_path / "out")
 
