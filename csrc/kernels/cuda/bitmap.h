@@ -77,8 +77,8 @@ struct BitmapTiles {
   static constexpr bool kScaled = kHasScales<kType>;
   static constexpr bool kContiguous = true;
 
-  // Byte selectors by nibble: x for the first pair of positions, y for the second. 16-bit values: the high half of x says
-  // how many bytes the first pair's values take. Narrow ones: from four codes and kCodeFill.
+  // Byte selectors by nibble: x for the first pair of positions, y for the second. 16-bit values: the high half of x
+  // says how many bytes the first pair's values take. Narrow ones: from four codes and kCodeFill.
   struct Table {
     Uint2 entry[16];
   };
@@ -156,7 +156,8 @@ struct BitmapTiles {
       for (int step = 0; step < 2; ++step) {
         const int nibble = 4 * kHalf + 2 * step;
         const uint32_t bits = tile.word[lane] >> (4 * nibble);
-        const Uint2 upper = spread(tile.values, tile.ranks.low_rank(lane, nibble), load<Uint2>(&table.entry[bits & 0xfU]));
+        const Uint2 upper =
+            spread(tile.values, tile.ranks.low_rank(lane, nibble), load<Uint2>(&table.entry[bits & 0xfU]));
         const Uint2 lower =
             spread(tile.values, tile.ranks.low_rank(lane, nibble + 1), load<Uint2>(&table.entry[bits >> 4 & 0xfU]));
         out.a[step][lane] = {upper.x, lower.x, upper.y, lower.y};

@@ -37,9 +37,9 @@ struct LinearKernel {
 
   struct State {
     AsyncCopies copies;
-    PerLane<Float4> sum[kColumns];    // of the scale group at hand, or of all
-    PerLane<Float4> total[kColumns];  // scaled
-    PerLane<float> upper, lower;      // scales of rows g and g + 8
+    PerLane<Float4> sum[kColumns];             // of the scale group at hand, or of all
+    PerLane<Float4> total[kColumns];           // scaled
+    PerLane<float> upper, lower;               // scales of rows g and g + 8
     PerLane<uint16_t> next_upper, next_lower;  // as stored, of the group behind: on their way while this one is used
     const uint16_t* scales;                    // of the panel
     int next_group;                            // the first that is not fetched

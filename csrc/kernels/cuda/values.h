@@ -10,8 +10,8 @@ namespace gossamer::cuda {
 template <ValueType kType>
 constexpr bool kHasScales = kType == ValueType::kInt8 || kType == ValueType::kInt4;
 
-// What stands beside codes while they are put in place (`permute_bytes`): the code of zero and, in byte 1, the high byte
-// that makes a biased code the low bits of a float.
+// What stands beside codes while they are put in place (`permute_bytes`): the code of zero and, in byte 1, the high
+// byte that makes a biased code the low bits of a float.
 template <class T, ValueType kType>
 constexpr uint32_t kCodeFill = (T::kMagic & 0xff00U) | (kType == ValueType::kInt8 ? 0x80U : 0x08U);
 
@@ -21,7 +21,7 @@ GOSSAMER_DEVICE uint32_t codes_to_floats(uint32_t pair) {
   if constexpr (kType == ValueType::kInt8 && T::kMagic == Bf16::kMagic) {
     // bf16 has 7 bits behind the leading one: u from 128 on is read as 2u, below it as 128 + u. Less 256 that is the
     // code below zero, and twice the code from there on.
-    const uint32_t code = Bf16::multiply_add(pair, 0x3f803f80U, 0xc380c380U);      // 1, -256
+    const uint32_t code = Bf16::multiply_add(pair, 0x3f803f80U, 0xc380c380U);     // 1, -256
     const uint32_t excess = Bf16::multiply_relu(pair, 0x3f003f00U, 0xc300c300U);  // 0.5, -128
     return Bf16::subtract(code, excess);
   } else {
