@@ -84,6 +84,17 @@ class Checkpoint(ABC):
             GossamerError: there is no such tensor, or its type is not supported.
         """
 
+    def finite(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor as `tensor` does.
+
+        Raises:
+            GossamerError: as there, or a value is NaN or infinite.
+        """
+        values = self.tensor(name)
+        if not np.isfinite(values).all():
+            raise GossamerError(f"{self.path}: tensor {name} has NaN or infinite values")
+        return values
+
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """Opens the tokenizer.

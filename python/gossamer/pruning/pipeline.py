@@ -194,7 +194,7 @@ def prune(
             report,
         )
     else:
-        pruned = {name: _packed(source, names[name], magnitude(_read(source, names[name]), target)) for name in names}
+        pruned = {name: _packed(source, names[name], magnitude(source.finite(names[name]), target)) for name in names}
 
     reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
     result = Report(
@@ -250,13 +250,6 @@ def _stored_type(source: Checkpoint, name: str) -> str:
     return dtype if dtype in ("f32", "f16", "bf16") else "f32"
 
 
-def _read(source: Checkpoint, name: str) -> Matrix:
-    values = source.tensor(name)
-    if not np.isfinite(values).all():
-        raise GossamerError(f"{source.path}: tensor {name} has NaN or infinite values")
-    return values
-
-
 def _packed(source: Checkpoint, name: str, values: Matrix, dtype: str | None = None) -> _core.Weight:
     from .. import _core
 
@@ -280,7 +273,7 @@ def _decoder(
     vectors: dict[str, NDArray[np.float32]] = {}
     sizes: dict[str, Size] = {}
     for name, (stored, shape) in tensors.items():
-        values = _read(source, stored)
+        values = source.finite(stored)
         if len(shape) == 2:
             weights[name] = _measured(values)
             sizes[name] = _size(values)
@@ -323,7 +316,7 @@ def _calibrated(
     branches: dict[str, LowRank] = {}
 
     def read(name: str) -> Matrix:
-        return _read(source, names[name])
+        return source.finite(names[name])
 
     def put(name: str, values: Matrix) -> None:
         decoder.set_weight(name, _measured(values))

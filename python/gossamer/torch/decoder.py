@@ -179,12 +179,9 @@ def load(source: Checkpoint | str | Path) -> Decoder:
     tensors = family.tensors(opened.config)
     with torch.device("meta"):
         decoder = Decoder(family.decoder_config(opened.config), tensors)
-    values = {}
-    for name, (stored, _) in tensors.items():
-        value = torch.from_numpy(_owned(opened.tensor(stored)))
-        if not bool(value.isfinite().all()):
-            raise GossamerError(f"{opened.path}: tensor {stored} has values that are not finite")
-        values[parameter_name(name)] = value
+    values = {
+        parameter_name(name): torch.from_numpy(_owned(opened.finite(stored))) for name, (stored, _) in tensors.items()
+    }
     decoder.load_state_dict(values, assign=True)
     decoder.inv_freq = torch.tensor(decoder.config.inv_freq)
     return decoder
