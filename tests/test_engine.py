@@ -179,6 +179,24 @@ def test_neither_company_nor_threads_change_a_bit(type: str, kv: str) -> None:
             np.testing.assert_array_equal(step, np.array([rows[-back] for rows in alone]))
 
 
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(6, 2, 24), (5, 1, 8), (4, 4, 80), (52, 1, 4)])
+def test_the_cuts_of_a_prompt_do_not_change_a_bit(heads: int, kv_heads: int, head_dim: int, kv: str) -> None:
+    """Blocks of tokens share what they read of a page; a token's sums stay what they are when it comes alone."""
+    c = config(layers=1, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    ids, other = tokens(1100), tokens(90, seed=5)
+    whole = decoder(c, threads=1, kv=kv).step([(0, ids)], all_logits=True)
+    cut = decoder(c, threads=2, kv=kv)
+    at, parts = 0, []
+    for size in (1, 62, 1, 1, 447, 3, 5, 580):  # over the ends of pages, of spans and of chunks
+        out = cut.step([(1, other[:7]), (0, ids[at : at + size])], all_logits=True)
+        cut.rollback(1, 7)
+        parts.append(out[7:])
+        at += size
+    assert at == len(ids)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
 def test_rollback_and_free_forget() -> None:
     d = decoder(config())
     text = tokens(200)

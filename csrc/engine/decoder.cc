@@ -177,6 +177,12 @@ void Decoder::norm_rows(const float* x, std::int64_t stride, const std::vector<f
   });
 }
 
+void Decoder::add_rows(float* x, std::int64_t stride, Matrix& y, int tokens) {
+  team_.parallel_for(tokens, 4, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t t = begin; t < end; ++t) kernels_->add(x + t * stride, y.row(t), y.cols);
+  });
+}
+
 void Decoder::apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x,
                     int tokens) {
   std::vector<LinearJob> jobs;
@@ -193,7 +199,7 @@ void Decoder::apply(Block& block, std::initializer_list<std::pair<LinearIndex, M
       lifted_.shape(tokens, out->cols);
       run_linears(team_, {{block.low_rank[index].u.get(), lifted_.memory.data(), lifted_.stride}},
                   inner_[index].rows(tokens), inputs_);
-      for (int t = 0; t < tokens; ++t) kernels_->add(out->row(t), lifted_.row(t), out->cols);
+      add_rows(out->memory.data(), out->stride, lifted_, tokens);
     }
     const std::vector<float>& bias = block.biases[index];
     if (bias.empty()) continue;
@@ -246,7 +252,7 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
   capture(captures, block, kO, mixed_, tokens);
   if (last <= kO) return;
   apply(block, {{kO, &delta_}}, mixed_, tokens);
-  for (int t = 0; t < tokens; ++t) kernels_->add(hidden + t * stride, delta_.row(t), config_.hidden);
+  add_rows(hidden, stride, delta_, tokens);
 
   norm_rows(hidden, stride, block.mlp_norm, normed_, tokens);
   for (const LinearIndex linear : {kGate, kUp}) capture(captures, block, linear, normed_, tokens);
@@ -258,7 +264,7 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
   capture(captures, block, kDown, gate_, tokens);
   if (last <= kDown) return;
   apply(block, {{kDown, &delta_}}, gate_, tokens);
-  for (int t = 0; t < tokens; ++t) kernels_->add(hidden + t * stride, delta_.row(t), config_.hidden);
+  add_rows(hidden, stride, delta_, tokens);
 }
 
 void Decoder::logits(const float* hidden, std::int64_t stride, const std::vector<int>& rows, float* out) {

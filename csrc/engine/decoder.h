@@ -110,6 +110,7 @@ class Decoder {
                  int cache_layer, Captures* captures, int last = kLinearCount);
   void apply(Block& block, std::initializer_list<std::pair<LinearIndex, Matrix*>> outputs, const Matrix& x, int tokens);
   void capture(Captures* captures, const Block& block, LinearIndex linear, Matrix& x, int tokens) const;
+  void add_rows(float* x, std::int64_t stride, Matrix& y, int tokens);
   void norm_rows(const float* x, std::int64_t stride, const std::vector<float>& weight, Matrix& out, int tokens);
   void logits(const float* hidden, std::int64_t stride, const std::vector<int>& rows, float* out);
 

@@ -17,24 +17,30 @@ constexpr int kPageTokens = 64;
 // Positions that one attention task covers; longer contexts are split here, whatever the number of threads.
 constexpr int kAttentionSpan = 512;
 
-// Query heads that kernels take at once at most.
-constexpr int kAttentionHeads = 4;
+// Rows of scores lie this many floats apart, so that few of them meet in one set of the cache.
+constexpr int kScoreStride = kAttentionSpan + 16;
 
-// One KV head of one token's query group against positions [begin, end) of its sequence; begin is a multiple of
-// kAttentionSpan and end - begin <= kAttentionSpan.
+// Queries (tokens times query heads) that a block of several tokens has at most.
+constexpr int kAttentionRows = 48;
+
+// One KV head of the query groups of `tokens` tokens that follow one another, against positions [begin, end) of their
+// sequence; begin is a multiple of kAttentionSpan and end - begin <= kAttentionSpan. Token t stands at position + t and
+// sees no further; the last one sees all of it.
 // A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim].
 struct AttentionArgs {
-  const float* q;  // [query_heads][head_dim]
-  int32_t query_heads, head_dim;
+  const float* q;  // [tokens][q_stride], in each row [query_heads][head_dim]
+  int64_t q_stride;
+  int32_t tokens, query_heads, head_dim;
   int32_t padded_dim;  // head_dim rounded up to 16
   const uint8_t* const* pages;
   int64_t offset;
-  int32_t begin, end;
+  int32_t begin, end, position;
   float scale;
-  float* scores;   // scratch [kAttentionHeads][kAttentionSpan]
-  float* maximum;  // [query_heads] largest score
-  float* sum;      // [query_heads] sum of exp(score - maximum)
-  float* out;      // [query_heads][padded_dim] sum of exp(score - maximum) * v
+  float* scratch;  // [tokens * query_heads][kScoreStride], and behind it [tokens * query_heads][head_dim]
+  // [tokens][result_stride], in each row the largest score of each head [query_heads], its sum of
+  // exp(score - largest) [query_heads], and its sum of exp(score - largest) * v [query_heads][padded_dim]
+  float* results;
+  int64_t result_stride;
 };
 
 struct VectorKernels {

@@ -6,21 +6,43 @@
 namespace gossamer {
 namespace {
 
+// A block of tokens, one KV head, one span of positions.
 struct Task {
-  int token;
+  std::size_t token;  // the first
+  int tokens;
   int kv_head;
   int begin;
   int end;
+  std::int64_t result;  // the first token's; the next ones' are `stride` behind one another
+  std::int64_t stride;
+};
+
+// The results of one token and KV head, positions rising.
+struct Join {
+  std::size_t token;
+  int kv_head;
+  std::int64_t result;
+  int spans;
 };
 
 // Positions times heads below which waking the other threads costs more than it saves.
 constexpr std::int64_t kSerialWork = 512;
 
-// Scratch of a thread, in floats.
-constexpr int kScores = kAttentionHeads * kAttentionSpan;
+// Floats of results that are kept before they are joined: bounds the scratch of long contexts.
+constexpr std::int64_t kMostResults = 1 << 21;
 
-// Tasks that run before their parts are joined: bounds the scratch of long contexts.
-constexpr std::size_t kMostTasks = 2048;
+// Tokens from `first` on, `most` at most, that follow one another in one sequence and whose contexts have as many
+// spans.
+int block_at(const std::vector<TokenPlace>& tokens, std::size_t first, int most) {
+  int count = 1;
+  for (; count < most && first + static_cast<std::size_t>(count) < tokens.size(); ++count) {
+    const TokenPlace& next = tokens[first + static_cast<std::size_t>(count)];
+    if (next.pages != tokens[first].pages || next.position != tokens[first].position + count ||
+        next.position % kAttentionSpan == 0)
+      break;
+  }
+  return count;
+}
 
 }  // namespace
 
@@ -28,51 +50,55 @@ void Attention::run(Parallel& team, const VectorKernels& kernels, const Attentio
                     const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes,
                     const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride) {
   const int group = shape.heads / shape.kv_heads;
+  const int block = std::max(1, kAttentionRows / group);
   const std::int64_t record = static_cast<std::int64_t>(group) * (shape.padded_dim + 2);
+  const std::int64_t scratch = static_cast<std::int64_t>(block) * group * (kScoreStride + shape.head_dim);
   const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
-  scores_.resize(static_cast<std::size_t>(team.size()) * kScores);
+  scratch_.resize(static_cast<std::size_t>(team.size() * scratch));
 
-  std::vector<Task> tasks;           // those of one (token, KV head) side by side, positions rising
-  std::vector<std::int64_t> firsts;  // the first task of each (token, KV head), and behind them the number of tasks
+  std::vector<Task> tasks;
+  std::vector<Join> joins;
   const auto attend = [&](std::int64_t first, std::int64_t last, int thread) {
     for (std::int64_t i = first; i < last; ++i) {
       const Task& task = tasks[static_cast<std::size_t>(i)];
-      float* mine = partial_.data() + i * record;
+      const TokenPlace& place = tokens[task.token];
       AttentionArgs args{};
-      args.q = q + task.token * q_stride + static_cast<std::int64_t>(task.kv_head) * group * shape.head_dim;
+      args.q = q + static_cast<std::int64_t>(task.token) * q_stride +
+               static_cast<std::int64_t>(task.kv_head) * group * shape.head_dim;
+      args.q_stride = q_stride;
+      args.tokens = task.tokens;
       args.query_heads = group;
       args.head_dim = shape.head_dim;
       args.padded_dim = shape.padded_dim;
-      args.pages = tokens[static_cast<std::size_t>(task.token)].pages;
+      args.pages = place.pages;
       args.offset = layer_offset + task.kv_head * head_bytes;
       args.begin = task.begin;
       args.end = task.end;
+      args.position = place.position;
       args.scale = scale;
-      args.scores = scores_.data() + static_cast<std::int64_t>(thread) * kScores;
-      args.maximum = mine;
-      args.sum = mine + group;
-      args.out = mine + 2 * group;
+      args.scratch = scratch_.data() + thread * scratch;
+      args.results = results_.data() + task.result;
+      args.result_stride = task.stride;
       kernels.attend(args);
     }
   };
-  // Joins the parts of each (token, KV head) in the order of their positions.
+  // Joins the results of each (token, KV head) in the order of their positions.
   const auto join = [&](std::int64_t first, std::int64_t last, int) {
     for (std::int64_t i = first; i < last; ++i) {
-      const std::int64_t begin = firsts[static_cast<std::size_t>(i)];
-      const std::int64_t end = firsts[static_cast<std::size_t>(i) + 1];
-      const Task& task = tasks[static_cast<std::size_t>(begin)];
+      const Join& mine = joins[static_cast<std::size_t>(i)];
+      const float* results = results_.data() + mine.result;
       for (int h = 0; h < group; ++h) {
         float top = -HUGE_VALF;
-        for (std::int64_t j = begin; j < end; ++j) top = std::max(top, partial_.data()[j * record + h]);
-        float* to =
-            out + task.token * out_stride + (static_cast<std::int64_t>(task.kv_head) * group + h) * shape.head_dim;
+        for (int s = 0; s < mine.spans; ++s) top = std::max(top, results[s * record + h]);
+        float* to = out + static_cast<std::int64_t>(mine.token) * out_stride +
+                    (static_cast<std::int64_t>(mine.kv_head) * group + h) * shape.head_dim;
         float total = 0;
-        for (std::int64_t j = begin; j < end; ++j) {
-          const float* from = partial_.data() + j * record;
-          const float weight = end == begin + 1 ? 1.0F : std::exp(from[h] - top);
+        for (int s = 0; s < mine.spans; ++s) {
+          const float* from = results + s * record;
+          const float weight = mine.spans == 1 ? 1.0F : std::exp(from[h] - top);
           total += weight * from[group + h];
           const float* values = from + 2 * group + static_cast<std::int64_t>(h) * shape.padded_dim;
-          for (int d = 0; d < shape.head_dim; ++d) to[d] = (j == begin ? 0.0F : to[d]) + weight * values[d];
+          for (int d = 0; d < shape.head_dim; ++d) to[d] = (s == 0 ? 0.0F : to[d]) + weight * values[d];
         }
         for (int d = 0; d < shape.head_dim; ++d) to[d] /= total;
       }
@@ -81,24 +107,32 @@ void Attention::run(Parallel& team, const VectorKernels& kernels, const Attentio
 
   for (std::size_t token = 0; token < tokens.size();) {
     tasks.clear();
-    firsts.clear();
+    joins.clear();
     std::int64_t work = 0;
+    std::int64_t results = 0;
     do {
-      const int length = tokens[token].position + 1;
-      work += static_cast<std::int64_t>(length) * shape.kv_heads;
+      const int count = block_at(tokens, token, block);
+      const int length = tokens[token].position + count;  // of the last one's context
+      const int spans = (length + kAttentionSpan - 1) / kAttentionSpan;
+      const std::int64_t stride = record * spans * shape.kv_heads;
       for (int h = 0; h < shape.kv_heads; ++h) {
-        firsts.push_back(static_cast<std::int64_t>(tasks.size()));
-        for (int begin = 0; begin < length; begin += kAttentionSpan)
-          tasks.push_back({static_cast<int>(token), h, begin, std::min(length, begin + kAttentionSpan)});
+        const std::int64_t mine = results + record * spans * h;
+        for (int s = 0; s < spans; ++s)
+          tasks.push_back({token, count, h, s * kAttentionSpan, std::min(length, (s + 1) * kAttentionSpan),
+                           mine + record * s, stride});
+        for (int t = 0; t < count; ++t)
+          joins.push_back({token + static_cast<std::size_t>(t), h, mine + stride * t, spans});
       }
-    } while (++token < tokens.size() && tasks.size() < kMostTasks);
-    firsts.push_back(static_cast<std::int64_t>(tasks.size()));
+      results += stride * count;
+      work += static_cast<std::int64_t>(length) * count * shape.kv_heads;
+      token += static_cast<std::size_t>(count);
+    } while (token < tokens.size() && results < kMostResults);
     const auto count = static_cast<std::int64_t>(tasks.size());
-    const auto joins = static_cast<std::int64_t>(firsts.size()) - 1;
-    partial_.resize(tasks.size() * static_cast<std::size_t>(record));
+    const auto joined = static_cast<std::int64_t>(joins.size());
+    results_.resize(static_cast<std::size_t>(results));
     const bool serial = work < kSerialWork;
     team.parallel_for(count, serial ? count : std::max<std::int64_t>(1, count / (16 * team.size())), attend);
-    team.parallel_for(joins, std::max<std::int64_t>(64, joins / (4 * team.size())), join);
+    team.parallel_for(joined, std::max<std::int64_t>(64, joined / (4 * team.size())), join);
   }
 }
 

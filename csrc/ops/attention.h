@@ -25,7 +25,8 @@ struct AttentionShape {
 
 // out[t] = attention of q[t] over positions 0 .. position(t); q and out are [tokens][stride], heads one behind the
 // other. `layer_offset` and `head_bytes` locate a KV head in a page: offset = layer_offset + kv_head * head_bytes. The
-// work is split by position, never by the number of threads.
+// work is split by position, never by the number of threads, and tokens that follow one another in a sequence share
+// what is read of it; a token's result is the same in any company.
 class Attention {
  public:
   void run(Parallel& team, const VectorKernels& kernels, const AttentionShape& shape,
@@ -33,8 +34,8 @@ class Attention {
            std::int64_t q_stride, float* out, std::int64_t out_stride);
 
  private:
-  Buffer<float> scores_;   // [threads][kAttentionSpan]
-  Buffer<float> partial_;  // [tasks][query heads][padded_dim + 2]
+  Buffer<float> scratch_;  // a part for each thread: AttentionArgs
+  Buffer<float> results_;  // [token][kv head][span] as AttentionArgs has them
 };
 
 }  // namespace gossamer
