@@ -416,7 +416,12 @@ def test_the_command(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "rounded for convert --weights int8 --group 64" in out
     assert "perplexity" in (tmp_path / "curve.svg").read_text("utf-8")
     assert main(line) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "exists already; --force replaces it" in capsys.readouterr().err
+    (tmp_path / "out" / "config.json").write_text("{", encoding="utf-8")
+    assert main([*line, "--force"]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))["model_type"] == "llama"
+    assert not (tmp_path / "out.training").exists()
+    capsys.readouterr()
     shutil.rmtree(tmp_path / "out")
     assert main([*line[:-1], str(tmp_path / "gone" / "curve.svg")]) == 1
     assert "there is no folder" in capsys.readouterr().err

@@ -114,8 +114,12 @@ def test_samples_go_on_where_a_run_stopped(model: Path, tmp_path: Path, monkeypa
     np.testing.assert_array_equal(np.concatenate(list(read_samples(tmp_path / "parts"))), whole)
     sample(teacher, tmp_path / "parts", tokens=180, length=20, seed=4)  # more of the same
     np.testing.assert_array_equal(np.concatenate(list(read_samples(tmp_path / "parts")))[:8], whole)
-    with pytest.raises(GossamerError, match="was begun with seed 4, this run has 5"):
+    with pytest.raises(GossamerError, match="was begun with seed 4, this run has 5; --force begins anew"):
         sample(teacher, tmp_path / "parts", tokens=150, length=20, seed=5)
+    assert sample(teacher, tmp_path / "parts", tokens=60, length=20, seed=5, force=True) == 60
+    assert sample(teacher, tmp_path / "parts", tokens=80, length=20, seed=5, force=True) == 80  # goes on: the same run
+    assert json.loads((tmp_path / "parts" / "samples.json").read_text("utf-8"))["seed"] == 5
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_samples_of_before_parts_had_sizes_go_on(model: Path, tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_samples_that_do_not_fit(model: Path, tmp_path: Path) -> None:
         sample(teacher, tmp_path / "samples", tokens=10, length=129)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(GossamerError, match="used: exists already and holds no samples; it is left as it is"):
+    with pytest.raises(GossamerError, match="used: exists already and holds more than a model or samples"):
         sample(teacher, tmp_path / "used", tokens=10, length=20)
     sample(teacher, tmp_path / "samples", tokens=100, length=20)
     other = tiny_llama(tmp_path / "other")

@@ -94,25 +94,27 @@ def test_a_mapped_model_gives_the_logits_of_the_one_in_memory(model: PackedModel
     np.testing.assert_array_equal(logits[0], logits[1])
 
 
-def test_only_packed_and_empty_folders_are_replaced(model: PackedModel, folder: Path, tmp_path: Path) -> None:
+def test_only_models_and_empty_folders_are_replaced(model: PackedModel, folder: Path, tmp_path: Path) -> None:
     before = (folder / "weights.safetensors").stat().st_ino
-    write_packed(folder, model)
+    with pytest.raises(GossamerError, match=r"packed: exists already; --force replaces it$"):
+        write_packed(folder, model)
+    assert (folder / "weights.safetensors").stat().st_ino == before
+    write_packed(folder, model, force=True)
     assert (folder / "weights.safetensors").stat().st_ino != before
     read_packed(folder)
-    (folder / "notes.txt").write_text("precious")
-    with pytest.raises(GossamerError, match="packed: exists already and is no packed folder, or holds more than that"):
-        write_packed(folder, model)
-    assert (folder / "notes.txt").read_text() == "precious"
     (tmp_path / "empty").mkdir()
     write_packed(tmp_path / "empty", model)
     mine = tmp_path / "mine"
-    mine.mkdir()
+    (mine / "drafts").mkdir(parents=True)
     (mine / "thesis.txt").write_text("precious")
-    for place in (mine, mine / "thesis.txt"):
-        with pytest.raises(GossamerError, match="exists already and is no packed folder, or holds more"):
-            write_packed(place, model)
+    (tmp_path / "project" / "src").mkdir(parents=True)
+    (tmp_path / "project" / "config.json").write_text("{}")  # not a model's: there are other folders
+    for place in (mine, mine / "thesis.txt", tmp_path / "project"):
+        for force in (False, True):
+            with pytest.raises(GossamerError, match="exists already and holds more than a model or samples"):
+                write_packed(place, model, force=force)
     assert (mine / "thesis.txt").read_text() == "precious"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine", "packed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine", "packed", "project"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
@@ -128,7 +130,7 @@ def test_a_failed_write_leaves_what_was_there(
 
     monkeypatch.setattr(SafetensorsWriter, "_write", fail)
     with pytest.raises((GossamerError, KeyboardInterrupt)) as raised:
-        write_packed(folder, model)
+        write_packed(folder, model, force=True)
     if isinstance(error, OSError):
         assert str(raised.value) == f"{folder / 'weights.safetensors'}: cannot write: No space left on device"
     monkeypatch.undo()

@@ -225,8 +225,14 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     source = tiny_llama(tmp_path / "dense")
     (tmp_path / "pruned").mkdir()
     small(source, tmp_path / "pruned", method="magnitude", sparsity=0.5)  # an empty folder is none
-    with pytest.raises(GossamerError, match="pruned: exists already"):
+    with pytest.raises(GossamerError, match="pruned: exists already; --force replaces it"):
         small(source, tmp_path / "pruned", method="magnitude", sparsity=0.5)
+    report = small(source, tmp_path / "pruned", method="magnitude", sparsity=0.25, force=True)
+    assert report.reached == pytest.approx(0.25, abs=0.01)
+    for inside in (tmp_path, tmp_path / "dense"):
+        with pytest.raises(GossamerError, match=r"cannot be replaced, since .*dense is read|holds more than a model"):
+            small(source, inside, method="magnitude", sparsity=0.5, force=True)
+    assert (source / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])

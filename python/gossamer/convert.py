@@ -16,7 +16,7 @@ from .errors import GossamerError
 from .folders import check_destination
 from .formats import FORMATS, STORED, TYPES, check_group
 from .low_rank import LOW_RANK_U, LOW_RANK_V
-from .packed import PACKED_FOLDER, PackedModel, is_replaceable, write_packed
+from .packed import PackedModel, write_packed
 from .packing import round_values
 from .planner import Machine, this_machine
 
@@ -51,17 +51,19 @@ def convert(
     group: int = 64,
     format: str = "auto",
     head: str = "auto",
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Packs a checkpoint into a folder that loads at once.
 
     Args:
         src: A Hugging Face checkpoint folder or a GGUF file.
-        dst: Folder to write: new, empty, or a packed one, which is replaced.
+        dst: Folder to write; must not exist yet, or be empty.
         weights: As for `pack_checkpoint`, as are those below.
         group: Inputs a scale.
         format: Format of the matrices.
         head: Type of the head's values.
+        force: Replaces a model that lies at `dst`.
         progress: Called with (done, total, what).
 
     Raises:
@@ -69,11 +71,11 @@ def convert(
             nothing is left behind.
     """
     path = Path(dst)
-    check_destination(path, is_replaceable, PACKED_FOLDER)
+    check_destination(path, force=force, reads=[src])
     model = pack_checkpoint(
         open_checkpoint(src), weights=weights, group=group, format=format, head=head, progress=progress
     )
-    write_packed(path, model)
+    write_packed(path, model, force=force, reads=[src])
     return Report(path, model.weights, model.reasons)
 
 

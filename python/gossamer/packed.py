@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ from .folders import new_folder
 from .formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
 from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .safetensors_io import SafetensorsFile, SafetensorsWriter
-from .tokenizer import SAVED_FILES, Tokenizer, read_json
+from .tokenizer import Tokenizer, read_json
 
 FORMAT_VERSION = 1
 LAYOUT = "cpu16x4-v1"
 
 _CONFIG = "gossamer.json"
 _WEIGHTS = "weights.safetensors"
-PACKED_FOLDER = "packed folder, or holds more than that"
 _LARGEST = 1 << 24
 _LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _STREAMS = {
@@ -72,11 +72,6 @@ def is_packed(folder: Path) -> bool:
     return (folder / _CONFIG).is_file()
 
 
-def is_replaceable(folder: Path) -> bool:
-    """Returns whether a folder holds a packed model and nothing else, so that a new one may take its place."""
-    return is_packed(folder) and {path.name for path in folder.iterdir()} <= {_CONFIG, _WEIGHTS, *SAVED_FILES}
-
-
 def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     """Returns [outputs, inputs] of every matrix of a decoder."""
     query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
@@ -117,18 +112,22 @@ def _vector_lengths(config: DecoderConfig) -> tuple[dict[str, int], dict[str, in
     return norms, biases
 
 
-def write_packed(folder: str | Path, model: PackedModel) -> None:
+def write_packed(
+    folder: str | Path, model: PackedModel, *, force: bool = False, reads: Iterable[str | Path] = ()
+) -> None:
     """Writes a packed folder, or nothing.
 
     Args:
-        folder: Destination: new, empty, or a packed folder, which is replaced.
+        folder: Destination: must not exist yet, or be empty.
         model: What to write.
+        force: Whether a model that lies there is replaced.
+        reads: What is not replaced, since the model comes from there.
 
     Raises:
         GossamerError: something else lies at the destination, or it cannot be written.
     """
     folder = Path(folder)
-    with new_folder(folder, is_replaceable, PACKED_FOLDER) as part:
+    with new_folder(folder, force=force, reads=reads) as part:
         streams = {
             f"{name}.{key}": data for name, weight in model.weights.items() for key, data in weight.streams().items()
         }

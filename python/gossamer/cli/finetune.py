@@ -9,7 +9,17 @@ from pathlib import Path
 
 from ..finetune.options import LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
 from ..pictures import new_figure
-from .options import SOURCE_HELP, add_group_option, fraction, given, integer, need_torch, nonempty, number
+from .options import (
+    SOURCE_HELP,
+    add_force_option,
+    add_group_option,
+    fraction,
+    given,
+    integer,
+    need_torch,
+    nonempty,
+    number,
+)
 from .output import print_json
 from .progress import progress
 from .sample import amount
@@ -82,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _choice(run, "device", ("auto", "cpu", "cuda"), "where")
     run.add_argument("--threads", type=integer(1), metavar="N", help="threads on the CPU (default: as torch chooses)")
     run.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into this picture")
+    add_force_option(run, "replace a model that lies at DST, when the training has ended")
     run.add_argument("--json", action="store_true", help="print the report as one JSON document")
 
 
@@ -104,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
                 teacher=locate(args.teacher, bar),
                 data=args.data,
                 options=options,
+                force=args.force,
                 progress=bar,
             )
         except Interrupted as stop:

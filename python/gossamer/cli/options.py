@@ -113,6 +113,11 @@ def add_packing_options(parser: argparse._ActionsContainer, types: Sequence[str]
     )
 
 
+def add_force_option(parser: argparse._ActionsContainer, what: str = "replace a model that lies at DST") -> None:
+    """Adds --force."""
+    parser.add_argument("--force", action="store_true", help=what)
+
+
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Returns those of the named options that were given."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}

@@ -9,7 +9,7 @@ from ..calibration import LENGTH, WINDOWS
 from ..formats import STORED
 from ..low_rank import FOLDER
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
-from .options import SOURCE_HELP, add_group_option, add_target_options, given, integer, nonempty
+from .options import SOURCE_HELP, add_force_option, add_group_option, add_target_options, given, integer, nonempty
 from .output import print_json
 from .progress import progress
 
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=integer(0), default=0, metavar="S", help="of the windows' choice (default %(default)s)"
     )
     parser.add_argument("--threads", type=integer(1), default=0, metavar="N", help="threads (default: as many as pay)")
+    add_force_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
 
 
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             length=args.length,
             seed=args.seed,
             threads=args.threads,
+            force=args.force,
             progress=bar,
         )
     if args.json:

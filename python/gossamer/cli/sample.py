@@ -7,7 +7,16 @@ import re
 from typing import TYPE_CHECKING
 
 from ..finetune.samples import LENGTH
-from .options import MODEL_HELP, add_device_option, add_engine_options, integer, need_torch, nonempty, open_model
+from .options import (
+    MODEL_HELP,
+    add_device_option,
+    add_engine_options,
+    add_force_option,
+    integer,
+    need_torch,
+    nonempty,
+    open_model,
+)
 from .output import print_json
 from .progress import progress
 
@@ -37,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--length", type=integer(2), default=LENGTH, metavar="N", help="tokens a window (default %(default)s)"
     )
     parser.add_argument("--seed", type=integer(0), default=0, metavar="S", help="of the samples (default %(default)s)")
+    add_force_option(parser, "begin anew where DST holds samples of other settings, or a model")
     add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_engine_options(parser)
@@ -48,7 +58,15 @@ def run(args: argparse.Namespace) -> int:
 
     model = _on_card(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
     with progress() as report:
-        tokens = sample(model, args.dst, tokens=args.tokens, length=args.length, seed=args.seed, progress=report)
+        tokens = sample(
+            model,
+            args.dst,
+            tokens=args.tokens,
+            length=args.length,
+            seed=args.seed,
+            force=args.force,
+            progress=report,
+        )
     if args.json:
         print_json({"model": args.model, "path": args.dst, "tokens": tokens, "length": args.length, "seed": args.seed})
     else:

@@ -70,6 +70,7 @@ def finetune(
     teacher: str | Path,
     data: Sequence[str | Path],
     options: Options | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Trains a pruned checkpoint to do what its dense teacher does; zeros stay exactly zero.
@@ -85,6 +86,7 @@ def finetune(
         teacher: The dense checkpoint.
         data: UTF-8 text files, folders of them, and folders of samples.
         options: How to train.
+        force: Replaces a model that lies at `dst`, when the training has ended.
         progress: Called with (done, total, what).
 
     Returns:
@@ -97,7 +99,8 @@ def finetune(
     options = options or Options()
     report = progress or (lambda *_: None)
     folder = Path(dst)
-    check_destination(folder)
+    reads = [Path(path) for path in (student, teacher, *data)]
+    check_destination(folder, force=force, reads=reads)
     if not data:
         raise GossamerError("finetuning needs data: text files, folders of them, or samples of the teacher")
     source, dense = open_checkpoint(student), open_checkpoint(teacher)
@@ -152,7 +155,8 @@ def finetune(
             curve=trainer.curve,
             log=trainer.log,
         )
-        _write(folder, trainer, source, result)
+        with new_folder(folder, force=force, reads=reads) as part:
+            _write(part, trainer, source, result)
         report(1, 1, "writing the checkpoint")
     return result
 
@@ -222,8 +226,7 @@ def _digest(data: Data) -> int:
 
 
 def _write(folder: Path, trainer: Trainer, source: Checkpoint, result: Report) -> None:
-    """Writes the checkpoint beside its place, with the report in it, and renames it."""
-    with new_folder(folder) as part:
-        dtype = "f32" if trainer.options.weights != STORED else ""
-        torch_decoder.save(trainer.student, part, source, dtype)
-        (part / REPORT_FILE).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    """Writes the checkpoint, with the report in it."""
+    dtype = "f32" if trainer.options.weights != STORED else ""
+    torch_decoder.save(trainer.student, folder, source, dtype)
+    (folder / REPORT_FILE).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..calibration import sampled_windows
 from ..errors import GossamerError
-from ..folders import write_file
+from ..folders import check_destination, remove_folder, write_file
 from ..model import Model
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..tokenizer import read_json
@@ -41,6 +41,7 @@ def sample(
     tokens: int,
     length: int = LENGTH,
     seed: int = 0,
+    force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> int:
     """Lets a model write samples at temperature 1: answers to chat prompts and documents, in turns.
@@ -51,6 +52,7 @@ def sample(
         tokens: Tokens wanted, rounded up to whole windows.
         length: Tokens a window.
         seed: Of the samples.
+        force: Begins anew where `dst` holds other samples, or a model.
         progress: Called with (tokens done, tokens, what).
 
     Returns:
@@ -73,7 +75,7 @@ def sample(
         "seed": seed,
         "part_windows": each,
     }
-    _begin(folder, about)
+    _begin(folder, about, force)
     windows = -(-tokens // length)
     for first in range(0, windows, each):
         path = folder / f"{first // each:06}.safetensors"
@@ -102,24 +104,31 @@ def sample(
     return sum(part.size for part in read_samples(folder))
 
 
-def _begin(folder: Path, about: dict[str, Any]) -> None:
-    """Makes the folder, or checks that what is there came from the same settings."""
+def _begin(folder: Path, about: dict[str, Any], force: bool) -> None:
+    """Makes the folder, or checks that what is there came from the same settings; with `force` it goes otherwise."""
     path = folder / _ABOUT
     if path.exists():
-        found = {"part_windows": _PART_WINDOWS, **read_json(path)}
-        for key, value in about.items():
-            if found.get(key) != value:
-                hint = "; was that another device?" if key == "part_windows" else ""
-                raise GossamerError(
-                    f"{folder}: was begun with {key} {found.get(key)!r:.80}, this run has {value!r:.80}{hint}"
-                )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GossamerError(f"{folder}: exists already and holds no samples; it is left as it is")
+        other = _difference(folder, {"part_windows": _PART_WINDOWS, **read_json(path)}, about)
+        if not other:
+            return
+        if not force:
+            raise GossamerError(f"{other}; --force begins anew")
+    check_destination(folder, force=force)
+    if folder.exists():
+        remove_folder(folder)
     try:
         write_file(path, json.dumps(about, indent=2) + "\n")
     except OSError as error:
         raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
+
+
+def _difference(folder: Path, found: dict[str, Any], about: dict[str, Any]) -> str:
+    """What samples that were begun differ in, in words; empty where they are the same."""
+    for key, value in about.items():
+        if found.get(key) != value:
+            hint = " (was that another device?)" if key == "part_windows" else ""
+            return f"{folder}: was begun with {key} {found.get(key)!r:.80}, this run has {value!r:.80}{hint}"
+    return ""
 
 
 def is_samples(path: Path) -> bool:

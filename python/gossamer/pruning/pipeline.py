@@ -89,6 +89,7 @@ def prune(
     length: int = LENGTH,
     seed: int = 0,
     threads: int = 0,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Prunes the linears of every block of a checkpoint; embeddings, head and norms stay as they are.
@@ -116,6 +117,7 @@ def prune(
         length: Tokens of each.
         seed: Of the places of the windows in the text, or of the samples.
         threads: Threads of the engine; 0 chooses.
+        force: Replaces a model that lies at `dst`.
         progress: Called with (done, total, what).
 
     Returns:
@@ -144,7 +146,8 @@ def prune(
     if windows < 1 or length < 1:
         raise GossamerError(f"calibration needs at least 1 window of 1 token, got {windows} of {length}")
     folder = Path(dst)
-    check_destination(folder)
+    reads = [Path(src), *([] if calibration is None else [Path(calibration)])]
+    check_destination(folder, force=force, reads=reads)
     source = open_checkpoint(Path(src))
     refuse_low_rank(source, "pruned")
     refuse_unwritable(source)
@@ -221,6 +224,8 @@ def prune(
         {names[name]: weight for name, weight in pruned.items()},
         {names[name]: branch for name, branch in branches.items()},
         result,
+        force,
+        reads,
     )
     report(1, 1, "writing the checkpoint")
     return result
@@ -359,6 +364,8 @@ def _write(
     pruned: dict[str, _core.Weight],
     branches: dict[str, LowRank],
     result: Report,
+    force: bool,
+    reads: list[Path],
 ) -> None:
     """Writes the checkpoint beside its place, with the report in it, and renames it."""
     from ..checkpoint import write_checkpoint
@@ -370,7 +377,7 @@ def _write(
             else:
                 yield name, source.tensor(name), _stored_type(source, name)
 
-    with new_folder(folder) as part:
+    with new_folder(folder, force=force, reads=reads) as part:
         write_checkpoint(part, source.config, tensors(), source)
         if branches:
             write_low_rank(part, branches)

@@ -1,0 +1,70 @@
+"""Destinations: what is refused, what `--force` replaces, and what stays whatever is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gossamer.errors import GossamerError
+from gossamer.folders import check_destination, holds_model, new_folder, remove_folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    (folder / "low_rank").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "low_rank" / "adapter_config.json").write_text("{}")
+    return folder
+
+
+def test_a_model_is_replaced_by_force_alone(model: Path) -> None:
+    with pytest.raises(GossamerError, match=r"model: exists already; --force replaces it$"):
+        check_destination(model)
+    with new_folder(model, force=True) as part:
+        (part / "new").write_text("x")
+        assert (model / "config.json").is_file(), "until the new one is whole the old one stays"
+    assert [path.name for path in model.iterdir()] == ["new"]
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+def test_what_fails_leaves_the_old_model(model: Path) -> None:
+    def stopped() -> None:
+        with new_folder(model, force=True) as part:
+            (part / "new").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert holds_model(model)
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("sign", ["gossamer.json", "config.json", "samples.json"])
+def test_folders_of_models_have_a_sign_and_no_other_folders(tmp_path: Path, sign: str) -> None:
+    (tmp_path / "weights.safetensors").write_text("")
+    assert not holds_model(tmp_path)
+    (tmp_path / sign).write_text("{}")
+    assert holds_model(tmp_path)
+    (tmp_path / ".git").mkdir()
+    assert not holds_model(tmp_path)
+    with pytest.raises(GossamerError, match="holds more than a model or samples; it is left as it is"):
+        check_destination(tmp_path, force=True)
+
+
+def test_what_is_read_is_not_replaced(model: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    for read in (model, model / "config.json", link):
+        for place in (model, link):
+            with pytest.raises(GossamerError, match=r"cannot be replaced, since .* is read"):
+                check_destination(place, force=True, reads=[read])
+    check_destination(model, force=True, reads=[tmp_path / "another", tmp_path])
+
+
+def test_a_removed_folder_is_gone(model: Path) -> None:
+    remove_folder(model)
+    assert list(model.parent.iterdir()) == []
+    with pytest.raises(GossamerError, match="model: cannot be removed: No such file"):
+        remove_folder(model)
