@@ -116,9 +116,9 @@ def test_autocast_changes_no_product_of_float32(weights: str) -> None:
     layer = SparseLinear.from_dense(pruned(50, 90), "bitmap", weights)
     x = random(3, 90)
     with torch.no_grad():
-        expected = layer._handle().multiply(x, layer.bias)
+        expected = layer._handle().multiply(x, layer.bias, "auto")
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(layer._handle().multiply(x, layer.bias), expected)
+            assert torch.equal(layer._handle().multiply(x, layer.bias, "auto"), expected)
 
 
 def test_too_little_memory_names_device_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,9 @@ class CardHandle:
         """Whether these are the tensors, in the same memory, and nobody wrote to what was checked."""
         return self._marks.fit(values, index, written=self._trained is not None)
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
+    def multiply(self, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
+        """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type; inputs stay exact."""
+        del activations
         if self._card is not None and self._card.takes(x.dtype):
             return self._card.linear(x, None if bias is None else bias.to(x.dtype))
         wide = torch.promote_types(x.dtype, torch.float32)

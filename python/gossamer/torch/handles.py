@@ -44,8 +44,11 @@ class Product(Protocol):
     def serves(self, values: Tensor, index: Sequence[Tensor]) -> bool:
         """Whether these are the tensors, in the same memory, and nobody wrote to what was checked."""
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
+    def multiply(self, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
+        """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type.
+
+        `activations` is as in `Layout`: derivatives are multiplied more exactly than the layer's own inputs.
+        """
 
     def wide(self, dtype: torch.dtype) -> torch.dtype:
         """Returns the type that gradients of a type are multiplied in."""
@@ -138,7 +141,7 @@ class Handle:
             self._narrowed.copy_(values.detach())
         return True
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(self, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
         """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type."""
         rows, cols = self.layout.rows, self.layout.cols
         if bias is not None and (bias.device != x.device or bias.shape != (rows,)):
@@ -161,7 +164,7 @@ class Handle:
             if bias.dtype not in _CODES or not bias.is_contiguous():
                 bias = bias.to(x.dtype).contiguous()
             bias_address, bias_type = bias.data_ptr(), _CODES[bias.dtype]
-        linear = self.linear(x.dtype)
+        linear = self.linear(x.dtype, activations)
         threads = torch.get_num_threads()
         linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
         return y
@@ -176,9 +179,8 @@ class Handle:
         step = max(1, _PANEL_BYTES // (4 * _PANEL_ROWS * cols)) * _PANEL_ROWS
         return ((first, min(rows, first + step)) for first in range(0, rows, step))
 
-    def linear(self, dtype: torch.dtype) -> _core.Linear:
+    def linear(self, dtype: torch.dtype, activations: str) -> _core.Linear:
         """Returns the weight with kernels for inputs of a type."""
-        activations = self.layout.activations
         if activations == "auto" and dtype == torch.bfloat16 and self.layout.type in ("bf16", "f16"):
             activations = "bf16"
         found = self._linears.get(activations)
@@ -197,7 +199,7 @@ class Handle:
         out = torch.empty(rows, cols)
         panels = first // _PANEL_ROWS, -(-last // _PANEL_ROWS)
         threads = torch.get_num_threads() if rows * cols > _ALONE else 1
-        self.linear(torch.float32).expand(*panels, out.data_ptr(), cols, threads)
+        self.linear(torch.float32, self.layout.activations).expand(*panels, out.data_ptr(), cols, threads)
         return out.to(dtype)
 
     def span(self, first: int, last: int) -> tuple[int, int]:

@@ -192,7 +192,7 @@ class SparseLinear(nn.Module):
             handle = self._handle()
             learns = x.requires_grad or self.trainable or (bias is not None and bias.requires_grad)
             if not (learns and torch.is_grad_enabled()):
-                return handle.multiply(x, bias)
+                return handle.multiply(x, bias, self.layout.activations)
         return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, bias)  # type: ignore[no-any-return]
 
     def _check(self, x: Any) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _core
+from . import derivatives
 from .cards import CardHandle
 from .handles import MAKERS, handle_of
 from .layout import ACTIVATIONS
 
-_ROWS, _COLS = 3, 4  # of a layout's numbers
+_ROWS, _COLS, _ACTIVATIONS = 3, 4, -1  # of a layout's numbers
 _core.use_open_mp(torch._C.__file__)
 
 _library = torch.library.Library("gossamer", "DEF")
@@ -27,6 +28,7 @@ def _nobody_watches(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and not x.is_neg()
+        and forward_ad._current_level < 0
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.maybe_current_level() is None
         and torch._C._get_tracing_state() is None
@@ -38,8 +40,8 @@ def _somebody_may(x: Tensor) -> bool:
     return False
 
 
-# Whether a product needs no operator: x is a plain tensor, and no mode, transform or tracer looks on. The dispatcher
-# costs more than a small product does, so it is passed by where torch tells that it is not needed.
+# Whether a product needs no operator: x is a plain tensor, and no mode, transform, dual level or tracer looks on. The
+# dispatcher costs more than a small product does, so it is passed by where torch tells that it is not needed.
 try:
     _nobody_watches(torch.empty(0))
     nobody_watches = _nobody_watches
@@ -48,7 +50,7 @@ except AttributeError:  # a torch that keeps these elsewhere
 
 
 def _linear(x: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int], bias: Tensor | None) -> Tensor:
-    return handle_of(values, index, layout).multiply(x, bias)
+    return handle_of(values, index, layout).multiply(x, bias, ACTIVATIONS[layout[_ACTIVATIONS]])
 
 
 def _linear_transposed(y: Tensor, values: Tensor, index: Sequence[Tensor], layout: list[int]) -> Tensor:
@@ -99,43 +101,4 @@ def _fake_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor], 
 torch.library.register_fake("gossamer::linear", _fake_linear, lib=_library)
 torch.library.register_fake("gossamer::linear_transposed", _fake_transposed, lib=_library)
 torch.library.register_fake("gossamer::linear_values", _fake_values, lib=_library)
-
-
-def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    x, values, index, layout, bias = inputs
-    ctx.layout = layout
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values, *index)
-
-
-def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    x, values, *index = ctx.saved_tensors
-    need_x, need_values, _, _, need_bias = ctx.needs_input_grad
-    ops = torch.ops.gossamer
-    to_x = ops.linear_transposed(gradient, values, index, ctx.layout) if need_x else None
-    to_values = ops.linear_values(gradient, x, values, index, ctx.layout) if need_values else None
-    to_bias = gradient.reshape(-1, ctx.layout[_ROWS]).sum(0).to(ctx.bias_dtype) if need_bias else None
-    return to_x, to_values, [None] * len(index), None, to_bias
-
-
-def _save_transposed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    _, values, index, layout = inputs
-    ctx.layout = layout
-    ctx.save_for_backward(values, *index)
-
-
-def _transposed_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    values, *index = ctx.saved_tensors
-    if ctx.needs_input_grad[1]:
-        raise NotImplementedError("second derivatives with respect to a sparse layer's values are not there")
-    exact = [*ctx.layout[:-1], ACTIVATIONS.index("f32")]
-    to_y = torch.ops.gossamer.linear(gradient, values, index, exact, None)
-    return to_y, None, [None] * len(index), None
-
-
-torch.library.register_autograd("gossamer::linear", _linear_gradients, setup_context=_save_linear, lib=_library)
-torch.library.register_autograd(
-    "gossamer::linear_transposed", _transposed_gradients, setup_context=_save_transposed, lib=_library
-)
+derivatives.register(_library)
