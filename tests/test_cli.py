@@ -121,10 +121,15 @@ def test_a_prompt_longer_than_the_context_names_both_numbers(served, capsys):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", ["COMMAND"]),
         ("fry", ["'fry'", "generate"]),
-        ("generate a --frob", ["gossamer generate: error", "--frob"]),
-        ("generate a --temp 1", ["--temp"]),
+        ("genrate", ["'genrate'", "; did you mean generate? "]),
+        ("--verison", ["gossamer: error", "--verison; did you mean --version? "]),
+        ("generate a --frob", ["gossamer generate: error", "unrecognized arguments: --frob (see"]),
+        ("generate a --temp 1", ["--temp 1; did you mean --temperature? "]),
+        ("generate a --top 1", ["; did you mean --top-k or --top-p? "]),
+        ("convert a b --wieghts=int8", ["--wieghts=int8; did you mean --weights? "]),
+        ("convert a b --weights int6", ["--weights", "'int6'", "; did you mean int8? "]),
+        ("eval m --txt f", ["required: --text; there is no --txt; did you mean --text? "]),
         ("generate a --draft ngram", ["--draft"]),
         ("generate a --device tpu", ["--device", "'tpu'", "cuda"]),
         ("generate a --kv int8", ["--kv", "int8", "f16"]),
@@ -181,6 +186,36 @@ def test_help_documents_every_option_of_every_command(capsys):
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
         assert [action.dest for action in parser._actions if not action.help] == []
+
+
+def test_a_bare_line_prints_the_help(capsys):
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: gossamer ")
+    assert [name for name in COMMANDS if f"    {name} " not in out] == []
+    assert err == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_a_script_of_the_shell(shell: str, capsys, tmp_path):
+    import shutil
+    import subprocess
+
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    words = [*COMMANDS, "--repeat-penalty", "--allocation", "sparsegpt"]
+    assert [word for word in words if word not in out] == []
+    if not shutil.which(shell):
+        return
+    (tmp_path / "script").write_text(out)
+    assert subprocess.run([shell, "-n", tmp_path / "script"], check=False).returncode == 0
+    if shell == "bash":
+        ask = "source ./script; COMP_WORDS=(gossamer gen); COMP_CWORD=1; _shtab_gossamer; echo ${COMPREPLY[@]}"
+        done = subprocess.run([shell, "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout == "generate\n"
 
 
 def test_version(capsys):

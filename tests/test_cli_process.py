@@ -95,3 +95,9 @@ def test_closed_streams_are_as_if_nobody_reads_and_nothing_is_there():
 def test_what_draws_is_imported_only_where_it_draws():
     code = "import sys; import gossamer.cli; sys.exit('matplotlib' in sys.modules or 'rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "gossamer", "fry"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gossamer: error: ")

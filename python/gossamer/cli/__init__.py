@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
 
 from ..errors import GossamerError
 from . import bench, chat, convert, evaluate, finetune, generate, inspect, prune, roofline, sample
+from .parser import SHELLS, Completion, Parser, Version
 
 COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         of stdout went away, as a shell reports SIGPIPE. With GOSSAMER_DEBUG set, failures raise with their traceback.
 
     Raises:
-        SystemExit: wrong usage (2), `--help` and `--version` (0).
+        SystemExit: wrong usage (2), `--help`, `--version` and `--print-completion` (0).
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by who started this
@@ -93,36 +93,28 @@ def _drop_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage above it, and takes no abbreviated options."""
-
-    def __init__(self, **options: object) -> None:
-        options["allow_abbrev"] = False
-        super().__init__(**options)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-class _Version(argparse.Action):
-    """Prints the version; looked up only when asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from .. import __version__
-
-        print(f"gossamer {__version__}")
-        parser.exit()
+def _help(args: argparse.Namespace) -> int:
+    """A line without a command asks what there is."""
+    args.parser.print_help()
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="gossamer",
         description="Runs pruned transformers fast on ordinary machines, straight from compressed weights.",
         epilog="MODEL is a packed folder, a Hugging Face checkpoint folder, a GGUF file, a hub id, or the name of a "
         "built-in model. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    parser.add_argument(
+        "--print-completion",
+        action=Completion,
+        choices=SHELLS,
+        help="print a script that completes commands and options in this shell, and exit",
+    )
+    parser.set_defaults(run=_help, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     for name, module in COMMANDS.items():
         summary = module.SUMMARY
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
