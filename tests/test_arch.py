@@ -175,3 +175,82 @@ def test_every_module_of_the_folder_is_a_family_or_a_helper() -> None:
         module = family({"model_type": name})
         assert callable(module.decoder_config)
         assert callable(module.tensors)
+
+
+ASKS_FOR_MORE: dict[str, dict[str, Any]] = {
+    "attention_multiplier": {"attention_multiplier": 1.0},
+    "residual_multiplier": {"residual_multiplier": 0.22},
+    "embedding_multiplier": {"embedding_multiplier": 12.0},
+    "logits_scaling": {"logits_scaling": 8.0},
+    "final_logit_softcapping": {"final_logit_softcapping": 30.0},
+    "query_pre_attn_scalar": {"query_pre_attn_scalar": 144},
+    "use_qk_norm": {"use_qk_norm": True},
+    "num_local_experts": {"num_local_experts": 8},
+    "use_parallel_residual": {"use_parallel_residual": True},
+    "no_rope_layers": {"no_rope_layers": [1, 1, 0]},
+    "pruned_heads": {"pruned_heads": {"0": [1]}},
+    "add_cross_attention": {"add_cross_attention": True},
+    "layer_types": {"layer_types": ["full_attention", "linear_attention"]},
+    "rope_parameters: mrope_section": {"rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4]}},
+    "rope_parameters: long_mscale": {"rope_scaling": {"type": "linear", "factor": 2.0, "long_mscale": 1.2}},
+}
+
+
+@pytest.mark.parametrize("key", ASKS_FOR_MORE)
+def test_keys_that_would_change_the_mathematics_are_refused_by_name(key: str) -> None:
+    config = tiny_config(**ASKS_FOR_MORE[key])
+    with pytest.raises(GossamerError) as error:
+        family(config).decoder_config(config)
+    assert str(error.value).startswith(f"{key} ")
+
+
+def test_keys_that_ask_for_nothing_are_taken() -> None:
+    from transformers import LlamaConfig
+
+    plain = tiny_config()
+    for neutral in (
+        {
+            "attention_multiplier": 24**-0.5,
+            "residual_multiplier": 1,
+            "logits_scaling": 1.0,
+            "final_logit_softcapping": None,
+        },
+        {"use_qk_norm": False, "num_local_experts": 0, "pruned_heads": {}, "layer_types": ["full_attention"] * 2},
+        {"rope_scaling": {"rope_type": "default", "attn_factor": 1.0, "finetuned": True}},
+    ):
+        config = plain | neutral
+        assert family(config).decoder_config(config) == family(plain).decoder_config(plain)
+        assert family(config).unread(config) == []
+    written = LlamaConfig(**plain).to_dict()
+    assert family(written).unread(written) == []
+    assert family(plain).unread(plain | {"my_note": "x", "grade": 3}) == ["my_note", "grade"]
+
+
+def test_a_window_of_attention_ends_the_context() -> None:
+    for overrides, context in (
+        ({"sliding_window": 64}, 64),
+        ({"sliding_window": 64, "use_sliding_window": False}, 128),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "full_attention"]}, 128),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, 64),
+    ):
+        config = tiny_config(**overrides)
+        assert family(config).decoder_config(config).context == context
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 4.0}},
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_parameters": {"rope_theta": 500000.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "rope_theta": 10000.0},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 500000.0},
+        {"rope_scaling": {}, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}},
+    ],
+)
+def test_where_two_places_speak_of_rotation_the_one_of_transformers_counts(overrides: dict[str, Any]) -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = tiny_config(rope_theta=None) | overrides
+    expected = LlamaRotaryEmbedding(LlamaConfig(**config)).inv_freq.numpy()
+    np.testing.assert_allclose(family(config).decoder_config(config).inv_freq, expected, rtol=4 * 2.0**-23)

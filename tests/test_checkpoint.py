@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+import gossamer
 from gossamer.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from gossamer.errors import GossamerError
 from tiny import save_safetensors, stored_bytes, tiny_config, tiny_llama, tiny_tensors
+
+IDS = [(37 * i + 11) % 290 for i in range(40)]
 
 
 def edit_json(path: Path, **changes: Any) -> None:
@@ -212,3 +218,109 @@ def test_a_folder_in_use_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "dst" / "mine").unlink()
     write_checkpoint(tmp_path / "dst", source.config, zeroed(source, "f32"), source)
     open_checkpoint(tmp_path / "dst")
+
+
+def logits(folder: Path) -> np.ndarray[Any, Any]:
+    return gossamer.load(folder, activations="f32", threads=1).logits(IDS)
+
+
+def theirs(folder: Path) -> np.ndarray[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([IDS])).logits[0])
+
+
+def test_a_head_of_its_own_is_used_though_the_config_says_tied(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    edit_json(folder / "config.json", tie_word_embeddings=True)
+    np.testing.assert_allclose(logits(folder), theirs(folder), atol=5e-4)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.config["tie_word_embeddings"] is False
+    (note,) = checkpoint.notes
+    assert "tie_word_embeddings is true, and lm_head.weight is stored with values of its own" in note
+    write_checkpoint(tmp_path / "again", checkpoint.config, zeroed(checkpoint, "f32"), checkpoint)
+    assert open_checkpoint(tmp_path / "again").notes == ()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_head_that_is_the_embedding_stays_tied(tmp_path: Path, dtype: str) -> None:
+    folder = tiny_llama(tmp_path / "m", tie_word_embeddings=True)
+    tensors = tiny_tensors(tiny_config(tie_word_embeddings=True))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    save_safetensors(folder / "model.safetensors", tensors, dtype)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.config["tie_word_embeddings"] is True
+    assert checkpoint.notes == ()
+
+
+@pytest.mark.parametrize("kept", ["", "self_attn", "q_proj"])
+def test_biases_that_the_config_does_not_announce_are_used(tmp_path: Path, kept: str) -> None:
+    """With those that are missing taken for zero."""
+    overrides = {"attention_bias": True, "mlp_bias": True}
+    folder, full = tiny_llama(tmp_path / "m", **overrides), tiny_llama(tmp_path / "full", **overrides)
+    tensors = tiny_tensors(tiny_config(**overrides))
+    zeroed = {n: v * 0 if n.endswith("bias") and kept not in n else v for n, v in tensors.items()}
+    save_safetensors(full / "model.safetensors", zeroed)
+    part = {name: values for name, values in tensors.items() if not name.endswith("bias") or kept in name}
+    save_safetensors(folder / "model.safetensors", part)
+    edit_json(folder / "config.json", attention_bias=None, mlp_bias=False)
+    np.testing.assert_allclose(logits(folder), theirs(full), atol=5e-4)
+    notes = open_checkpoint(folder).notes
+    assert all("the config does not announce" in note for note in notes)
+    assert len(notes) == (1 if kept else 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.1.post_feedforward_layernorm.weight",
+        "model.layers.0.input_layernorm.bias",
+        "model.norm.bias",
+        "lm_head.bias",
+        "model.layers.2.mlp.up_proj.weight",
+        "model.layers.0.self_attn.sinks",
+        "model.layers.0.mlp.bias",
+        "score.weight",
+    ],
+)
+def test_a_tensor_that_nobody_takes_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    tensors = tiny_tensors(tiny_config())
+    save_safetensors(folder / "model.safetensors", {**tensors, name: np.ones(96, np.float32)})
+    with pytest.raises(GossamerError, match=rf"tensor {re.escape(name)} has no place in the model"):
+        open_checkpoint(folder)
+
+
+def test_buffers_of_older_programs_do_no_harm(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    buffers = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(12, np.float32),
+        "model.rotary_emb.inv_freq": np.ones(12, np.float32),
+        "model.layers.0.attn.bias": np.ones((1, 1, 8, 8), np.float32),
+        "model.layers.0.attn.masked_bias": np.float32(-1e4).reshape(()),
+    }
+    expected = logits(folder)
+    save_safetensors(folder / "model.safetensors", tiny_tensors(tiny_config()) | buffers)
+    np.testing.assert_array_equal(logits(folder), expected)
+    assert open_checkpoint(folder).notes == ()
+
+
+def test_keys_that_are_not_known_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    edit_json(folder / "config.json", mood="good", residual_multiplier=1.0)
+    open_checkpoint(folder)
+    assert caplog.messages == [f"{folder}/config.json: keys that are not known are left out: mood"]
+    edit_json(folder / "config.json", residual_multiplier=0.5)
+    with pytest.raises(GossamerError, match=r"config\.json: residual_multiplier is not supported, got 0\.5"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "pytorch_model.bin"])
+def test_pointers_of_git_lfs_are_told(tmp_path: Path, name: str) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    if name.endswith(".bin"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 12345\n")
+    with pytest.raises(GossamerError, match=rf"{name}: a git-lfs pointer, not the file itself; `git lfs pull`"):
+        open_checkpoint(folder).tokenizer()

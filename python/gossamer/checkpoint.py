@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arch
-from .bitmask_tensors import find_bitmask_tensors
+from .bitmask_tensors import BitmaskTensor, find_bitmask_tensors
 from .errors import GossamerError
+from .files import refuse_pointer
 from .folders import new_folder
 from .low_rank import LowRank, read_low_rank
 from .safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
@@ -37,6 +40,10 @@ _COMPANIONS = (
     "generation_config.json",
     "LICENSE",
 )
+# Buffers that follow from the config, which older programs stored: rotary tables, and masks [1, 1, n, n].
+_BUFFER = re.compile(r"rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$")
+_MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _COMPRESSION_KEYS = ("quantization_config", "compression_config", "sparsity_config")
 # What the tensors of compressed checkpoints are called, by the last part of their names.
 _COMPRESSED = {
@@ -58,11 +65,13 @@ class Checkpoint(ABC):
         path: The folder or file.
         config: Content of config.json, or its like built from the keys of a GGUF file.
         low_rank: Low-rank branches by the name of the weight that each goes with.
+        notes: Where its files contradict each other, and what was made of it.
     """
 
     path: Path
     config: dict[str, Any]
     low_rank: Mapping[str, LowRank] = {}
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -95,6 +104,14 @@ class Checkpoint(ABC):
             raise GossamerError(f"{self.path}: tensor {name} has NaN or infinite values")
         return values
 
+    def add_zeros(self, name: str, length: int) -> None:
+        """Adds a vector of zeros, as if the file had it."""
+        raise NotImplementedError
+
+    def same(self, first: str, second: str) -> bool:
+        """Returns whether two tensors have the same values."""
+        return np.array_equal(self.tensor(first), self.tensor(second))
+
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """Opens the tokenizer.
@@ -106,6 +123,18 @@ class Checkpoint(ABC):
     @abstractmethod
     def copy_companions(self, dst: Path) -> None:
         """Writes what belongs to the model beside config and weights: tokenizer files, generation_config.json."""
+
+
+class _Zeros:
+    """Zeros, with what is asked of a tensor that is computed rather than stored."""
+
+    dtype = "F32"
+
+    def __init__(self, length: int) -> None:
+        self.shape = (length,)
+
+    def float32(self) -> NDArray[np.float32]:
+        return np.zeros(self.shape, np.float32)
 
 
 class FolderCheckpoint(Checkpoint):
@@ -123,12 +152,14 @@ class FolderCheckpoint(Checkpoint):
         else:
             for name in _PICKLES:
                 if (folder / name).exists():
+                    refuse_pointer(folder / name)
                     raise GossamerError(
                         f"{folder / name}: pickled weights can run any code and are not read; use safetensors"
                     )
             raise GossamerError(f"{folder}: no {_FILE} and no {_INDEX}")
-        self._sparse, parts = find_bitmask_tensors(self._files)
-        self._names = [name for name in self._files if name not in parts] + list(self._sparse)
+        sparse, parts = find_bitmask_tensors(self._files)
+        self._computed: dict[str, BitmaskTensor | _Zeros] = dict(sparse)
+        self._names = [name for name in self._files if name not in parts]
         self.low_rank = read_low_rank(folder)
 
     def _open_shards(self, folder: Path) -> None:
@@ -149,17 +180,25 @@ class FolderCheckpoint(Checkpoint):
             self._files[name] = shards[shard]
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
-        return list(self._names)
+        return [*self._names, *self._computed]
 
     def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
-        return self._sparse[name].shape if name in self._sparse else self._file(name).info(name).shape
+        return self._computed[name].shape if name in self._computed else self._file(name).info(name).shape
 
     def dtype(self, name: str) -> str:  # noqa: D102
-        stored = self._sparse[name].dtype if name in self._sparse else self._file(name).info(name).dtype
+        stored = self._computed[name].dtype if name in self._computed else self._file(name).info(name).dtype
         return _TYPES.get(stored, stored)
 
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
-        return self._sparse[name].float32() if name in self._sparse else self._file(name).float32(name)
+        return self._computed[name].float32() if name in self._computed else self._file(name).float32(name)
+
+    def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
+        self._computed[name] = _Zeros(length)
+
+    def same(self, first: str, second: str) -> bool:  # noqa: D102
+        if self.dtype(first) == self.dtype(second) and {first, second}.isdisjoint(self._computed):
+            return np.array_equal(self._file(first).raw(first), self._file(second).raw(second))  # copies nothing
+        return super().same(first, second)
 
     def _file(self, name: str) -> SafetensorsFile:
         try:
@@ -206,7 +245,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise GossamerError(f"{path}: No such file or directory")
     _refuse_compressed(checkpoint)
     try:
-        needed = arch.family(checkpoint.config).tensors(checkpoint.config)
+        family = arch.family(checkpoint.config)
+        if unread := family.unread(checkpoint.config):
+            checkpoint.notes += (f"{source}: keys that are not known are left out: {', '.join(unread)}",)
+        _untie(checkpoint, source)
+        _announce_biases(checkpoint, family.biases(checkpoint.config))
+        needed = family.tensors(checkpoint.config)
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
     present = set(checkpoint.names())
@@ -215,13 +259,52 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise GossamerError(f"{path}: tensor {name} is missing")
         if (shape := checkpoint.shape(name)) != expected:
             raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
+    _refuse_unused(checkpoint, present - {name for name, _ in needed.values()})
     shapes = {stored: shape for name, (stored, shape) in needed.items() if name.startswith("layers.") and shape[1:]}
     for name, branch in checkpoint.low_rank.items():
         if name not in shapes:
             raise GossamerError(f"{path}: no linear of a block goes with the low-rank branch of {name}")
         if (shape := (len(branch.u), branch.v.shape[1])) != shapes[name]:
             raise GossamerError(f"{path}: the low-rank branch of {name} is {list(shape)}, not {list(shapes[name])}")
+    for note in checkpoint.notes:
+        logging.getLogger("gossamer").warning("%s", note)
     return checkpoint
+
+
+def _untie(checkpoint: Checkpoint, source: Path) -> None:
+    """Takes a head of its own where one is stored, whatever the config says of it, as `transformers` does."""
+    if checkpoint.config.get("tie_word_embeddings") is not True or not {_EMBEDDING, _HEAD} <= set(checkpoint.names()):
+        return
+    if not checkpoint.same(_EMBEDDING, _HEAD):
+        checkpoint.config["tie_word_embeddings"] = False
+        checkpoint.notes += (
+            f"{source}: tie_word_embeddings is true, and {_HEAD} is stored with values of its own: those are used",
+        )
+
+
+def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Tensors]) -> None:
+    """Takes biases that are stored though the config does not announce them; where some are missing they are zero."""
+    present = set(checkpoint.names())
+    for key, tensors in biases.items():
+        stored = [name for name, _ in tensors.values() if name in present]
+        if not stored or checkpoint.config.get(key) is True:
+            continue
+        checkpoint.config[key] = True
+        for name, shape in tensors.values():
+            if name not in present:
+                checkpoint.add_zeros(name, shape[0])
+        checkpoint.notes += (
+            f"{checkpoint.path}: the config does not announce {stored[0]} ({len(stored)} such biases): they are used",
+        )
+
+
+def _refuse_unused(checkpoint: Checkpoint, names: set[str]) -> None:
+    """Refuses a tensor that the model has no use for, unless it is a buffer, or the embedding once more."""
+    for name in sorted(names):
+        mask = _MASK.search(name) and len(checkpoint.shape(name)) in (0, 4)
+        again = name == _HEAD and checkpoint.config.get("tie_word_embeddings")
+        if not (mask or again or _BUFFER.search(name)):
+            raise GossamerError(f"{checkpoint.path}: tensor {name} has no place in the model that the config describes")
 
 
 def refuse_low_rank(checkpoint: Checkpoint, what: str) -> None:

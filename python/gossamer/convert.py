@@ -145,7 +145,7 @@ def pack_checkpoint(
                 put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
     if progress:
         progress(len(tensors), len(tensors), "packing")
-    info = {"name": checkpoint.path.name, "source": checkpoint.path.name, "notes": []}
+    info = {"name": checkpoint.path.name, "source": checkpoint.path.name, "notes": list(checkpoint.notes)}
     return PackedModel(family.decoder_config(checkpoint.config), packed, vectors, tokenizer, info, reasons)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from .checkpoint import Checkpoint
 from .errors import GossamerError
+from .files import refuse_pointer
+from .gguf_config import read_config
 from .gguf_tokenizer import rebuild
 from .tokenizer import Tokenizer
 
@@ -27,21 +30,10 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_BUFFER = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")  # frequencies without scaling, in files of 2023
 _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies: Llama 3's scaling, evaluated
-# Keys of the file, without the architecture's prefix, by the name in config.json; those after the gap may be absent.
-_SIZES = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "max_position_embeddings": "context_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-}
-_OPTIONAL = {
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "rope_theta": "rope.freq_base",
-}
+_SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_MOST_PARTS = 999
 
 
 class GgufCheckpoint(Checkpoint):
@@ -53,90 +45,49 @@ class GgufCheckpoint(Checkpoint):
         Raises:
             GossamerError: the file is not a valid GGUF file, or holds a model of another family.
         """
-        import gguf
-
         self.path = path
-        reader = _open(path)
-        self._keys = {name: _value(field) for name, field in reader.fields.items()}
-        architecture = self._keys.get("general.architecture")
+        self._keys, stored = _read(path)
+        kind, architecture = (self._keys.get(f"general.{name}") for name in ("type", "architecture"))
+        if kind not in (None, "model"):
+            raise GossamerError(f"{path}: holds no model: its general.type is {kind!r:.80}")
         if architecture != "llama":
             raise GossamerError(f"{path}: architecture {architecture!r:.80} is not supported in GGUF files; only llama")
-        if self._keys.get("llama.expert_count"):
-            raise GossamerError(f"{path}: mixtures of experts (llama.expert_count) are not supported")
-        stored = {tensor.name: tensor for tensor in reader.tensors}
         factors = stored.pop(_ROPE_FACTORS, None)
-        self._tensors = {_checkpoint_name(path, name): tensor for name, tensor in stored.items()}
-        self._types: type[gguf.GGMLQuantizationType] = gguf.GGMLQuantizationType
-        self.config = self._config(None if factors is None else self._read(factors).reshape(-1).tolist())
-
-    def _config(self, rope_factors: list[float] | None) -> dict[str, Any]:
-        """The file's keys as the content of a config.json."""
-        keys = self._keys
-
-        def get(key: str) -> Any:
-            return keys.get(f"llama.{key}")
-
-        config = {own: get(key) for own, key in _SIZES.items()}
-        for own, key in _SIZES.items():
-            if config[own] is None:
-                raise GossamerError(f"{self.path}: key llama.{key} is missing")
-        config |= {own: get(key) for own, key in _OPTIONAL.items() if get(key) is not None}
+        self._tensors = {
+            _checkpoint_name(path, name): tensor for name, tensor in stored.items() if not _BUFFER.fullmatch(name)
+        }
         embedding = self._tensors.get("model.embed_tokens.weight")
         if embedding is None or len(embedding.shape) != 2:
-            raise GossamerError(f"{self.path}: tensor token_embd.weight is missing or no matrix")
-        heads = config["num_attention_heads"]
-        if not isinstance(heads, int) or heads < 1 or not isinstance(config["hidden_size"], int):
-            raise GossamerError(f"{self.path}: llama.attention.head_count must be one whole number, got {heads!r:.80}")
-        head_dim = config.get("head_dim", config["hidden_size"] // heads)
-        for key in ("attention.value_length", "rope.dimension_count"):
-            if get(key) not in (None, head_dim):
-                raise GossamerError(f"{self.path}: llama.{key} {get(key)} is not the width of a head, {head_dim}")
-        scaling = self._rope_scaling(rope_factors, config["max_position_embeddings"])
-        tokens = {name: keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            **config,
-            **({"rope_scaling": scaling} if scaling else {}),
-            "hidden_act": "silu",
-            "vocab_size": int(embedding.shape[1]),
-            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
-            "attention_bias": any(name.endswith("_proj.bias") and ".self_attn." in name for name in self._tensors),
-            "mlp_bias": any(name.endswith("_proj.bias") and ".mlp." in name for name in self._tensors),
-            **{f"{name}_token_id": token for name, token in tokens.items() if token is not None},
-            "torch_dtype": "float32",
-        }
-
-    def _rope_scaling(self, factors: list[float] | None, context: int) -> dict[str, Any]:
-        kind = self._keys.get("llama.rope.scaling.type", "none")
-        if factors is not None:
-            # Under this type config.json holds such divisors as they are; equal lists mean the same for every length.
-            return {
-                "rope_type": "longrope",
-                "short_factor": factors,
-                "long_factor": factors,
-                "factor": 1.0,
-                "original_max_position_embeddings": context,
-            }
-        if kind == "none":
-            return {}
-        if self._keys.get("llama.rope.scaling.attn_factor", 1.0) != 1.0:
-            raise GossamerError(f"{self.path}: llama.rope.scaling.attn_factor is not supported")
-        scaling = {"rope_type": kind, "factor": self._keys.get("llama.rope.scaling.factor")}
-        original = self._keys.get("llama.rope.scaling.original_context_length")
-        return scaling | ({"original_max_position_embeddings": original} if original else {})
+            raise GossamerError(f"{path}: tensor token_embd.weight is missing or no matrix")
+        self.config = read_config(
+            path,
+            self._keys,
+            vocab=int(embedding.shape[1]),
+            tied="lm_head.weight" not in self._tensors,
+            factors=None if factors is None else self._read(factors).reshape(-1).tolist(),
+        )
+        self._zeros: dict[str, int] = {}
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
-        return list(self._tensors)
+        return [*self._tensors, *self._zeros]
+
+    def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
+        self._zeros[name] = length
 
     def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
+        if name in self._zeros:
+            return (self._zeros[name],)
         return tuple(int(size) for size in reversed(self._tensor(name).shape))  # the file has inputs first
 
     def dtype(self, name: str) -> str:  # noqa: D102
+        if name in self._zeros:
+            return "f32"
         kind: str = self._tensor(name).tensor_type.name
         return kind.lower() if kind in ("F32", "F16", "BF16") else kind
 
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
+        if name in self._zeros:
+            return np.zeros(self._zeros[name], np.float32)
         values = self._read(self._tensor(name))
         part = name.rpartition(".")[0].rpartition(".")[2]
         if part in ("q_proj", "k_proj"):
@@ -174,10 +125,61 @@ class GgufCheckpoint(Checkpoint):
         self._tokenizer.save(dst)
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keys and the tensors, by their names, of a file or of all parts of a split one."""
+    keys, tensors = _read_file(path)
+    count = keys.get("split.count") or 1
+    if not isinstance(count, int) or not 1 <= count <= _MOST_PARTS:
+        raise GossamerError(f"{path}: split.count must be from 1 to {_MOST_PARTS}, got {count!r:.80}")
+    if count == 1:
+        return keys, tensors
+    names = _SPLIT.fullmatch(path.name)
+    if names is None or int(names["count"]) != count:
+        raise GossamerError(
+            f"{path}: is one part of a model split into {count}, and its name has to say which, as in "
+            f"NAME-00001-of-{count:05}.gguf"
+        )
+    parts = [path.with_name(f"{names['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    tensors, expected = {}, 0
+    for number, part in enumerate(parts):
+        if not part.is_file():
+            raise GossamerError(f"{path}: is one part of a model split into {count}, and {part.name} is missing")
+        own, more = _read_file(part)
+        if (own.get("split.no"), own.get("split.count")) != (number, count):
+            raise GossamerError(f"{part}: does not say of itself that it is part {number + 1} of {count}")
+        if not number:
+            keys, expected = own, own.get("split.tensors.count", 0)
+        if twice := tensors.keys() & more.keys():
+            raise GossamerError(f"{part}: tensor {min(twice)} is in another part, too")
+        tensors |= more
+    if expected and expected != len(tensors):
+        raise GossamerError(f"{path}: all parts together have {len(tensors)} tensors, not the {expected} they should")
+    return keys, tensors
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    reader = _open(path)
+    keys = {name: _value(field) for name, field in reader.fields.items()}
+    return keys, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def _check_start(path: Path) -> None:
+    """Refuses what is no such file for a reason that can be told."""
+    refuse_pointer(path)
+    try:
+        with path.open("rb") as file:
+            magic, version = file.read(4), int.from_bytes(file.read(4), "little")
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    if magic == b"GGUF" and version and not version & 0xFFFF:
+        raise GossamerError(f"{path}: is for big-endian machines; GGUF files must be little-endian here")
+
+
 def _open(path: Path) -> Any:
     """Opens the package's reader, with the file's end respected: it would read on with empty arrays."""
     import gguf
 
+    _check_start(path)
     logging.getLogger("gguf").setLevel(logging.ERROR)
 
     class Reader(gguf.GGUFReader):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GossamerError
+from .files import refuse_pointer
 
 # The element types of the format, as they lie in the file; those that numpy lacks are read as their bits.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -79,6 +80,7 @@ class SafetensorsFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise GossamerError(f"{self.path}: {error.strerror or error}") from None
+        refuse_pointer(self.path)
         length = int.from_bytes(self._map[:8], "little")
         if length > _MAX_HEADER:
             raise GossamerError(f"{self.path}: not a safetensors file: its header would have {length} bytes")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError
+from .files import refuse_pointer
 
 if TYPE_CHECKING:
     import jinja2
@@ -30,6 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise GossamerError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
+        refuse_pointer(path)
         raise GossamerError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise GossamerError(f"{path}: must hold a JSON object")
@@ -76,6 +78,7 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises nothing narrower
+            refuse_pointer(path)
             raise GossamerError(f"{path}: not a valid tokenizer: {error}") from None
         settings, generation, config = (
             read_json(folder / name) if (folder / name).is_file() else {}

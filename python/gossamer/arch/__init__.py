@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 from ..config import DecoderConfig
 from ..errors import GossamerError
 
-_HELPERS = {"fields", "rope"}  # modules of this folder that are no family
+_HELPERS = {"fields", "keys", "rope"}  # modules of this folder that are no family
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -25,6 +25,12 @@ class Family(Protocol):
 
         Weights are 2-D [outputs, inputs], vectors 1-D.
         """
+
+    def biases(self, config: dict[str, Any]) -> dict[str, Tensors]:
+        """Returns the biases that there may be, by the key of config.json that announces them."""
+
+    def unread(self, config: dict[str, Any]) -> list[str]:
+        """Returns the keys that ask for something and are not known; raises as `gossamer.arch.keys.unread` does."""
 
 
 def families() -> list[str]:

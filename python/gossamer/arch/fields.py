@@ -7,6 +7,12 @@ from typing import Any
 
 from ..errors import GossamerError
 
+
+def words(text: str) -> frozenset[str]:
+    """Returns the words of a text, for long lists of keys."""
+    return frozenset(text.split())
+
+
 _LARGEST = 1 << 24  # sizes beyond it are nonsense today, and products of two stay far from overflow
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from ..config import DecoderConfig
 from . import llama
 from .fields import integer
-from .llama import tensors
+from .llama import biases, tensors, unread
 
-__all__ = ["decoder_config", "tensors"]
+__all__ = ["biases", "decoder_config", "tensors", "unread"]
 
 
 def decoder_config(config: dict[str, Any]) -> DecoderConfig:

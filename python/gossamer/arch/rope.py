@@ -16,10 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
-from .fields import integer, number
+from . import keys
+from .fields import integer, number, words
 
 _WHERE = "rope_parameters"
 _ONE = np.float32(1)
+_KEYS = words(
+    """
+    attention_factor beta_fast beta_slow factor finetuned high_freq_factor long_factor low_freq_factor mscale
+    mscale_all_dim original_max_position_embeddings partial_rotary_factor rope_theta rope_type short_factor truncate
+    type
+    """
+)
 _SCALED = ("llama3", "yarn", "longrope")  # variants that know an original context
 
 
@@ -44,7 +52,8 @@ def rotary(config: dict[str, Any], head_dim: int) -> Rotary:
     """
     parameters = _parameters(config)
     context = integer(config, "max_position_embeddings", 2048)
-    kind = parameters.get("rope_type", parameters.get("type")) or "default"
+    keys.unread(parameters, _KEYS, _WHERE)
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if not isinstance(kind, str) or kind not in _VARIANTS:
         raise GossamerError(f"{_WHERE}: rope_type {kind!r:.80} is not supported; there are: {', '.join(_VARIANTS)}")
     if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1, 1.0):

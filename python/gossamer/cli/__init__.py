@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?" for it
+    _log.addHandler(_NOTES)  # once, however often
     try:
         parser = _parser()
         args, unknown = parser.parse_known_args(argv)
@@ -69,6 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gossamer: error: {_explain(error)}", file=sys.stderr)
         return FAILED
     return code
+
+
+class _Notes(logging.Handler):
+    """Tells notes of the package on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"gossamer: note: {' '.join(record.getMessage().split())}", file=sys.stderr)
+
+
+_log = logging.getLogger("gossamer")
+_NOTES = _Notes()
 
 
 def _explain(error: Exception) -> str:

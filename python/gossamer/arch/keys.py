@@ -1,0 +1,73 @@
+"""Keys of config.json that nobody reads: those that change what a model computes are refused, by name.
+
+A key that is on neither list here is refused when its name is one of mathematics and its value asks for something; of
+any other that asks for something a note is made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ..errors import GossamerError
+from .fields import words
+
+# Training, generation, bookkeeping: the same logits with and without them.
+_HARMLESS = words(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path architectures
+    attention_dropout attention_probs_dropout_prob attn_implementation auto_map bad_words_ids begin_suppress_tokens
+    bos_token_id chunk_size_feed_forward classifier_dropout compression_config cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size
+    eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    gradient_checkpointing hidden_dropout hidden_dropout_prob id2label initializer_range is_decoder label2id
+    length_penalty license max_length max_sequence_length min_length model_max_length model_type neftune_noise_alpha
+    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences output_attentions
+    output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type quantization_config
+    remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate router_aux_loss_coef
+    sep_token_id sparsity_config suppress_tokens task_specific_params temperature tensor_parallel_size
+    tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
+    """
+)
+_MATHEMATICS = re.compile(
+    r"scal|multipl|soft_?cap|norm|rope|rotary|alibi|position|window|bias|clip|clamp|expert|moe|router|residual|parallel"
+    r"|activation|hidden_act|attn|attention|layer|head|dim|gate|mup|logit|sink|kv|latent|lora|prune|cross|embed|tie"
+    r"|encoder|sparse"
+)
+_FACTOR = re.compile(r"^(?!.*(attn|attention|_log_)).*(scale|scaling|multiplier|factor)$|(^|scaling\.)attn_factor$")
+
+
+def unread(
+    config: dict[str, Any], known: Collection[str], where: str = "", same: Mapping[str, float] | None = None
+) -> list[str]:
+    """Returns the keys that ask for something, and that neither the family nor this list knows.
+
+    Args:
+        config: An object of config.json.
+        known: The keys that are read.
+        where: Name of that object, where it is not the whole file: then every such key is refused.
+        same: Values of keys that only spell out what is done anyway.
+
+    Raises:
+        GossamerError: such a key is one of mathematics.
+    """
+    found = []
+    for key, value in config.items():
+        if key in known or key in _HARMLESS or _asks_nothing(key, value, (same or {}).get(key)):
+            continue
+        if where or _MATHEMATICS.search(key):
+            raise GossamerError(f"{where + ': ' if where else ''}{key} is not supported, got {value!r:.80}")
+        found.append(key)
+    return found
+
+
+def _asks_nothing(key: str, value: Any, same: float | None) -> bool:
+    """Whether a value leaves things as they are: nothing, a factor of one, or what is done anyway."""
+    if value is None or value is False or value in ("", [], {}):
+        return True
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isclose(value, (1 if _FACTOR.search(key) else 0) if same is None else same, rel_tol=1e-6)
