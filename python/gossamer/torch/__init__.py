@@ -9,12 +9,14 @@ from __future__ import annotations
 from .layout import Layout
 from .linear import SparseLinear
 from .pruning import prune_linears
+from .report import LayerReport, OtherWeight, Report
 from .state import load, load_state_dict, save
-from .swap import LayerReport, Report, desparsify, sparsify
+from .swap import desparsify, sparsify
 
 __all__ = [
     "LayerReport",
     "Layout",
+    "OtherWeight",
     "Report",
     "SparseLinear",
     "desparsify",

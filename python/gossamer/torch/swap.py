@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..cli.output import table
 from ..formats import INTEGER_TYPES, Shape
 from ..planner import Choice
 from .linear import (
@@ -25,77 +23,11 @@ from .linear import (
     pack_layer,
     round_layer,
 )
+from .report import LayerReport, Report, model_bytes, other_weights
+from .training import trained_layers
 
 # Below so many positions the call costs more than the product, dense or sparse.
 _SMALL = 1 << 15
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What `sparsify` did with one linear layer.
-
-    Attributes:
-        name: Qualified name in the model.
-        rows: Outputs.
-        cols: Inputs.
-        zeros: Fraction of stored values that are zero; None where nobody looked.
-        format: How it is packed now; empty where it was left as it is.
-        type: Type of the stored values, or of the dense weight.
-        dense_bytes: Bytes of the dense weight.
-        bytes: Bytes of the weight now.
-        why: The reason, in words.
-    """
-
-    name: str
-    rows: int
-    cols: int
-    zeros: float | None
-    format: str
-    type: str
-    dense_bytes: int
-    bytes: int
-    why: str
-
-    @property
-    def packed(self) -> bool:
-        """Whether the layer is a `SparseLinear` now."""
-        return bool(self.format)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `sparsify` did, layer by layer; `print(report)` shows a table."""
-
-    layers: tuple[LayerReport, ...] = field(default_factory=tuple)
-
-    def __iter__(self) -> Iterator[LayerReport]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    @property
-    def packed(self) -> tuple[LayerReport, ...]:
-        """The layers that are packed now."""
-        return tuple(layer for layer in self.layers if layer.packed)
-
-    def __str__(self) -> str:
-        header = ["name", "format", "type", "why", "shape", "zeros", "bytes"]
-        rows = [
-            [
-                layer.name,
-                layer.format or "-",
-                layer.type,
-                layer.why,
-                f"{layer.rows} x {layer.cols}",
-                "" if layer.zeros is None else f"{layer.zeros:.1%}",
-                f"{layer.bytes:,}",
-            ]
-            for layer in self.layers
-        ]
-        before, after = (sum(getattr(layer, key) for layer in self.layers) for key in ("dense_bytes", "bytes"))
-        total = f"{len(self.packed)} of {len(self.layers)} linear layers packed, {before:,} bytes before, {after:,} now"
-        return f"{table(header, rows, left=4)}\n\n{total}"
 
 
 Patterns = str | Iterable[str] | None
@@ -117,7 +49,9 @@ def sparsify(
 
     Looks at every `torch.nn.Linear` and every `Conv1D` of transformers. With float values a layer is packed where its
     zeros promise a gain by estimate, and stays as it is otherwise; with integer values it is packed at any number of
-    zeros, since fewer bits pay by themselves. A weight that another module has too (tied embeddings) is left alone.
+    zeros, since fewer bits pay by themselves. A weight that another module has too (tied embeddings) is left alone. So
+    is what is still being trained: adapters, layers that are all zero and require gradients, and, unless `trainable`,
+    layers that require gradients while others do not.
 
     Args:
         model: Any module; its other modules are not touched.
@@ -131,7 +65,7 @@ def sparsify(
         trainable: Whether the values that are not zero can be trained; float types only.
 
     Returns:
-        What was done with each layer, and why.
+        What was done with each layer, and why, and which large parameters are no linear layer's.
 
     Raises:
         TypeError: the model itself is a linear layer.
@@ -149,10 +83,15 @@ def sparsify(
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)
     }
     owners = _owners(model)
-    reasons = {name: _left_alone(name, module, owners, include, exclude) for name, module in linears.items()}
+    trained = trained_layers(model, linears, trainable)
+    reasons = {
+        name: _left_alone(name, module, owners, include, exclude) or trained.get(name, "")
+        for name, module in linears.items()
+    }
     for name, module in linears.items():
         if not reasons[name]:
             check_weight(dense_parts(module, name)[0], weights, name)
+    others, before = other_weights(model, linears.values()), model_bytes(model)
     machine = functools.cache(machine_of)
     rows = []
     for name, module in linears.items():
@@ -176,7 +115,7 @@ def sparsify(
         replace(model, module, layer.train(module.training))
         layout = layer.layout
         rows.append(LayerReport(name, out, inn, zeros, layout.format, layout.type, size, layer.nbytes, choice.reason))
-    return Report(tuple(rows))
+    return Report(tuple(rows), others, before, model_bytes(model))
 
 
 def desparsify(model: nn.Module) -> int:
