@@ -69,6 +69,7 @@ class FakeTokenizer:
     eos_ids = frozenset({EOS})
 
     def __init__(self, words: list[str], template: bool = False, lag: bool = False) -> None:
+        self.generation: dict[str, Any] = {}
         self.words = words
         self.vocab_size = len(words)
         self.has_chat_template = template
@@ -86,7 +87,7 @@ class FakeTokenizer:
         return "".join(self.words[i] for i in ids)
 
     def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
-        roles = {"user": "<u>", "assistant": "<a>"}
+        roles = {"user": "<u>", "assistant": "<a>", "system": ""}
         text = "".join(roles[m["role"]] + m["content"] for m in messages)
         return self.encode(text + ("<a>" if add_generation_prompt else ""))
 

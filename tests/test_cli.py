@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -78,8 +78,27 @@ def test_generate_passes_every_sampling_option_on(served, monkeypatch):
         "prompt": "ab", "chat": False, "max_new_tokens": 9, "temperature": 0.7, "top_k": 40, "top_p": 0.9,
         "min_p": 0.05, "repeat_penalty": 1.1, "seed": 7, "stop": ["x", "yy"],
     }  # fmt: skip
+    seen.clear()
     assert main(["generate", "ab"]) == 0
-    assert seen["chat"] is None
+    assert seen == {"prompt": "ab", "chat": None}, "what is not given is left to the model"
+
+
+def test_a_system_message_stands_before_the_prompt(served, capsys, monkeypatch):
+    model = fake_model(template=True)
+    decoder = model.decoder
+    assert isinstance(decoder, FakeDecoder)
+    served(model)
+    words = model.tokenizer.words  # type: ignore[attr-defined]
+    assert main(["generate", "a", "--system", "hij", "-n", "1"]) == 0
+    fed = "".join(words[token] for token in decoder.steps[-1][1])
+    assert fed == "hij<u>a<a>"
+    assert chat(monkeypatch, "a", "/reset", "b", argv=["--system", "hij", "-n", "1"]) == 0
+    first, second = ["".join(words[token] for token in tokens) for _, tokens in decoder.steps[-2:]]
+    assert (first, second) == ("hij<u>a<a>", "hij<u>b<a>")
+    capsys.readouterr()
+    assert "--system: not allowed with argument --raw" in usage_error(capsys, "generate", "a", "--raw", "--system", "h")
+    served(fake_model())
+    assert "no chat template" in failure(capsys, "generate", "a", "--system", "h")
 
 
 def test_generate_json_is_one_document(served, capsys):
@@ -272,9 +291,21 @@ def test_ctrl_c_ends_with_130_and_keeps_what_was_printed(served, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def chat(monkeypatch: pytest.MonkeyPatch, *lines: str) -> int:
+def chat(monkeypatch: pytest.MonkeyPatch, *lines: str, argv: Sequence[str] = ()) -> int:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    return main(["chat"])
+    return main(["chat", *argv])
+
+
+def test_chat_draws_where_the_model_has_no_defaults_and_tells_so(served, capsys, monkeypatch):
+    model = fake_model(template=True)
+    served(model)
+    assert chat(monkeypatch, "a", argv=["--stats", "-n", "2"]) == 0
+    assert "sampling: temperature 0.7, top-p 0.95, min-p 0.05, repeat penalty 1.05, seed 0" in capsys.readouterr().err
+    model.tokenizer.generation = {"do_sample": True, "top_k": 20}
+    assert chat(monkeypatch, "a", "/stats", argv=["-n", "2", "--seed", "4"]) == 0
+    assert "sampling: temperature 1, top-k 20, seed 4" in capsys.readouterr().err
+    assert chat(monkeypatch, "a", "/stats", argv=["-n", "2", "--temperature", "0"]) == 0
+    assert "sampling: the likeliest token" in capsys.readouterr().err
 
 
 def test_chat_over_a_pipe_remembers_resets_and_leaves(served, capsys, monkeypatch):

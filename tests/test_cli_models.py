@@ -96,7 +96,7 @@ def test_a_conversation_says_what_the_whole_chat_would(packed: Path):
     model = gossamer.load(packed)
     chat = model.conversation()
     for question in ("web?", "net?"):
-        answer = "".join(chat.say(question, max_new_tokens=8))
+        answer = "".join(chat.say(question, gossamer.SamplingOptions(max_new_tokens=8)))
         assert answer == model.generate(chat.messages[:-1], max_new_tokens=8)
     chat.reset()
     assert model.decoder.length(0) == 0

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from .model import Model
     from .pruning import prune
     from .roofline import roofline
+    from .sampling_options import SamplingOptions
 
     __version__: str
 
 __all__ = [
     "GossamerError",
     "Model",
+    "SamplingOptions",
     "__version__",
     "convert",
     "finetune",
@@ -44,6 +46,7 @@ _HOMES = {
     "finetune": "finetune",
     "roofline": "roofline",
     "Model": "model",
+    "SamplingOptions": "sampling_options",
     "__version__": "_core",
 }
 
@@ -71,7 +74,7 @@ def __getattr__(name: str) -> Any:
 
 
 def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:
-    """Yields the text that a model writes after a prompt, piece by piece.
+    """Returns the text that a model writes after a prompt, piece by piece.
 
     Args:
         prompt: What the model answers or continues.
@@ -79,8 +82,10 @@ def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:
         **options: As for `Model.stream`.
     """
     from .loading import load
+    from .sampling_options import check_names
 
-    yield from (load(model) if model else load()).stream(prompt, **options)
+    check_names(options, ["chat", "sampling"])  # before the model is fetched or made
+    return (load(model) if model else load()).stream(prompt, **options)
 
 
 def generate(prompt: str, model: str = "", **options: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import GossamerError
+from .sampling_options import gguf_sampling
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
 
     Args:
         path: The file, for errors.
-        keys: Its `tokenizer.` keys, with that prefix.
+        keys: Its keys: those of `tokenizer.`, and of `general.sampling.`.
 
     Raises:
         GossamerError: a key is missing or does not fit the others, or the kind of tokenizer is not supported.
@@ -89,6 +90,7 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
         eos_ids=[token for name in ("eos", "eot", "eom") if (token := ids[name]) is not None],
         special_tokens=special,
         chat_template=template if isinstance(template, str) else None,
+        generation=gguf_sampling(keys),
     )
 
 

@@ -6,19 +6,21 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GossamerError
-from .sampling import Sampler, sampler
+from .sampling import sampler
+from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
 from .stats import Stats
 
 if TYPE_CHECKING:
     from . import _core
     from .config import DecoderConfig
+    from .conversation import Conversation
     from .tokenizer import Tokenizer
 
 Message = dict[str, str]
@@ -64,31 +66,19 @@ class Model:
     def stream(
         self,
         prompt: str | Sequence[Message],
+        sampling: SamplingOptions | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repeat_penalty: float = 1.0,
-        seed: int = 0,
-        stop: str | Iterable[str] = (),
         chat: bool | None = None,
+        **options: Any,
     ) -> Pieces:
         """Generates text piece by piece; `last_stats` tells how it went once the iterator ends or is closed.
 
         Args:
             prompt: Text, or chat messages `{"role": ..., "content": ...}`.
-            max_new_tokens: Most tokens to generate; fewer when the model ends its text, a stop string comes, or the
-                context is full.
-            temperature: As the five below, see `gossamer.sampling.sampler`; 0 takes the likeliest token.
-            top_k: Keep the k likeliest tokens.
-            top_p: Keep the likeliest tokens that reach this probability.
-            min_p: Keep tokens at least this likely, relative to the likeliest.
-            repeat_penalty: Make tokens that came lately less likely.
-            seed: The same seed gives the same text.
-            stop: Strings that end the text; they and what follows them are not part of it.
+            sampling: All options; None takes the model's own defaults, as `defaults` has them.
             chat: Wrap a text prompt in the model's chat template; None does so when the model has one.
+            **options: Single options that hold instead: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`,
+                `repeat_penalty`, `seed`, `stop`; see `gossamer.SamplingOptions`.
 
         Returns:
             An iterator of non-empty pieces of text.
@@ -96,28 +86,47 @@ class Model:
         Raises:
             GossamerError: an option is out of range, the prompt is empty or longer than the context, or there is no
                 chat template to use. These come up here, before the first piece.
+            TypeError: there is no such option.
         """
-        options = _Options(
-            sampler(
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repeat_penalty=repeat_penalty,
-                seed=seed,
-            ),
-            max_new_tokens,
-            stop,
-        )
-        return self._run(_Sequence(self), self._encode(prompt, chat), options, keep=False)
+        check_names(options, ["chat"])
+        run_options = (sampling or self.defaults()).changed(options)
+        return self._run(_Sequence(self), self._encode(prompt, chat), run_options, keep=False)
 
-    def generate(self, prompt: str | Sequence[Message], **options: Any) -> str:
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        sampling: SamplingOptions | None = None,
+        *,
+        chat: bool | None = None,
+        **options: Any,
+    ) -> str:
         """Returns the whole text that `stream` would give in pieces; takes the same options and raises the same."""
-        return "".join(self.stream(prompt, **options))
+        return "".join(self.stream(prompt, sampling, chat=chat, **options))
 
-    def conversation(self) -> Conversation:
-        """Returns a new, empty chat that keeps what it has computed from turn to turn."""
-        return Conversation(self)
+    def conversation(self, system: str | None = None) -> Conversation:
+        """Returns a new chat that keeps what it has computed from turn to turn.
+
+        Args:
+            system: A system message that stands before all others.
+        """
+        from .conversation import Conversation
+
+        return Conversation(self, system)
+
+    def defaults(self, fallback: SamplingOptions = GENERATE) -> SamplingOptions:
+        """Returns the options that hold where none are given: the model's own.
+
+        Args:
+            fallback: What holds where the model has none: `GENERATE` or `CHAT` of `gossamer.sampling_options`.
+
+        Raises:
+            GossamerError: what the model says is out of range.
+        """
+        try:
+            return model_defaults(self.tokenizer.generation, fallback)
+        except GossamerError as error:
+            where = self.info.get("path") or self.info.get("name", "the model")
+            raise GossamerError(f"{where}: the model's own sampling defaults: {error}") from None
 
     def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Runs tokens from an empty context, for evaluation.
@@ -162,9 +171,12 @@ class Model:
         if tokens > self.config.context:
             raise GossamerError(f"the prompt has {tokens} tokens, and the model's context holds {self.config.context}")
 
-    def _run(self, sequence: _Sequence, prompt: list[int], options: _Options, *, keep: bool) -> Pieces:
+    def _run(
+        self, sequence: _Sequence, prompt: list[int], options: SamplingOptions, *, keep: bool, draw: int = 0
+    ) -> Pieces:
         """The decode loop. With `keep` the sequence ends up holding the text but for its last token."""
-        stats = Stats(len(prompt), self.decoder.weight_bytes, device=self.device)
+        stats = Stats(len(prompt), self.decoder.weight_bytes, device=self.device, sampling=options)
+        sample = sampler(options, draw)
         pieces, stop = self.tokenizer.stream(), _StopText(options.stop)
         tokens, kv_tokens, finish = list(prompt), 0, ""
         start = time.perf_counter()
@@ -172,7 +184,7 @@ class Model:
             stats.reused_tokens = sequence.keep_common(prompt)
             logits = sequence.extend(prompt[stats.reused_tokens :])
             while not finish:
-                token = options.sample(logits, tokens)
+                token = sample(logits, tokens)
                 tokens.append(token)
                 stats.new_tokens += 1
                 ended = token in self.tokenizer.eos_ids
@@ -209,6 +221,9 @@ class Model:
             if not keep:
                 sequence.free()
 
+    def _new_sequence(self) -> _Sequence:
+        return _Sequence(self)
+
     def _step(self, sequence: int, tokens: NDArray[np.int32], all_logits: bool = False) -> NDArray[np.float32]:
         with self._lock:
             self._free_abandoned()
@@ -228,71 +243,6 @@ class Model:
     def _free_abandoned(self) -> None:
         while self._abandoned:
             self.decoder.free(self._abandoned.popleft())
-
-
-class Conversation:
-    """A chat with a model: the messages so far, and the sequence that holds them.
-
-    Each turn computes only what the sequence does not hold yet: the tokens of the whole chat are compared with those
-    in the sequence, which is rolled back to where they part.
-
-    Attributes:
-        messages: The turns so far, `{"role": ..., "content": ...}`; a system message may be put first before the
-            first turn.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.messages: list[Message] = []
-        self._sequence = _Sequence(model)
-        self._turn: Pieces | None = None
-
-    def say(self, text: str, **options: Any) -> Pieces:
-        """Answers one message, piece by piece.
-
-        An answer that is closed early, by Ctrl-C too, is kept as far as it came; a turn without any answer leaves
-        the chat as it was.
-
-        Args:
-            text: The user's message.
-            options: As of `Model.stream`, without `chat`.
-
-        Returns:
-            An iterator of non-empty pieces of text.
-
-        Raises:
-            GossamerError: as `Model.stream`; the chat is left as it was.
-        """
-        self._end_turn()
-        values = {"max_new_tokens": 128, "stop": (), **options}
-        limit, stop = values.pop("max_new_tokens"), values.pop("stop")
-        run_options = _Options(sampler(**values), limit, stop)
-        asked = [*self.messages, {"role": "user", "content": text}]
-        prompt = self.model._encode(asked, chat=True)
-        self._turn = self._answer(asked, self.model._run(self._sequence, prompt, run_options, keep=True))
-        return self._turn
-
-    def reset(self) -> None:
-        """Forgets all messages and gives the sequence's memory back."""
-        self._end_turn()
-        self.messages = []
-        self._sequence.free()
-
-    def _answer(self, asked: list[Message], pieces: Pieces) -> Pieces:
-        answer: list[str] = []
-        try:
-            for piece in pieces:
-                answer.append(piece)
-                yield piece
-        finally:
-            pieces.close()
-            if answer:
-                self.messages = [*asked, {"role": "assistant", "content": "".join(answer)}]
-
-    def _end_turn(self) -> None:
-        if self._turn is not None:
-            self._turn.close()
-            self._turn = None
 
 
 class _Sequence:
@@ -324,19 +274,6 @@ class _Sequence:
         self.model._free(self.id)
         self.tokens = []
         self.id = next(self.model._ids)
-
-
-class _Options:
-    """Checked options of one run."""
-
-    def __init__(self, sample: Sampler, max_new_tokens: int, stop: str | Iterable[str]) -> None:
-        if max_new_tokens < 1:
-            raise GossamerError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        self.sample = sample
-        self.max_new_tokens = max_new_tokens
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if not all(self.stop):
-            raise GossamerError("stop: a stop string must not be empty")
 
 
 class _StopText:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GossamerError
+from .sampling_options import SamplingOptions
 
 Logits = NDArray[np.float32]
 Filter = Callable[[Logits], NDArray[np.intp]]
@@ -22,47 +23,26 @@ REPEAT_WINDOW = 64
 """How many of the latest tokens, prompt included, the repeat penalty looks at (llama.cpp's `repeat_last_n`)."""
 
 
-def sampler(
-    *,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repeat_penalty: float = 1.0,
-    seed: int = 0,
-) -> Sampler:
-    """Builds a sampler; the same options, seed and logits always choose the same tokens.
+def sampler(options: SamplingOptions, draw_number: int = 0) -> Sampler:
+    """Builds a sampler; the same options and logits always choose the same tokens.
 
     Args:
-        temperature: 0 takes the likeliest token (the filters then change nothing); above 0 draws at random.
-        top_k: Keep the k likeliest tokens; 0 keeps all.
-        top_p: Keep the fewest likeliest tokens whose probabilities reach p (nucleus sampling); 1 keeps all.
-        min_p: Keep tokens at least min_p times as likely as the likeliest; 0 keeps all.
-        repeat_penalty: Divides positive logits of the last `REPEAT_WINDOW` tokens, multiplies negative ones; 1 is off.
-        seed: Seed of the random numbers, at least 0.
+        options: What to draw with; `max_new_tokens` and `stop` do not matter here.
+        draw_number: Texts of the same options but another number are drawn with other random numbers.
 
     Returns:
         A callable `(logits [vocab] float32, tokens so far) -> token id`. It raises GossamerError when no logit is
         finite or one is NaN or +inf.
-
-    Raises:
-        GossamerError: an option is out of range; the message names it.
     """
-    _check("temperature", temperature, math.isfinite(temperature) and temperature >= 0, "at least 0")
-    _check("top_k", top_k, top_k >= 0, "at least 0")
-    _check("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1")
-    _check("min_p", min_p, 0 <= min_p <= 1, "between 0 and 1")
-    _check("repeat_penalty", repeat_penalty, math.isfinite(repeat_penalty) and repeat_penalty > 0, "above 0")
-    _check("seed", seed, seed >= 0, "at least 0")
-
+    temperature, repeat_penalty = options.temperature, options.repeat_penalty
     filters: list[Filter] = []
-    if top_k > 0:
-        filters.append(lambda logits: keep_top_k(logits, top_k))
-    if top_p < 1:
-        filters.append(lambda logits: keep_top_p(logits, top_p))
-    if min_p > 0:
-        filters.append(lambda logits: keep_min_p(logits, min_p))
-    rng = np.random.Generator(np.random.PCG64(seed))
+    if options.top_k > 0:
+        filters.append(lambda logits: keep_top_k(logits, options.top_k))
+    if options.top_p < 1:
+        filters.append(lambda logits: keep_top_p(logits, options.top_p))
+    if options.min_p > 0:
+        filters.append(lambda logits: keep_min_p(logits, options.min_p))
+    rng = np.random.Generator(np.random.PCG64([options.seed, draw_number] if draw_number else options.seed))
 
     def sample(logits: Logits, tokens: Sequence[int]) -> int:
         if repeat_penalty != 1:
@@ -141,8 +121,3 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
     """Returns an index drawn with the probabilities softmax(logits / temperature), using one number of `rng`."""
     sums = np.cumsum(probabilities(logits, temperature))
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
-
-
-def _check(name: str, value: float, good: bool, expected: str) -> None:
-    if not good:
-        raise GossamerError(f"{name} must be {expected}, got {value}")

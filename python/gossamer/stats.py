@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .sampling_options import GENERATE, SamplingOptions
+
 
 @dataclass
 class Stats:
@@ -21,6 +23,7 @@ class Stats:
         finish: "eos" (the model ended), "stop" (a stop string), "length" (max_new_tokens), "context" (the context is
             full), or "closed" (the caller or Ctrl-C ended it).
         device: Where the model ran, "cpu" or "cuda".
+        sampling: The options of the text, defaults included.
     """
 
     prompt_tokens: int
@@ -32,6 +35,7 @@ class Stats:
     kv_bytes: float = 0.0
     finish: str = "closed"
     device: str = "cpu"
+    sampling: SamplingOptions = GENERATE
 
     @property
     def tokens_per_second(self) -> float:
@@ -69,6 +73,7 @@ class Stats:
         """Returns the fields and the derived figures as JSON-ready values."""
         return {
             **asdict(self),
+            "sampling": self.sampling.to_dict(),
             "tokens_per_second": self.tokens_per_second,
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "bytes_per_token": self.bytes_per_token,
@@ -77,7 +82,7 @@ class Stats:
         }
 
     def text(self) -> str:
-        """Returns the figures for people, in two lines."""
+        """Returns the figures for people, in three lines."""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         percent = self.percent_of_roof
         roof = "" if percent is None else f", {percent:.0f}% of the roof"
@@ -86,5 +91,6 @@ class Stats:
             f"{self.prefill_tokens_per_second:.1f} tokens/s\n"
             f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
             f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a token, "
-            f"{self.gigabytes_per_second:.1f} GB/s{roof}"
+            f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
+            f"sampling: {self.sampling.text()}"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError
 from .files import refuse_pointer
+from .sampling_options import sampling_keys
 
 if TYPE_CHECKING:
     import jinja2
@@ -45,6 +46,7 @@ class Tokenizer:
         eos_ids: Tokens that end a text.
         special_tokens: Texts of "bos_token", "eos_token", …, as chat templates know them.
         chat_template: Jinja source; None where the model has none.
+        generation: What the model says about drawing tokens, as generation_config.json has it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         special_tokens: dict[str, str] | None = None,
         chat_template: str | None = None,
+        generation: dict[str, Any] | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
@@ -61,6 +64,7 @@ class Tokenizer:
         self.eos_ids = frozenset(eos_ids)
         self.special_tokens = special_tokens or {}
         self.chat_template = chat_template
+        self.generation = generation or {}
         self._template: jinja2.Template | None = None
 
     @classmethod
@@ -94,6 +98,7 @@ class Tokenizer:
             eos_ids=(token for token in ends if type(token) is int),
             special_tokens=special,
             chat_template=_chat_template(folder, settings),
+            generation=sampling_keys(generation),
         )
 
     def save(self, folder: Path) -> None:
@@ -105,7 +110,7 @@ class Tokenizer:
         }
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
-        generation = {"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}
+        generation = {**({"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}), **self.generation}
         first, *others = SAVED_FILES
         (folder / first).write_text(self._backend.to_str(), encoding="utf-8")
         for name, values in zip(others, (settings, generation), strict=True):

@@ -8,23 +8,25 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
+from ..sampling_options import CHAT
 from .options import (
     add_device_option,
     add_engine_options,
     add_model_option,
     add_sampling_options,
+    add_system_option,
     open_model,
     sampling_options,
 )
 
 if TYPE_CHECKING:
-    from ..model import Conversation
+    from ..conversation import Conversation
 
 SUMMARY = "chat with a model; it remembers the conversation"
 
 HELP = """\
 /reset  forget the conversation
-/stats  tokens, times and bandwidth of the last answer
+/stats  tokens, times, bandwidth and sampling of the last answer
 /help   this list
 /quit   leave, as Ctrl-D does
 Ctrl-C stops an answer; what came of it stays in the conversation."""
@@ -34,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.epilog = "A line is a message. Commands: /reset, /stats, /help, /quit. Ctrl-C stops one answer."
     add_model_option(parser)
-    add_sampling_options(parser, max_new_tokens=1024)
+    add_system_option(parser)
+    add_sampling_options(parser, CHAT)
+    parser.add_argument(
+        "--stats", action="store_true", help="tell tokens, times, bandwidth and sampling on stderr after every answer"
+    )
     add_device_option(parser)
     add_engine_options(parser)
 
@@ -49,20 +55,20 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(ImportError):  # line editing, where Python has it
             import readline  # noqa: F401
         print(f"{args.model}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
-    conversation = model.conversation()
-    while _turn(conversation, terminal, sampling_options(args)):
+    conversation = model.conversation(args.system)
+    while _turn(conversation, terminal, args.stats, sampling_options(args)):
         pass
     return 0
 
 
-def _turn(conversation: Conversation, terminal: bool, options: dict[str, Any]) -> bool:
+def _turn(conversation: Conversation, terminal: bool, stats: bool, options: dict[str, Any]) -> bool:
     """Reads and handles one line; returns whether to go on. On a terminal it outlives errors and Ctrl-C."""
     try:
         line = _read(terminal)
         if line is None or line in ("/quit", "/exit"):
             return False
         if line:
-            _handle(conversation, line, options)
+            _handle(conversation, line, stats, options)
     except GossamerError as error:
         if not terminal:
             raise
@@ -86,14 +92,14 @@ def _read(terminal: bool) -> str | None:
         raise GossamerError(f"standard input is not {error.encoding} text: {error.reason}") from None
 
 
-def _handle(conversation: Conversation, line: str, options: dict[str, Any]) -> None:
+def _handle(conversation: Conversation, line: str, stats: bool, options: dict[str, Any]) -> None:
     """Obeys one command or answers one message."""
     if line == "/reset":
         conversation.reset()
         print("the conversation is forgotten", file=sys.stderr)
     elif line == "/stats":
-        stats = conversation.model.last_stats
-        print(stats.text() if stats else "no answer yet", file=sys.stderr)
+        last = conversation.model.last_stats
+        print(last.text() if last else "no answer yet", file=sys.stderr)
     elif line == "/help":
         print(HELP, file=sys.stderr)
     elif line.startswith("/"):
@@ -104,3 +110,5 @@ def _handle(conversation: Conversation, line: str, options: dict[str, Any]) -> N
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         print(flush=True)
+        if stats and conversation.model.last_stats:
+            print(conversation.model.last_stats.text(), file=sys.stderr)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..sampling_options import GENERATE
 from .options import (
     add_device_option,
     add_engine_options,
     add_model_option,
     add_sampling_options,
+    add_system_option,
     open_model,
     sampling_options,
 )
@@ -22,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; without it stdin is read")
     add_model_option(parser)
-    add_sampling_options(parser, max_new_tokens=128)
+    add_system_option(parser)
+    add_sampling_options(parser, GENERATE)
     parser.add_argument(
         "--raw", action="store_true", help="continue the bare prompt, without the model's chat template"
     )
-    parser.add_argument("--stats", action="store_true", help="tell tokens, times and bandwidth on stderr")
+    parser.add_argument("--stats", action="store_true", help="tell tokens, times, bandwidth and sampling on stderr")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document with text and statistics at the end"
     )
@@ -36,9 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generates, and returns the exit code."""
+    if args.raw and args.system is not None:
+        args.parser.error("argument --system: not allowed with argument --raw, which knows no messages")
     prompt = _prompt(args)
     model = open_model(args, args.model, args.threads)
-    pieces = model.stream(prompt, chat=False if args.raw else None, **sampling_options(args))
+    asked: str | list[dict[str, str]] = prompt
+    if args.system is not None:
+        asked = [{"role": "system", "content": args.system}, {"role": "user", "content": prompt}]
+    pieces = model.stream(asked, chat=False if args.raw else None, **sampling_options(args))
     if args.json:
         text = "".join(pieces)
         stats = model.last_stats.to_dict() if model.last_stats else {}

@@ -6,11 +6,13 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, TYPES
 from ..loading import DEFAULT_MODEL
+from ..sampling_options import SamplingOptions
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -189,61 +191,72 @@ def need_torch(what: str) -> None:
         raise GossamerError(f"{what} needs torch: pip install 'gossamer[torch]'") from None
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
-    """Adds the options of `Model.stream`; `sampling_options` collects them."""
+def add_system_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --system; None where it is not given."""
+    parser.add_argument(
+        "--system", type=nonempty, metavar="TEXT", help="a system message: who the model is to be, and how it answers"
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOptions) -> None:
+    """Adds the options of a text; `sampling_options` collects them.
+
+    Args:
+        parser: Where to.
+        defaults: What holds where the model has no defaults of its own.
+    """
     parser.add_argument(
         "-n",
         "--max-new-tokens",
         type=integer(1),
-        default=max_new_tokens,
         metavar="N",
-        help="most tokens to generate (default %(default)s)",
+        help=f"most tokens to generate (default {defaults.max_new_tokens})",
     )
-    group = parser.add_argument_group("sampling, applied in the order repeat penalty, top-k, top-p, min-p, temperature")
+    group = parser.add_argument_group(
+        "sampling",
+        "Applied in the order repeat penalty, top-k, top-p, min-p, temperature. Defaults are those of the model's "
+        "generation_config.json; the ones below are for a model without. --stats tells what was used.",
+    )
     group.add_argument(
         "--temperature",
         type=number(0),
-        default=0.0,
         metavar="T",
-        help="0 takes the likeliest token, above 0 draws (default 0)",
+        help=f"0 takes the likeliest token, above 0 draws (default {defaults.temperature:g})",
     )
     group.add_argument(
         "--top-k",
         type=integer(0),
-        default=0,
         metavar="K",
-        help="draw from the K likeliest tokens; 0 is off (default 0)",
+        help=f"draw from the K likeliest tokens; 0 is off (default {defaults.top_k})",
     )
     group.add_argument(
         "--top-p",
         type=number(0, 1, above=True),
-        default=1.0,
         metavar="P",
-        help="draw from the fewest likeliest tokens whose probabilities reach P; 1 is off (default 1)",
+        help="draw from the fewest likeliest tokens whose probabilities reach P; 1 is off "
+        f"(default {defaults.top_p:g})",
     )
     group.add_argument(
         "--min-p",
         type=number(0, 1),
-        default=0.0,
         metavar="P",
-        help="draw from tokens at least P times as likely as the likeliest; 0 is off (default 0)",
+        help=f"draw from tokens at least P times as likely as the likeliest; 0 is off (default {defaults.min_p:g})",
     )
     group.add_argument(
         "--repeat-penalty",
         type=number(0, above=True),
-        default=1.0,
         metavar="X",
-        help="make tokens among the last 64, prompt included, less likely; 1 is off (default 1)",
+        help="make tokens among the last 64, prompt included, less likely; 1 is off "
+        f"(default {defaults.repeat_penalty:g})",
     )
     group.add_argument(
-        "--seed", type=integer(0), default=0, metavar="S", help="the same seed draws the same text (default 0)"
+        "--seed", type=integer(0), metavar="S", help=f"the same seed draws the same text (default {defaults.seed})"
     )
     group.add_argument(
-        "--stop", action="append", default=[], type=nonempty, metavar="TEXT", help="end before this text; repeatable"
+        "--stop", action="append", type=nonempty, metavar="TEXT", help="end before this text; repeatable"
     )
 
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments of `Model.stream` that `add_sampling_options` parsed."""
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
-    return {name: getattr(args, name) for name in names}
+    """Returns those options of `add_sampling_options` that were given."""
+    return given(args, *(field.name for field in fields(SamplingOptions)))
