@@ -17,6 +17,7 @@ from ..planner import Choice, Machine, this_machine
 from .handles import MAKERS, Product, handle_of, trainable_length
 from .layout import ACTIVATIONS, FLOATS, NAMES, STREAMS, Layout, to_tensors
 from .ops import nobody_watches
+from .stand_in import PackedWeight
 
 
 class SparseLinear(nn.Module):
@@ -40,6 +41,7 @@ class SparseLinear(nn.Module):
     bias: nn.Parameter | None
     layout_numbers: Tensor
     _like: Tensor
+    _stand_in: PackedWeight
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class SparseLinear(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, bias.requires_grad))
         # Converted with the module, and so always of the type that a dense layer in its place would have.
         self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+        self._stand_in = self._make_stand_in()
 
     def _set_streams(self, layout: Layout, streams: dict[str, Tensor]) -> None:
         if set(streams) != {"values", *layout.index}:
@@ -146,11 +149,60 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """A tensor without values, on device "meta": the shape and type that a dense layer's weight would have.
+        """A tensor without values: the shape, type and device that a dense layer's weight would have.
 
-        Models ask for these. `to_dense().weight` has the values.
+        Models ask for these; whatever needs the values, or writes them, raises `GossamerError`. `to_dense().weight` has
+        them.
         """
-        return torch.empty(self.out_features, self.in_features, dtype=self._like.dtype, device="meta")
+        found = self._stand_in
+        if (
+            found.dtype != self._like.dtype
+            or found.device != self.values.device
+            or found.requires_grad != self._learns()
+            or found.shape != self._weight_shape()
+            or found.title != self._weight_title()
+        ):
+            found = self._stand_in = self._make_stand_in()
+        return found
+
+    @weight.setter
+    def weight(self, value: object) -> None:
+        del value
+        raise self._fixed()
+
+    def _make_stand_in(self) -> PackedWeight:
+        kind = self._like.dtype, self.values.device
+        return PackedWeight(self._weight_shape(), *kind, self._learns(), self._weight_title())
+
+    def _weight_shape(self) -> tuple[int, int]:
+        return (self.in_features, self.out_features) if self.conv1d else (self.out_features, self.in_features)
+
+    def _weight_title(self) -> str:
+        return f"{self._title()}.weight"
+
+    def _fixed(self) -> GossamerError:
+        return GossamerError(
+            f"{self._weight_title()}: a packed weight cannot be replaced; make the layer dense (to_dense, desparsify) "
+            "and pack it again"
+        )
+
+    def _learns(self) -> bool:
+        return self.trainable and self.values.requires_grad
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refuses a weight beside the packed one."""
+        if name == "weight":
+            raise self._fixed()
+        super().register_parameter(name, param)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the tensor that stands for the weight, which is made anew."""
+        return {key: value for key, value in self.__dict__.items() if key != "_stand_in"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes over what `__getstate__` gave."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._stand_in = self._make_stand_in()
 
     @property
     def nbytes(self) -> int:
@@ -183,6 +235,8 @@ class SparseLinear(nn.Module):
             TypeError: x is no tensor of a float type.
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
+        if getattr(x, "is_nested", False):
+            return _each(self, x)
         self._check(x)
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
@@ -215,6 +269,7 @@ class SparseLinear(nn.Module):
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
         """Moves and converts; on a card the kernels' own copy is made here, and not in a call that is captured."""
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        self._stand_in = self._make_stand_in()
         self._prepare()
         return self
 
@@ -237,6 +292,11 @@ class SparseLinear(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **options: Any) -> None:
         """Takes over streams of another size or format, as long as the matrix is of the same shape."""
         numbers = state_dict.get(f"{prefix}layout_numbers")
+        if f"{prefix}weight" in state_dict:
+            raise GossamerError(
+                f"{self._weight_title()}: the state holds a dense weight, and the layer is packed; "
+                "load it before the model is sparsified, or go back first (desparsify)"
+            )
         if numbers is not None:
             layout = Layout.from_numbers([int(n) for n in numbers.tolist()])
             if (layout.rows, layout.cols) != (self.out_features, self.in_features):
@@ -255,6 +315,14 @@ class SparseLinear(nn.Module):
                 self._set_streams(layout, {key: torch.empty_like(s, device=device) for key, s in found.items()})
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
         self._prepare()
+
+
+def _each(layer: SparseLinear, x: Tensor) -> Tensor:
+    """Runs a layer over the tensors that a nested one holds, and nests what it returns in the same way."""
+    if x.layout == torch.jagged:
+        offsets, lengths = x.offsets(), x.lengths()  # type: ignore[attr-defined]
+        return torch.nested.nested_tensor_from_jagged(layer(x.values()), offsets, lengths)
+    return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])
 
 
 def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:
