@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..pruning.masks import Target
 from ..pruning.solvers import CALIBRATED, DEFAULT_METHOD, METHODS, magnitude
-from .linear import is_conv1d
+from .dense import is_conv1d
 from .swap import Patterns, matches
 
 Progress = Callable[[int, int, str], None]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
+from .dense import is_conv1d
 from .layout import Layout
-from .linear import SparseLinear, is_conv1d
+from .linear import SparseLinear
 from .swap import replace
 
 _ALIASES = "aliases"  # metadata: names that share another one's tensor, as JSON

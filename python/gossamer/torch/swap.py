@@ -13,16 +13,8 @@ from torch import nn
 
 from ..formats import INTEGER_TYPES, Shape
 from ..planner import Choice
-from .linear import (
-    SparseLinear,
-    check_options,
-    check_weight,
-    dense_parts,
-    is_conv1d,
-    machine_of,
-    pack_layer,
-    round_layer,
-)
+from .dense import check_options, check_weight, dense_parts, is_conv1d, machine_of, round_layer
+from .linear import SparseLinear, pack_layer
 from .report import LayerReport, Report, model_bytes, other_weights
 from .training import trained_layers
 
