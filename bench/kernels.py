@@ -151,7 +151,7 @@ class Timer:
 
 
 def registry(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a kernel, shape, sparsity (for the formats that have the choice) and batch (for matmul)."""
+    """One row a kernel, shape, sparsity (for the formats that have the choice) and batch."""
     kinds: dict[tuple[str, str], list[str]] = {}  # kernels by what they take: format and type
     for name in _core.kernels():
         if re.search(args.kernels, name):
@@ -163,8 +163,8 @@ def registry(args: argparse.Namespace) -> list[dict[str, Any]]:
             weight = random_weight(*shape, format, type, zeros, args.pattern if format == "nm" else None)
             weights = [weight] if args.in_cache else copies(weight, BEYOND)
             for name in kinds[format, type]:
-                _, op, _, activations = name.partition("__")[0].split("_")
-                for batch in [1] if op == "matvec" else args.batch:
+                activations = name.partition("__")[0].split("_")[3]
+                for batch in args.batch:
                     error = check(weight, activations, batch, args.threads, name)
                     timer = Timer(weights, batch=batch, threads=args.threads, kernel=name)
                     for _ in range(args.rounds):
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--kernels", default="", metavar="REGEX", help="names to time (all that run here)")
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.5, 0.95], help="of bitmap and csr (0.5 0.95)")
     parser.add_argument("--pattern", type=pattern, default=(2, 4), metavar="N:M", help="of nm (2:4)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[4], help="tokens of matmul kernels (4)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4], help="tokens at a time (1 4)")
     parser.add_argument("-t", "--threads", type=int, default=_core.default_threads(), help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of kernel and reads (%(default)s)")
     parser.add_argument("--name", help="of the file in results/ (kernels, or kernels_acceptance)")

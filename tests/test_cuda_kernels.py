@@ -44,8 +44,7 @@ def order(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def test_every_format_and_type_has_its_kernels() -> None:
     pairs = [(t, a) for t in TYPES for a in (DTYPES if t not in DTYPES else (t,))]
-    kinds = ("bitmap_matmul", "nm_matmul", "csr_matvec")
-    names = {f"{kind}_{t}_{a}__cuda" for kind in kinds for t, a in pairs}
+    names = {f"{format}_linear_{t}_{a}__cuda" for format in ("bitmap", "nm", "csr") for t, a in pairs}
     assert set(_simt.kernels()) == names
     assert _simt.__source_hash__ == _core.__source_hash__
 
@@ -423,7 +422,7 @@ def test_the_native_call_checks_its_sizes() -> None:
     ]:
         with pytest.raises(ValueError, match=word):
             call(**change)
-    with pytest.raises(RuntimeError, match="bitmap_matmul_f16_f16__cuda: this build runs kernels on the processor"):
+    with pytest.raises(RuntimeError, match="bitmap_linear_f16_f16__cuda: this build runs kernels on the processor"):
         call(device=0)
     with pytest.raises(ValueError, match="too large for a card"):
         _simt.DeviceWeight("bitmap", "f16", 1 << 28, 1 << 16)

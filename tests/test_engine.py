@@ -394,8 +394,8 @@ def test_a_forked_child_gets_threads_of_its_own() -> None:
 def test_every_linear_says_which_kernel_it_uses() -> None:
     names = dict(decoder(config(), "bitmap", "int8").kernels())
     assert set(names) == {n for n in shapes(config()) if n != "embed"}
-    assert names["layers.0.q"].startswith("bitmap_matvec_int8_a8__")
-    assert names["head"].startswith("dense_matvec_int8_a8__")
+    assert names["layers.0.q"].startswith("bitmap_linear_int8_a8__")
+    assert names["head"].startswith("dense_linear_int8_a8__")
 
 
 @pytest.mark.parametrize("ids", [[1.5], np.array([2.0]), np.array([[1, 2]]), ["a"], [2**40], [None]], ids=repr)

@@ -18,10 +18,11 @@ SPARSITIES = [0.0, 0.5, 0.9, 1.0]
 BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 64, 67]
 
 
-def parse(name: str) -> tuple[str, str, str, str]:
-    """(format, op, weight type, activation type) of a kernel's name."""
+def parse(name: str) -> tuple[str, str, str]:
+    """(format, weight type, activation type) of a kernel's name."""
     format, op, type, activation = name.split("__", maxsplit=1)[0].split("_")
-    return format, op, type, activation
+    assert op == "linear"
+    return format, type, activation
 
 
 def packed(
@@ -72,7 +73,7 @@ def inputs(batch: int, cols: int) -> np.ndarray:
 
 
 def check(name: str, weight: _core.Weight, batch: int) -> None:
-    activation = parse(name)[3]
+    activation = parse(name)[2]
     x = inputs(batch, weight.cols)
     y = _core.run_kernel(name, weight, x)
     assert np.isnan(y[:, weight.rows :]).all(), "wrote beyond its rows"
@@ -87,31 +88,32 @@ ALL = _core.kernels()
 
 def test_the_registry_is_complete_and_names_are_unique() -> None:
     assert len(set(ALL)) == len(ALL)
-    pairs = {(f, t, a) for f, _, t, a in map(parse, ALL)}
+    pairs = set(map(parse, ALL))
     floats = {(f, t, "f32") for f in reference.FORMATS for t in reference.TYPES}
     a8 = {(f, t, "a8") for f in reference.FORMATS for t in reference.INTEGER}
     bf16 = {(f, t, "bf16") for f in reference.FORMATS for t in ("bf16", "f16")}
     assert pairs == floats | a8 | bf16
-    assert {op for _, op, _, _ in map(parse, ALL)} == {"matvec", "matmul"}
+    assert {name.partition("__")[2] for name in ALL} <= set(_core.isas())
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_kernel_matches_float64(name: str) -> None:
-    format, op, type, _ = parse(name)
+    format, type, _ = parse(name)
     for shape in SHAPES:
         for sparsity in SPARSITIES:
             for group in groups_of(type):
                 weight = packed(format, type, group, shape, sparsity)
-                check(name, weight, 1 if op == "matvec" else 5)
+                for batch in (1, 5):
+                    check(name, weight, batch)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if parse(name)[1] == "matmul"])
+@pytest.mark.parametrize("name", ALL)
 def test_a_token_is_the_same_in_any_company(name: str) -> None:
-    format, _, type, _ = parse(name)
+    format, type, _ = parse(name)
     for group in groups_of(type)[:2]:
         weight = packed(format, type, group, (49, 200), 0.6)
         x = inputs(max(BATCHES), 200)
-        alone = np.concatenate([_core.run_kernel(name.replace("matmul", "matvec"), weight, row[None]) for row in x])
+        alone = np.concatenate([_core.run_kernel(name, weight, row[None]) for row in x])
         for batch in BATCHES:
             together = _core.run_kernel(name, weight, x[:batch])
             np.testing.assert_array_equal(together[:, :49], alone[:batch, :49])
@@ -119,14 +121,15 @@ def test_a_token_is_the_same_in_any_company(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if parse(name)[0] == "nm"])
 def test_every_nm_pattern(name: str) -> None:
-    _, op, type, _ = parse(name)
+    _, type, _ = parse(name)
     for pattern in [(1, 4), (2, 8), (4, 8), (16, 32), (5, 16), (16, 64), (8, 8)]:
-        check(name, packed("nm", type, groups_of(type)[-1], (35, 150), 0.0, pattern), 1 if op == "matvec" else 3)
+        for batch in (1, 3):
+            check(name, packed("nm", type, groups_of(type)[-1], (35, 150), 0.0, pattern), batch)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if parse(name)[1] == "matvec"])
+@pytest.mark.parametrize("name", ALL)
 def test_unaligned_weights(name: str) -> None:
-    format, _, type, _ = parse(name)
+    format, type, _ = parse(name)
     weight = packed(format, type, 0, (33, 130), 0.5)
     streams = {}
     for key, stream in weight.streams().items():
@@ -189,4 +192,4 @@ def test_wrong_requests_are_told() -> None:
     with pytest.raises(ValueError, match="threads must be between 0 and 1024, got -1"):
         _core.linear(weight, np.zeros((1, 130), np.float32), "f32", -1)
     with pytest.raises(ValueError, match="does not take bitmap weights of type int8"):
-        _core.run_kernel("dense_matvec_f32_f32__scalar", weight, np.zeros((1, 130), np.float32))
+        _core.run_kernel("dense_linear_f32_f32__scalar", weight, np.zeros((1, 130), np.float32))

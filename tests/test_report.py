@@ -40,11 +40,11 @@ def spread(value: float) -> dict[str, float]:
 def results() -> dict[str, Any]:
     """One small result of each kind, with numbers that can be told apart."""
     rows = [
-        kernel_row("bitmap_matvec_int8_a8__avx2", 32, 20.0, zeros=0.4999),
-        kernel_row("bitmap_matvec_int8_a8__avx2", 64, 60.0, zeros=0.5001),
-        kernel_row("bitmap_matvec_int8_a8__scalar", 32, 1.0, zeros=0.4999),
-        kernel_row("bitmap_matmul_int8_a8__avx2", 32, 99.0, batch=4),
-        kernel_row("dense_matvec_f16_f32__avx2", 32, 10.0, zeros=0.0),
+        kernel_row("bitmap_linear_int8_a8__avx2", 32, 20.0, zeros=0.4999),
+        kernel_row("bitmap_linear_int8_a8__avx2", 64, 60.0, zeros=0.5001),
+        kernel_row("bitmap_linear_int8_a8__scalar", 32, 1.0, zeros=0.4999),
+        kernel_row("bitmap_linear_int8_a8__avx2", 32, 99.0, zeros=0.4999, batch=4),
+        kernel_row("dense_linear_f16_f32__avx2", 32, 10.0, zeros=0.0),
     ]
     kernels = {"facts": FACTS, "threads": 2, "rounds": 5, "in_cache": False, "rows": rows}
     wanted = [
@@ -97,9 +97,9 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
     speeds = "| 77 | 55 | 100.0 | 150.0 | 1.50 (1.25 to 1.75) |"
     for line in (
         "`bench/results/kernels.json`: A processor, 2 cores, avx2, GCC 1; 2031-02-03, commit 0123456789.",
-        "| `bitmap_matvec_int8_a8__avx2` | 50% | 1 | 40.0 | 20.0 | 0.50 (0.25 to 0.75) |",  # both shapes in one row
-        "| `bitmap_matvec_int8_a8__avx2` | 50% | 1 | 40.0 | 20.0 |",  # in cache
-        "| `bitmap_matmul_int8_a8__avx2` | 50% | 4 | 99.0 | 49.5 | 1.24 (1.24 to 1.24) |",
+        "| `bitmap_linear_int8_a8__avx2` | 50% | 1 | 40.0 | 20.0 | 0.50 (0.25 to 0.75) |",  # both shapes in one row
+        "| `bitmap_linear_int8_a8__avx2` | 50% | 1 | 40.0 | 20.0 |",  # in cache
+        "| `bitmap_linear_int8_a8__avx2` | 50% | 4 | 99.0 | 49.5 | 1.24 (1.24 to 1.24) |",
         "| fast | 0.88 | at least 0.9 | no | 10.0 |",
         "| small | 1.12 | at most 1.2 | yes | 10.0, 30.0 |",
         "| packed | 2 | 4.00 | 3.50 | 3.00 | 12.5% | 25.0% |",

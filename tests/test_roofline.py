@@ -20,7 +20,7 @@ from gossamer.stats import Stats
 
 module = __import__("sys").modules["gossamer.roofline"]
 
-MATVECS = [name for name in _core.kernels() if name.split("_")[1] == "matvec"]
+KERNELS = _core.kernels()
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def figures(machine: dict[str, Any], memory: float = 10.0) -> Roofline:
         memory_bytes=1 << 20,
         reads=(Reads(1, memory / 2, 20.0), Reads(2, memory, 40.0)),
         kernels=(
-            KernelRate("dense_matvec_int8_a8__scalar", True, 0.0, 1.0, 50.0),
-            KernelRate("bitmap_matvec_int8_a8__scalar", True, 0.5, 0.625, 40.0, wins_below=40.0),
-            KernelRate("nm_matvec_int8_a8__scalar", True, 0.5, 0.625, 60.0, wins_below=None),
+            KernelRate("dense_linear_int8_a8__scalar", True, 0.0, 1.0, 50.0),
+            KernelRate("bitmap_linear_int8_a8__scalar", True, 0.5, 0.625, 40.0, wins_below=40.0),
+            KernelRate("nm_linear_int8_a8__scalar", True, 0.5, 0.625, 60.0, wins_below=None),
         ),
     )
 
@@ -141,7 +141,7 @@ def test_a_home_that_cannot_be_written_fails_nothing(
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "file"))
     assert main(["roofline"]) == 0
     out, err = capsys.readouterr()
-    assert "bitmap_matvec_int8_a8__scalar" in out
+    assert "bitmap_linear_int8_a8__scalar" in out
     assert "cannot be kept for the next time" in err
     assert len(err.splitlines()) == len(calls) + 1  # the note that it cannot be read, and that it cannot be kept
 
@@ -152,9 +152,9 @@ def test_the_table_tells_threads_and_where_sparse_wins(
     assert main(["roofline"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["2", "10.0", "40.0"] in lines
-    assert ["dense_matvec_int8_a8__scalar", "0%", "8.00", "50.0", "50.0"] in lines
-    assert ["bitmap_matvec_int8_a8__scalar", "50%", "5.00", "40.0", "25.0", "below", "40.0"] in lines
-    assert ["nm_matvec_int8_a8__scalar", "50%", "5.00", "60.0", "37.5", "always"] in lines
+    assert ["dense_linear_int8_a8__scalar", "0%", "8.00", "50.0", "50.0"] in lines
+    assert ["bitmap_linear_int8_a8__scalar", "50%", "5.00", "40.0", "25.0", "below", "40.0"] in lines
+    assert ["nm_linear_int8_a8__scalar", "50%", "5.00", "60.0", "37.5", "always"] in lines
     assert len(calls) == 1
 
 
@@ -201,8 +201,8 @@ def test_stats_tell_the_share_of_the_roof_once_it_is_known(calls: list[dict[str,
     [(40.0, 0.5, 40.0), (50.0, 0.5, None), (60.0, 0.5, None), (10.0, 0.5, 10.0), (40.0, 1.0, 0.0), (60.0, 1.5, 0.0)],
 )
 def test_where_sparse_wins(rate: float, bytes_: float, expected: float | None) -> None:
-    dense = KernelRate("dense_matvec_int8_a8__scalar", True, 0.0, 1.0, 50.0)
-    sparse = KernelRate("bitmap_matvec_int8_a8__scalar", True, 0.5, bytes_, rate)
+    dense = KernelRate("dense_linear_int8_a8__scalar", True, 0.0, 1.0, 50.0)
+    sparse = KernelRate("bitmap_linear_int8_a8__scalar", True, 0.5, bytes_, rate)
     (_, compared) = module._against_dense([dense, sparse])
     assert compared.wins_below == expected
     if expected:  # the times a position, at a bandwidth on either side
@@ -213,12 +213,12 @@ def test_where_sparse_wins(rate: float, bytes_: float, expected: float | None) -
 
 def test_a_kernel_without_a_dense_one_of_its_tier_is_compared_with_the_one_that_runs() -> None:
     dense = [
-        KernelRate("dense_matvec_bf16_bf16__avx2", False, 0.0, 2.0, 10.0),
-        KernelRate("dense_matvec_bf16_bf16__avx512_bf16", True, 0.0, 2.0, 30.0),
+        KernelRate("dense_linear_bf16_bf16__avx2", False, 0.0, 2.0, 10.0),
+        KernelRate("dense_linear_bf16_bf16__avx512_bf16", True, 0.0, 2.0, 30.0),
     ]
     sparse = [
-        KernelRate("csr_matvec_bf16_bf16__avx2", True, 0.95, 0.25, 20.0),
-        KernelRate("csr_matvec_bf16_bf16__avx512", True, 0.95, 0.25, 20.0),
+        KernelRate("csr_linear_bf16_bf16__avx2", True, 0.95, 0.25, 20.0),
+        KernelRate("csr_linear_bf16_bf16__avx512", True, 0.95, 0.25, 20.0),
     ]
     assert [rate.wins_below for rate in module._against_dense(dense + sparse)] == [None, None, None, 40.0]
 
@@ -254,13 +254,13 @@ def test_a_small_measurement_has_every_kernel(monkeypatch: pytest.MonkeyPatch, h
     monkeypatch.setattr(module, "_KERNEL_SECONDS", 0.0)
     steps: list[tuple[int, int, str]] = []
     measured = gossamer.roofline(threads=2, progress=lambda *step: steps.append(step))
-    assert [rate.kernel for rate in measured.kernels] == MATVECS
+    assert [rate.kernel for rate in measured.kernels] == KERNELS
     assert [row.threads for row in measured.reads] == [1, 2]
     assert (measured.last_level_bytes, measured.memory_bytes) == (1 << 18, 1 << 20)
-    assert [step[0] for step in steps] == list(range(len(MATVECS) + 2))
-    assert {step[1] for step in steps} == {len(MATVECS) + 2}
-    tiers = [*_core.isas(), "avx512_bf16"]
-    best = {name.partition("__")[0]: name for name in sorted(MATVECS, key=lambda n: tiers.index(n.partition("__")[2]))}
+    assert [step[0] for step in steps] == list(range(len(KERNELS) + 2))
+    assert {step[1] for step in steps} == {len(KERNELS) + 2}
+    tiers = _core.isas()
+    best = {name.partition("__")[0]: name for name in sorted(KERNELS, key=lambda n: tiers.index(n.partition("__")[2]))}
     assert {rate.kernel for rate in measured.kernels if rate.chosen} == set(best.values())
     for rate in measured.kernels:
         assert rate.positions_per_second > 0

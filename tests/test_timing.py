@@ -65,12 +65,12 @@ def test_a_batch_size_draws_inputs_for_any_columns() -> None:
 
 @pytest.mark.parametrize("name", _core.kernels())
 def test_a_named_kernel_is_the_one_that_runs(name: str) -> None:
-    format, op, type, _ = name.split("__", maxsplit=1)[0].split("_")
+    format, _, type, _ = name.split("__", maxsplit=1)[0].split("_")
     values = reference.random_matrix(200, 130, 0.5)
     pattern = (2, 4) if format == "nm" else None
     packed = _core.pack(reference.prune_nm(values, 2, 4) if pattern else values, format, type, 64, pattern)
-    x = inputs(1 if op == "matvec" else 3)
-    for threads in (1, 3):
+    for batch, threads in ((1, 1), (1, 3), (3, 1), (3, 3)):
+        x = inputs(batch)
         _, y = _core.time_linears([packed], x, threads=threads, kernel=name)
         np.testing.assert_array_equal(y, _core.run_kernel(name, packed, x)[:, :200])
 
@@ -98,12 +98,8 @@ def test_a_named_kernel_is_the_one_that_runs(name: str) -> None:
         (lambda: _core.time_linears([weight()], 1, "a16"), "activations must be f32, bf16 or a8, got 'a16'"),
         (lambda: _core.time_linears([weight()], 1, kernel="nosuch"), "no kernel 'nosuch' can run here"),
         (
-            lambda: _core.time_linears([weight()], 1, kernel="dense_matvec_f32_f32__scalar"),
+            lambda: _core.time_linears([weight()], 1, kernel="dense_linear_f32_f32__scalar"),
             "does not take bitmap weights of type int8",
-        ),
-        (
-            lambda: _core.time_linears([weight()], 2, kernel="bitmap_matvec_int8_a8__scalar"),
-            "takes one token, got 2",
         ),
     ],
 )
@@ -155,7 +151,7 @@ def test_bench_weights_have_the_zeros_asked_for(bench: ModuleType, format: str, 
         np.testing.assert_array_equal(copy.unpack(), one.unpack())
 
 
-@pytest.mark.parametrize("name", [name for name in _core.kernels() if name.startswith("bitmap_matmul")])
+@pytest.mark.parametrize("name", [name for name in _core.kernels() if name.startswith("bitmap_")])
 def test_the_bench_checks_what_it_times(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     type, activations = name.partition("__")[0].split("_")[2:]
     one = bench.random_weight(64, 256, "bitmap", type, 0.5)

@@ -20,12 +20,12 @@ const char* compiler() {
 void register_cpu(py::module_& module) {
   module.def(
       "isa", [] { return std::string(isa_name(active_isa())); },
-      "The instruction-set tier in use: GOSSAMER_ISA, or the highest that this machine has.");
+      "The instruction-set tier in use: GOSSAMER_ISA, or the best that this machine has.");
   module.def(
       "isas",
       [] {
         std::vector<std::string> names;
-        for (int i = 0; i <= static_cast<int>(detected_isa()); ++i) names.emplace_back(isa_name(static_cast<Isa>(i)));
+        for (const Isa isa : detected_isas()) names.emplace_back(isa_name(isa));
         return names;
       },
       "The tiers that this machine can run, rising.");

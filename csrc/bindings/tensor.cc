@@ -57,9 +57,7 @@ class PyLinear {
     });
   }
 
-  std::pair<std::string, std::string> kernels() const {
-    return {linear_.kernel_name(false), linear_.kernel_name(true)};
-  }
+  std::string kernel() const { return linear_.kernel_name(); }
 
  private:
   Linear linear_;
@@ -69,12 +67,12 @@ class PyLinear {
 
 void register_tensor(py::module_& module) {
   using py::arg;
-  py::class_<PyLinear>(module, "Linear", "A packed weight with the kernels chosen for it.")
+  py::class_<PyLinear>(module, "Linear", "A packed weight with the kernel chosen for it.")
       .def(py::init<const PyWeight&, const std::string&>(), arg("weight"), arg("activations") = "auto")
       .def("multiply", &PyLinear::multiply, arg("x"), arg("tokens"), arg("stride"), arg("y"), arg("type"), arg("bias"),
            arg("bias_type"), arg("threads"))
       .def("expand", &PyLinear::expand, arg("begin"), arg("end"), arg("out"), arg("stride"), arg("threads"))
-      .def_property_readonly("kernels", &PyLinear::kernels);
+      .def_property_readonly("kernel", &PyLinear::kernel);
   module.def(
       "use_open_mp", [](const std::string& library) { return host_threads().use_open_mp(library); }, arg("library"));
 }

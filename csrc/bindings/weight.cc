@@ -186,27 +186,22 @@ py::array linear(const PyWeight& weight, const py::object& x, const std::string&
 // there.
 py::array run_kernel(const std::string& name, const PyWeight& weight, const py::object& x) {
   const WeightView& view = weight.weight->view();
-  const auto& entries = kernel_registry();
-  const auto entry = std::find_if(entries.begin(), entries.end(), [&](const KernelEntry& e) { return name == e.name; });
-  require(entry != entries.end() && usable(*entry), "no kernel '", name, "' can run here");
-  require(entry->format == view.format && entry->weight == view.type, "kernel ", name, " does not take ",
-          format_name(view.format), " weights of type ", type_name(view.type));
+  const KernelEntry& kernel = kernel_named(name);
+  check_takes(kernel, view);
   const PaddedInput input(x, view.cols);
-  require(entry->op == LinearOp::kMatmul || input.rows.tokens == 1, "kernel ", name, " takes one token, got ",
-          input.rows.tokens);
   ThreadTeam team(1);
   ActivationCache cache;
   cache.reset(input.rows);
   LinearArgs args{};
   args.weight = view;
-  args.x = cache.get(entry->activation, view.group == 32 ? 32 : kBlockCols, team);
+  args.x = cache.get(kernel.activation, view.group == 32 ? 32 : kBlockCols, team);
   args.begin = 0;
   args.end = weight.weight->value_streams();
   args.y_stride = view.rows + kPanelRows;
   std::vector<float> y(static_cast<std::size_t>(input.rows.tokens) * static_cast<std::size_t>(args.y_stride),
                        std::numeric_limits<float>::quiet_NaN());
   args.y = y.data();
-  if (input.rows.tokens > 0) entry->run(args);
+  if (input.rows.tokens > 0) kernel.run(args);
   return to_array(std::move(y), {input.rows.tokens, static_cast<py::ssize_t>(args.y_stride)});
 }
 

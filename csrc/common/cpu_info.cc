@@ -19,12 +19,18 @@
 namespace gossamer {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512_vbmi2"};
-
-struct Features {
-  Isa isa = Isa::kScalar;
-  bool bf16 = false;
+struct Tier {
+  const char* name;
+  Isa base;  // what it builds on; itself for the lowest
 };
+
+constexpr Tier kTiers[] = {
+    // by Isa
+    {"scalar", Isa::kScalar},           {"avx2", Isa::kScalar}, {"avx512", Isa::kAvx2}, {"avx512_vbmi2", Isa::kAvx512},
+    {"avx512_bf16", Isa::kAvx512Vbmi2},
+};
+
+constexpr const Tier& tier(Isa isa) { return kTiers[static_cast<int>(isa)]; }
 
 #if defined(__x86_64__)
 std::uint64_t read_xcr0() {
@@ -34,8 +40,8 @@ std::uint64_t read_xcr0() {
   return (static_cast<std::uint64_t>(high) << 32) | low;
 }
 
-Features detect() {
-  Features found;
+std::vector<Isa> detect() {
+  std::vector<Isa> found = {Isa::kScalar};
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
@@ -49,23 +55,18 @@ Features detect() {
   if ((xcr0 & 0x6) != 0x6) return found;  // XMM and YMM state
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
   if (!(has(b, 3) /* BMI1 */ && has(b, 5) /* AVX2 */ && has(b, 8) /* BMI2 */)) return found;
-  found.isa = Isa::kAvx2;
+  found.push_back(Isa::kAvx2);
   if ((xcr0 & 0xe6) != 0xe6) return found;  // + opmask and ZMM state
   if (!(has(b, 16) /* F */ && has(b, 17) /* DQ */ && has(b, 30) /* BW */ && has(b, 31) /* VL */)) return found;
-  found.isa = Isa::kAvx512;
+  found.push_back(Isa::kAvx512);
   if (!(has(c, 1) /* VBMI */ && has(c, 6) /* VBMI2 */ && has(c, 11) /* VNNI */)) return found;
-  found.isa = Isa::kAvx512Vbmi2;
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found.bf16 = has(a, 5);
+  found.push_back(Isa::kAvx512Vbmi2);
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5)) found.push_back(Isa::kAvx512Bf16);
   return found;
 }
 #else
-Features detect() { return {}; }
+std::vector<Isa> detect() { return {Isa::kScalar}; }
 #endif
-
-const Features& features() {
-  static const Features found = detect();
-  return found;
-}
 
 // CPUs' worth of time that one control group grants; a huge number where it has no quota.
 double quota_of(const std::string& folder) {
@@ -120,23 +121,31 @@ int physical_cores() {
 
 }  // namespace
 
-const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+const char* isa_name(Isa isa) { return tier(isa).name; }
 
-Isa detected_isa() { return features().isa; }
+bool builds_on(Isa isa, Isa base) {
+  while (isa != base && tier(isa).base != isa) isa = tier(isa).base;
+  return isa == base;
+}
 
-bool has_avx512_bf16() { return features().bf16; }
+const std::vector<Isa>& detected_isas() {
+  static const std::vector<Isa> found = detect();
+  return found;
+}
 
 Isa active_isa() {
   static const Isa chosen = [] {
     const char* wish = std::getenv("GOSSAMER_ISA");
-    if (wish == nullptr || *wish == '\0') return detected_isa();
-    for (int i = 0; i < kIsaCount; ++i) {
-      if (std::string(wish) != kNames[i]) continue;
-      require(i <= static_cast<int>(detected_isa()), "GOSSAMER_ISA=", wish, " is beyond this processor, which has ",
-              isa_name(detected_isa()));
-      return static_cast<Isa>(i);
+    if (wish == nullptr || *wish == '\0') return detected_isas().back();
+    for (const Isa isa : detected_isas())
+      if (std::string(wish) == isa_name(isa)) return isa;
+    std::string names;
+    for (const Tier& one : kTiers) {
+      require(std::string(wish) != one.name, "GOSSAMER_ISA=", wish, " is beyond this processor, which has ",
+              isa_name(detected_isas().back()));
+      names += concat(names.empty() ? "" : ", ", one.name);
     }
-    throw InvalidArgument(concat("GOSSAMER_ISA must be scalar, avx2, avx512 or avx512_vbmi2, got '", wish, "'"));
+    throw InvalidArgument(concat("GOSSAMER_ISA must be one of ", names, "; got '", wish, "'"));
   }();
   return chosen;
 }

@@ -6,23 +6,24 @@
 
 namespace gossamer {
 
-// Tiers in rising order; a processor of one tier runs every lower one.
+// Tiers. Each builds on another one, down to kScalar, and what runs a tier runs those that it builds on; of two tiers
+// of which neither builds on the other, as of two architectures, nothing is said. Of the tiers that a processor has,
+// the last one listed is preferred.
 //   kAvx2         AVX2, FMA, F16C, BMI2
-//   kAvx512       + F, BW, DQ, VL
-//   kAvx512Vbmi2  + VNNI, VBMI, VBMI2
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Vbmi2 = 3 };
-
-inline constexpr int kIsaCount = 4;
+//   kAvx512       kAvx2 and F, BW, DQ, VL
+//   kAvx512Vbmi2  kAvx512 and VNNI, VBMI, VBMI2
+//   kAvx512Bf16   kAvx512Vbmi2 and BF16
+enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Vbmi2, kAvx512Bf16 };
 
 const char* isa_name(Isa isa);
 
-// The highest tier that the processor has and whose registers the OS saves (XCR0).
-Isa detected_isa();
+// Whether `isa` is `base` or builds on it.
+bool builds_on(Isa isa, Isa base);
 
-// True when the AVX-512 BF16 dot product may be used.
-bool has_avx512_bf16();
+// The tiers that the processor has and whose registers the OS saves (XCR0), as listed.
+const std::vector<Isa>& detected_isas();
 
-// The tier in use: GOSSAMER_ISA where set, otherwise the detected one. Read once.
+// The tier in use: GOSSAMER_ISA where set, otherwise the preferred one. Read once.
 // Throws InvalidArgument when GOSSAMER_ISA names no tier or one that the processor lacks.
 Isa active_isa();
 

@@ -129,13 +129,13 @@ std::vector<std::pair<std::string, std::string>> Decoder::kernels() const {
     const Block& block = blocks_[static_cast<std::size_t>(i)];
     for (int j = 0; j < kLinearCount; ++j) {
       const std::string name = "layers." + std::to_string(i) + "." + kLinearNames[j];
-      names.emplace_back(name, block.linears[j]->kernel_name(false));
+      names.emplace_back(name, block.linears[j]->kernel_name());
       if (!block.low_rank[j].u) continue;
-      names.emplace_back(name + ".low_rank_u", block.low_rank[j].u->kernel_name(false));
-      names.emplace_back(name + ".low_rank_v", block.low_rank[j].v->kernel_name(false));
+      names.emplace_back(name + ".low_rank_u", block.low_rank[j].u->kernel_name());
+      names.emplace_back(name + ".low_rank_v", block.low_rank[j].v->kernel_name());
     }
   }
-  names.emplace_back(config_.tied ? "embed" : "head", (head_ ? head_ : embed_)->kernel_name(false));
+  names.emplace_back(config_.tied ? "embed" : "head", (head_ ? head_ : embed_)->kernel_name());
   return names;
 }
 

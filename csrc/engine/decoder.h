@@ -51,7 +51,7 @@ class Decoder {
   KvType kv() const { return cache_.type(); }
   std::int64_t kv_token_bytes() const { return cache_.token_bytes(); }
   std::int64_t weight_bytes() const;
-  std::vector<std::pair<std::string, std::string>> kernels() const;  // weight name -> matvec kernel
+  std::vector<std::pair<std::string, std::string>> kernels() const;  // weight name -> kernel
 
   // Appends the tokens of each entry to its sequence. Returns logits [n][vocab]: of every token, or of each entry's
   // last. When it throws, no sequence has changed.

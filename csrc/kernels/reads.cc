@@ -18,8 +18,8 @@ extern const ReadKernels kReadKernels;
 
 const ReadKernels& read_kernels() {
 #if GOSSAMER_X86
-  if (active_isa() >= Isa::kAvx512) return avx512::kReadKernels;
-  if (active_isa() >= Isa::kAvx2) return avx2::kReadKernels;
+  if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kReadKernels;
+  if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kReadKernels;
 #endif
   return scalar::kReadKernels;
 }

@@ -1,92 +1,70 @@
 #include "kernels/registry.h"
 
-#include <sstream>
-
 #include "common/error.h"
 #include "formats/stored_matrix.h"
+#include "kernels/kernel_table.h"
 
 namespace gossamer {
 
 // clang-format off
-#define GOSSAMER_KERNEL(format, op, weight, activation, isa) \
-  namespace isa { void format##_##op##_##weight##_##activation##__##isa(const LinearArgs& args) noexcept; }
-#include "kernels/kernel_table.inc"
-#undef GOSSAMER_KERNEL
+#define GOSSAMER_DECLARE_KERNEL(format, weight, activation, isa) \
+  namespace isa { void format##_linear_##weight##_##activation##__##isa(const LinearArgs& args) noexcept; }
+#define GOSSAMER_DECLARE(isa, format) GOSSAMER_KERNELS_##isa(GOSSAMER_DECLARE_KERNEL, format)
+GOSSAMER_KERNEL_TABLE(GOSSAMER_DECLARE)
 // clang-format on
+
+namespace table::tier {
+constexpr Isa scalar = Isa::kScalar;
+constexpr Isa avx2 = Isa::kAvx2;
+constexpr Isa avx512 = Isa::kAvx512;
+constexpr Isa avx512_vbmi2 = Isa::kAvx512Vbmi2;
+constexpr Isa avx512_bf16 = Isa::kAvx512Bf16;
+}  // namespace table::tier
 
 namespace {
 
 constexpr const char* kActivationNames[kActivationTypeCount] = {"f32", "bf16", "a8"};
 
-struct Row {
-  const char* name;
-  LinearKernel run;
-};
-
-#define GOSSAMER_KERNEL(format, op, weight, activation, isa) \
-  {#format "_" #op "_" #weight "_" #activation "__" #isa, isa::format##_##op##_##weight##_##activation##__##isa},
-constexpr Row kRows[] = {
-#include "kernels/kernel_table.inc"
-};
-#undef GOSSAMER_KERNEL
-
-Isa tier_of(const std::string& isa) {
-  for (int i = 0; i < kIsaCount; ++i)
-    if (isa == isa_name(static_cast<Isa>(i))) return static_cast<Isa>(i);
-  return Isa::kAvx512Vbmi2;  // avx512_bf16: that tier and a flag of its own
-}
-
-// Everything about a kernel is in its name: <format>_<op>_<weight>_<activation>__<isa>.
-KernelEntry parse(const Row& row) {
-  std::istringstream text(row.name);
-  std::string format;
-  std::string op;
-  std::string weight;
-  std::string activation;
-  std::getline(text, format, '_');
-  std::getline(text, op, '_');
-  std::getline(text, weight, '_');
-  std::getline(text, activation, '_');
-  text.ignore();
-  std::string isa;
-  std::getline(text, isa);
-  return {row.name,
-          format_from_name(format.c_str()),
-          op == "matvec" ? LinearOp::kMatvec : LinearOp::kMatmul,
-          type_from_name(weight.c_str()),
-          activation_from_name(activation),
-          tier_of(isa),
-          isa == "avx512_bf16",
-          row.run};
-}
-
-std::vector<KernelEntry> build() {
-  std::vector<KernelEntry> entries;
-  for (const Row& row : kRows) entries.push_back(parse(row));
-  return entries;
-}
+#define GOSSAMER_KERNEL_ENTRY(format_, weight_, activation_, isa_) \
+  {#format_ "_linear_" #weight_ "_" #activation_ "__" #isa_,       \
+   table::format::format_,                                         \
+   table::weight::weight_,                                         \
+   table::activation::activation_,                                 \
+   table::tier::isa_,                                              \
+   isa_::format_##_linear_##weight_##_##activation_##__##isa_},
+#define GOSSAMER_ENTRIES(isa, format) GOSSAMER_KERNELS_##isa(GOSSAMER_KERNEL_ENTRY, format)
 
 }  // namespace
 
 const std::vector<KernelEntry>& kernel_registry() {
   // Never destroyed: a daemon thread may be in a call while the process ends.
-  static const std::vector<KernelEntry>& entries = *new std::vector<KernelEntry>(build());
+  static const std::vector<KernelEntry>& entries =
+      *new std::vector<KernelEntry>{GOSSAMER_KERNEL_TABLE(GOSSAMER_ENTRIES)};
   return entries;
 }
 
-bool usable(const KernelEntry& entry) { return entry.isa <= active_isa() && (!entry.needs_bf16 || has_avx512_bf16()); }
+bool usable(const KernelEntry& entry) { return builds_on(active_isa(), entry.isa); }
 
-const KernelEntry& find_kernel(Format format, LinearOp op, ValueType weight, ActivationType activation) {
+const KernelEntry& find_kernel(Format format, ValueType weight, ActivationType activation) {
   const KernelEntry* best = nullptr;
   for (const KernelEntry& entry : kernel_registry()) {
-    if (entry.format != format || entry.op != op || entry.weight != weight || entry.activation != activation ||
-        !usable(entry))
-      continue;
-    if (best == nullptr || entry.isa >= best->isa) best = &entry;
+    if (entry.format != format || entry.weight != weight || entry.activation != activation || !usable(entry)) continue;
+    if (best == nullptr || builds_on(entry.isa, best->isa)) best = &entry;
   }
   require(best != nullptr, "no kernel multiplies ", type_name(weight), " weights with ", activation_name(activation),
           " activations");
   return *best;
+}
+
+const KernelEntry& kernel_named(const std::string& name) {
+  for (const KernelEntry& entry : kernel_registry())
+    if (name == entry.name && usable(entry)) return entry;
+  throw InvalidArgument(concat("no kernel '", name, "' can run here"));
+}
+
+void check_takes(const KernelEntry& entry, const WeightView& weight) {
+  require(entry.format == weight.format && entry.weight == weight.type, "kernel ", entry.name, " does not take ",
+          format_name(weight.format), " weights of type ", type_name(weight.type));
 }
 
 const char* activation_name(ActivationType type) { return kActivationNames[static_cast<int>(type)]; }

@@ -9,16 +9,12 @@
 
 namespace gossamer {
 
-enum class LinearOp : std::uint8_t { kMatvec, kMatmul };
-
 struct KernelEntry {
-  const char* name;  // <format>_<op>_<weight>_<activation>__<isa>
+  const char* name;  // <format>_linear_<weight>_<activation>__<isa>
   Format format;
-  LinearOp op;
   ValueType weight;
   ActivationType activation;
   Isa isa;
-  bool needs_bf16;  // the AVX-512 BF16 dot product
   LinearKernel run;
 };
 
@@ -27,9 +23,14 @@ const std::vector<KernelEntry>& kernel_registry();
 // Whether this machine can run the kernel under the active tier.
 bool usable(const KernelEntry& entry);
 
-// The usable kernel of the highest tier. Every combination of section "Kernels" of the design has a scalar one; others
-// throw InvalidArgument.
-const KernelEntry& find_kernel(Format format, LinearOp op, ValueType weight, ActivationType activation);
+// The usable kernel of the highest tier. Throws InvalidArgument for types that no kernel multiplies.
+const KernelEntry& find_kernel(Format format, ValueType weight, ActivationType activation);
+
+// The usable kernel of that name; throws InvalidArgument where there is none.
+const KernelEntry& kernel_named(const std::string& name);
+
+// Throws InvalidArgument where the kernel does not take the weight.
+void check_takes(const KernelEntry& entry, const WeightView& weight);
 
 const char* activation_name(ActivationType type);
 ActivationType activation_from_name(const std::string& name);  // throws InvalidArgument

@@ -19,8 +19,8 @@ extern const VectorKernels kVectorKernels[2];
 const VectorKernels& vector_kernels(KvType kv) {
   const int i = static_cast<int>(kv);
 #if GOSSAMER_X86
-  if (active_isa() >= Isa::kAvx512) return avx512::kVectorKernels[i];
-  if (active_isa() >= Isa::kAvx2) return avx2::kVectorKernels[i];
+  if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kVectorKernels[i];
+  if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kVectorKernels[i];
 #endif
   return scalar::kVectorKernels[i];
 }

@@ -27,11 +27,11 @@ Linear::Linear(std::shared_ptr<const PackedWeight> weight, const std::string& ac
     : Linear(weight, choose(*weight, activations)) {}
 
 Linear::Linear(const std::shared_ptr<const PackedWeight>& weight, ActivationType activation)
-    : Linear(weight, find_kernel(weight->view().format, LinearOp::kMatvec, weight->view().type, activation),
-             find_kernel(weight->view().format, LinearOp::kMatmul, weight->view().type, activation)) {}
+    : Linear(weight, find_kernel(weight->view().format, weight->view().type, activation)) {}
 
-Linear::Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& matvec, const KernelEntry& matmul)
-    : weight_(std::move(weight)), activation_(matvec.activation), matvec_(&matvec), matmul_(&matmul) {
+Linear::Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& kernel)
+    : weight_(std::move(weight)), kernel_(&kernel) {
+  check_takes(kernel, weight_->view());
   std::size_t total = 0;
   const int streams = weight_->value_streams();
   for (int s = 0; s < streams; ++s) total += weight_->stream_cost(s);
@@ -60,7 +60,7 @@ void Linear::run_pieces(std::int64_t begin, std::int64_t end, const Activations&
   args.end = bounds_[static_cast<std::size_t>(end)];
   args.y = y;
   args.y_stride = y_stride;
-  (x.tokens == 1 ? matvec_ : matmul_)->run(args);
+  kernel_->run(args);
 }
 
 ActivationCache::Form& ActivationCache::form(ActivationType type, int unit) {

@@ -22,22 +22,21 @@ struct Rows {
 
 constexpr std::int64_t padded_cols(std::int64_t cols) { return (cols + kBlockCols - 1) / kBlockCols * kBlockCols; }
 
-// A packed weight with the kernels chosen for it, once.
+// A packed weight with the kernel chosen for it, once.
 class Linear {
  public:
   // activations: "auto" (a8 for integer weights, f32 for float ones), or "f32", "bf16", "a8". A type that the weight
   // has no kernel for falls back to f32, so that one setting can serve a model of mixed weights.
   Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations);
-  // With one kernel, which must be of the weight's format and type.
-  Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& kernel)
-      : Linear(std::move(weight), kernel, kernel) {}
+  // With that kernel. Throws InvalidArgument where it does not take the weight.
+  Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& kernel);
 
   const PackedWeight& weight() const { return *weight_; }
   int rows() const { return weight_->view().rows; }
   int cols() const { return weight_->view().cols; }
-  ActivationType activation() const { return activation_; }
+  ActivationType activation() const { return kernel_->activation; }
   int unit() const { return weight_->view().group == 32 ? 32 : kBlockCols; }
-  const char* kernel_name(bool many) const { return many ? matmul_->name : matvec_->name; }
+  const char* kernel_name() const { return kernel_->name; }
 
   std::int64_t pieces() const { return static_cast<std::int64_t>(bounds_.size()) - 1; }
 
@@ -49,12 +48,9 @@ class Linear {
 
  private:
   Linear(const std::shared_ptr<const PackedWeight>& weight, ActivationType activation);
-  Linear(std::shared_ptr<const PackedWeight> weight, const KernelEntry& matvec, const KernelEntry& matmul);
 
   std::shared_ptr<const PackedWeight> weight_;
-  ActivationType activation_;
-  const KernelEntry* matvec_;
-  const KernelEntry* matmul_;
+  const KernelEntry* kernel_;
   std::vector<int> bounds_;  // value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes
 };
 

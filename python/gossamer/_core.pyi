@@ -114,7 +114,7 @@ def run_kernel(name: str, weight: Weight, x: ArrayLike) -> NDArray[np.float32]:
         [batch, rows + 16]; the last 16 columns stay NaN, since no kernel writes beyond its rows.
 
     Raises:
-        ValueError: the kernel cannot run here, or takes other weights, or (matvec) takes one token.
+        ValueError: the kernel cannot run here, or takes other weights.
     """
 
 def quantize_activations(
@@ -171,10 +171,10 @@ def time_linears(
     """
 
 class Linear:
-    """A packed weight with its kernels, for memory that the caller knows the address of. Nothing here checks memory."""
+    """A packed weight with its kernel, for memory that the caller knows the address of. Nothing here checks memory."""
 
     def __init__(self, weight: Weight, activations: str = "auto") -> None:
-        """Chooses kernels.
+        """Chooses the kernel.
 
         Args:
             weight: The packed weight, which stays alive with this.
@@ -215,8 +215,8 @@ class Linear:
         """
 
     @property
-    def kernels(self) -> tuple[str, str]:
-        """Names of the kernels for one token and for several."""
+    def kernel(self) -> str:
+        """Name of the kernel."""
 
 def use_open_mp(library: str) -> bool:
     """Has `Linear` run on the threads of the OpenMP runtime that a loaded library brought, beside the library's own.
@@ -297,7 +297,7 @@ class Decoder:
         """Replaces a block's weight, e.g. "layers.3.q", by one of the same shape."""
 
     def kernels(self) -> list[tuple[str, str]]:
-        """Returns (weight name, matvec kernel) pairs."""
+        """Returns (weight name, kernel) pairs."""
 
     @property
     def threads(self) -> int: ...

@@ -15,7 +15,7 @@ MAX_HEAD_WIDTH: int
 SPARE_WORDS: int
 
 def kernels() -> list[str]:
-    """Returns the names of the linear kernels: <format>_<op>_<weight>_<activation>__cuda."""
+    """Returns the names of the linear kernels: <format>_linear_<weight>_<activation>__cuda."""
 
 def device_count() -> int:
     """Returns the number of cards.

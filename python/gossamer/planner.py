@@ -75,7 +75,7 @@ USUAL = {
 
 def usual_machine(isa: str) -> Machine:
     """Returns what to expect of a tier of `_core.isas()`."""
-    return USUAL["avx512" if isa == "avx512_vbmi2" else "avx2"]
+    return USUAL["avx512" if isa in ("avx512_vbmi2", "avx512_bf16") else "avx2"]
 
 
 def this_machine() -> Machine:

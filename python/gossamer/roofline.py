@@ -27,7 +27,7 @@ from .errors import GossamerError
 from .folders import write_file
 from .memory import available_memory as _available_memory
 
-_SCHEMA = 1  # raised when what is measured, or how, changes: what was kept is then measured again
+_SCHEMA = 2  # raised when what is measured, or how, changes: what was kept is then measured again
 
 _L2, _LAST_LEVEL = 1 << 20, 32 << 20  # where the system does not tell
 _MEMORY = 1 << 30  # bytes of the buffer that stands for memory, unless that is too little or too much
@@ -251,7 +251,7 @@ def _measure(machine: dict[str, Any], progress: Progress) -> Roofline:
     if memory < 2 * last_level:
         notes.append(f"too little free memory for a buffer beyond the last-level cache of {last_level >> 20} MiB")
     counts = _thread_counts(machine["threads"])
-    names = [name for name in _core.kernels() if name.split("_")[1] == "matvec"]
+    names = _core.kernels()
     total = len(counts) + len(names)
     reads = []
     for done, count in enumerate(counts):
@@ -259,7 +259,9 @@ def _measure(machine: dict[str, Any], progress: Progress) -> Roofline:
         near = min(max(last_level // 4, 4 * l2 * count), last_level // 2)
         reads.append(Reads(count, _bandwidth(memory, count), _bandwidth(near, count)))
     kernels = []
-    chosen = {name.partition("__")[0]: name for name in names}  # the registry's tiers rise, and the highest runs
+    chosen = {
+        name.partition("__")[0]: name for name in names
+    }  # a tier comes behind those that it builds on, and the last runs
     weights: dict[tuple[str, str], _core.Weight] = {}
     for done, name in enumerate(names, len(counts)):
         progress(done, total, f"timing {name}")

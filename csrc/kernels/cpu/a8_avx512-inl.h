@@ -1,5 +1,7 @@
 // AVX-512 bodies for 8-bit activations, with VBMI2 and VNNI: a word is one register of unsigned codes, and a dot
 // product takes 4 inputs of 16 rows.
+#pragma once
+
 #include "kernels/cpu/tile_avx512-inl.h"
 
 namespace gossamer {

@@ -1,5 +1,7 @@
 // AVX-512 bodies for csr: a step has one slot of 4 non-zeros for some of the 16 rows; slots are expanded to their rows'
 // places, so that row r's sum stands in lane r (a8) or in part r % 4 of register r / 4 (f32).
+#pragma once
+
 #include <immintrin.h>
 #include <stdint.h>
 

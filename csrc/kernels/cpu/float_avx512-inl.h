@@ -1,5 +1,7 @@
 // AVX-512 bodies for f32 activations: a word is 4 registers, register q has rows 4q .. 4q + 3, 4 inputs each; and for
 // bf16 ones with the BF16 dot product: a word is 2 registers of 8 rows x 2 pairs.
+#pragma once
+
 #include "kernels/cpu/tile_avx512-inl.h"
 
 namespace gossamer {
@@ -215,8 +217,7 @@ inline void float_linear(const LinearArgs& a) {
 
 #if defined(__AVX512BF16__)
 
-// --- bf16 activations with the BF16 dot product: a word becomes 2 registers of 8 rows x 2 pairs
-// --------------------------
+// --- bf16 activations with the BF16 dot product: a word becomes 2 registers of 8 rows x 2 pairs ----------------------
 
 // A word at its place in the streams.
 template <Layout kLayout>

@@ -92,8 +92,7 @@ inline void store_rows(const LinearArgs& a, int panel, int token, const Rows& ro
 
 inline int min_of(int a, int b) { return a < b ? a : b; }
 
-// --- expanding codes
-// ----------------------------------------------------------------------------------------------------
+// --- expanding codes -------------------------------------------------------------------------------------------------
 
 // AVX2 has no expand instruction: codes are shuffled to their places, a span at a time.
 constexpr int kSpanWords = 8;
@@ -209,8 +208,3 @@ inline void store_codes(Cursor& at, uint8_t* out) {
 
 }  // namespace avx2
 }  // namespace gossamer
-
-// Both ops of one pair of types; `body` takes the arguments `a`.
-#define GOSSAMER_DEFINE_PAIR(format, weight, activation, body)                                 \
-  void format##_matvec_##weight##_##activation##__avx2(const LinearArgs& a) noexcept { body; } \
-  void format##_matmul_##weight##_##activation##__avx2(const LinearArgs& a) noexcept { body; }

@@ -1,10 +1,10 @@
 // What the AVX-512 bodies over the 16 x 4 tile share, for the formats whose values lie in order of word and bit: dense,
-// bitmap, nm.
+// bitmap, nm. GOSSAMER_NS is the object's namespace. Sums run along the inputs in one fixed order for every number of
+// tokens.
+#pragma once
 #ifndef GOSSAMER_NS
 #error "define GOSSAMER_NS first"
 #endif
-// GOSSAMER_NS is that object's namespace. Sums run along the inputs in one fixed order for every
-// number of tokens.
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -19,6 +19,22 @@ enum class Layout {
   kMasked,  // as many as the mask has bits
   kFixed,   // 16 * n a word: N:4
 };
+
+template <Layout kLayout>
+struct LayoutOf {
+  static constexpr Layout value = kLayout;
+};
+
+// Calls use(LayoutOf<...>) with how the values of a weight of the format lie.
+template <Format kFormat, class Use>
+inline void with_layout(const LinearArgs& a, const Use& use) {
+  if constexpr (kFormat == Format::kDense)
+    use(LayoutOf<Layout::kDense>());
+  else if (kFormat == Format::kNm && a.weight.m == 4)
+    use(LayoutOf<Layout::kFixed>());
+  else
+    use(LayoutOf<Layout::kMasked>());
+}
 
 // Bytes ahead that are fetched, of values and of the thinner streams: far enough for memory, near enough to stay in L1.
 constexpr int kPrefetch = 4096;
@@ -79,8 +95,3 @@ inline int group_of(const WeightView& w, int unit, int unit_cols) {
 
 }  // namespace GOSSAMER_NS
 }  // namespace gossamer
-
-// Both ops of one pair of types; `body` takes the arguments `a`.
-#define GOSSAMER_DEFINE_PAIR(format, weight, activation, isa, body)                             \
-  void format##_matvec_##weight##_##activation##__##isa(const LinearArgs& a) noexcept { body; } \
-  void format##_matmul_##weight##_##activation##__##isa(const LinearArgs& a) noexcept { body; }

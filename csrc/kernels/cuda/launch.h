@@ -30,8 +30,8 @@ struct LinearArgs {
 
 typedef int (*LinearLauncher)(const LinearArgs& args, void* stream);
 
-// One kernel by what it multiplies, named as in the registry of the processor's kernels: <format>_matmul_<weight>_
-// <activation>__cuda.
+// One kernel by what it multiplies, named as in the registry of the processor's kernels:
+// <format>_linear_<weight>_<activation>__cuda.
 struct LinearEntry {
   const char* name;
   Layout layout;

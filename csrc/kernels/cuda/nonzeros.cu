@@ -15,12 +15,12 @@ int launch_for(const NonZerosArgs& args, void* stream) {
 }  // namespace
 
 const NonZerosEntry kNonZerosEntries[6] = {
-    {"csr_matvec_f16_f16__cuda", ValueType::kF16, HalfType::kF16, launch_for<ValueType::kF16, F16>},
-    {"csr_matvec_bf16_bf16__cuda", ValueType::kBf16, HalfType::kBf16, launch_for<ValueType::kBf16, Bf16>},
-    {"csr_matvec_int8_f16__cuda", ValueType::kInt8, HalfType::kF16, launch_for<ValueType::kInt8, F16>},
-    {"csr_matvec_int8_bf16__cuda", ValueType::kInt8, HalfType::kBf16, launch_for<ValueType::kInt8, Bf16>},
-    {"csr_matvec_int4_f16__cuda", ValueType::kInt4, HalfType::kF16, launch_for<ValueType::kInt4, F16>},
-    {"csr_matvec_int4_bf16__cuda", ValueType::kInt4, HalfType::kBf16, launch_for<ValueType::kInt4, Bf16>},
+    {"csr_linear_f16_f16__cuda", ValueType::kF16, HalfType::kF16, launch_for<ValueType::kF16, F16>},
+    {"csr_linear_bf16_bf16__cuda", ValueType::kBf16, HalfType::kBf16, launch_for<ValueType::kBf16, Bf16>},
+    {"csr_linear_int8_f16__cuda", ValueType::kInt8, HalfType::kF16, launch_for<ValueType::kInt8, F16>},
+    {"csr_linear_int8_bf16__cuda", ValueType::kInt8, HalfType::kBf16, launch_for<ValueType::kInt8, Bf16>},
+    {"csr_linear_int4_f16__cuda", ValueType::kInt4, HalfType::kF16, launch_for<ValueType::kInt4, F16>},
+    {"csr_linear_int4_bf16__cuda", ValueType::kInt4, HalfType::kBf16, launch_for<ValueType::kInt4, Bf16>},
 };
 
 }  // namespace gossamer::cuda

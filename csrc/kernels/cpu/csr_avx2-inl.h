@@ -1,5 +1,7 @@
 // csr: a step has one slot of 4 non-zeros for some of the 16 rows. With 8-bit activations 8 slots are multiplied at
 // once and their sums moved to their rows; with others a slot at a time is added to its row's 4 lanes.
+#pragma once
+
 #include "kernels/cpu/float_avx2-inl.h"
 
 namespace gossamer {
@@ -18,8 +20,7 @@ inline CsrCursor csr_start(const WeightView& w, int panel) {
           w.counts + (int64_t)panel * w.csr_blocks};
 }
 
-// --- 8-bit activations
-// --------------------------------------------------------------------------------------------------
+// --- 8-bit activations -----------------------------------------------------------------------------------------------
 
 // table[index] for indices below 64.
 inline __m256i look_up(const int8_t* table, __m256i index) {
@@ -101,8 +102,7 @@ inline void csr_a8_panel(const LinearArgs& a, int panel, int t0) {
   }
 }
 
-// --- f32 and bf16 activations
-// -------------------------------------------------------------------------------------------
+// --- f32 and bf16 activations ----------------------------------------------------------------------------------------
 
 // The 4 numbers of a slot, before any scale.
 template <ValueType kType, bool kHigh>
@@ -203,16 +203,6 @@ inline void csr_linear(const LinearArgs& a) {
     }
   }
 }
-
-GOSSAMER_DEFINE_PAIR(csr, f32, f32, (csr_linear<ValueType::kF32>(a)))
-GOSSAMER_DEFINE_PAIR(csr, bf16, f32, (csr_linear<ValueType::kBf16>(a)))
-GOSSAMER_DEFINE_PAIR(csr, f16, f32, (csr_linear<ValueType::kF16>(a)))
-GOSSAMER_DEFINE_PAIR(csr, int8, f32, (csr_linear<ValueType::kInt8>(a)))
-GOSSAMER_DEFINE_PAIR(csr, int4, f32, (csr_linear<ValueType::kInt4>(a)))
-GOSSAMER_DEFINE_PAIR(csr, bf16, bf16, (csr_linear<ValueType::kBf16, ActivationType::kBf16>(a)))
-GOSSAMER_DEFINE_PAIR(csr, f16, bf16, (csr_linear<ValueType::kF16, ActivationType::kBf16>(a)))
-GOSSAMER_DEFINE_PAIR(csr, int8, a8, (csr_linear<ValueType::kInt8, ActivationType::kA8>(a)))
-GOSSAMER_DEFINE_PAIR(csr, int4, a8, (csr_linear<ValueType::kInt4, ActivationType::kA8>(a)))
 
 }  // namespace avx2
 }  // namespace gossamer

@@ -1,11 +1,10 @@
-// The readable kernel, one for every format: decode a block of 64 inputs into a tile, multiply it out.
-#pragma once
-
+// The readable kernel, one for every format: decode a block of 64 inputs into a tile, multiply it out. Compiled once a
+// format, GOSSAMER_FORMAT.
 #include <algorithm>
 
 #include "common/half.h"
 #include "formats/packed_weight.h"
-#include "kernels/linear_args.h"
+#include "kernels/cpu/define-inl.h"
 
 namespace gossamer::scalar {
 
@@ -46,7 +45,7 @@ float tile_sum_a8(const LinearArgs& a, const Tile& tile, int panel, int r, int t
 }
 
 template <Format kFormat, ValueType kWeight, ActivationType kActivation>
-void linear(const LinearArgs& a) {
+void run(const LinearArgs& a) {
   const WeightView& w = a.weight;
   const FormatOps& ops = format_ops(kFormat);
   Tile tile;
@@ -80,24 +79,6 @@ void linear(const LinearArgs& a) {
   }
 }
 
+GOSSAMER_KERNELS_scalar(GOSSAMER_DEFINE_KERNEL, GOSSAMER_FORMAT)
+
 }  // namespace gossamer::scalar
-
-// Defines both ops of the scalar tier for one pair of types of FORMAT (its table name) and kFORMAT (its tag).
-#define GOSSAMER_SCALAR_PAIR(format, tag, weight, wtag, activation, atag)                \
-  void format##_matvec_##weight##_##activation##__scalar(const LinearArgs& a) noexcept { \
-    linear<Format::tag, ValueType::wtag, ActivationType::atag>(a);                       \
-  }                                                                                      \
-  void format##_matmul_##weight##_##activation##__scalar(const LinearArgs& a) noexcept { \
-    linear<Format::tag, ValueType::wtag, ActivationType::atag>(a);                       \
-  }
-
-#define GOSSAMER_SCALAR_KERNELS(format, tag)                  \
-  GOSSAMER_SCALAR_PAIR(format, tag, f32, kF32, f32, kF32)     \
-  GOSSAMER_SCALAR_PAIR(format, tag, bf16, kBf16, f32, kF32)   \
-  GOSSAMER_SCALAR_PAIR(format, tag, f16, kF16, f32, kF32)     \
-  GOSSAMER_SCALAR_PAIR(format, tag, int8, kInt8, f32, kF32)   \
-  GOSSAMER_SCALAR_PAIR(format, tag, int4, kInt4, f32, kF32)   \
-  GOSSAMER_SCALAR_PAIR(format, tag, bf16, kBf16, bf16, kBf16) \
-  GOSSAMER_SCALAR_PAIR(format, tag, f16, kF16, bf16, kBf16)   \
-  GOSSAMER_SCALAR_PAIR(format, tag, int8, kInt8, a8, kA8)     \
-  GOSSAMER_SCALAR_PAIR(format, tag, int4, kInt4, a8, kA8)
