@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from .formats import FORMATS, STORED, TYPES, check_group
 from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .packed import PackedModel, write_packed
 from .packing import round_values
-from .planner import Machine, this_machine
+from .planner import Lookup, Machine, here
+from .replan import PLANNED_FOR, this_processor
 
 if TYPE_CHECKING:
     from . import _core
@@ -93,8 +94,8 @@ def pack_checkpoint(
 
     Args:
         checkpoint: The source.
-        weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8), or "stored" (as they are in
-            the checkpoint, with quantized ones as f32).
+        weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8; `lightest` searches), or
+            "stored" (as they are in the checkpoint, with quantized ones as f32).
         group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
         format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
@@ -118,12 +119,12 @@ def pack_checkpoint(
     packed: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     reasons: dict[str, str] = {}
-    machine = machine or this_machine()
+    planned: Machine | Lookup = machine or here(progress)
 
     def put(name: str, values: NDArray[np.float32], type_: str, format_: str, what: str) -> None:
         try:
             rounded = round_values(values, type_, group)
-            choice = rounded.choose(format_, machine)
+            choice = rounded.choose(format_, planned)
             packed[name] = rounded.pack(choice)
         except ValueError as error:
             raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
@@ -145,7 +146,13 @@ def pack_checkpoint(
                 put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
     if progress:
         progress(len(tensors), len(tensors), "packing")
-    info = {"name": checkpoint.path.name, "source": checkpoint.path.name, "notes": list(checkpoint.notes)}
+    info: dict[str, Any] = {
+        "name": checkpoint.path.name,
+        "source": checkpoint.path.name,
+        "notes": list(checkpoint.notes),
+    }
+    if machine is None and format == "auto":
+        info[PLANNED_FOR] = this_processor()
     return PackedModel(family.decoder_config(checkpoint.config), packed, vectors, tokenizer, info, reasons)
 
 

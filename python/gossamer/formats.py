@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,35 @@ def measure(values: NDArray[Any], group: int = 0) -> Shape:
         steps=int(slots.max(1).sum()),
         csr_blocks=padded.shape[1] // block,
         patterns=patterns,
+    )
+
+
+def expected_shape(rows: int, cols: int, nonzeros: int, pattern: tuple[int, int] | None = None) -> Shape:
+    """Returns the shape that a matrix should have whose non-zeros lie evenly, for where looking at all would take long.
+
+    Args:
+        rows: Outputs.
+        cols: Inputs.
+        nonzeros: Stored values that are not zero.
+        pattern: (N, M) that is known to hold.
+    """
+    panels, blocks = -(-rows // _PANEL_ROWS), -(-cols // _BLOCK_COLS)
+    density = nonzeros / (panels * _PANEL_ROWS * blocks * _BLOCK_COLS)
+    # How many of a row's values in a block are there, as independent throws have it, and so how many slots.
+    chances = np.array([math.comb(_BLOCK_COLS, k) * density**k * (1 - density) ** (_BLOCK_COLS - k) for k in range(65)])
+    slots = -(-np.arange(65) // _SLOT)
+    below = np.array([chances[slots <= most].sum() for most in range(_BLOCK_COLS // _SLOT + 1)])
+    steps = float((1 - below**_PANEL_ROWS).sum())  # the mean of the largest of 16
+    mean = float((chances * slots).sum())
+    return Shape(
+        rows=rows,
+        cols=cols,
+        nonzeros=nonzeros,
+        panels=(round(nonzeros / panels),) * panels,
+        slots=(round(mean * _PANEL_ROWS * blocks),) * panels,
+        steps=round(steps * panels * blocks),
+        csr_blocks=blocks,
+        patterns={} if pattern is None else {pattern[1]: pattern[0]},
     )
 
 

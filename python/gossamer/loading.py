@@ -98,12 +98,16 @@ def open_packed(
         GossamerError: the model is not usable, or is packed already and `weights` are given.
     """
     from .packed import is_packed, read_packed
+    from .replan import tell
 
     path = locate(model, progress)
     if is_packed(path):
         if weights is not None:
             raise GossamerError(f"{path}: is packed already; weights={weights} is for checkpoints")
         packed = read_packed(path)
+        packed.info["path"] = str(path)
+        if machine is None:
+            tell(packed, progress)
     else:
         from .checkpoint import open_checkpoint
         from .convert import pack_checkpoint

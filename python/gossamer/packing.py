@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .formats import INTEGER_TYPES, Shape, measure
-from .planner import Choice, Machine, choose
+from .planner import Choice, Lookup, Machine, choose
 
 _F16_MAX = 65504.0
 
@@ -31,7 +31,7 @@ class Rounded:
     _values: NDArray[np.float32]
     _codes: tuple[_core.Weight, NDArray[np.int8], NDArray[np.float16]] | None
 
-    def choose(self, format: str = "auto", machine: Machine | None = None) -> Choice:
+    def choose(self, format: str = "auto", machine: Machine | Lookup | None = None) -> Choice:
         """Chooses a format, as `planner.choose` does."""
         return choose(self.shape, self.type, format, machine)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
-from . import _core
+from . import _core, format_rates
 from .formats import INTEGER_TYPES, Shape, best_pattern, stored_bytes
+
+Progress = Callable[[int, int, str], None]
 
 # Below these zeros a sparse format saves too little to be worth what it costs with several tokens at a time.
 _MIN_ZEROS = 0.35
@@ -35,11 +38,16 @@ class Machine:
         rates: Positions of a matrix, zeros included, in 1e9 a second, that it works through for one token by
             (format, type), with weights in its cache: "bitmap" at 50% zeros, "csr" at 95%, "nm" at 2:4.
         measured: Whether this is the machine at hand; otherwise a usual one.
+        formats: By type, what formats reach here from memory with all threads, as `format_rates` measures it. Where it
+            is known it is believed before bandwidth and rates, which have to be put together.
+        cores: Threads of `formats`.
     """
 
     bandwidth: float
     rates: dict[tuple[str, str], float]
     measured: bool = False
+    formats: dict[str, format_rates.Rates] = field(default_factory=dict)
+    cores: int = 1
 
 
 def _rates(**rows: tuple[float, float, float, float]) -> dict[tuple[str, str], float]:
@@ -78,20 +86,46 @@ def usual_machine(isa: str) -> Machine:
     return USUAL["avx512" if isa in ("avx512_vbmi2", "avx512_bf16") else "avx2"]
 
 
-def this_machine() -> Machine:
-    """Returns what `gossamer roofline` has measured here, or a usual machine of this tier where it has not run."""
+def this_machine(type: str | None = None, progress: Progress | None = None) -> Machine:
+    """Returns what `gossamer roofline` has measured here, or a usual machine of this tier where it has not run.
+
+    Args:
+        type: A value type whose formats are to be compared: what is not known of them yet is measured now, in a few
+            seconds, unless GOSSAMER_MEASURE=0 forbids it. None takes what is known.
+        progress: Called with (done, total, what) while that goes on.
+    """
     from .roofline import cached
 
-    measured = cached()
-    if measured is None:
-        return usual_machine(_core.isa())
-    rates = {}
-    for row in measured.kernels:
-        format, _, type, activations = row.kernel.partition("__")[0].split("_")
-        if row.chosen and activations == ("a8" if type in INTEGER_TYPES else "f32"):
-            rates[format, type] = row.positions_per_second
-    all_cores = measured.reads[-1]
-    return Machine(all_cores.memory / all_cores.threads, rates, measured=True)
+    machine = usual_machine(_core.isa())
+    kept = cached()
+    if kept is not None:
+        rates = {}
+        for row in kept.kernels:
+            format, _, kind, activations = row.kernel.partition("__")[0].split("_")
+            if row.chosen and activations == ("a8" if kind in INTEGER_TYPES else "f32"):
+                rates[format, kind] = row.positions_per_second
+        all_cores = kept.reads[-1]
+        machine = Machine(all_cores.memory / all_cores.threads, rates, measured=True)
+    if type is not None:
+        found = format_rates.measured(type, progress) if format_rates.wanted() else format_rates.known(type)
+        if found is not None:
+            machine = replace(machine, formats={type: found}, cores=_core.default_threads(), measured=True)
+    return machine
+
+
+Lookup = Callable[[str | None], Machine]
+
+
+def here(progress: Progress | None = None) -> Lookup:
+    """Returns `this_machine` as a function of the value type, which looks once a type."""
+    found: dict[str | None, Machine] = {}
+
+    def look(type: str | None) -> Machine:
+        if type not in found:
+            found[type] = this_machine(type, progress)
+        return found[type]
+
+    return look
 
 
 def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tuple[int, int] | None = None) -> float:
@@ -104,9 +138,11 @@ def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tup
         type: One of `TYPES`.
         pattern: (N, M) of format "nm".
     """
-    read = stored_bytes(shape, format, type, pattern) / machine.bandwidth
     # Only patterns of 4 have a step that is the same for every word; kernels work on the others as on bitmaps.
     like = "bitmap" if pattern is not None and format == "nm" and pattern[1] != 4 else format
+    if type in machine.formats:
+        return machine.cores * format_rates.seconds(machine.formats[type], shape, like) * 1e-9
+    read = stored_bytes(shape, format, type, pattern) / machine.bandwidth
     work = shape.positions / machine.rates[like, type]
     if format == "csr":
         steps = shape.steps / (len(shape.panels) * shape.csr_blocks)
@@ -123,27 +159,33 @@ class Choice:
     reason: str
 
 
-def choose(shape: Shape, type: str, format: str = "auto", machine: Machine | None = None) -> Choice:
+def choose(
+    shape: Shape,
+    type: str,
+    format: str = "auto",
+    machine: Machine | Lookup | None = None,
+) -> Choice:
     """Chooses a matrix's format: the least time by estimate, and never more bytes than dense.
 
     Args:
         shape: Of the stored values; see `measure`.
         type: One of `TYPES`.
         format: "auto", or the format to take. "nm" needs a pattern that holds; without one "bitmap" takes its place.
-        machine: Where it will run; by default `this_machine`.
+        machine: Where it will run; by default `here`, which measures the first time that a sparse format could pay.
     """
     sizes = {name: stored_bytes(shape, name, type) for name in ("dense", "bitmap", "csr")}
     pattern = best_pattern(shape)
     if pattern is not None:
         sizes["nm"] = stored_bytes(shape, "nm", type, pattern)
     if format == "auto":
-        machine = machine or this_machine()
+        if not isinstance(machine, Machine):
+            machine = (machine or here())(type if _filled(shape) <= 1 - _MIN_ZEROS else None)
         if shape.zeros < _MIN_ZEROS:
             del sizes["csr"]  # padding alone is no reason for it
         times = {
             name: seconds(machine, shape, name, type, pattern) for name, size in sizes.items() if size <= sizes["dense"]
         }
-        name, reason = _fastest(shape, times)
+        name, reason = _fastest(shape, times, "as measured here" if type in machine.formats else "by estimate")
     elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
         name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
     else:
@@ -154,14 +196,19 @@ def choose(shape: Shape, type: str, format: str = "auto", machine: Machine | Non
     return Choice(name, kept, f"{zeros}: {reason} ({bits[name]:.2f} bits a weight, {bits['dense']:.2f} as dense)")
 
 
-def _fastest(shape: Shape, times: dict[str, float]) -> tuple[str, str]:
+def _filled(shape: Shape) -> float:
+    """The share of what dense stores that is not zero; padding counts."""
+    return shape.nonzeros / shape.positions
+
+
+def _fastest(shape: Shape, times: dict[str, float], how: str) -> tuple[str, str]:
     """The format that pays best, and why."""
-    if 1 - shape.nonzeros / shape.positions < _MIN_ZEROS:  # padding counts
+    if _filled(shape) > 1 - _MIN_ZEROS:
         return "dense", "too few zeros to pay"
     best = min((name for name in times if name != "nm"), key=lambda name: times[name])
     if "nm" in times and times["nm"] <= times[best] * _NM_SLACK:
         best = "nm"
     if times[best] * _MIN_GAIN > times["dense"]:
         return "dense", "nothing is faster here"
-    gain = f"{times['dense'] / times[best]:.2f} times as fast as dense by estimate"
+    gain = f"{times['dense'] / times[best]:.2f} times as fast as dense {how}"
     return best, f"its pattern holds, {gain}" if best == "nm" else gain

@@ -134,7 +134,7 @@ def roofline(*, refresh: bool = False, threads: int = 0, progress: Progress | No
     Raises:
         ValueError: threads out of range.
     """
-    machine = _machine(threads)
+    machine = machine_key(threads)
     path = _path(machine)
     notes = []
     if not refresh:
@@ -154,7 +154,7 @@ def roofline(*, refresh: bool = False, threads: int = 0, progress: Progress | No
 
 def cached() -> Roofline | None:
     """Returns what was measured before on this machine with the default threads; None where there is nothing usable."""
-    machine = _machine(0)
+    machine = machine_key()
     try:
         return _read(_path(machine), machine)
     except (GossamerError, OSError, ValueError):
@@ -170,7 +170,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _machine(threads: int) -> dict[str, Any]:
+def machine_key(threads: int = 0) -> dict[str, Any]:
+    """Returns what measured figures hold for: this processor, and this build.
+
+    Args:
+        threads: That were measured with at most; 0 is the default.
+    """
     return {
         "processor": processor(),
         "cores": os.cpu_count() or 1,
@@ -183,9 +188,14 @@ def _machine(threads: int) -> dict[str, Any]:
 # --- the kept file ----------------------------------------------------------------------------------------------------
 
 
+def kept_file(kind: str, key: Any) -> Path:
+    """Returns the file under $GOSSAMER_HOME that keeps figures of a kind for what `key` says."""
+    text = json.dumps(key, sort_keys=True)
+    return zoo.home() / kind / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
 def _path(machine: dict[str, Any]) -> Path:
-    key = json.dumps([_SCHEMA, machine], sort_keys=True)
-    return zoo.home() / "roofline" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return kept_file("roofline", [_SCHEMA, machine])
 
 
 def _write(path: Path, result: Roofline) -> None:
@@ -245,7 +255,7 @@ def _measure(machine: dict[str, Any], progress: Progress) -> Roofline:
     caches = _caches()
     if not caches:
         notes.append("the system does not tell the sizes of its caches; usual ones are assumed")
-    l2, last_level = min(caches.get(2, [_L2])), sum(caches.get(max(caches, default=0), [_LAST_LEVEL]))
+    l2, last_level = min(caches.get(2, [_L2])), last_level_bytes()
     available = _available_memory()
     memory = max(min(max(_MEMORY, 4 * last_level), (4 * _MEMORY if available is None else available) // 4), 1 << 20)
     if memory < 2 * last_level:
@@ -355,6 +365,12 @@ def _thread_counts(most: int) -> list[int]:
     """Every number up to 8, then doubling, and the most."""
     doubling = (8 << power for power in range(1, most.bit_length()))
     return sorted({*range(1, min(most, 8) + 1), *(count for count in doubling if count < most), most})
+
+
+def last_level_bytes() -> int:
+    """Returns the size of the last-level cache, all of its instances that our CPUs share together."""
+    caches = _caches()
+    return sum(caches.get(max(caches, default=0), [_LAST_LEVEL]))
 
 
 def _caches() -> dict[int, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from .checkpoint import Checkpoint
 from .errors import GossamerError
 from .loading import ready
 from .memory import available_memory as _available_memory
+from .memory import copies
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from . import _core
     from .model import Model
     from .packed import PackedModel
     from .pruning import Target
@@ -73,7 +73,6 @@ _VALUES = np.linspace(0.25, 1.0, 128, dtype=np.float32)
 _VALUES = np.concatenate([-_VALUES, _VALUES]) / np.sqrt(np.mean(_VALUES**2))
 
 _PACKING_BYTES = 10  # for a value that is being packed: float32, its codes, and the search for zeros
-_CACHE_LINE = 64
 
 
 def config(name: str) -> dict[str, Any]:
@@ -209,32 +208,6 @@ class _RandomBlock(Checkpoint):
 
     def copy_companions(self, dst: Path) -> None:
         self.tokenizer().save(dst)
-
-
-def copies(weight: _core.Weight, count: int) -> Iterator[_core.Weight]:
-    """Yields copies of a weight, each in memory of its own.
-
-    They lie behind one another in one block, streams at cache lines, as in a packed file: a load across two lines would
-    cost twice.
-    """
-    from . import _core
-
-    streams = weight.streams()
-    memory = np.empty(count * sum(_aligned(stream.nbytes) for stream in streams.values()) + _CACHE_LINE, np.uint8)
-    at = -memory.ctypes.data % _CACHE_LINE
-    for _ in range(count):
-        mine = {}
-        for name, stream in streams.items():
-            mine[name] = memory[at : at + stream.nbytes].view(stream.dtype)
-            mine[name][:] = stream
-            at += _aligned(stream.nbytes)
-        yield _core.weight_from_streams(
-            weight.format, weight.type, weight.rows, weight.cols, weight.group, weight.pattern, mine
-        )
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _CACHE_LINE) * _CACHE_LINE
 
 
 def _check_memory(name: str, needed: int) -> None:

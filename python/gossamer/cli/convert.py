@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..formats import TYPES
 from .layers import Layer, layer_table, summary, totals
-from .options import SOURCE_HELP, add_force_option, add_packing_options, given, nonempty
-from .output import print_json
+from .options import SOURCE_HELP, add_force_option, add_packing_options, given, nonempty, number
+from .output import print_json, table
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..lightest import Candidate
+    from ..packed import PackedModel
+    from ..planner import Progress
 
 SUMMARY = "pack a checkpoint into compressed weights"
 
@@ -17,12 +25,37 @@ SUMMARY = "pack a checkpoint into compressed weights"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     types = ("auto", "stored", *TYPES)
-    parser.add_argument("src", metavar="SRC", type=nonempty, help=SOURCE_HELP)
+    parser.add_argument("src", metavar="SRC", type=nonempty, help=f"{SOURCE_HELP}; with --replan a packed folder")
     parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
-        "--weights", choices=types, default="auto", help="type of the blocks' values; auto is int8 (default auto)"
+        "--weights",
+        choices=types,
+        default="auto",
+        help="type of the blocks' values; auto is int8, or with --text the lightest that stays near (default auto)",
     )
     add_packing_options(parser, types)
+    parser.add_argument(
+        "--text",
+        type=nonempty,
+        metavar="FILE",
+        help="have --weights auto and --head auto weigh bytes against divergence on this text",
+    )
+    parser.add_argument(
+        "--divergence",
+        type=number(0, above=True),
+        metavar="X",
+        help="how far predictions on --text may move, KL in nats a token (default 0.02)",
+    )
+    parser.add_argument(
+        "--replan",
+        action="store_true",
+        help="SRC is packed: choose its formats anew for this machine; no value changes",
+    )
+    parser.add_argument(
+        "--no-measure",
+        action="store_true",
+        help="choose formats by what is known of such processors, without the few seconds of measuring this one",
+    )
     add_force_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -30,24 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Packs, prints what was written, and returns the exit code."""
-    from ..checkpoint import open_checkpoint
-    from ..convert import Report, convert, pack_checkpoint
-    from ..loading import locate
-    from ..packed import PackedModel
-
-    packed: PackedModel | Report
+    _check(args)
+    if args.no_measure:
+        os.environ["GOSSAMER_MEASURE"] = "0"
     with progress() as report:
-        source = locate(args.src, report)
-        options = given(args, "weights", "group", "format", "head")
-        if args.dry_run:
-            packed = pack_checkpoint(open_checkpoint(source), **options, progress=report)
-        else:
-            packed = convert(source, args.dst, **options, force=args.force, progress=report)
+        packed, tried = _packed(args, report)
     layers = [Layer.of_weight(name, weight, packed.reasons[name]) for name, weight in packed.weights.items()]
     if args.json:
         written = None if args.dry_run else args.dst
-        print_json({"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)})
+        document = {"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)}
+        print_json(document | ({"tried": [vars(one) for one in tried]} if tried else {}))
         return 0
+    if tried:
+        print(_weighed(tried))
     if args.dry_run:
         print(layer_table(layers))
         print("a dry run: nothing is written")
@@ -57,3 +85,50 @@ def run(args: argparse.Namespace) -> int:
         print(summary(layers))
         print(f"written: {args.dst}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.replan:
+        fixed = [name for name in ("group", "format", "head", "text") if getattr(args, name) is not None]
+        if args.weights != "auto":
+            fixed.insert(0, "weights")
+        if fixed:
+            args.parser.error(f"--{fixed[0]} does not go with --replan, which chooses formats and keeps every value")
+    if args.divergence is not None and args.text is None:
+        args.parser.error("--divergence needs --text, on which it is measured")
+    if args.text is not None and args.weights != "auto" and args.head not in (None, "auto"):
+        args.parser.error("--text is for --weights auto or --head auto; both types are given")
+
+
+def _packed(args: argparse.Namespace, report: Progress) -> tuple[PackedModel, list[Candidate]]:
+    from ..calibration import read_text
+    from ..checkpoint import open_checkpoint
+    from ..convert import pack_checkpoint
+    from ..folders import check_destination
+    from ..lightest import DIVERGENCE, lightest
+    from ..loading import locate
+    from ..packed import write_packed
+    from ..replan import replanned
+
+    source = locate(args.src, report)
+    reads = () if args.replan else (source,)
+    if not args.dry_run:
+        check_destination(Path(args.dst), force=args.force, reads=reads)
+    tried: list[Candidate] = []
+    if args.replan:
+        packed = replanned(source, report)
+    elif args.text is not None:
+        text, bound = read_text(args.text), DIVERGENCE if args.divergence is None else args.divergence
+        options = given(args, "weights", "head", "group", "format")
+        packed, tried = lightest(open_checkpoint(source), text, bound=bound, progress=report, **options)
+    else:
+        options = given(args, "weights", "group", "format", "head")
+        packed = pack_checkpoint(open_checkpoint(source), **options, progress=report)
+    if not args.dry_run:
+        write_packed(args.dst, packed, force=args.force, reads=reads)
+    return packed, tried
+
+
+def _weighed(tried: list[Candidate]) -> str:
+    rows = [(one.weights, one.head, f"{one.bytes / 1e6:.1f}", f"{one.divergence:.4f}") for one in tried]
+    return table(("weights", "head", "MB/token", "divergence"), rows) + "\nthe last one is taken\n"

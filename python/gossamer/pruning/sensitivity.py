@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..divergence import log_probabilities, mean_divergence
 from ..errors import GossamerError
 from .masks import Target
 from .sequential import GROUPS, Blocks
@@ -16,7 +17,6 @@ from .solvers import Matrix, importance, keep_important
 PARTS: tuple[tuple[str, ...], ...] = (("q", "k", "v", "o"), ("gate", "up"), ("down",))
 _PROBES = 2
 _PROBE_LENGTH = 256
-_ROWS = 8  # of logits at a time: what is computed from them stays in the cache
 # Of OWL: what counts as an outlier, in means over the block.
 _OUTLIER = 5.0
 
@@ -85,7 +85,7 @@ class Probe:
             GossamerError: predictions are NaN or infinite.
         """
         result: dict[str, float] = {}
-        dense = _log_probabilities(self._blocks.head(self._states[-1]))
+        dense = log_probabilities(self._blocks.head(self._states[-1]))
         total = self._layers * len(PARTS)
         for index in range(total):
             progress(index, total, "measuring what matters")
@@ -100,32 +100,10 @@ class Probe:
             finally:
                 for name, weight in weights.items():
                     put(name, weight)
-            cost = _mean_divergence(dense, self._blocks.head(state))
+            cost = mean_divergence(dense, self._blocks.head(state))
             if not np.isfinite(cost):
                 raise GossamerError(f"layers.{layer}: predictions are not finite with {', '.join(PARTS[part])} pruned")
             entries = sum(weight.size for weight in weights.values())
             result.update({name: max(cost, 0.0) * weight.size / entries for name, weight in weights.items()})
         progress(total, total, "measuring what matters")
         return result
-
-
-def _mean_divergence(dense: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """Returns KL(dense || softmax(logits)) in nats, the mean over tokens.
-
-    Args:
-        dense: Logarithms of probabilities, [tokens, vocab].
-        logits: [tokens, vocab].
-    """
-    total = 0.0
-    for start in range(0, len(dense), _ROWS):
-        part = slice(start, start + _ROWS)
-        moved = dense[part] - _log_probabilities(logits[part])
-        moved *= np.exp(dense[part])
-        total += float(moved.sum(dtype=np.float64))
-    return total / len(dense)
-
-
-def _log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    logits = logits - logits.max(axis=1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
-    return logits
