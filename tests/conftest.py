@@ -61,4 +61,7 @@ def gossamer_home(request: pytest.FixtureRequest) -> Path:
     """The folder that fetched models are cached in: GOSSAMER_HOME where set, otherwise one that test runs share."""
     if "GOSSAMER_HOME" not in os.environ:
         os.environ["GOSSAMER_HOME"] = str(request.config.cache.mkdir("gossamer"))
+    os.environ["GOSSAMER_MEASURE"] = (
+        "0"  # formats are chosen as on a usual machine: seconds saved, and the same anywhere
+    )
     return Path(os.environ["GOSSAMER_HOME"])

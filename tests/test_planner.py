@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gossamer import _core
+from gossamer.format_rates import FormatRate
 from gossamer.formats import FORMATS, TYPES, measure, stored_bytes
 from gossamer.planner import USUAL, Machine, choose, seconds, this_machine, usual_machine
 from gossamer.roofline import KernelRate, Reads, Roofline
@@ -99,6 +100,37 @@ def test_measured_figures_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert machine.measured
     assert machine.bandwidth == 6.0
     assert machine.rates == dict.fromkeys(itertools.product(FORMATS, TYPES), 7.0)
+
+
+def test_what_was_measured_from_memory_is_believed_first() -> None:
+    rates = {
+        "dense": (FormatRate(0.0, 1.0),),
+        "bitmap": (FormatRate(0.25, 0.6), FormatRate(0.5, 1.1)),
+        "csr": (FormatRate(1.0, 0.5), FormatRate(5.0, 3.0)),
+        "nm": (FormatRate(0.0, 0.9),),
+    }
+    machine = replace(usual_machine("avx512_vbmi2"), formats={"int8": rates}, cores=2)
+    half, most = measure(sparse(256, 256, 0.5)), measure(sparse(256, 256, 0.75))
+    assert seconds(machine, half, "dense", "int8") == pytest.approx(2e-9 * 256 * 256)
+    assert seconds(machine, half, "bitmap", "int8") == pytest.approx(2e-9 * 256 * 256 * 1.1, rel=0.02)
+    assert choose(half, "int8", machine=machine).format == "dense"  # a usual one takes bitmap
+    chosen = choose(most, "int8", machine=machine)
+    assert chosen.format == "bitmap"
+    assert "as measured here" in chosen.reason
+    assert choose(half, "int4", machine=machine).reason.count("by estimate") == 1
+
+
+def test_machines_are_looked_up_once_a_type_and_measured_only_where_sparse_could_pay() -> None:
+    asked: list[str | None] = []
+
+    def look(type: str | None) -> Machine:
+        asked.append(type)
+        return usual_machine("avx2")
+
+    choose(measure(sparse(64, 64, 0.1)), "int8", machine=look)
+    choose(measure(sparse(64, 64, 0.6)), "int8", machine=look)
+    choose(measure(sparse(64, 64, 0.6)), "int8", "bitmap", look)
+    assert asked == [None, "int8"]
 
 
 @pytest.mark.parametrize("name", FORMATS)

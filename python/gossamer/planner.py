@@ -29,6 +29,9 @@ _CSR_BLOCK_STEPS = 0.75
 _CSR_STEPS = 2.05
 
 
+NOTHING_FASTER = "nothing is faster here"  # the reason of dense weights whose zeros do not pay
+
+
 @dataclass(frozen=True)
 class Machine:
     """What one core does while all are busy.
@@ -141,6 +144,8 @@ def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tup
     # Only patterns of 4 have a step that is the same for every word; kernels work on the others as on bitmaps.
     like = "bitmap" if pattern is not None and format == "nm" and pattern[1] != 4 else format
     if type in machine.formats:
+        if like != format and pattern is not None:  # what it keeps, zeros among that included
+            shape = replace(shape, nonzeros=shape.positions * pattern[0] // pattern[1])
         return machine.cores * format_rates.seconds(machine.formats[type], shape, like) * 1e-9
     read = stored_bytes(shape, format, type, pattern) / machine.bandwidth
     work = shape.positions / machine.rates[like, type]
@@ -209,6 +214,6 @@ def _fastest(shape: Shape, times: dict[str, float], how: str) -> tuple[str, str]
     if "nm" in times and times["nm"] <= times[best] * _NM_SLACK:
         best = "nm"
     if times[best] * _MIN_GAIN > times["dense"]:
-        return "dense", "nothing is faster here"
+        return "dense", NOTHING_FASTER
     gain = f"{times['dense'] / times[best]:.2f} times as fast as dense {how}"
     return best, f"its pattern holds, {gain}" if best == "nm" else gain

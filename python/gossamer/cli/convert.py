@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..formats import TYPES
+from ..planner import NOTHING_FASTER
 from .layers import Layer, layer_table, summary, totals
 from .options import SOURCE_HELP, add_force_option, add_packing_options, given, nonempty, number
 from .output import print_json, table
@@ -83,6 +84,12 @@ def run(args: argparse.Namespace) -> int:
         kinds = Counter(f"{layer.format} {layer.type}" for layer in layers)
         print(", ".join(f"{count} {kind}" for kind, count in kinds.items()))
         print(summary(layers))
+        slow = [layer for layer in layers if NOTHING_FASTER in (layer.why or "")]
+        if slow:
+            types = ", ".join(sorted({layer.type for layer in slow}))
+            print(
+                f"{len(slow)} matrices with zeros are stored dense: sparse ones are no faster here than dense ({types})"
+            )
         print(f"written: {args.dst}")
     return 0
 
