@@ -74,6 +74,7 @@ class FakeTokenizer:
         self.vocab_size = len(words)
         self.has_chat_template = template
         self.lag = lag
+        self.streams: list[bool] = []  # whether each began a text
 
     def encode(self, text: str) -> list[int]:
         ids = []
@@ -91,7 +92,8 @@ class FakeTokenizer:
         text = "".join(roles[m["role"]] + m["content"] for m in messages)
         return self.encode(text + ("<a>" if add_generation_prompt else ""))
 
-    def stream(self) -> FakeStream:
+    def stream(self, begins: bool = False) -> FakeStream:
+        self.streams.append(begins)
         return FakeStream(self)
 
 

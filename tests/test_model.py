@@ -121,6 +121,7 @@ def test_the_chat_template_is_used_where_there_is_one_unless_told_otherwise():
     ]:
         model.generate(prompt, chat=chat)
         assert decoder_of(model).steps[-1][1] == fed
+    assert model.tokenizer.streams == [True, True, False, True]  # a raw prompt is gone on with
     plain = fake_model("." * 9)
     plain.generate("ab")
     assert decoder_of(plain).steps[-1][1] == [1, 2]

@@ -140,11 +140,14 @@ def test_templates_render_as_in_transformers(folder: Path, template: str) -> Non
         assert ours.render(MESSAGES, prompt) == expected
 
 
-def test_where_the_template_is_found(folder: Path) -> None:
+def test_where_the_template_is_found(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
-    assert settings(folder, chat_template=named).render([]) == "plain"
+    assert settings(folder, chat_template=named).render(MESSAGES) == "plain"
+    assert settings(folder, chat_template={"default": "of a dict"}).render(MESSAGES) == "of a dict"
+    assert not settings(folder, chat_template=named[:1]).has_chat_template
+    assert caplog.messages == [f"{folder}: of the chat templates (tool_use) none is the default, so there is none"]
     (folder / "chat_template.jinja").write_text("own file")
-    assert Tokenizer.from_folder(folder).render([]) == "own file"
+    assert Tokenizer.from_folder(folder).render(MESSAGES) == "own file"
     (folder / "chat_template.jinja").unlink()
     without = settings(folder, chat_template=None)
     assert not without.has_chat_template
@@ -169,8 +172,8 @@ def test_templates_that_fail_or_misbehave(folder: Path, template: str, words: st
         settings(folder, chat_template=template).chat(MESSAGES)
 
 
-def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    stream = tokenizer.stream()
+def pieces(tokenizer: Tokenizer, ids: list[int], begins: bool = False) -> list[str]:
+    stream = tokenizer.stream(begins)
     return [*(stream.push(token) for token in ids), stream.flush()]
 
 
@@ -200,9 +203,8 @@ def test_the_cost_of_a_token_does_not_grow(tokenizer: Tokenizer, kind: str, monk
     (broken,) = [token for token in range(300) if tokenizer._backend.id_to_token(token) == "ÿ"]
     ids = {"text": tokenizer.encode("the net is thin "), "broken": [broken], "special": [1]}[kind]
     decoded = []  # tokens of each call
-    decode = tokenizer.decode
+    decode, stream = tokenizer.decode, tokenizer.stream()
     monkeypatch.setattr(tokenizer, "decode", lambda ids: decoded.append(len(ids)) or decode(ids))
-    stream = tokenizer.stream()
     for token in (ids * 2000)[:2000]:
         stream.push(token)
     assert max(decoded) <= 2 * 64  # a window and the one before it
@@ -218,7 +220,9 @@ def test_leading_spaces_of_sentencepiece_streams() -> None:
     )
     tokenizer = Tokenizer(backend)
     ids = [1, 2, 3, 4, 5, 2, 6, 6, 1, 2]
-    assert pieces(tokenizer, ids) == ["the", " net", "", "", "漢", " net", "", "", " the", " net", ""]
+    for begins, first in ((True, "the"), (False, " the")):
+        got = pieces(tokenizer, ids, begins)
+        assert got == [first, " net", "", "", "漢", " net", "", "", " the", " net", ""]
 
 
 def test_a_checkpoint_without_chat_template_or_settings(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from .sampling_options import CHAT, SamplingOptions
 
 if TYPE_CHECKING:
-    from .model import Message, Model, Pieces
+    from .messages import Message
+    from .model import Model, Pieces
 
 
 class Conversation:

@@ -24,7 +24,57 @@ _NAMED = {
     "padding": "pad_token",
     "eot": "",
     "eom": "",
+    "fim_pad": "",
+    "fim_rep": "",
+    "fim_sep": "",
 }
+_ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+# Tokens that end a text or a turn by what they are called, as llama.cpp knows them: a file's eos is often another one.
+_END_TEXTS = frozenset(
+    {
+        "</s>",
+        "<EOT>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|call|>",
+        "<|calls|>",
+        "<|end_of_text|>",
+        "<|endoftext|>",
+        "<|end|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|flush|>",
+        "<|im_end|>",
+        "<|return|>",
+        "<|tool_response>",
+        "[EOS]",
+        "[EOT]",
+        "_<EOT>",
+    }
+)
+_HARMONY = {"<|return|>", "<|call|>", "<|end|>"}  # where all three are there, the last one ends a part of an answer
+
+# Keys of the tokenizer that are read, or change nothing in the kinds that there are here.
+_KEYS = frozenset(
+    {
+        "add_bos_token",
+        "add_eos_token",
+        "add_sep_token",
+        "add_space_prefix",
+        "merges",
+        "model",
+        "pre",
+        "precompiled_charsmap",
+        "remove_extra_whitespaces",
+        "scores",
+        "token_type",
+        "token_type_count",
+        "tokens",
+    }
+)
 
 _GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3_WORDS = (
@@ -65,12 +115,20 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
     Raises:
         GossamerError: a key is missing or does not fit the others, or the kind of tokenizer is not supported.
     """
+    for key, value in keys.items():
+        name = key.removeprefix("tokenizer.ggml.")
+        if name != key and name not in _KEYS and not name.endswith("_token_id") and value:
+            raise GossamerError(f"{path}: {key} is not supported, got {value!r:.80}")
     tokens = _texts(path, keys, "tokenizer.ggml.tokens")
     if not tokens or len(set(tokens)) != len(tokens):
         raise GossamerError(f"{path}: tokenizer.ggml.tokens is empty or holds a token twice")
     types = keys.get("tokenizer.ggml.token_type", [1] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
         raise GossamerError(f"{path}: tokenizer.ggml.token_type must have {len(tokens)} entries")
+    ends = {text for text in tokens if text in _END_TEXTS}
+    if ends >= _HARMONY:
+        ends.remove("<|end|>")
+    types = [_CONTROL if text in ends else kind for text, kind in zip(tokens, types, strict=True)]
     model = keys.get("tokenizer.ggml.model")
     if model == "gpt2":
         backend, add_bos = _byte_level(path, keys, tokens)
@@ -81,13 +139,17 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
     _add_special(backend, tokens, types)
 
     ids = {name: _token_id(path, keys, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in _NAMED}
-    if keys.get("tokenizer.ggml.add_bos_token", add_bos) and ids["bos"] is not None:
-        _begin_with(backend, tokens[ids["bos"]], ids["bos"])
+    around = [
+        ids[name] if keys.get(f"tokenizer.ggml.add_{name}_token", usual) else None
+        for name, usual in (("bos", add_bos), ("eos", False))
+    ]
+    _put_around(backend, tokens, *around)
     special = {_NAMED[name]: tokens[token] for name, token in ids.items() if token is not None and _NAMED[name]}
     template = keys.get("tokenizer.chat_template")
     return Tokenizer(
         backend,
-        eos_ids=[token for name in ("eos", "eot", "eom") if (token := ids[name]) is not None],
+        eos_ids=[token for name in _ENDS if (token := ids[name]) is not None]
+        + [token for token, text in enumerate(tokens) if text in ends],
         special_tokens=special,
         chat_template=template if isinstance(template, str) else None,
         generation=gguf_sampling(keys),
@@ -192,9 +254,14 @@ def _add_special(backend: tokenizers.Tokenizer, tokens: list[str], types: list[i
     backend.add_tokens(plain)
 
 
-def _begin_with(backend: tokenizers.Tokenizer, text: str, token: int) -> None:
+def _put_around(backend: tokenizers.Tokenizer, tokens: list[str], begin: int | None, end: int | None) -> None:
+    """Puts tokens before and behind every text."""
     from tokenizers import processors
 
-    backend.post_processor = processors.TemplateProcessing(
-        single=[text, "$A"], pair=[text, "$A", text, "$B:1"], special_tokens=[(text, token)]
-    )
+    before, behind = ([] if token is None else [tokens[token]] for token in (begin, end))
+    if before or behind:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *behind],
+            pair=[*before, "$A", *behind, *before, "$B:1", *behind],
+            special_tokens=[(tokens[token], token) for token in {begin, end} if token is not None],
+        )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GossamerError
+from .messages import Message
 from .sampling import sampler
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
 from .stats import Stats
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .conversation import Conversation
     from .tokenizer import Tokenizer
 
-Message = dict[str, str]
 Pieces = Generator[str, None, None]
 
 
@@ -90,7 +90,8 @@ class Model:
         """
         check_names(options, ["chat"])
         run_options = (sampling or self.defaults()).changed(options)
-        return self._run(_Sequence(self), self._encode(prompt, chat), run_options, keep=False)
+        chat = self._chats(prompt, chat)
+        return self._run(_Sequence(self), self._encode(prompt, chat), run_options, keep=False, begins=chat)
 
     def generate(
         self,
@@ -150,20 +151,22 @@ class Model:
 
     def _encode(self, prompt: str | Sequence[Message], chat: bool | None) -> list[int]:
         """Token ids of a prompt: at least one, at most the context length."""
-        text = isinstance(prompt, str)
-        messages: Sequence[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if any("\ud800" <= letter <= "\udfff" for message in messages for letter in message.get("content", "")):
+        if isinstance(prompt, str) and any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise GossamerError("the prompt is not valid Unicode text: it holds lone surrogates")
-        if chat is None:
-            chat = self.tokenizer.has_chat_template or not text
-        if chat and not self.tokenizer.has_chat_template:
-            raise GossamerError(f"{self.info.get('name', 'the model')} has no chat template")
-        if isinstance(prompt, str) and not chat:
-            ids = self.tokenizer.encode(prompt)
+        if not self._chats(prompt, chat):
+            ids = self.tokenizer.encode(str(prompt))
         else:
-            ids = self.tokenizer.chat(list(messages))
+            ids = self.tokenizer.chat([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
         self._check_length(len(ids))
         return ids
+
+    def _chats(self, prompt: str | Sequence[Message], chat: bool | None) -> bool:
+        """Whether a prompt goes through the chat template."""
+        if isinstance(prompt, str) and (chat is False or not (chat or self.tokenizer.has_chat_template)):
+            return False
+        if not self.tokenizer.has_chat_template:
+            raise GossamerError(f"{self.info.get('name', 'the model')} has no chat template")
+        return True
 
     def _check_length(self, tokens: int) -> None:
         if tokens == 0:
@@ -172,12 +175,22 @@ class Model:
             raise GossamerError(f"the prompt has {tokens} tokens, and the model's context holds {self.config.context}")
 
     def _run(
-        self, sequence: _Sequence, prompt: list[int], options: SamplingOptions, *, keep: bool, draw: int = 0
+        self,
+        sequence: _Sequence,
+        prompt: list[int],
+        options: SamplingOptions,
+        *,
+        keep: bool,
+        draw: int = 0,
+        begins: bool = True,
     ) -> Pieces:
-        """The decode loop. With `keep` the sequence ends up holding the text but for its last token."""
+        """The decode loop. With `keep` the sequence ends up holding the text but for its last token.
+
+        The text that comes begins where `begins` says so, and otherwise goes on with the prompt's.
+        """
         stats = Stats(len(prompt), self.decoder.weight_bytes, device=self.device, sampling=options)
         sample = sampler(options, draw)
-        pieces, stop = self.tokenizer.stream(), _StopText(options.stop)
+        pieces, stop = self.tokenizer.stream(begins), _StopText(options.stop)
         tokens, kv_tokens, finish = list(prompt), 0, ""
         start = time.perf_counter()
         try:

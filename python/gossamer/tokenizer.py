@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError
 from .files import refuse_pointer
+from .messages import Message, checked, completed, has_parts, joined
 from .sampling_options import sampling_keys
+from .tokenizer_settings import apply_settings, chat_template
 
 if TYPE_CHECKING:
     import jinja2
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 _BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
+_PROBE = "a probe"
 _WINDOW = 64  # most tokens that a stream decodes again with a new one
 
 
@@ -66,6 +70,7 @@ class Tokenizer:
         self.chat_template = chat_template
         self.generation = generation or {}
         self._template: jinja2.Template | None = None
+        self._takes_parts: bool | None = None  # whether the template knows contents that are lists
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -84,11 +89,11 @@ class Tokenizer:
         except Exception as error:  # the package raises nothing narrower
             refuse_pointer(path)
             raise GossamerError(f"{path}: not a valid tokenizer: {error}") from None
-        settings, generation, config = (
+        settings, named, generation, config = (
             read_json(folder / name) if (folder / name).is_file() else {}
-            for name in ("tokenizer_config.json", "generation_config.json", "config.json")
+            for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
         )
-        special = _special_tokens(settings)
+        special = apply_settings(backend, settings, named, config.get("model_type"))
         ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
         for holder in (generation, config):
             value = holder.get("eos_token_id")
@@ -97,7 +102,7 @@ class Tokenizer:
             backend,
             eos_ids=(token for token in ends if type(token) is int),
             special_tokens=special,
-            chat_template=_chat_template(folder, settings),
+            chat_template=chat_template(folder, settings),
             generation=sampling_keys(generation),
         )
 
@@ -150,11 +155,12 @@ class Tokenizer:
         """Returns the text of tokens, without special ones; bytes that are no UTF-8 become U+FFFD."""
         return self._backend.decode(ids, skip_special_tokens=True)
 
-    def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Returns the tokens of a conversation.
 
         Args:
-            messages: `{"role": ..., "content": ...}` each.
+            messages: `{"role": ..., "content": ...}` each. A content may be null, which says nothing, or a list of
+                parts of type text; a template that knows no parts gets their texts put together.
             add_generation_prompt: Whether to end with the opening of the assistant's answer.
 
         Raises:
@@ -162,8 +168,29 @@ class Tokenizer:
         """
         return self.encode(self.render(messages, add_generation_prompt), special=False)
 
-    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """Returns the text of a conversation; see `chat`."""
+        plain = checked(messages)
+        if has_parts(plain):
+            if self._takes_parts is None:
+                self._takes_parts = self._knows_parts()
+            plain = plain if self._takes_parts else joined(plain)
+        try:
+            return self._render(plain, add_generation_prompt)
+        except GossamerError:
+            if all("content" in message for message in plain):
+                raise
+            return self._render(completed(plain), add_generation_prompt)  # it takes every content for a text
+
+    def _knows_parts(self) -> bool:
+        """Whether the template writes the text of a part, and not the part as Python or JSON would write it."""
+        try:
+            text = self._render([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}], False)
+        except GossamerError:
+            return False
+        return _PROBE in text and "'text'" not in text and '"text"' not in text
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         import jinja2
 
         if self.chat_template is None:
@@ -181,9 +208,21 @@ class Tokenizer:
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise GossamerError(f"the chat template refuses the messages: {error}") from None
 
-    def stream(self) -> StreamDecoder:
-        """Returns a decoder for one stream of tokens."""
-        return StreamDecoder(self)
+    def stream(self, begins: bool = False) -> StreamDecoder:
+        """Returns a decoder for one stream of tokens.
+
+        Args:
+            begins: Whether a text begins with the stream: then the blank that the tokenizer itself puts before a text
+                is dropped, as `decode` drops it. Otherwise the stream goes on with a text.
+        """
+        return StreamDecoder(self, [] if begins else self._word)
+
+    @cached_property
+    def _word(self) -> list[int]:
+        """Tokens that spell a word without blanks, for what depends on a text before it; none where none are found."""
+        ids = self.encode("a", special=False)
+        tries = [ids] if self.decode(ids).isalnum() else [[token] for token in self.vocabulary().values()]
+        return next((ids for ids in tries if self.decode(ids).isalnum()), [])
 
 
 class StreamDecoder:
@@ -193,12 +232,12 @@ class StreamDecoder:
     grow with the stream.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # the window
-        self._old = 0  # tokens of the window whose text is out already
-        self._done = 0  # letters of the window's text that are out already
-        self._text = ""
+        self._ids = list(before)  # the window
+        self._old = len(before)  # tokens of the window whose text is out already
+        self._text = tokenizer.decode(before) if before else ""
+        self._done = len(self._text)  # letters of the window's text that are out already
 
     def push(self, token: int) -> str:
         """Takes the next token and returns the text that is final now; may be empty."""
@@ -220,31 +259,6 @@ class StreamDecoder:
         piece = self._text[self._done :]
         self._ids, self._old, self._done, self._text = [], 0, 0, ""
         return piece
-
-
-def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """The named special tokens of tokenizer_config.json, each a text or an object that holds one."""
-    special = {}
-    for key, value in settings.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(text, str):
-            special[key] = text
-    return special
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The template in its own file, or the one (the one named "default" of several) in the settings."""
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        try:
-            return own.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise GossamerError(f"{own}: {error}") from None
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
 
 
 def _compile(source: str) -> jinja2.Template:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
+
+from gossamer.tokenizer import Tokenizer
+from tiny import tiny_config
+
+WORDS = ["<unk>", "<s>", "</s>", "[STOP]", *(f"<0x{i:02X}>" for i in range(256)), *"▁abcdefghijklmnopqrstuvwxyz"]
+TEXTS = ["ab c", " ab", "ab</s>ab c", "x [STOP]y", "</s>", "é"]
+
+
+def write(folder: Path, metaspace: bool = False, model_type: str = "llama", **files: dict[str, Any]) -> Path:
+    """A SentencePiece-like tokenizer that puts a blank before texts, with nothing added; `files` lie beside it."""
+    vocab = {text: token for token, text in enumerate(WORDS)}
+    backend = Backend(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    if metaspace:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    else:
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps(tiny_config(model_type=model_type, eos_token_id=None)))
+    for name, values in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    return folder
+
+
+def compare(folder: Path) -> Tokenizer:
+    ours, theirs = Tokenizer.from_folder(folder), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text)
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    assert ours.eos_ids == ({theirs.eos_token_id} - {None})
+    return ours
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize(
+    "values", [{}, {"add_prefix_space": False}, {"add_prefix_space": True, "legacy": True}, {"legacy": False}]
+)
+@pytest.mark.parametrize("metaspace", [False, True])
+def test_blanks_before_texts_are_those_of_transformers(
+    tmp_path: Path, model_type: str, kind: str, values: dict[str, Any], metaspace: bool
+) -> None:
+    named = {"tokenizer_class": kind, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = compare(write(tmp_path, metaspace, model_type, tokenizer_config={**named, **values}))
+    plain = tokenizer.decode(tokenizer.encode("ab c")[:3])
+    stream = tokenizer.stream()
+    rest = "".join(stream.push(token) for token in tokenizer.encode("ab c")[3:]) + stream.flush()
+    assert plain + rest == "ab c"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"special_tokens_map": {"eos_token": "[STOP]"}},
+        {"special_tokens_map": {"eos_token": {"content": "[STOP]", "lstrip": True}}, "tokenizer_config": {}},
+        {"special_tokens_map": {"eos_token": "[STOP]"}, "tokenizer_config": {"eos_token": "</s>"}},
+        {"tokenizer_config": {"eos_token": "[STOP]", "tokenizer_class": "PreTrainedTokenizerFast"}},
+        {
+            "special_tokens_map": {"eos_token": "</s>"},
+            "tokenizer_config": {
+                "eos_token": "[STOP]",
+                "added_tokens_decoder": {"3": {"content": "[STOP]", "special": True}},
+            },
+        },
+        {"tokenizer_config": {"added_tokens_decoder": {"3": {"content": "[STOP]", "special": False, "rstrip": True}}}},
+        {"tokenizer_config": {"tokenizer_class": "LlamaTokenizer"}},
+    ],
+)
+def test_special_tokens_are_those_of_transformers(tmp_path: Path, files: dict[str, dict[str, Any]]) -> None:
+    compare(write(tmp_path, **files))
+
+
+def test_a_map_of_special_tokens_fills_what_the_settings_lack(tmp_path: Path) -> None:
+    """Whatever the age of the settings: a model that ends its text nowhere helps nobody."""
+    settings = {"added_tokens_decoder": {"2": {"content": "</s>", "special": True}}}
+    folder = write(tmp_path, tokenizer_config=settings, special_tokens_map={"eos_token": "</s>", "bos_token": "<s>"})
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.eos_ids == {2}
+    assert tokenizer.special_tokens["bos_token"] == "<s>"
+
+
+def test_settings_are_saved_with_what_they_changed(tmp_path: Path) -> None:
+    values = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}
+    tokenizer = Tokenizer.from_folder(write(tmp_path, tokenizer_config=values))
+    (tmp_path / "saved").mkdir()
+    tokenizer.save(tmp_path / "saved")
+    again = Tokenizer.from_folder(tmp_path / "saved")
+    for text in TEXTS:
+        assert again.encode(text) == tokenizer.encode(text)
+    assert again.eos_ids == tokenizer.eos_ids == {2}
