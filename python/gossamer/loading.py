@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import GossamerError
+from .errors import GossamerError, did_you_mean
 from .formats import TYPES
 from .model import Model
 
@@ -20,14 +19,13 @@ Progress = Callable[[int, int, str], None]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*")
 _MOST_THREADS = 1024
 
 
 def load(
     model: str | Path = DEFAULT_MODEL,
     *,
+    revision: str | None = None,
     device: str = "cpu",
     threads: int = 0,
     kv: str = "f32",
@@ -39,7 +37,8 @@ def load(
 
     Args:
         model: A packed folder, a Hugging Face checkpoint folder, a GGUF file, the name of a built-in model, or a hub id
-            (org/name).
+            (org/name or org/name@revision).
+        revision: Branch, tag or commit of a hub id.
         device: "cpu" or "cuda", which needs a card and kernels for it; see docs/gpu.md.
         threads: Threads of the engine; 0 chooses.
         kv: Type of cached keys and values: "f32" or "f16"; on a card they have that of the activations.
@@ -73,7 +72,7 @@ def load(
         from .cuda_roofline import card_machine
 
         machine = card_machine()
-    packed = open_packed(model, weights, machine, progress)
+    packed = open_packed(model, weights, machine, progress, revision)
     return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
 
 
@@ -84,7 +83,11 @@ def check_card_activations(activations: str) -> None:
 
 
 def open_packed(
-    model: str | Path, weights: str | None = None, machine: Machine | None = None, progress: Progress | None = None
+    model: str | Path,
+    weights: str | None = None,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+    revision: str | None = None,
 ) -> PackedModel:
     """Opens what names a model, packed as it is, or packed in memory.
 
@@ -93,6 +96,7 @@ def open_packed(
         weights: As for `load`.
         machine: What formats are chosen for; None takes the processor.
         progress: Called with (done, total, what).
+        revision: As for `load`.
 
     Raises:
         GossamerError: the model is not usable, or is packed already and `weights` are given.
@@ -100,7 +104,7 @@ def open_packed(
     from .packed import is_packed, read_packed
     from .replan import tell
 
-    path = locate(model, progress)
+    path = locate(model, progress, revision)
     if is_packed(path):
         if weights is not None:
             raise GossamerError(f"{path}: is packed already; weights={weights} is for checkpoints")
@@ -152,50 +156,41 @@ def _on_card(packed: PackedModel, activations: str) -> Model:
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, device="cuda")
 
 
-def locate(model: str | Path, progress: Progress | None = None) -> Path:
+def locate(model: str | Path, progress: Progress | None = None, revision: str | None = None) -> Path:
     """Finds a model on disk, and fetches or makes it first where it is built in or on the hub.
 
     Args:
         model: As for `load`.
         progress: Called with (done, total, what).
+        revision: As for `load`.
 
     Returns:
         A packed folder, a checkpoint folder or a GGUF file.
 
     Raises:
-        GossamerError: there is no such model, or it cannot be fetched.
+        GossamerError: there is no such model, it cannot be fetched, or a revision is given for what has none.
     """
-    from . import zoo
+    from . import hub, zoo
 
     name = str(model)
     path = Path(model)
     with contextlib.suppress(RuntimeError):  # ~ of somebody unknown
         path = path.expanduser()
-    if name and path.exists():
+    found = bool(name) and path.exists()
+    if revision is not None and (found or name in zoo.names()):
+        kind = "lies on disk" if found else "is a built-in model"
+        raise GossamerError(f"{name}: {kind} and has no revision {revision}; only models of the hub have some")
+    if found:
         return path
     if name in zoo.names():
         return zoo.provide(name, progress)
-    if isinstance(model, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
-        return _from_hub(name, progress)
-    known = ", ".join(zoo.names())
-    raise GossamerError(f"{name}: no such file or folder, no built-in model ({known}), and no hub id (org/name)")
-
-
-def _from_hub(name: str, progress: Progress | None) -> Path:
-    import huggingface_hub
-
-    if progress:
-        progress(0, 1, f"fetching {name}")
-    try:
-        folder = huggingface_hub.snapshot_download(
-            name,
-            allow_patterns=list(_HUB_FILES),
-            # Of subfolders, low_rank alone.
-            ignore_patterns=["[!l]*/*", "l[!o]*/*", "lo[!w]*/*", "low[!_]*/*", "consolidated*"],
-        )
-    except Exception as error:  # the package has many, and those of the network below it
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise GossamerError(f"{name}: no such file or folder, and the hub does not give it: {text:.300}") from None
-    if progress:
-        progress(1, 1, f"fetching {name}")
-    return Path(folder)
+    if isinstance(model, str) and (on_hub := hub.parse(name)):
+        repo, own = on_hub
+        if own and revision and own != revision:
+            raise GossamerError(f"{name}: names one revision, and {revision} is asked for")
+        return hub.fetch(repo, own or revision, zoo.home(), progress)
+    known = zoo.names()
+    raise GossamerError(
+        f"{name}: no such file or folder, no built-in model ({', '.join(known)}), and no hub id (org/name)"
+        f"{did_you_mean(name, known)}"
+    )

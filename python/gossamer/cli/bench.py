@@ -18,6 +18,7 @@ from .options import (
     MODEL_HELP,
     add_engine_options,
     add_packing_options,
+    add_revision_option,
     add_target_options,
     given,
     integer,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(synthetic.CONFIGS),
         help="instead of MODEL: random weights in the shape of a real model, made in memory",
     )
+    add_revision_option(parser)
     parser.add_argument(
         "-p",
         "--prompt",
@@ -98,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.prompt and not args.new:
         args.parser.error("-p and -n are both 0: nothing to time")
     options = given(args, *_SYNTHETIC)
+    if args.synthetic and args.revision:
+        args.parser.error("argument --revision: not allowed with argument --synthetic")
     if args.model and options:
         args.parser.error(f"--{next(iter(options))} goes with --synthetic, not with MODEL")
     rows: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..formats import TYPES
 from ..planner import NOTHING_FASTER
 from .layers import Layer, layer_table, summary, totals
-from .options import SOURCE_HELP, add_force_option, add_packing_options, given, nonempty, number
+from .options import SOURCE_HELP, add_force_option, add_packing_options, add_revision_option, given, nonempty, number
 from .output import print_json, table
 from .progress import progress
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     types = ("auto", "stored", *TYPES)
     parser.add_argument("src", metavar="SRC", type=nonempty, help=f"{SOURCE_HELP}; with --replan a packed folder")
+    add_revision_option(parser, "SRC")
     parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
         "--weights",
@@ -117,7 +118,7 @@ def _packed(args: argparse.Namespace, report: Progress) -> tuple[PackedModel, li
     from ..packed import write_packed
     from ..replan import replanned
 
-    source = locate(args.src, report)
+    source = locate(args.src, report, args.revision)
     reads = () if args.replan else (source,)
     if not args.dry_run:
         check_destination(Path(args.dst), force=args.force, reads=reads)

@@ -6,7 +6,15 @@ import argparse
 import math
 
 from ..errors import GossamerError
-from .options import MODEL_HELP, add_device_option, add_engine_options, integer, nonempty, open_model
+from .options import (
+    MODEL_HELP,
+    add_device_option,
+    add_engine_options,
+    add_revision_option,
+    integer,
+    nonempty,
+    open_model,
+)
 from .output import print_json
 from .progress import progress
 
@@ -16,6 +24,7 @@ SUMMARY = "measure the perplexity of a model over a text"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    add_revision_option(parser)
     parser.add_argument(
         "--text", type=nonempty, required=True, metavar="FILE", help="UTF-8 text file, or a folder of them"
     )

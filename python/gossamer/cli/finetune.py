@@ -13,6 +13,7 @@ from .options import (
     SOURCE_HELP,
     add_force_option,
     add_group_option,
+    add_revision_option,
     fraction,
     given,
     integer,
@@ -33,6 +34,7 @@ _DEFAULTS = Options()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("src", metavar="STUDENT", type=nonempty, help=f"the pruned model: {SOURCE_HELP}")
+    add_revision_option(parser, "STUDENT")
     parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument("--teacher", required=True, type=nonempty, help=f"the dense model: {SOURCE_HELP}")
     parser.add_argument(
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     with progress() as bar:
         try:
             report = finetune(
-                locate(args.src, bar),
+                locate(args.src, bar, args.revision),
                 args.dst,
                 teacher=locate(args.teacher, bar),
                 data=args.data,

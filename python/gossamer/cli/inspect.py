@@ -14,7 +14,7 @@ from ..formats import VALUE_BITS, best_pattern, measure
 from ..low_rank import LOW_RANK_U, LOW_RANK_V
 from ..pictures import new_figure, save_figure
 from .layers import Layer, layer_table, totals
-from .options import MODEL_HELP, nonempty
+from .options import MODEL_HELP, add_revision_option, nonempty
 from .output import print_json
 from .progress import progress
 
@@ -30,6 +30,7 @@ _FULL = 0.9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    add_revision_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw zeros and bytes by layer into this picture")
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Looks, prints, and returns the exit code."""
     figure = new_figure(args.plot, width=10) if args.plot else None
-    layers = _layers(args.model)
+    layers = _layers(args.model, args.revision)
     if figure is not None:
         _plot(figure, layers, args.plot)
     if args.json:
@@ -48,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _layers(model: str) -> list[Layer]:
+def _layers(model: str, revision: str | None) -> list[Layer]:
     """The matrices of a packed folder as they are stored, or of a checkpoint, measured."""
     from ..checkpoint import open_checkpoint
     from ..loading import locate
     from ..packed import is_packed, read_packed
 
     with progress() as report:
-        path = locate(model, report)
+        path = locate(model, report, revision)
         if is_packed(path):
             return [Layer.of_weight(name, weight) for name, weight in read_packed(path).weights.items()]
         checkpoint = open_checkpoint(path)

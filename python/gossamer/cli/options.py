@@ -18,8 +18,9 @@ from .progress import progress
 if TYPE_CHECKING:
     from ..model import Model
 
-MODEL_HELP = "packed folder, Hugging Face checkpoint folder, GGUF file, hub id, or name of a built-in model"
-SOURCE_HELP = "Hugging Face checkpoint folder, GGUF file or hub id"
+_HUB_HELP = "hub id (ORG/NAME or ORG/NAME@REVISION)"
+MODEL_HELP = f"packed folder, Hugging Face checkpoint folder, GGUF file, {_HUB_HELP}, or name of a built-in model"
+SOURCE_HELP = f"Hugging Face checkpoint folder, GGUF file or {_HUB_HELP}"
 
 
 def integer(minimum: int) -> Callable[[str], int]:
@@ -135,6 +136,14 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
         type=nonempty,
         help=f"{MODEL_HELP} (default %(default)s)",
     )
+    add_revision_option(parser)
+
+
+def add_revision_option(parser: argparse._ActionsContainer, of: str = "MODEL") -> None:
+    """Adds --revision; None where it is not given."""
+    parser.add_argument(
+        "--revision", type=nonempty, metavar="REV", help=f"branch, tag or commit of {of}, where that is a hub id"
+    )
 
 
 def add_engine_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> None:
@@ -179,6 +188,7 @@ def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
             kv=args.kv,
             activations=args.activations,
             weights=args.weights,
+            revision=args.revision,
             progress=report,
         )
 

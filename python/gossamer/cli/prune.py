@@ -9,7 +9,16 @@ from ..calibration import LENGTH, WINDOWS
 from ..formats import STORED
 from ..low_rank import FOLDER
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
-from .options import SOURCE_HELP, add_force_option, add_group_option, add_target_options, given, integer, nonempty
+from .options import (
+    SOURCE_HELP,
+    add_force_option,
+    add_group_option,
+    add_revision_option,
+    add_target_options,
+    given,
+    integer,
+    nonempty,
+)
 from .output import print_json
 from .progress import progress
 
@@ -20,6 +29,7 @@ DEFAULT_SPARSITY = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("src", metavar="SRC", type=nonempty, help=SOURCE_HELP)
+    add_revision_option(parser, "SRC")
     parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
         "--method", choices=tuple(METHODS), default=DEFAULT_METHOD, help="how to prune (default %(default)s)"
@@ -76,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         sparsity = DEFAULT_SPARSITY
     with progress() as bar:
         report = prune(
-            locate(args.src, bar),
+            locate(args.src, bar, args.revision),
             args.dst,
             method=args.method,
             sparsity=sparsity,

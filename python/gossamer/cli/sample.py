@@ -12,6 +12,7 @@ from .options import (
     add_device_option,
     add_engine_options,
     add_force_option,
+    add_revision_option,
     integer,
     need_torch,
     nonempty,
@@ -38,6 +39,7 @@ def amount(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", metavar="TEACHER", type=nonempty, help=MODEL_HELP)
+    add_revision_option(parser, "TEACHER")
     parser.add_argument(
         "dst", metavar="DST", type=nonempty, help="folder to write; a run that was stopped goes on there"
     )
@@ -83,4 +85,4 @@ def _on_card(args: argparse.Namespace) -> Sampler:
     check_card_activations(args.activations)
     find_device("cuda")
     with progress() as report:
-        return Sampler(open_packed(args.model, args.weights, progress=report), "cuda")
+        return Sampler(open_packed(args.model, args.weights, progress=report, revision=args.revision), "cuda")
