@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 
@@ -10,7 +11,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, prune  # noqa: E402
 
 from gossamer.torch import SparseLinear, desparsify, sparsify  # noqa: E402
-from torch_layers import keep_two_of_four, pruned, worst  # noqa: E402
+from torch_layers import keep_two_of_four, pruned, random, worst  # noqa: E402
 
 
 class Model(nn.Module):
@@ -172,3 +173,36 @@ def test_an_unused_double_layer_is_left() -> None:
     report = sparsify(nn.Sequential(pruned(256, 256).double()))
     assert report.layers[0].why == "float64 cannot be packed"
     assert len(report) == 1
+
+
+def test_fx_traces_a_model_layer_by_layer() -> None:
+    model = nn.Sequential(pruned(256, 256), nn.GELU(), nn.Sequential(pruned(200, 256, seed=1)))
+    dense = copy.deepcopy(model)
+    assert len(sparsify(model).packed) == 2
+    traced = torch.fx.symbolic_trace(model)
+    calls = [(node.op, node.target) for node in traced.graph.nodes][1:-1]
+    assert calls == [("call_module", "0"), ("call_module", "1"), ("call_module", "2.0")]
+    x, same = (random(3, 256).requires_grad_() for _ in range(2))
+    assert torch.equal(traced(x), model(x))
+    traced(x).square().sum().backward()
+    dense(same).square().sum().backward()
+    torch.testing.assert_close(x.grad, same.grad, rtol=1e-4, atol=1e-5)
+    again = pickle.loads(pickle.dumps(traced))
+    assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_fx_traces_a_layer_alone(trainable: bool) -> None:
+    layer = SparseLinear.from_dense(pruned(20, 30), trainable=trainable)
+    traced = torch.fx.symbolic_trace(layer)
+    x = random(3, 30)
+    assert torch.equal(traced(x), layer(x))
+    assert [name for name, _ in traced.named_parameters()] == [name for name, _ in layer.named_parameters()]
+    traced(x).sum().backward()
+    assert traced.bias.grad is not None
+    assert not trainable or traced.values.grad.any()
+
+
+def test_what_is_neither_tensor_nor_traced_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"SparseLinear\(30, 20\): inputs must be a tensor, got list"):
+        SparseLinear.from_dense(pruned(20, 30))([1.0])

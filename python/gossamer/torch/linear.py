@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..cuda import why_unavailable
 from ..errors import GossamerError
@@ -234,6 +235,8 @@ class SparseLinear(nn.Module):
             TypeError: x is no tensor of a float type.
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
+        if not isinstance(x, Tensor):
+            return self._traced(x)  # type: ignore[unreachable]
         if getattr(x, "is_nested", False):
             return _each(self, x)
         self._check(x)
@@ -248,9 +251,16 @@ class SparseLinear(nn.Module):
                 return handle.multiply(x, bias, self.layout.activations)
         return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, bias)  # type: ignore[no-any-return]
 
-    def _check(self, x: Any) -> None:
-        if not isinstance(x, Tensor):
+    def _traced(self, x: Any) -> Any:
+        """What stands for the output where `torch.fx` traces with something that stands for the input."""
+        if not isinstance(x, Proxy):
             raise TypeError(f"{self._title()}: inputs must be a tensor, got {type(x).__name__}")
+        if x.tracer.root is self:  # type: ignore[attr-defined]
+            return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, self.bias)
+        # One node, as for layers of torch, which tracers do not look into either.
+        return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})  # type: ignore[attr-defined]
+
+    def _check(self, x: Tensor) -> None:
         if x.dtype not in NAMES and x.dtype != torch.float64:
             raise TypeError(f"{self._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
