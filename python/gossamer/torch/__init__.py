@@ -6,6 +6,7 @@ gossamer.torch.sparsify(model)
 
 from __future__ import annotations
 
+from . import huggingface
 from .layout import Layout
 from .linear import SparseLinear
 from .pruning import prune_linears
@@ -26,3 +27,5 @@ __all__ = [
     "save",
     "sparsify",
 ]
+
+huggingface.tie()

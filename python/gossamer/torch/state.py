@@ -141,34 +141,55 @@ def _copied(stream: Tensor, like: Tensor) -> Tensor:
 
 def _swap(model: nn.Module, name: str, state: Mapping[str, Any], assign: bool) -> tuple[nn.Module, SparseLinear | None]:
     """The module that a packed layer of the state replaces, and a layer to put there, or None where one is already."""
+    old = place_of(model, name)
+    if isinstance(old, SparseLinear):
+        return old, None
+    layout = Layout.from_numbers([int(n) for n in state[f"{name}.{_LAYOUT}"].tolist()])
+    streams = {}
+    for stream in ("values", *layout.index):
+        if not isinstance(state.get(f"{name}.{stream}"), Tensor):
+            raise ValueError(f"{name}: stream '{stream}' is missing from the saved layer")
+        streams[stream] = state[f"{name}.{stream}"]
+    weight = old.weight
+    assert isinstance(weight, Tensor)
+    streams = {key: stream.detach() if assign else _copied(stream, weight) for key, stream in streams.items()}
+    return old, layer_for(old, layout, streams, name)
+
+
+def place_of(model: nn.Module, name: str) -> nn.Module:
+    """Returns the linear layer, packed or not, where a packed one was saved.
+
+    Raises:
+        ValueError: there is none.
+    """
     try:
         old = model.get_submodule(name)
     except AttributeError:
         raise ValueError(f"{name}: a packed layer was saved under this name, and the model has none") from None
-    if isinstance(old, SparseLinear):
-        return old, None
-    if type(old) is not nn.Linear and not is_conv1d(old):
+    if not isinstance(old, SparseLinear) and type(old) is not nn.Linear and not is_conv1d(old):
         raise ValueError(f"{name}: a packed layer was saved under this name, and the model has a {type(old).__name__}")
-    layout = Layout.from_numbers([int(n) for n in state[f"{name}.{_LAYOUT}"].tolist()])
-    weight = old.weight
+    return old
+
+
+def layer_for(old: nn.Module, layout: Layout, streams: dict[str, Tensor], name: str) -> SparseLinear:
+    """Makes the packed layer that takes the place of a dense one, with its bias, type and mode.
+
+    Args:
+        old: The dense layer.
+        layout: What the streams hold.
+        streams: By name; see `SparseLinear`.
+        name: What errors call the layer.
+
+    Raises:
+        ValueError: the dense layer is of another size.
+    """
+    weight, bias = old.weight, old.bias
     assert isinstance(weight, Tensor)
     shape = tuple(reversed(weight.shape)) if is_conv1d(old) else tuple(weight.shape)
     if shape != (layout.rows, layout.cols):
         raise ValueError(
             f"{name}: the saved layer is {layout.rows} x {layout.cols}, the model's {shape[0]} x {shape[1]}"
         )
-    streams = {}
-    for stream in ("values", *layout.index):
-        if not isinstance(state.get(f"{name}.{stream}"), Tensor):
-            raise ValueError(f"{name}: stream '{stream}' is missing from the saved layer")
-        streams[stream] = state[f"{name}.{stream}"]
-    bias = old.bias
-    layer = SparseLinear(
-        layout,
-        {key: stream.detach() if assign else _copied(stream, weight) for key, stream in streams.items()},
-        bias if isinstance(bias, Tensor) else None,
-        dtype=weight.dtype,
-        name=name,
-    )
+    layer = SparseLinear(layout, streams, bias if isinstance(bias, Tensor) else None, dtype=weight.dtype, name=name)
     layer.conv1d = is_conv1d(old)
-    return old, layer.train(old.training)
+    return layer.train(old.training)
