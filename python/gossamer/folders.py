@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import GossamerError
+from .parts import Part, flush, new_file, new_name
 
 _SIGNS = ("gossamer.json", "config.json", "samples.json")
 _PARTS = {"low_rank"}
@@ -38,6 +39,12 @@ def check_destination(
     Raises:
         GossamerError: something else is there, it is `.`, `..` or a mount point, or its parent cannot be written to.
     """
+    try:
+        os.lstat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long a name, or one that no file can have
+        raise GossamerError(f"{folder}: cannot write: {getattr(error, 'strerror', None) or error}") from None
     if folder.name in ("", "..") or folder.is_mount():
         raise GossamerError(f"{folder}: name a folder below or beside it, since the result takes its place whole")
     place = Path(os.path.realpath(folder))
@@ -87,33 +94,24 @@ def new_folder(
     reads = list(reads)
     check_destination(folder, force=force, reads=reads, replaceable=replaceable)
     place = Path(os.path.realpath(folder))
-    part, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        yield part
-        for path in part.rglob("*"):
+        part = Part(place, folder=True)
+        check_destination(folder, force=force, reads=reads, replaceable=replaceable)  # a killed process's may be back
+        yield part.path
+        for path in part.path.rglob("*"):
             if path.is_file():
-                _flush(path)
+                flush(path)
         check_destination(folder, force=force, reads=reads, replaceable=replaceable)
-        try:
-            if place.exists():
-                place.replace(old)
-            part.replace(place)
-        except BaseException:
-            if old.exists() and not place.exists():
-                old.replace(place)
-            raise
-        _flush(place.parent)
+        part.settle()
     except OSError as error:
         raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
     except GossamerError as error:  # about a file of the part: named by its place to be
-        raise GossamerError(str(error).replace(str(part), str(folder))) from None
+        raise GossamerError(str(error).replace(str(part.path), str(folder)) if part else str(error)) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if part is not None:
+            part.close()
 
 
 def remove_folder(folder: Path) -> None:
@@ -122,21 +120,12 @@ def remove_folder(folder: Path) -> None:
     Raises:
         GossamerError: it cannot be moved.
     """
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = new_name(folder, "part")
     try:
         folder.replace(old)
     except OSError as error:
         raise GossamerError(f"{folder}: cannot be removed: {error.strerror or error}") from None
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Has a file or the names in a folder reach the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -152,10 +141,5 @@ def write_file(path: Path, text: str) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        _flush(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(path) as part, os.fdopen(os.dup(part.handle), "w", encoding="utf-8") as file:
+        file.write(text)

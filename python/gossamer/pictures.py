@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import GossamerError
+from .parts import new_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,12 +44,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     import matplotlib as mpl
 
-    part = path.with_name(f".{path.name}.part{path.suffix}")
     try:
-        with mpl.rc_context({"svg.hashsalt": "gossamer"}):
-            figure.savefig(part, metadata={"Date": None} if path.suffix == ".svg" else None)
-        part.replace(path)
+        with new_file(path, ending=path.suffix) as part, mpl.rc_context({"svg.hashsalt": "gossamer"}):
+            figure.savefig(part.path, metadata={"Date": None} if path.suffix == ".svg" else None)
     except OSError as error:
         raise GossamerError(f"--plot {path}: cannot write: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)

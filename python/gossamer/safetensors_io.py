@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .errors import GossamerError
 from .files import refuse_pointer
+from .parts import Part
 
 # The element types of the format, as they lie in the file; those that numpy lacks are read as their bits.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -243,9 +244,9 @@ class SafetensorsWriter:
         self._data = -(-(8 + space) // 64) * 64  # offset of the first tensor
         self._place = 0  # bytes of data so far
         self._fillers = 0
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            self._file = self._part.open("wb", buffering=0)
+            self._part = Part(self.path)
+            self._file = os.fdopen(os.dup(self._part.handle), "wb", buffering=0)
             self._file.seek(self._data)
         except OSError as error:
             raise self._failure(error) from None
@@ -261,7 +262,7 @@ class SafetensorsWriter:
                 self._finish()
         finally:
             self._file.close()
-            self._part.unlink(missing_ok=True)
+            self._part.close()
 
     def add(self, name: str, values: NDArray[Any], dtype: str | None = None) -> None:
         """Appends a tensor.
@@ -308,7 +309,7 @@ class SafetensorsWriter:
             self._write(memoryview(space.to_bytes(8, "little") + text.ljust(space)))
             os.fsync(self._file.fileno())  # or a crash of the machine could leave the name without the bytes
             self._file.close()
-            self._part.replace(self.path)
+            self._part.settle()
         except OSError as error:
             raise self._failure(error) from None
 

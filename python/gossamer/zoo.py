@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -142,19 +141,23 @@ def _recipe(name: str) -> _Recipe:
 
 @contextmanager
 def _lock(path: Path, report: Progress) -> Iterator[None]:
-    """Holds a file's lock, which the system frees however the process ends."""
+    """Holds a file's lock, which the system frees however the process ends. A link that lies there is not followed."""
+    import filelock
+
+    lock = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            report(0, 1, "waiting for another process that makes a built-in model")
+            lock.acquire()
     except OSError as error:
         raise GossamerError(f"{path}: cannot write: {error.strerror or error} (see GOSSAMER_HOME)") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(0, 1, "waiting for another process that makes a built-in model")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def fetch(package: Package, progress: Progress | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ def training_folder(dst: Path, settings: dict[str, Any]) -> Iterator[Path]:
         raise GossamerError(f"{folder}: exists already and holds no training run; it is left as it is")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(folder / _LOCK, flags, 0o666), "w")
     except OSError as error:
         raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
     with lock:
