@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.calibration import read_text, sampled_windows, text_windows
+from gossamer.calibration import read_text, sampled_windows, text_windows, window_length
 from gossamer.config import DecoderConfig
 from gossamer.errors import GossamerError
 from reference_model import ReferenceModel, random_tensors
@@ -153,3 +153,13 @@ def test_samples_have_the_softmax_frequencies() -> None:
     counts = np.array([(draws == t).sum() for t in (0, 1, 2, 4)])
     deviations = np.sqrt(len(draws) * expected * (1 - expected))
     assert (np.abs(counts - len(draws) * expected) < 4 * deviations).all()
+
+
+def test_windows_fit_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    assert window_length(None, 512, 2048) == window_length(None, 512, 512) == 512
+    assert window_length(512, 64, 512) == 512
+    assert caplog.messages == []
+    assert window_length(None, 512, 256) == 256
+    assert caplog.messages == ["the model holds 256 tokens, fewer than the usual 512: length is 256"]
+    with pytest.raises(GossamerError, match=r"--length 257 is more than the model's context of 256 tokens"):
+        window_length(257, 64, 256, "--length")

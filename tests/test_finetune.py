@@ -323,7 +323,7 @@ def test_a_full_disk_keeps_the_last_state(files: Path, tmp_path: Path, monkeypat
         ({"student": "wide"}, "hidden is 64 in the student and 96 in the teacher"),
         ({"student": "deep"}, "layers is 3 in the student and 2 in the teacher"),
         ({"student": "other"}, "their tokenizers differ"),
-        ({"length": 100000}, r"windows of 100000 tokens exceed the context of 128"),
+        ({"length": 100000}, r"length 100000 is more than the model's context of 128"),
         ({"data": "short"}, r"short\.txt: \d+ tokens; training needs at least one window of 32"),
         ({"data": "none"}, r"none\.txt: No such file"),
         ({"data": "binary"}, r"binary\.txt: not UTF-8"),

@@ -86,10 +86,17 @@ def test_a_text_that_is_too_short(text: str) -> None:
 
 @pytest.mark.parametrize("context", [1, 0, -5, 65])
 def test_a_context_out_of_range(context: int) -> None:
-    with pytest.raises(GossamerError, match=f"from 2 to the model's 64 tokens, got {context}"):
+    words = f"at least 2 tokens, got {context}" if context < 2 else "65 is more than the model's context of 64 tokens"
+    with pytest.raises(GossamerError, match=words):
         perplexity(Model(), TEXT, context=context)
 
 
 def test_a_negative_number_of_windows() -> None:
     with pytest.raises(GossamerError, match="must not be negative, got -1"):
         perplexity(Model(), TEXT, context=8, max_windows=-1)
+
+
+def test_a_context_that_nobody_asked_for_fits_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    result, asked = perplexity(Model(), TEXT), perplexity(Model(), TEXT, context=64)
+    assert (result.context, result.ppl) == (64, asked.ppl)
+    assert caplog.messages == ["the model holds 64 tokens, fewer than the usual 1024: context is 64"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,29 @@ _OPENINGS = (
     "The United States", "Scientists", "Children", "The first", "My", "To", "Researchers at", "The government",
     "Chapter 1", "# ", "def ", "Question:",
 )  # fmt: skip
+
+
+def window_length(asked: int | None, usual: int, context: int, what: str = "length") -> int:
+    """Returns how many tokens a window has.
+
+    Args:
+        asked: As many as were asked for; None takes the usual number, or a shorter context's, with a note.
+        usual: The usual number.
+        context: Tokens that the model holds.
+        what: Name of the option, for the error.
+
+    Raises:
+        GossamerError: more were asked for than the model holds.
+    """
+    if asked is None:
+        if context < usual:
+            logging.getLogger("gossamer").warning(
+                "the model holds %d tokens, fewer than the usual %d: %s is %d", context, usual, what, context
+            )
+        return min(usual, context)
+    if asked > context:
+        raise GossamerError(f"{what} {asked} is more than the model's context of {context} tokens")
+    return asked
 
 
 class Vocabulary(Protocol):

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibration import window_length
 from .errors import GossamerError
 
 if TYPE_CHECKING:
     from .model import Model
+
+CONTEXT = 1024
 
 # Positions whose log-probabilities are taken at once: their float64 copy is 50 MB at a vocabulary of 49152.
 _ROWS = 128
@@ -27,12 +30,14 @@ class PerplexityResult:
         ppl: exp of the mean negative log-likelihood, in nats, of the predicted tokens.
         tokens: Predicted tokens: all of the windows' but the first of each.
         windows: Windows evaluated.
+        context: Tokens of each, but for a shorter last one.
         seconds: Wall-clock time.
     """
 
     ppl: float
     tokens: int
     windows: int
+    context: int
     seconds: float
 
 
@@ -40,7 +45,7 @@ def perplexity(
     model: Model,
     text: str,
     *,
-    context: int = 1024,
+    context: int | None = None,
     max_windows: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> PerplexityResult:
@@ -52,7 +57,7 @@ def perplexity(
     Args:
         model: The model.
         text: The text.
-        context: Tokens a window, at least 2.
+        context: Tokens a window, at least 2; None takes 1024, or the model's context where that is shorter.
         max_windows: Read the first so many windows only; 0 reads all.
         progress: Called with (windows done, windows, what).
 
@@ -63,8 +68,9 @@ def perplexity(
         GossamerError: the text is shorter than two tokens, or `context` is below 2 or beyond the model's.
     """
     started = time.perf_counter()
-    if not 2 <= context <= model.config.context:
-        raise GossamerError(f"context must be from 2 to the model's {model.config.context} tokens, got {context}")
+    context = window_length(context, CONTEXT, model.config.context, "context")
+    if context < 2:
+        raise GossamerError(f"context must be at least 2 tokens, got {context}")
     if max_windows < 0:
         raise GossamerError(f"the number of windows must not be negative, got {max_windows}")
     tokens = np.asarray(model.tokenizer.encode(text), dtype=np.int32)
@@ -83,7 +89,7 @@ def perplexity(
         progress(len(windows), len(windows), "measuring perplexity")
     with np.errstate(over="ignore"):  # infinite then, as it should be
         ppl = float(np.exp(loss / count))
-    return PerplexityResult(ppl, count, len(windows), time.perf_counter() - started)
+    return PerplexityResult(ppl, count, len(windows), context, time.perf_counter() - started)
 
 
 def negative_log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import synthetic
+from ..calibration import window_length
 from ..errors import GossamerError
 from ..formats import TYPES
 from ..loading import ready
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure prefill and decode speed"
 
+PROMPT, NEW = 512, 128
 START = 8
 """Tokens that a sequence holds before decoding is timed."""
 
@@ -54,17 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-p",
         "--prompt",
         type=integer(0),
-        default=512,
         metavar="N",
-        help="tokens of prefill; 0 skips it (default %(default)s)",
+        help=f"tokens of prefill; 0 skips it (default {PROMPT}, or what the model holds where that is less)",
     )
     parser.add_argument(
         "-n",
         "--new",
         type=integer(0),
-        default=128,
         metavar="N",
-        help="tokens to decode; 0 skips it (default %(default)s)",
+        help=f"tokens to decode; 0 skips it (default {NEW}, or what the model holds where that is less)",
     )
     parser.add_argument(
         "-r",
@@ -97,7 +97,7 @@ _SYNTHETIC = ("sparsity", "pattern", "group", "format", "head")
 
 def run(args: argparse.Namespace) -> int:
     """Times, prints, and returns the exit code."""
-    if not args.prompt and not args.new:
+    if args.prompt == 0 and args.new == 0:
         args.parser.error("-p and -n are both 0: nothing to time")
     options = given(args, *_SYNTHETIC)
     if args.synthetic and args.revision:
@@ -144,13 +144,14 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
         yield ready(packed, threads=threads, kv=args.kv, activations=args.activations)
 
 
-def measure(model: Model, prompt: int, new: int, repeats: int, report: Report) -> list[dict[str, Any]]:
+def measure(model: Model, prompt: int | None, new: int | None, repeats: int, report: Report) -> list[dict[str, Any]]:
     """Times prefill and decode in turn.
 
     Args:
         model: The model.
-        prompt: Tokens of prefill, fed to an empty sequence in one call; 0 skips it.
-        new: Tokens to decode one at a time, behind `START` others; 0 skips it. Nothing is sampled.
+        prompt: Tokens of prefill, fed to an empty sequence in one call; 0 skips it, None takes `PROMPT` or the
+            context, where that is shorter.
+        new: Tokens to decode one at a time, behind `START` others; 0 skips it, None as above. Nothing is sampled.
         repeats: Timed runs of each; one more comes before them to warm up.
         report: Called with (runs done, runs, what).
 
@@ -160,11 +161,12 @@ def measure(model: Model, prompt: int, new: int, repeats: int, report: Report) -
     Raises:
         GossamerError: the tokens do not fit into the model's context.
     """
-    for option, count in (("-p", prompt), ("-n", new + START if new else 0)):
-        if count > model.config.context:
-            raise GossamerError(
-                f"{option}: {count} tokens do not fit into the model's context of {model.config.context}"
-            )
+    context = model.config.context
+    prompt = window_length(prompt, PROMPT, context, "-p")
+    if new and new + START > context:
+        raise GossamerError(f"-n {new}, behind {START} others, is more than the model's context of {context} tokens")
+    if new is None:
+        new = window_length(None, NEW, max(context - START, 1), "-n")
     tokens = np.array([(100 + i % 1000) % model.config.vocab for i in range(max(prompt, new, START))], np.int32)
     decoder = model.decoder
     prefills: list[float] = []

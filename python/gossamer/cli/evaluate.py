@@ -6,6 +6,7 @@ import argparse
 import math
 
 from ..errors import GossamerError
+from ..perplexity import CONTEXT, perplexity
 from .options import (
     MODEL_HELP,
     add_device_option,
@@ -29,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", type=nonempty, required=True, metavar="FILE", help="UTF-8 text file, or a folder of them"
     )
     parser.add_argument(
-        "--context", type=integer(2), default=1024, metavar="N", help="tokens a window (default %(default)s)"
+        "--context",
+        type=integer(2),
+        metavar="N",
+        help=f"tokens a window (default {CONTEXT}, or what the model holds where that is less)",
     )
     parser.add_argument(
         "--windows", type=integer(1), default=0, metavar="N", help="read only the first N windows (all)"
@@ -42,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints, and returns the exit code."""
     from ..calibration import read_text
-    from ..perplexity import perplexity
 
     text = read_text(args.text)
     if not text:
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             {
                 "model": args.model,
                 "text": args.text,
-                "context": args.context,
+                "context": result.context,
                 "perplexity": result.ppl,
                 "tokens": result.tokens,
                 "windows": result.windows,
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         print(
-            f"perplexity {result.ppl:.3f} over {result.tokens} tokens in {result.windows} windows of {args.context}, "
+            f"perplexity {result.ppl:.3f} over {result.tokens} tokens in {result.windows} windows of {result.context}, "
             f"{result.seconds:.1f} s"
         )
     return 0

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from ..finetune.options import LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
+from ..finetune.options import LENGTH, LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
 from ..pictures import new_figure
 from .options import (
     SOURCE_HELP,
@@ -71,7 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_group_option(zeros)
 
     steps = parser.add_argument_group("steps")
-    _number(steps, "length", integer(2), "tokens a window")
+    steps.add_argument(
+        "--length",
+        type=integer(2),
+        metavar="N",
+        help=f"tokens a window (default {LENGTH}, or what the models hold where that is less)",
+    )
     _number(steps, "batch", integer(1), "windows in a forward pass")
     _number(steps, "accumulate", integer(1), "forward passes in a step")
     _number(steps, "lr", number(0, above=True), "largest learning rate of AdamW")

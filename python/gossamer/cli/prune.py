@@ -66,7 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--windows", type=integer(1), default=WINDOWS, metavar="N", help="windows of text (default %(default)s)"
     )
     group.add_argument(
-        "--length", type=integer(1), default=LENGTH, metavar="N", help="tokens a window (default %(default)s)"
+        "--length",
+        type=integer(1),
+        metavar="N",
+        help=f"tokens a window (default {LENGTH}, or what the model holds where that is less)",
     )
     group.add_argument(
         "--seed", type=integer(0), default=0, metavar="S", help="of the windows' choice (default %(default)s)"

@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
+from ..calibration import window_length
 from ..finetune.samples import LENGTH
 from .options import (
     MODEL_HELP,
@@ -45,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokens", type=amount, required=True, metavar="N", help="tokens wanted, as 500k or 20M")
     parser.add_argument(
-        "--length", type=integer(2), default=LENGTH, metavar="N", help="tokens a window (default %(default)s)"
+        "--length",
+        type=integer(2),
+        metavar="N",
+        help=f"tokens a window (default {LENGTH}, or what the model holds where that is less)",
     )
     parser.add_argument("--seed", type=integer(0), default=0, metavar="S", help="of the samples (default %(default)s)")
     add_force_option(parser, "begin anew where DST holds samples of other settings, or a model")
@@ -59,20 +63,21 @@ def run(args: argparse.Namespace) -> int:
     from ..finetune.samples import sample
 
     model = _on_card(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
+    length = window_length(args.length, LENGTH, model.config.context)
     with progress() as report:
         tokens = sample(
             model,
             args.dst,
             tokens=args.tokens,
-            length=args.length,
+            length=length,
             seed=args.seed,
             force=args.force,
             progress=report,
         )
     if args.json:
-        print_json({"model": args.model, "path": args.dst, "tokens": tokens, "length": args.length, "seed": args.seed})
+        print_json({"model": args.model, "path": args.dst, "tokens": tokens, "length": length, "seed": args.seed})
     else:
-        print(f"{args.dst}: {tokens} tokens in windows of {args.length}, written by {args.model}")
+        print(f"{args.dst}: {tokens} tokens in windows of {length}, written by {args.model}")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import GossamerError
 from ..formats import STORED, check_group
 
+LENGTH = 256
 SCHEDULES = ("fixed", "cubic")
 SCORES = ("magnitude", "movement", "sparsegpt")
 LR_SCHEDULES = ("cosine", "linear", "constant")
@@ -40,7 +41,7 @@ class Options:
 
     Attributes:
         loss: Weights of the parts of the loss.
-        length: Tokens a window.
+        length: Tokens a window; 0 is 256, or the models' context where that is shorter.
         batch: Windows in one forward pass.
         accumulate: Forward passes in one optimizer step.
         tokens: Tokens to train on; 0 is one pass over the data, or no limit where there is a time budget.
@@ -69,7 +70,7 @@ class Options:
     """
 
     loss: Parts = field(default_factory=Parts)
-    length: int = 256
+    length: int = 0
     batch: int = 4
     accumulate: int = 1
     tokens: int = 0
@@ -108,9 +109,11 @@ class Options:
             if getattr(self, name) not in allowed:
                 raise GossamerError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         check_group(self.group)
-        for name, least in (("length", 2), ("batch", 1), ("accumulate", 1), ("tokens", 0), ("validation_windows", 1)):
+        for name, least in (("batch", 1), ("accumulate", 1), ("tokens", 0), ("validation_windows", 1)):
             if getattr(self, name) < least:
                 raise GossamerError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.length != 0 and self.length < 2:
+            raise GossamerError(f"length must be at least 2, got {self.length}")
         for name in ("validations", "save_steps", "seed", "threads"):
             if getattr(self, name) < 0:
                 raise GossamerError(f"{name} must be at least 0, got {getattr(self, name)}")

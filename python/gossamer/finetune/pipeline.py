@@ -6,12 +6,13 @@ import contextlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..calibration import window_length
 from ..checkpoint import open_checkpoint, refuse_low_rank, refuse_unwritable
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
@@ -19,7 +20,7 @@ from ..formats import STORED
 from ..torch import decoder as torch_decoder
 from ..torch.device import find_device
 from .data import Data, prepare
-from .options import Options
+from .options import LENGTH, Options
 from .samples import fingerprint
 from .state import training_folder
 from .trainer import Progress, Trainer
@@ -107,7 +108,8 @@ def finetune(
     for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
         refuse_low_rank(checkpoint, role)
     refuse_unwritable(source)
-    _check_pair(source, dense, options)
+    context = _check_pair(source, dense, options)
+    options = replace(options, length=window_length(options.length or None, LENGTH, context))
     device = find_device(options.device)
     settings = {
         "student": str(Path(student).resolve()),
@@ -186,8 +188,8 @@ def _memory() -> Iterator[None]:
         ) from None
 
 
-def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> None:
-    """Raises `GossamerError` where the teacher cannot teach this student."""
+def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> int:
+    """Returns the tokens that both hold; raises `GossamerError` where the teacher cannot teach this student."""
     from ..arch import family
 
     one, two = (family(checkpoint.config).decoder_config(checkpoint.config) for checkpoint in (student, teacher))
@@ -202,8 +204,7 @@ def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> N
             raise GossamerError(f"{where}{what} is {ours} in the student and {theirs} in the teacher")
     if fingerprint(student.tokenizer()) != fingerprint(teacher.tokenizer()):
         raise GossamerError(f"{where}their tokenizers differ")
-    if options.length > min(one.context, two.context):
-        raise GossamerError(f"windows of {options.length} tokens exceed the context of {min(one.context, two.context)}")
+    return min(one.context, two.context)
 
 
 def _teacher(checkpoint: Checkpoint, options: Options) -> torch_decoder.Decoder:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import sampled_windows
+from ..calibration import sampled_windows, window_length
 from ..errors import GossamerError
 from ..folders import check_destination, remove_folder, write_file
 from ..model import Model
@@ -39,7 +39,7 @@ def sample(
     dst: str | Path,
     *,
     tokens: int,
-    length: int = LENGTH,
+    length: int | None = None,
     seed: int = 0,
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -50,7 +50,7 @@ def sample(
         model: The teacher, as the native engine runs it, or a `gossamer.torch.sampler.Sampler`.
         dst: Folder to write; one that a run with the same model, seed and length has begun is gone on with.
         tokens: Tokens wanted, rounded up to whole windows.
-        length: Tokens a window.
+        length: Tokens a window, at least 2; None takes 512, or the model's context where that is shorter.
         seed: Of the samples.
         force: Begins anew where `dst` holds other samples, or a model.
         progress: Called with (tokens done, tokens, what).
@@ -63,8 +63,9 @@ def sample(
     """
     if tokens < 1:
         raise GossamerError(f"tokens must be at least 1, got {tokens}")
-    if not 2 <= length <= model.config.context:
-        raise GossamerError(f"length must be from 2 to the model's context of {model.config.context}, got {length}")
+    length = window_length(length, LENGTH, model.config.context)
+    if length < 2:
+        raise GossamerError(f"length must be at least 2 tokens, got {length}")
     folder = Path(dst)
     each = _PART_WINDOWS if isinstance(model, Model) else model.part_windows(length)
     about = {

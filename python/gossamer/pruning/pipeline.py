@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows
+from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows, window_length
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED, check_group
@@ -86,7 +86,7 @@ def prune(
     rank: int = 0,
     calibration: str | Path | None = None,
     windows: int = WINDOWS,
-    length: int = LENGTH,
+    length: int | None = None,
     seed: int = 0,
     threads: int = 0,
     force: bool = False,
@@ -114,7 +114,7 @@ def prune(
             lies in the folder `low_rank` as an adapter. For methods that are calibrated.
         calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
         windows: Calibration windows.
-        length: Tokens of each.
+        length: Tokens of each; None takes 512, or the model's context where that is shorter.
         seed: Of the places of the windows in the text, or of the samples.
         threads: Threads of the engine; 0 chooses.
         force: Replaces a model that lies at `dst`.
@@ -143,7 +143,7 @@ def prune(
         raise GossamerError(f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated")
     allocation = _allocation(allocation, method, target)
     check_group(group)
-    if windows < 1 or length < 1:
+    if windows < 1 or (length is not None and length < 1):
         raise GossamerError(f"calibration needs at least 1 window of 1 token, got {windows} of {length}")
     folder = Path(dst)
     reads = [Path(src), *([] if calibration is None else [Path(calibration)])]
@@ -158,13 +158,13 @@ def prune(
     for stored, shape in (tensors[name] for name in names):
         if rank > min(shape):
             raise GossamerError(f"{source.path}: tensor {stored} is {list(shape)}: a rank of {rank} is beyond that")
-    if length > config.context:
-        raise GossamerError(f"calibration windows of {length} tokens exceed the model's context of {config.context}")
-
     tokens: NDArray[np.int32] | None = None
     branches: dict[str, LowRank] = {}
     origin = ""
+    if length is not None:
+        window_length(length, LENGTH, config.context)  # whatever the method
     if method in CALIBRATED:
+        length = window_length(length, LENGTH, config.context)
         if calibration is not None:
             # Before the weights are read, so that a bad text is told at once.
             origin = Path(calibration).name
