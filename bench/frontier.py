@@ -28,7 +28,7 @@ from peers import Gossamer, Llama
 import gossamer
 from gossamer import zoo
 from gossamer.convert import convert
-from gossamer.pictures import new_figure, save_figure
+from gossamer.pictures import legend_below, new_figure, place_labels, plain_ticks, save_figure
 from gossamer.pruning import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ LLAMA_TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K")
 VARIANTS = tuple(
     f"{zeros} {kind}" for zeros in ("0", "0.4", "0.5", "0.6") for kind in ("int8:64", "int4:64", "int4:32")
 )
+PANEL_HEIGHT = 4.0  # inches
 COLOURS = {"gossamer": "tab:blue", "llama.cpp": "tab:orange"}
 Point = dict[str, Any]
 
@@ -126,29 +127,36 @@ def measure(args: argparse.Namespace) -> list[Point]:
 
 
 def draw(figure: Figure, points: Sequence[Point], path: Path) -> None:
-    """Draws perplexity against tokens a second for each text, with each side's Pareto line."""
+    """Draws perplexity against tokens a second for each text, with each side's Pareto line.
+
+    Points bear numbers; the names behind these stand below.
+    """
+    figure.clear()
     texts = list(points[0]["perplexity"])
-    for axes, text in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts, strict=True):
+    panels = dict(zip(texts, figure.subplots(1, len(texts), squeeze=False)[0], strict=True))
+    numbered = sorted(points, key=lambda p: (p["side"], -p["tokens_per_second"]["median"]))
+    speeds = [point["tokens_per_second"]["median"] for point in numbered]
+    colours = [COLOURS[point["side"]] for point in numbered]
+    handles = []
+    for text, axes in panels.items():
         for side in sorted({point["side"] for point in points}):
-            own = [point for point in points if point["side"] == side]
-            line = pareto(own, text)
-            speeds = [point["tokens_per_second"]["median"] for point in line]
-            axes.plot(speeds, [p["perplexity"][text] for p in line], color=COLOURS[side], linewidth=1)
-            axes.scatter(
-                [point["tokens_per_second"]["median"] for point in own],
-                [point["perplexity"][text] for point in own],
-                color=COLOURS[side],
-                label=side,
-                s=16,
-            )
-            for point in own:
-                place = (point["tokens_per_second"]["median"], point["perplexity"][text])
-                axes.annotate(point["name"], place, fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axes.set_xlabel("tokens a second, writing")
-        axes.set_ylabel(f"perplexity on {text}, lower is better")
-        axes.set_yscale("log")
+            line = pareto([point for point in points if point["side"] == side], text)
+            fast = [point["tokens_per_second"]["median"] for point in line]
+            axes.plot(fast, [p["perplexity"][text] for p in line], color=COLOURS[side], linewidth=1)
+        handles = [
+            axes.scatter(speed, point["perplexity"][text], color=colour, s=12)
+            for point, speed, colour in zip(numbered, speeds, colours, strict=True)
+        ]
+        axes.set(xlabel="tokens a second, writing", ylabel="perplexity, lower is better", title=text, yscale="log")
+        axes.margins(0.08)
         axes.grid(alpha=0.3)
-        axes.legend()
+        plain_ticks(axes.xaxis)
+        plain_ticks(axes.yaxis)
+    names = [f"{number}  {point['side']}: {point['name']}" for number, point in enumerate(numbered, 1)]
+    legend_below(figure, handles, names, PANEL_HEIGHT)
+    for text, axes in panels.items():
+        places = [(speed, point["perplexity"][text]) for speed, point in zip(speeds, numbered, strict=True)]
+        place_labels(axes, places, [str(number + 1) for number in range(len(points))], colours)
     save_figure(figure, path)
 
 
@@ -176,7 +184,7 @@ def main() -> None:
     parser.add_argument("--name", default="frontier", help="of the file in results/ (%(default)s)")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "frontier.svg")
     args = parser.parse_args()
-    figure = new_figure(args.plot, width=12, height=5.5)
+    figure = new_figure(args.plot, height=PANEL_HEIGHT)
     args.work.mkdir(parents=True, exist_ok=True)
     args.prompt, args.synthetic = 0, None  # what peers.py has beside these
     args.gguf = args.model or zoo.source("smollm2-135m-instruct-dense")

@@ -26,7 +26,7 @@ from common import write_result
 
 from gossamer import _core
 from gossamer.cuda import CudaWeight
-from gossamer.pictures import new_figure, save_figure
+from gossamer.pictures import legend_below, new_figure, plain_ticks, save_figure
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336))
 TOKENS = (1, 4, 8, 16, 32, 64)
@@ -239,7 +239,7 @@ def wanted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def plot(rows: list[dict[str, Any]], bandwidth: float, path: Path) -> None:
     """Share of the card's bandwidth by number of tokens, one line a row of the largest shape."""
     largest = max((row["rows"], row["cols"]) for row in rows)
-    figure = new_figure(path, height=5)
+    figure = new_figure(path)
     axes = figure.add_subplot()
     for name in dict.fromkeys(row["row"] for row in rows):
         points = [r for r in rows if r["row"] == name and (r["rows"], r["cols"]) == largest]
@@ -248,7 +248,9 @@ def plot(rows: list[dict[str, Any]], bandwidth: float, path: Path) -> None:
     axes.set(
         xscale="log", xlabel="tokens", ylabel="share of a copy's bytes a second", title=f"{largest[0]} x {largest[1]}"
     )
-    axes.legend(fontsize="small")
+    plain_ticks(axes.xaxis)
+    plain_ticks(axes.yaxis)
+    legend_below(figure, *axes.get_legend_handles_labels(), height=4.0)
     save_figure(figure, path)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.pictures import new_figure, save_figure
+from gossamer.pictures import legend_below, new_figure, plain_ticks, save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
@@ -200,27 +200,23 @@ def points(document: Document) -> dict[tuple[str, str], list[tuple[float, float]
 
 def plot(document: Document, path: Path) -> None:
     """Draws the points under the roof that the measured bandwidth makes; SVG, the same bytes for the same results."""
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
-        figure = new_figure(path, width=9, height=5)
-        axes = figure.add_subplot()
-        series = points(document)
-        formats, types = (list(dict.fromkeys(kind[place] for kind in series)) for place in (0, 1))
-        for (format, type), places in series.items():
-            color, marker = f"C{formats.index(format)}", "osD^v"[types.index(type)]
-            axes.scatter(*zip(*places, strict=True), s=16, alpha=0.7, c=color, marker=marker, label=f"{format} {type}")
-        every = [bits for places in series.values() for bits, _ in places]
-        roof, ends = _roof(document), (min(every), max(every))
-        axes.plot(ends, [8 * roof / bits for bits in ends], "k-", label=f"reads, {roof:.1f} GB/s")
-        axes.set(xscale="log", yscale="log", xlabel="bits a weight position", ylabel="G weight positions a second")
-        axes.set_title(f"One token, weights beyond every cache, {document['threads']} threads")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:g}")
-        axes.grid(which="both", alpha=0.2)
-        figure.legend(loc="outside right upper")
-        save_figure(figure, path)
+    figure = new_figure(path)
+    axes = figure.add_subplot()
+    series = points(document)
+    formats, types = (list(dict.fromkeys(kind[place] for kind in series)) for place in (0, 1))
+    for (format, type), places in series.items():
+        color, marker = f"C{formats.index(format)}", "osD^v"[types.index(type)]
+        axes.scatter(*zip(*places, strict=True), s=16, alpha=0.7, c=color, marker=marker, label=f"{format} {type}")
+    every = [bits for places in series.values() for bits, _ in places]
+    roof, ends = _roof(document), (min(every), max(every))
+    axes.plot(ends, [8 * roof / bits for bits in ends], "k-", label=f"reads, {roof:.1f} GB/s")
+    axes.set(xscale="log", yscale="log", xlabel="bits a weight position", ylabel="weight positions a second, 10⁹")
+    axes.set_title(f"One token, weights beyond every cache, {document['threads']} threads")
+    plain_ticks(axes.xaxis)
+    plain_ticks(axes.yaxis)
+    axes.grid(alpha=0.2)
+    legend_below(figure, *axes.get_legend_handles_labels(), height=4.5)
+    save_figure(figure, path)
 
 
 def _origin(name: str, facts: Document) -> str:

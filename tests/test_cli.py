@@ -451,7 +451,19 @@ def test_progress_on_a_file_tells_a_line_only_now_and_then(capsys, monkeypatch):
             now[0] += 0.25
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == [f"packing: {done}/100" for done in (20, 40, 60, 80)]
+    assert err.splitlines() == [f"packing: {done} of 100 ({done}%)" for done in (20, 40, 60, 80)]
+
+
+def test_progress_of_long_work_is_no_flood(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("gossamer.cli.progress.time.monotonic", lambda: now[0])
+    with progress() as report:
+        for done in range(3600):
+            report(1024 * done, 1024 * 3600, "tokens")
+            now[0] += 1
+    lines = capsys.readouterr().err.splitlines()
+    assert 20 < len(lines) < 100
+    assert lines[0] == "tokens: 5,120 of 3,686,400 (0%)"
 
 
 def test_progress_on_a_terminal_draws_on_stderr_and_clears_up(capsys, monkeypatch):

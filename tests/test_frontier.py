@@ -45,15 +45,20 @@ def test_the_line_has_what_nothing_beats_on_both_axes(bench: Any) -> None:
 
 def test_the_plot_shows_every_variant_of_both_sides(bench: Any, tmp_path: Path) -> None:
     frontier: ModuleType = bench("frontier")
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.fonttype": "none"}):
-        for name in ("frontier.svg", "again.svg"):
-            frontier.draw(frontier.new_figure(tmp_path / name), POINTS, tmp_path / name)
+    for name in ("frontier.svg", "again.svg"):
+        frontier.draw(frontier.new_figure(tmp_path / name), POINTS, tmp_path / name)
     drawn = (tmp_path / "frontier.svg").read_text("utf-8")
     for p in POINTS:
-        assert drawn.count(f">{p['name']}<") == 2  # once for each text
+        assert drawn.count(f": {p['name']} -->") == 1
+    for number in range(1, len(POINTS) + 1):
+        assert drawn.count(f"<!-- {number} -->") >= 2  # once for each text
     assert drawn == (tmp_path / "again.svg").read_text("utf-8")
+
+
+def test_the_committed_plot_shows_the_committed_results() -> None:
+    drawn = (ROOT / "docs" / "frontier.svg").read_text("utf-8")
+    points = json.loads((ROOT / "bench" / "results" / "frontier.json").read_text("utf-8"))["points"]
+    assert all(f" {p['side']}: {p['name']} -->" in drawn for p in points)
 
 
 def test_parts_are_small_and_come_together_again(bench: Any, tmp_path: Path) -> None:

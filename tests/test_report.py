@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,8 +144,7 @@ def test_the_plot_is_the_same_for_the_same_results(report: ModuleType, tmp_path:
     drawn = (tmp_path / "a.svg").read_bytes()
     assert drawn == (tmp_path / "b.svg").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg"]
-    texts = {element.text for element in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")}
-    assert {"bitmap int8", "dense f16", "reads, 40.0 GB/s"} <= texts
+    assert all(f"<!-- {text} -->".encode() in drawn for text in ("bitmap int8", "dense f16", "reads, 40.0 GB/s"))
 
 
 def test_it_writes_page_and_plot(report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

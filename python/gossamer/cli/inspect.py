@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +11,12 @@ from numpy.typing import NDArray
 from .. import arch
 from ..formats import VALUE_BITS, best_pattern, measure
 from ..low_rank import LOW_RANK_U, LOW_RANK_V
-from ..pictures import new_figure, save_figure
+from ..pictures import new_figure
+from .layer_picture import draw
 from .layers import Layer, layer_table, totals
 from .options import MODEL_HELP, add_revision_option, nonempty
 from .output import print_json
 from .progress import progress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SUMMARY = "show shapes, zeros, formats and bytes of every layer"
 
@@ -32,15 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
     add_revision_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw zeros and bytes by layer into this picture")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw zeros, formats and bytes by block and part into this picture",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Looks, prints, and returns the exit code."""
-    figure = new_figure(args.plot, width=10) if args.plot else None
+    figure = new_figure(args.plot) if args.plot else None
     layers = _layers(args.model, args.revision)
     if figure is not None:
-        _plot(figure, layers, args.plot)
+        draw(figure, layers, args.plot)
     if args.json:
         document = {"model": args.model, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)}
         print_json(document)
@@ -96,20 +98,3 @@ def _stored_bytes(dtype: str, values: int) -> int:
 
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
     return values // block * size
-
-
-def _plot(figure: Figure, layers: list[Layer], path: Path) -> None:
-    """Draws the fraction of zeros and the megabytes of every matrix, in the model's order."""
-    places = range(len(layers))
-    zeros, sizes = figure.subplots(2, 1, sharex=True)
-    zeros.bar(places, [100 * layer.zeros for layer in layers], width=1.0)
-    zeros.set_ylabel("zeros, %")
-    zeros.set_ylim(0, 100)
-    for kind in dict.fromkeys(f"{layer.format} {layer.type}" for layer in layers):
-        chosen = [(i, layer.bytes / 1e6) for i, layer in enumerate(layers) if f"{layer.format} {layer.type}" == kind]
-        sizes.bar(*zip(*chosen, strict=True), width=1.0, label=kind)
-    sizes.set_yscale("log")
-    sizes.set_ylabel("MB")
-    sizes.set_xlabel("matrix, in the model's order")
-    sizes.legend()
-    save_figure(figure, path)

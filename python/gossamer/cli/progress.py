@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 Report = Callable[[int, int, str], None]
 
 LINE_SECONDS = 5.0
-"""Where stderr is no terminal, least time between two lines about one piece of work."""
+"""Where stderr is no terminal, least time between two lines; it grows with the work, so that long runs stay short."""
+
+LINE_SHARE = 0.05
+"""Of the time so far, what passes at least between two lines."""
 
 
 @contextlib.contextmanager
@@ -53,12 +56,14 @@ def _bar() -> Progress:
 
 
 def _lines() -> Report:
-    told = time.monotonic()
+    begun = told = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:
         nonlocal told
-        if time.monotonic() - told >= LINE_SECONDS:
-            told = time.monotonic()
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if now - told >= max(LINE_SECONDS, LINE_SHARE * (now - begun)):
+            told = now
+            share = f" ({100 * done // total}%)" if total else ""
+            print(f"{what}: {done:,} of {total:,}{share}", file=sys.stderr, flush=True)
 
     return report

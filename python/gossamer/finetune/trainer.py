@@ -30,7 +30,6 @@ Progress = Callable[[int, int, str], None]
 _BETAS = (0.9, 0.95)
 _CALIBRATION = 32  # windows that SparseGPT measures inputs on
 _REFRESH = 16  # optimizer steps that searched scales are held for
-_UNITS = 1000  # of progress that is told
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -106,18 +105,23 @@ class Trainer:
         by_time = self.seconds / (60 * self.options.budget_minutes) if self.options.budget_minutes else 0.0
         return min(max(by_tokens, by_time), 1.0)
 
+    def _expected(self) -> int:
+        """Tokens that the training will have taken in the end, at the speed so far."""
+        return max(self.tokens, round(self.tokens / self.progress)) if self.progress else self._total
+
     def train(self, report: Progress) -> None:
         """Trains to the end.
 
         Args:
-            report: Called with (thousandths done, 1000, what) after every step.
+            report: Called with (tokens so far, tokens in all, what) after every step; where time is the limit, the
+                tokens in all are what they will be at the speed so far.
 
         Raises:
             GossamerError: a loss or a gradient is not finite, or a state cannot be saved.
             Interrupted: after Ctrl-C or SIGTERM; the state is saved.
         """
         if self.steps:
-            report(int(self.progress * _UNITS), _UNITS, f"going on after step {self.steps}")
+            report(self.tokens, self._expected(), f"going on after step {self.steps}, tokens")
         if not self.curve:
             self.validate()
         begun, tokens, at = time.monotonic(), self.tokens, self.progress
@@ -131,7 +135,7 @@ class Trainer:
                 self.log.append({**record, "tokens": self.tokens, "seconds": round(self.seconds, 3)})
                 speed = (self.tokens - tokens) / (now - begun)
                 left = (now - begun) * (1 - self.progress) / max(self.progress - at, 1e-9)
-                report(int(self.progress * _UNITS), _UNITS, _told(self.steps, record, speed, left))
+                report(self.tokens, self._expected(), _told(self.steps, record, speed, left))
                 if self.progress * (self.options.validations + 1) >= len(self.curve) and self.progress < 1:
                     self.validate()
                     last = time.monotonic()  # looking at other data is no training
@@ -290,7 +294,7 @@ class Trainer:
 
 def _told(step: int, record: dict[str, float], speed: float, left: float) -> str:
     parts = ", ".join(f"{name} {record[name]:.3f}" for name in asdict(Parts()))
-    return f"step {step}: loss {record['loss']:.3f} ({parts}), {speed:.0f} tokens/s, {left / 60:.0f} min left"
+    return f"step {step}: loss {record['loss']:.3f} ({parts}), {speed:.0f} tokens/s, {left / 60:.0f} min left; tokens"
 
 
 @contextmanager
