@@ -48,6 +48,7 @@ class PackedWeight(Tensor):
     """
 
     title: str
+    _is_hf_initialized = True  # transformers asks, and fills what is not
 
     @staticmethod
     def __new__(
