@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,11 @@ from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .packed import PackedModel, write_packed
 from .packing import round_values
 from .planner import Lookup, Machine, here
+from .progress import Progress
 from .replan import PLANNED_FOR, this_processor
 
 if TYPE_CHECKING:
     from . import _core
-
-Progress = Callable[[int, int, str], None]
 
 _HEAD = ("embed", "head")  # always dense; a tied head is the embedding
 

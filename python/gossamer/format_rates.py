@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +24,8 @@ from . import _core
 from .folders import write_file
 from .formats import Shape, measure
 from .memory import available_memory, copies
+from .progress import Progress
 from .roofline import kept_file, last_level_bytes, machine_key
-
-Progress = Callable[[int, int, str], None]
 
 _SCHEMA = 1  # raised when what is measured, or how, changes
 _ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 0.97), "nm": (0.5,)}

@@ -6,13 +6,11 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from .errors import GossamerError
 from .folders import remove_folder, write_file
-
-Progress = Callable[[int, int, str], None]
+from .progress import Progress
 
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./+-]*))?", re.ASCII)
 _FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*")

@@ -10,7 +10,7 @@ import numpy as np
 from .divergence import log_probabilities, mean_divergence
 from .errors import GossamerError
 from .formats import STORED
-from .planner import Progress
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint

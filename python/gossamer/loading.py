@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import GossamerError, did_you_mean
 from .formats import TYPES
 from .model import Model
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .packed import PackedModel
     from .planner import Machine
-
-Progress = Callable[[int, int, str], None]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 

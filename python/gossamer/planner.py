@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from . import _core, format_rates
 from .formats import INTEGER_TYPES, Shape, best_pattern, stored_bytes
-
-Progress = Callable[[int, int, str], None]
+from .progress import Progress
 
 # Below these zeros a sparse format saves too little to be worth what it costs with several tokens at a time.
 _MIN_ZEROS = 0.35

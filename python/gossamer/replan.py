@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import GossamerError
 from .formats import INTEGER_TYPES, expected_shape, measure
 from .packed import PackedModel, is_packed, read_packed
-from .planner import Choice, Lookup, Progress, choose, here
+from .planner import Choice, Lookup, choose, here
+from .progress import Progress
 from .roofline import machine_key
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from . import _core, zoo
 from .errors import GossamerError
 from .folders import write_file
 from .memory import available_memory as _available_memory
+from .progress import Progress
 
 _SCHEMA = 2  # raised when what is measured, or how, changes: what was kept is then measured again
 
@@ -35,8 +36,6 @@ _ZEROS = {"dense": 0.0, "bitmap": 0.5, "csr": 0.95, "nm": 0.5}  # of the matrice
 _PATTERN = (2, 4)
 _COLS, _GROUP = 1024, 64
 _KERNEL_SECONDS = 0.05
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,13 @@ from .errors import GossamerError
 from .loading import ready
 from .memory import available_memory as _available_memory
 from .memory import copies
+from .progress import Progress
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .model import Model
     from .packed import PackedModel
     from .pruning import Target
-
-Progress = Callable[[int, int, str], None]
 
 DEFAULT_SPARSITY = 0.5
 

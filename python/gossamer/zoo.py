@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,7 @@ from typing import IO
 from .clients import UNPACKED, download
 from .errors import GossamerError, did_you_mean
 from .folders import new_folder
-
-Progress = Callable[[int, int, str], None]
+from .progress import Progress
 
 _RECIPE = 2  # raised when anything that goes into the models below changes: old ones are then built anew
 

@@ -18,7 +18,7 @@ from .progress import progress
 if TYPE_CHECKING:
     from ..lightest import Candidate
     from ..packed import PackedModel
-    from ..planner import Progress
+    from ..progress import Progress
 
 SUMMARY = "pack a checkpoint into compressed weights"
 

@@ -17,13 +17,14 @@ from ..checkpoint import open_checkpoint, refuse_low_rank, refuse_unwritable
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED
+from ..progress import Progress
 from ..torch import decoder as torch_decoder
 from ..torch.device import find_device
 from .data import Data, prepare
 from .options import LENGTH, Options
 from .samples import fingerprint
 from .state import training_folder
-from .trainer import Progress, Trainer
+from .trainer import Trainer
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint

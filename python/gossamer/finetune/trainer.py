@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GossamerError
+from ..progress import Progress
 from ..torch.decoder import Decoder
 from .data import Data
 from .losses import squarehead, token_losses
@@ -24,8 +25,6 @@ from .options import Options, Parts
 from .rounding import Rounding
 from .sparsegpt_masks import raise_zeros
 from .state import has_state, load_state, save_state
-
-Progress = Callable[[int, int, str], None]
 
 _BETAS = (0.9, 0.95)
 _CALIBRATION = 32  # windows that SparseGPT measures inputs on

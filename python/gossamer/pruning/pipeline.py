@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED, check_group
 from ..low_rank import LowRank, write_low_rank
+from ..progress import Progress
 from .allocation import ALLOCATIONS, Size, by_divergence, by_outliers, uniform
 from .masks import Target
 from .sensitivity import Probe
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from .. import _core
     from ..checkpoint import Checkpoint
     from ..config import DecoderConfig
-
-Progress = Callable[[int, int, str], None]
 
 _REPORT_FILE = "gossamer_prune.json"
 _F16_MAX = float(np.finfo(np.float16).max)

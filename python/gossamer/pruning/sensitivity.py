@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..divergence import log_probabilities, mean_divergence
 from ..errors import GossamerError
+from ..progress import Progress
 from .masks import Target
 from .sequential import GROUPS, Blocks
 from .solvers import Matrix, importance, keep_important
@@ -21,7 +22,6 @@ _PROBE_LENGTH = 256
 _OUTLIER = 5.0
 
 Read = Callable[[str], Matrix]
-Progress = Callable[[int, int, str], None]
 
 
 class Probe:

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..progress import Progress
 from ..pruning.masks import Target
 from ..pruning.solvers import CALIBRATED, DEFAULT_METHOD, METHODS, magnitude
 from .dense import is_conv1d
 from .swap import Patterns, matches
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass
