@@ -35,7 +35,14 @@ def test_every_source_gives_the_same_model(tmp_path: Path) -> None:
 def test_checkpoints_are_packed_in_memory(tmp_path: Path, stored: str, weights: str | None, expected: str) -> None:
     model = load(tiny_llama(tmp_path / "m", dtype=stored), weights=weights)
     assert model.weights["layers.0.q"].type == expected
-    found = {"name": "m", "source": "m", "notes": [], "path": str(tmp_path / "m"), PLANNED_FOR: this_processor()}
+    found = {
+        "name": "m",
+        "family": "llama",
+        "source": "m",
+        "notes": [],
+        "path": str(tmp_path / "m"),
+        PLANNED_FOR: this_processor(),
+    }
     assert model.info == found
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 

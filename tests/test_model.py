@@ -9,9 +9,11 @@ import time
 import numpy as np
 import pytest
 
+import gossamer
 from fakes import LETTERS, FakeDecoder, fake_model
 from gossamer.errors import GossamerError
 from gossamer.model import Model
+from tiny import tiny_llama
 
 
 def decoder_of(model: Model) -> FakeDecoder:
@@ -374,3 +376,20 @@ def test_a_conversation_that_outgrows_the_context_says_so_and_stays():
 def test_a_conversation_needs_a_chat_template():
     with pytest.raises(GossamerError, match="no chat template"):
         fake_model().conversation().say("a")
+
+
+def test_a_model_says_what_it_is(tmp_path):
+    assert repr(fake_model()) == "<gossamer.Model fake: 1 layers, context 1000, cpu>"
+    folder = tiny_llama(tmp_path / "spider", sparsity=0.5)
+    model = gossamer.load(folder, weights="int8", threads=2)
+    positions = sum(weight.rows * weight.cols for weight in model.weights.values())
+    assert f"{positions / 1e6:.4g} million parameters" in repr(model)
+    assert repr(model).startswith("<gossamer.Model spider (llama): 2 layers, 0.2")
+    blocks = [weight for name, weight in model.weights.items() if name.startswith("layers.")]
+    zeros = 1 - sum(weight.nnz for weight in blocks) / sum(weight.rows * weight.cols for weight in blocks)
+    size = sum(weight.nbytes for weight in model.weights.values()) / 1e6
+    assert repr(model).endswith(
+        f", head dense int8, {zeros:.0%} zeros in the blocks, {size:.1f} MB, context 128, 2 threads>"
+    )
+    gossamer.convert(folder, tmp_path / "packed", weights="f32")
+    assert "<gossamer.Model spider (llama): " in repr(gossamer.load(tmp_path / "packed"))

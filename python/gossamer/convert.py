@@ -147,6 +147,7 @@ def pack_checkpoint(
     info: dict[str, Any] = {
         "name": checkpoint.path.name,
         "source": checkpoint.path.name,
+        "family": checkpoint.config["model_type"],
         "notes": list(checkpoint.notes),
     }
     if machine is None and format == "auto":

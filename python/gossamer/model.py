@@ -63,6 +63,11 @@ class Model:
         self._lock = threading.Lock()
         self._abandoned: deque[int] = deque()
 
+    def __repr__(self) -> str:
+        from .describe import describe
+
+        return describe(self)
+
     def stream(
         self,
         prompt: str | Sequence[Message],

@@ -55,7 +55,7 @@ class PackedModel:
         weights: Matrices by canonical name: embed, head, layers.3.q, …
         vectors: Norms and biases by canonical name, float32.
         tokenizer: Of the model.
-        info: "name", "source" and "notes" about where it came from.
+        info: "name", "family", "source" and "notes" about where it came from.
         reasons: Why each matrix has its format, in words.
     """
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import synthetic
 from ..calibration import window_length
+from ..describe import weight_kinds
 from ..errors import GossamerError
 from ..formats import TYPES
 from ..loading import ready
@@ -192,19 +192,6 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
         kv = decoder.kv_bytes_per_token * (START + (new + 1) / 2)
         rows.append(_row(f"tg{new}", decoder.threads, decodes[1:], decoder.weight_bytes + kv))
     return rows
-
-
-def weight_kinds(model: Model) -> dict[str, int]:
-    """How many matrices there are of each format and type, the head's named apart: its bytes weigh most."""
-    head = "embed" if model.config.tied else "head"
-    kinds: Counter[str] = Counter()
-    for name, weight in model.weights.items():
-        kind = f"{weight.format} {weight.type}"
-        if name == head:
-            kinds[f"head {kind}"] += 1
-        elif name != "embed":  # a row of it is read per token, no more
-            kinds[kind] += 1
-    return dict(kinds)
 
 
 def _row(test: str, threads: int, runs: list[float], bytes_per_token: float | None = None) -> dict[str, Any]:
