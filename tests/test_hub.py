@@ -181,7 +181,8 @@ def test_revisions_and_what_is_kept(server: Hub, tmp_path: Path) -> None:
     assert json.loads(results[8][1]) == {"removed": [entry]}
     assert not Path(folder).exists()
     assert [entry["kind"] for entry in json.loads(results[9][1])["models"]] == ["built in", "built in"]
-    assert (tmp_path / "packed" / "gossamer.json").is_file()
+    packed = json.loads((tmp_path / "packed" / "gossamer.json").read_text("utf-8"))
+    assert (packed["info"]["name"], packed["info"]["source"]) == ("org/tiny", "org/tiny")
 
 
 def test_what_somebody_else_fetched_is_not_removed(server: Hub, tmp_path: Path) -> None:
@@ -257,3 +258,9 @@ def test_no_network_and_no_leave_to_use_it(server: Hub, tmp_path: Path) -> None:
 )
 def test_ids(name: str, parts: tuple[str, str | None] | None) -> None:
     assert hub.parse(name) == parts
+
+
+def test_names_of_models_on_disk() -> None:
+    assert hub.shown_name("/cache/models--org--na.me/snapshots/abc") == "org/na.me"
+    assert hub.shown_name("/cache/models/snapshots/abc") == "abc"
+    assert hub.shown_name("models/spider.gguf") == "spider.gguf"

@@ -91,3 +91,22 @@ def test_what_is_no_conversation_is_refused_in_one_line(folder: Path, messages: 
         Tokenizer.from_folder(folder).chat(messages)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("template", [PLAIN, JSON, "{{ messages[0].content | trim }}."])
+@pytest.mark.parametrize(
+    "content", ['you are "short"\nand kind\t', [{"type": "text", "text": "you are kind"}], "  ", ""]
+)
+def test_a_system_message_is_told(folder: Path, template: str, content: Any):
+    (folder / "chat_template.jinja").write_text(template)
+    assert Tokenizer.from_folder(folder).chat([{"role": "system", "content": content}, ASK])
+
+
+def test_a_system_message_that_the_template_drops_is_an_error(folder: Path):
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}"
+    )
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.chat([ASK])
+    with pytest.raises(GossamerError, match="the chat template leaves the system message out"):
+        tokenizer.chat([{"role": "system", "content": "you are kind"}, ASK])

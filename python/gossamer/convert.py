@@ -14,6 +14,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .errors import GossamerError
 from .folders import check_destination
 from .formats import FORMATS, STORED, TYPES, check_group
+from .hub import shown_name
 from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .packed import PackedModel, write_packed
 from .packing import round_values
@@ -145,8 +146,8 @@ def pack_checkpoint(
     if progress:
         progress(len(tensors), len(tensors), "packing")
     info: dict[str, Any] = {
-        "name": checkpoint.path.name,
-        "source": checkpoint.path.name,
+        "name": shown_name(checkpoint.path),
+        "source": shown_name(checkpoint.path),
         "family": checkpoint.config["model_type"],
         "notes": list(checkpoint.notes),
     }

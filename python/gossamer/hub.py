@@ -24,6 +24,15 @@ def parse(name: str) -> tuple[str, str | None] | None:
     return (match[1], match[2]) if match and not match[1].endswith(".gguf") else None
 
 
+def shown_name(path: str | Path) -> str:
+    """Returns what a model on disk is called: its folder or file, and org/name where that lies in the hub's cache."""
+    path = Path(path)
+    parts = path.parts[-3:]
+    if len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "snapshots":
+        return parts[0].removeprefix("models--").replace("--", "/", 1)
+    return path.name
+
+
 def fetch(repo: str, revision: str | None, home: Path, progress: Progress | None = None) -> Path:
     """Returns the folder of a checkpoint in the hub's cache, fetched if it is not there yet.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,3 +69,13 @@ def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def completed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns messages with an empty text where there is no content."""
     return [{"content": "", **message} for message in messages]
+
+
+def check_system(messages: Sequence[Message], text: str) -> None:
+    """Raises `GossamerError` where a system message is not in what a template made of the messages."""
+    for message in joined(checked(messages)):
+        if message["role"] == "system":
+            # A template may trim or quote: the longest run of plain words stays what it is.
+            words = max(re.split(r"[^\w ]+", str(message.get("content", ""))), key=len).strip()
+            if words not in text:
+                raise GossamerError("the chat template leaves the system message out: this model takes none")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError
 from .files import refuse_pointer
-from .messages import Message, checked, completed, has_parts, joined
+from .messages import Message, check_system, checked, completed, has_parts, joined
 from .sampling_options import sampling_keys
 from .tokenizer_settings import apply_settings, chat_template
 
@@ -164,9 +164,11 @@ class Tokenizer:
             add_generation_prompt: Whether to end with the opening of the assistant's answer.
 
         Raises:
-            GossamerError: there is no chat template, or it does not take these messages.
+            GossamerError: there is no chat template, it does not take these messages, or it drops the system's.
         """
-        return self.encode(self.render(messages, add_generation_prompt), special=False)
+        text = self.render(messages, add_generation_prompt)
+        check_system(messages, text)
+        return self.encode(text, special=False)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """Returns the text of a conversation; see `chat`."""

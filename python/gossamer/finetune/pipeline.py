@@ -17,6 +17,7 @@ from ..checkpoint import open_checkpoint, refuse_low_rank, refuse_unwritable
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED
+from ..hub import shown_name
 from ..progress import Progress
 from ..torch import decoder as torch_decoder
 from ..torch.device import find_device
@@ -145,8 +146,8 @@ def finetune(
             trainer.train(report)
         report(0, 1, "writing the checkpoint")
         result = Report(
-            student=Path(student).name,
-            teacher=Path(teacher).name,
+            student=shown_name(student),
+            teacher=shown_name(teacher),
             data=[Path(path).name for path in data],
             options=asdict(options),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -16,6 +16,7 @@ from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_wind
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder
 from ..formats import STORED, check_group
+from ..hub import shown_name
 from ..low_rank import LowRank, write_low_rank
 from ..progress import Progress
 from .allocation import ALLOCATIONS, Size, by_divergence, by_outliers, uniform
@@ -200,7 +201,7 @@ def prune(
 
     reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
     result = Report(
-        source=Path(src).name,
+        source=shown_name(src),
         method=method,
         sparsity=target.sparsity,
         pattern=target.pattern,
