@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,23 @@ def test_the_package_runs_as_the_command_does():
     done = subprocess.run([sys.executable, "-m", "gossamer", "fry"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("gossamer: error: ")
+
+
+def test_sigint_while_modules_are_imported_is_quiet():
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gossamer.cli.generate":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from gossamer.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_the_installed_command_is_quiet_from_the_first_import_on():
+    (entry,) = metadata.entry_points(group="console_scripts", name="gossamer")
+    assert entry.value == "gossamer.__main__:main"

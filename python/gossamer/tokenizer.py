@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat_template import render
 from .errors import GossamerError
 from .files import refuse_pointer
 from .messages import Message, check_system, checked, completed, has_parts, joined
@@ -15,7 +16,6 @@ from .sampling_options import sampling_keys
 from .tokenizer_settings import apply_settings, chat_template
 
 if TYPE_CHECKING:
-    import jinja2
     import tokenizers
 
 SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -69,7 +69,6 @@ class Tokenizer:
         self.special_tokens = special_tokens or {}
         self.chat_template = chat_template
         self.generation = generation or {}
-        self._template: jinja2.Template | None = None
         self._takes_parts: bool | None = None  # whether the template knows contents that are lists
 
     @classmethod
@@ -193,22 +192,16 @@ class Tokenizer:
         return _PROBE in text and "'text'" not in text and '"text"' not in text
 
     def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        import jinja2
-
         if self.chat_template is None:
             raise GossamerError("the model has no chat template")
-        try:
-            if self._template is None:
-                self._template = _compile(self.chat_template)
-            return self._template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
-            )
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise GossamerError(f"the chat template refuses the messages: {error}") from None
+        variables = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.special_tokens,
+        }
+        return render(self.chat_template, variables)
 
     def stream(self, begins: bool = False) -> StreamDecoder:
         """Returns a decoder for one stream of tokens.
@@ -261,37 +254,3 @@ class StreamDecoder:
         piece = self._text[self._done :]
         self._ids, self._old, self._done, self._text = [], 0, 0, ""
         return piece
-
-
-def _compile(source: str) -> jinja2.Template:
-    """Compiles a template in a sandbox, with what templates written for `transformers` expect."""
-    import datetime as dt
-
-    import jinja2
-    from jinja2 import ext, nodes, sandbox
-
-    class Generation(ext.Extension):
-        """`{% generation %}` marks what the assistant said; the mark itself has no text."""
-
-        tags = {"generation"}  # noqa: RUF012 - the base class types it as an instance variable
-
-        def parse(self, parser: Any) -> list[nodes.Node]:
-            next(parser.stream)
-            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return body
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def strftime_now(form: str) -> str:
-        return dt.datetime.now().strftime(form)
-
-    def tojson(value: Any, **options: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False, **options})
-
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
-    return environment.from_string(source)
