@@ -17,7 +17,7 @@ from conftest import ROOT, source_hash
 
 CSRC = ROOT / "csrc"
 LAYERS = ("common", "formats", "kernels", "ops", "engine", "bindings")
-ISAS = ("avx2", "avx512", "avx512_vbmi2", "avx512_bf16")
+ISAS = ("avx2", "avx512", "avx512_vbmi2", "avx512_bf16", "amx", "amx_emulated")
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
 C_HEADERS = {f"{name}.h" for name in ("float", "limits", "math", "stddef", "stdint", "string")}
 C_HEADERS |= {"cfloat", "climits", "cstddef", "cstdint", "cstring"}

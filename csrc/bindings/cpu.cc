@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "bindings/bindings.h"
 #include "common/cpu_info.h"
 #include "kernels/registry.h"
@@ -34,13 +36,14 @@ void register_cpu(py::module_& module) {
              "Threads used when none are asked for: physical cores within the cgroup quota.");
   module.def(
       "kernels",
-      [] {
+      [](const std::optional<std::string>& isa) {
         std::vector<std::string> names;
         for (const KernelEntry& entry : kernel_registry())
-          if (usable(entry)) names.emplace_back(entry.name);
+          if (isa ? has_isa(entry.isa) && *isa == isa_name(entry.isa) : usable(entry)) names.emplace_back(entry.name);
         return names;
       },
-      "Names of the linear kernels that this machine can run under the active tier.");
+      py::arg("isa") = py::none(),
+      "Names of the linear kernels that can run under the active tier, or of one tier of this machine.");
 }
 
 }  // namespace gossamer

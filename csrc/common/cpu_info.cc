@@ -1,12 +1,19 @@
 #include "common/cpu_info.h"
 
 #include <sched.h>
+#if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -24,10 +31,18 @@ struct Tier {
   Isa base;  // what it builds on; itself for the lowest
 };
 
+// By Isa.
 constexpr Tier kTiers[] = {
-    // by Isa
-    {"scalar", Isa::kScalar},           {"avx2", Isa::kScalar}, {"avx512", Isa::kAvx2}, {"avx512_vbmi2", Isa::kAvx512},
-    {"avx512_bf16", Isa::kAvx512Vbmi2},
+    {"scalar", Isa::kScalar},       {"avx2", Isa::kScalar},
+    {"avx512", Isa::kAvx2},         {"amx_emulated", Isa::kAvx512Vbmi2},
+    {"avx512_vbmi2", Isa::kAvx512}, {"avx512_bf16", Isa::kAvx512Vbmi2},
+    {"amx", Isa::kAvx512Bf16},
+};
+static_assert(std::size(kTiers) == static_cast<std::size_t>(Isa::kAmx) + 1);
+
+struct Detected {
+  std::vector<Isa> isas = {Isa::kScalar};
+  std::string no_tiles;  // why the OS does not let us use the tiles that the processor has
 };
 
 constexpr const Tier& tier(Isa isa) { return kTiers[static_cast<int>(isa)]; }
@@ -40,33 +55,56 @@ std::uint64_t read_xcr0() {
   return (static_cast<std::uint64_t>(high) << 32) | low;
 }
 
-std::vector<Isa> detect() {
-  std::vector<Isa> found = {Isa::kScalar};
+// Leave for this process to use tiles, whose registers the OS otherwise refuses to save; why not, where it is denied.
+std::string ask_for_tiles(std::uint64_t xcr0) {
+  if ((xcr0 & 0x60000) != 0x60000) return "the operating system does not save the registers of tiles";
+  constexpr int kRequest = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;     // XFEATURE_XTILEDATA
+  if (syscall(SYS_arch_prctl, kRequest, kTileData) == 0) return "";
+  return concat("the operating system refuses tiles to this process: ", std::strerror(errno));
+}
+
+Detected detect() {
+  Detected result;
+  std::vector<Isa>& found = result.isas;
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
   const auto has = [](unsigned reg, int bit) { return ((reg >> bit) & 1U) != 0; };
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return result;
   const bool base = has(c, 12) /* FMA */ && has(c, 23) /* POPCNT */ && has(c, 27) /* OSXSAVE */ &&
                     has(c, 28) /* AVX */ && has(c, 29) /* F16C */;
-  if (!base) return found;
+  if (!base) return result;
   const std::uint64_t xcr0 = read_xcr0();
-  if ((xcr0 & 0x6) != 0x6) return found;  // XMM and YMM state
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
-  if (!(has(b, 3) /* BMI1 */ && has(b, 5) /* AVX2 */ && has(b, 8) /* BMI2 */)) return found;
+  if ((xcr0 & 0x6) != 0x6) return result;  // XMM and YMM state
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return result;
+  if (!(has(b, 3) /* BMI1 */ && has(b, 5) /* AVX2 */ && has(b, 8) /* BMI2 */)) return result;
   found.push_back(Isa::kAvx2);
-  if ((xcr0 & 0xe6) != 0xe6) return found;  // + opmask and ZMM state
-  if (!(has(b, 16) /* F */ && has(b, 17) /* DQ */ && has(b, 30) /* BW */ && has(b, 31) /* VL */)) return found;
+  if ((xcr0 & 0xe6) != 0xe6) return result;  // + opmask and ZMM state
+  if (!(has(b, 16) /* F */ && has(b, 17) /* DQ */ && has(b, 30) /* BW */ && has(b, 31) /* VL */)) return result;
   found.push_back(Isa::kAvx512);
-  if (!(has(c, 1) /* VBMI */ && has(c, 6) /* VBMI2 */ && has(c, 11) /* VNNI */)) return found;
+  if (!(has(c, 1) /* VBMI */ && has(c, 6) /* VBMI2 */ && has(c, 11) /* VNNI */)) return result;
+#if GOSSAMER_EMULATED_TILES
+  found.push_back(Isa::kAmxEmulated);
+#endif
   found.push_back(Isa::kAvx512Vbmi2);
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5)) found.push_back(Isa::kAvx512Bf16);
-  return found;
+  const bool tiles = has(d, 24) /* AMX-TILE */ && has(d, 25) /* AMX-INT8 */;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5)) {
+    found.push_back(Isa::kAvx512Bf16);
+    if (tiles) result.no_tiles = ask_for_tiles(xcr0);
+    if (tiles && result.no_tiles.empty()) found.push_back(Isa::kAmx);
+  }
+  return result;
 }
 #else
-std::vector<Isa> detect() { return {Isa::kScalar}; }
+Detected detect() { return {}; }
 #endif
+
+const Detected& detected() {
+  static const Detected found = detect();
+  return found;
+}
 
 // CPUs' worth of time that one control group grants; a huge number where it has no quota.
 double quota_of(const std::string& folder) {
@@ -128,24 +166,25 @@ bool builds_on(Isa isa, Isa base) {
   return isa == base;
 }
 
-const std::vector<Isa>& detected_isas() {
-  static const std::vector<Isa> found = detect();
-  return found;
+const std::vector<Isa>& detected_isas() { return detected().isas; }
+
+bool has_isa(Isa isa) {
+  const std::vector<Isa>& isas = detected_isas();
+  return std::find(isas.begin(), isas.end(), isa) != isas.end();
 }
 
 Isa active_isa() {
   static const Isa chosen = [] {
-    const char* wish = std::getenv("GOSSAMER_ISA");
-    if (wish == nullptr || *wish == '\0') return detected_isas().back();
+    const char* set = std::getenv("GOSSAMER_ISA");
+    const std::string wish = set == nullptr ? "" : set;
+    if (wish.empty()) return detected_isas().back();
     for (const Isa isa : detected_isas())
-      if (std::string(wish) == isa_name(isa)) return isa;
+      if (wish == isa_name(isa)) return isa;
+    require(wish != isa_name(Isa::kAmx) || detected().no_tiles.empty(), "GOSSAMER_ISA=", wish,
+            " cannot run here: ", detected().no_tiles);
     std::string names;
-    for (const Tier& one : kTiers) {
-      require(std::string(wish) != one.name, "GOSSAMER_ISA=", wish, " is beyond this processor, which has ",
-              isa_name(detected_isas().back()));
-      names += concat(names.empty() ? "" : ", ", one.name);
-    }
-    throw InvalidArgument(concat("GOSSAMER_ISA must be one of ", names, "; got '", wish, "'"));
+    for (const Isa isa : detected_isas()) names += concat(names.empty() ? "" : ", ", isa_name(isa));
+    throw InvalidArgument(concat("GOSSAMER_ISA=", wish, " cannot run here; what can is ", names));
   }();
   return chosen;
 }

@@ -13,15 +13,19 @@ namespace gossamer {
 //   kAvx512       kAvx2 and F, BW, DQ, VL
 //   kAvx512Vbmi2  kAvx512 and VNNI, VBMI, VBMI2
 //   kAvx512Bf16   kAvx512Vbmi2 and BF16
-enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Vbmi2, kAvx512Bf16 };
+//   kAmx          kAvx512Bf16 and the tiles of AMX, 8-bit ones
+//   kAmxEmulated  kAvx512Vbmi2 and such tiles in loops, for tests; in builds that ask for it
+enum class Isa : int { kScalar, kAvx2, kAvx512, kAmxEmulated, kAvx512Vbmi2, kAvx512Bf16, kAmx };
 
 const char* isa_name(Isa isa);
 
 // Whether `isa` is `base` or builds on it.
 bool builds_on(Isa isa, Isa base);
 
-// The tiers that the processor has and whose registers the OS saves (XCR0), as listed.
+// The tiers that the processor has and whose registers the OS saves (XCR0), as listed. The first call asks the OS for
+// leave to use tiles where the processor has some.
 const std::vector<Isa>& detected_isas();
+bool has_isa(Isa isa);
 
 // The tier in use: GOSSAMER_ISA where set, otherwise the preferred one. Read once.
 // Throws InvalidArgument when GOSSAMER_ISA names no tier or one that the processor lacks.

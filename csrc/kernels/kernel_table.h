@@ -34,20 +34,36 @@
 #define GOSSAMER_KERNELS_avx2(KERNEL, format) GOSSAMER_ALL_KERNELS(KERNEL, format, avx2)
 #define GOSSAMER_KERNELS_avx512(KERNEL, format) GOSSAMER_FLOAT_KERNELS(KERNEL, format, avx512)
 #define GOSSAMER_KERNELS_avx512_vbmi2(KERNEL, format) GOSSAMER_A8_KERNELS(KERNEL, format, avx512_vbmi2)
+#define GOSSAMER_KERNELS_amx_emulated(KERNEL, format) GOSSAMER_A8_KERNELS(KERNEL, format, amx_emulated)
+#define GOSSAMER_KERNELS_amx(KERNEL, format) GOSSAMER_A8_KERNELS(KERNEL, format, amx)
 #define GOSSAMER_KERNELS_avx512_bf16(KERNEL, format) KERNEL(format, bf16, bf16, avx512_bf16)
 
 #define GOSSAMER_EVERY_FORMAT(OBJECT, isa) OBJECT(isa, dense) OBJECT(isa, bitmap) OBJECT(isa, csr) OBJECT(isa, nm)
 
+#if GOSSAMER_EMULATED_TILES
+#define GOSSAMER_EMULATED_TABLE(OBJECT) GOSSAMER_EVERY_FORMAT(OBJECT, amx_emulated)
+#else
+#define GOSSAMER_EMULATED_TABLE(OBJECT)
+#endif
+
 #if GOSSAMER_X86
-#define GOSSAMER_KERNEL_TABLE(OBJECT)         \
-  GOSSAMER_EVERY_FORMAT(OBJECT, scalar)       \
-  GOSSAMER_EVERY_FORMAT(OBJECT, avx2)         \
-  GOSSAMER_EVERY_FORMAT(OBJECT, avx512)       \
-  GOSSAMER_EVERY_FORMAT(OBJECT, avx512_vbmi2) \
-  OBJECT(avx512_bf16, dense) OBJECT(avx512_bf16, bitmap) OBJECT(avx512_bf16, nm)
+#define GOSSAMER_KERNEL_TABLE(OBJECT)                                                    \
+  GOSSAMER_EVERY_FORMAT(OBJECT, scalar)                                                  \
+  GOSSAMER_EVERY_FORMAT(OBJECT, avx2)                                                    \
+  GOSSAMER_EVERY_FORMAT(OBJECT, avx512)                                                  \
+  GOSSAMER_EVERY_FORMAT(OBJECT, avx512_vbmi2)                                            \
+  OBJECT(avx512_bf16, dense)                                                             \
+  OBJECT(avx512_bf16, bitmap) OBJECT(avx512_bf16, nm) GOSSAMER_EVERY_FORMAT(OBJECT, amx) \
+      GOSSAMER_EMULATED_TABLE(OBJECT)
 #else
 #define GOSSAMER_KERNEL_TABLE(OBJECT) GOSSAMER_EVERY_FORMAT(OBJECT, scalar)
 #endif
+
+// Declares one kernel.
+#define GOSSAMER_DECLARE_KERNEL(format, weight, activation, isa)                          \
+  namespace isa {                                                                         \
+  void format##_linear_##weight##_##activation##__##isa(const LinearArgs& args) noexcept; \
+  }
 
 // What the table's words stand for.
 namespace gossamer::table {

@@ -7,8 +7,6 @@
 namespace gossamer {
 
 // clang-format off
-#define GOSSAMER_DECLARE_KERNEL(format, weight, activation, isa) \
-  namespace isa { void format##_linear_##weight##_##activation##__##isa(const LinearArgs& args) noexcept; }
 #define GOSSAMER_DECLARE(isa, format) GOSSAMER_KERNELS_##isa(GOSSAMER_DECLARE_KERNEL, format)
 GOSSAMER_KERNEL_TABLE(GOSSAMER_DECLARE)
 // clang-format on
@@ -19,6 +17,8 @@ constexpr Isa avx2 = Isa::kAvx2;
 constexpr Isa avx512 = Isa::kAvx512;
 constexpr Isa avx512_vbmi2 = Isa::kAvx512Vbmi2;
 constexpr Isa avx512_bf16 = Isa::kAvx512Bf16;
+constexpr Isa amx = Isa::kAmx;
+constexpr Isa amx_emulated = Isa::kAmxEmulated;
 }  // namespace table::tier
 
 namespace {
@@ -58,7 +58,7 @@ const KernelEntry& find_kernel(Format format, ValueType weight, ActivationType a
 
 const KernelEntry& kernel_named(const std::string& name) {
   for (const KernelEntry& entry : kernel_registry())
-    if (name == entry.name && usable(entry)) return entry;
+    if (name == entry.name && has_isa(entry.isa)) return entry;
   throw InvalidArgument(concat("no kernel '", name, "' can run here"));
 }
 

@@ -20,13 +20,13 @@ struct KernelEntry {
 
 const std::vector<KernelEntry>& kernel_registry();
 
-// Whether this machine can run the kernel under the active tier.
+// Whether the kernel belongs to the active tier or one that it builds on.
 bool usable(const KernelEntry& entry);
 
 // The usable kernel of the highest tier. Throws InvalidArgument for types that no kernel multiplies.
 const KernelEntry& find_kernel(Format format, ValueType weight, ActivationType activation);
 
-// The usable kernel of that name; throws InvalidArgument where there is none.
+// The kernel of that name, of any tier that this machine has; throws InvalidArgument where there is none.
 const KernelEntry& kernel_named(const std::string& name);
 
 // Throws InvalidArgument where the kernel does not take the weight.

@@ -21,8 +21,8 @@ def compiler() -> str:
 def default_threads() -> int:
     """Returns the threads used when none are asked for: physical cores within the cgroup quota."""
 
-def kernels() -> list[str]:
-    """Returns the names of the linear kernels that can run under the active tier."""
+def kernels(isa: str | None = None) -> list[str]:
+    """Returns the names of the linear kernels that can run under the active tier, or of one tier of `isas()`."""
 
 class Weight:
     """An immutable packed weight matrix; rows are outputs, cols are inputs. See docs/format.md for the streams."""

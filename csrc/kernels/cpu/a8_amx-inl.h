@@ -1,0 +1,272 @@
+// AMX bodies for 8-bit activations of several tokens. A word of weights, 4 inputs of 16 rows, is a row of a tile, and
+// the codes of a token's unit are one, too: a unit's words are expanded once, and one instruction multiplies them with
+// up to 16 tokens. Sums are those of the VNNI kernels, and what follows them is in their order, so results are theirs
+// bit for bit.
+#pragma once
+#include "kernels/cpu/a8_avx512-inl.h"
+#include "kernels/cpu/csr_avx512-inl.h"
+#include "kernels/cpu/tiles-inl.h"
+#include "kernels/kernel_table.h"
+
+namespace gossamer {
+namespace GOSSAMER_NS {
+
+// Fewer tokens are left to the VNNI kernels. csr's codes are put to their places one by one, which pays where the VNNI
+// kernel would go over them twice.
+constexpr int kFewestTokens = 2;
+constexpr int kFewestCsrTokens = 9;
+
+// Tokens that share a unit's expanded words. Their totals stay in the L1 cache.
+constexpr int kAmxTokens = 64;
+
+// Tiles: of each of up to two panels' codes and sums, and of the inputs; the last three are of the tokens that do not
+// fill a tile of their own.
+constexpr int kCodeTile = 0;
+constexpr int kInputTile = 2;
+constexpr int kSumTile = 3;
+constexpr int kRestInputTile = 5;
+constexpr int kRestSumTile = 6;
+
+inline TileShapes tile_shapes(const Activations& x) {
+  TileShapes shapes = {};
+  const int full = min_of(x.tokens, kTileRows);
+  const int rest = x.tokens % kTileRows;
+  for (int p = 0; p < 2; ++p) {
+    shape_tile(shapes, kCodeTile + p, x.unit / kWordCols, kWordBits);
+    shape_tile(shapes, kSumTile + p, full, kTileBytes);
+    if (rest > 0) shape_tile(shapes, kRestSumTile + p, rest, kTileBytes);
+  }
+  shape_tile(shapes, kInputTile, full, x.unit);
+  if (rest > 0) shape_tile(shapes, kRestInputTile, rest, x.unit);
+  return shapes;
+}
+
+// What the sums of a token's unit are multiplied with before they are added to its totals.
+struct UnitFactors {
+  __m512 scale;
+  float place;  // of the token's own scale
+};
+
+// The sums of up to 16 tokens from t on of one panel or two, whose codes stand in their tiles, and their totals.
+template <int kInputs, int kSums, int kPanels, bool kSigned>
+inline void add_tile(Tiles& tiles, const LinearArgs& a, int u, int t, int tokens, const UnitFactors (&factors)[kPanels],
+                     const int (&surplus_shift)[kPanels], float (*totals)[kAmxTokens][kPanelRows], int first) {
+  const Activations& x = a.x;
+  alignas(64) int32_t sums[kPanels][kTileRows][kPanelRows];
+  tiles.template load<kInputs>(x.codes + t * x.stride + (int64_t)u * x.unit, x.stride);
+  tiles.template zero<kSums>();
+  tiles.template multiply<kSums, kInputs, kCodeTile, kSigned>();
+  tiles.template store<kSums>(sums[0], kTileBytes);
+  if constexpr (kPanels == 2) {
+    tiles.template zero<kSums + 1>();
+    tiles.template multiply<kSums + 1, kInputs, kCodeTile + 1, kSigned>();
+    tiles.template store<kSums + 1>(sums[1], kTileBytes);
+  }
+  const float* unit_scales = x.unit_scales + t * x.unit_stride + u;
+  const int32_t* surplus = x.unit_surplus + t * x.unit_stride + u;
+  for (int i = 0; i < tokens; ++i) {
+    for (int p = 0; p < kPanels; ++p) {
+      __m512i sum = _mm512_load_si512(sums[p][i]);
+      if constexpr (!kSigned)
+        sum = _mm512_add_epi32(sum, _mm512_set1_epi32(surplus[i * x.unit_stride] >> surplus_shift[p]));
+      const __m512 factor =
+          _mm512_mul_ps(factors[p].scale, _mm512_set1_ps(unit_scales[i * x.unit_stride] * factors[p].place));
+      float* total = totals[p][first + i];
+      _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_load_ps(total)));
+    }
+  }
+}
+
+// The same for any number of tokens, up to kAmxTokens, from t0 on.
+template <int kPanels, bool kSigned>
+inline void add_tiles(Tiles& tiles, const LinearArgs& a, int u, int t0, int tokens,
+                      const UnitFactors (&factors)[kPanels], const int (&surplus_shift)[kPanels],
+                      float (*totals)[kAmxTokens][kPanelRows]) {
+  const int full = min_of(a.x.tokens, kTileRows);
+  for (int t = 0; t < tokens; t += full) {
+    if (t + full <= tokens)
+      add_tile<kInputTile, kSumTile, kPanels, kSigned>(tiles, a, u, t0 + t, full, factors, surplus_shift, totals, t);
+    else
+      add_tile<kRestInputTile, kRestSumTile, kPanels, kSigned>(tiles, a, u, t0 + t, tokens - t, factors, surplus_shift,
+                                                               totals, t);
+  }
+}
+
+inline void clear_totals(int tokens, float (*totals)[kPanelRows]) {
+  for (int t = 0; t < tokens; ++t) _mm512_store_ps(totals[t], _mm512_setzero_ps());
+}
+
+inline void store_totals(const LinearArgs& a, int panel, int t0, int tokens, const float (*totals)[kPanelRows]) {
+  const __mmask16 rows = rows_mask(a.weight, panel);
+  const bool grouped = a.weight.groups > 1;
+  const __m512 scale = grouped ? _mm512_setzero_ps() : load_scales(a.weight, panel, 0);
+  for (int t = 0; t < tokens; ++t) {
+    __m512 total = _mm512_load_ps(totals[t]);
+    if (!grouped) total = _mm512_mul_ps(total, scale);
+    _mm512_mask_storeu_ps(a.y + (t0 + t) * a.y_stride + panel * kPanelRows, rows, total);
+  }
+}
+
+// The next words of a panel in the form of a tile, at `out` or where they lie: int8 codes are signed, int4 ones as the
+// VNNI kernels have them.
+template <Layout kLayout, ValueType kType, bool kHigh>
+inline const uint8_t* tile_words(const uint64_t*& masks, const uint8_t*& v, int fixed_step, int words, uint8_t* out) {
+  if constexpr (kType == ValueType::kInt8 && kLayout == Layout::kDense) {
+    const uint8_t* here = v;
+    v += words * kWordBits;
+    for (int i = 0; i < words; ++i) _mm_prefetch((const char*)here + kPrefetch + i * kWordBits, _MM_HINT_T0);
+    return here;
+  } else {
+    if constexpr (kLayout != Layout::kDense) {
+      for (int line = 0; line < words; line += 8)
+        _mm_prefetch((const char*)(masks + line) + kPrefetchThin, _MM_HINT_T0);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < words; ++i) {
+      __m512i codes;
+      if constexpr (kType == ValueType::kInt8) {
+        const uint64_t mask = *masks++;
+        codes = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(v));
+        v += kLayout == Layout::kFixed ? fixed_step : (int)_mm_popcnt_u64(mask);
+      } else {
+        codes = next_codes<kLayout, kType, kHigh>(masks, v, fixed_step);
+      }
+      if (kLayout == Layout::kDense || i % 2 == 0) _mm_prefetch((const char*)v + kPrefetch, _MM_HINT_T0);
+      _mm512_store_si512(out + i * kWordBits, codes);
+    }
+    return out;
+  }
+}
+
+// y of panel `panel`, and of the next one too when kPanels == 2 (the two nibbles of int4).
+template <Layout kLayout, ValueType kType, int kPanels>
+__attribute__((noinline)) void amx_panels(Tiles& tiles, const LinearArgs& a, int panel) {
+  const WeightView& w = a.weight;
+  const int unit = a.x.unit;
+  const int units = w.blocks * (kBlockCols / unit);
+  const int words = unit / kWordCols;
+  const int fixed_step = kPanelRows * w.n;
+  const bool grouped = w.groups > 1;
+  constexpr bool kSigned = kType == ValueType::kInt8;
+  alignas(64) float totals[kPanels][kAmxTokens][kPanelRows];
+  alignas(64) uint8_t expanded[kPanels][kBlockWords * kWordBits];
+  int surplus_shift[kPanels];
+  for (int p = 0; p < kPanels; ++p) surplus_shift[p] = 7 - (p == 0 ? kBiasBits<kType, false> : kBiasBits<kType, true>);
+  for (int t0 = 0; t0 < a.x.tokens; t0 += kAmxTokens) {
+    const int tokens = min_of(kAmxTokens, a.x.tokens - t0);
+    const uint8_t* v[kPanels];
+    const uint64_t* masks[kPanels];
+    for (int p = 0; p < kPanels; ++p) {
+      v[p] = stream_start(w, panel + p);
+      masks[p] = kLayout == Layout::kDense ? nullptr : mask_start(w, panel + p);
+      clear_totals(tokens, totals[p]);
+    }
+    for (int u = 0; u < units; ++u) {
+      UnitFactors factors[kPanels];
+      for (int p = 0; p < kPanels; ++p) {
+        const __m512 place = _mm512_set1_ps(p == 1 ? 0.0625F : 1.0F);
+        const __m512 scale = grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit)), place) : place;
+        factors[p] = {scale, 1.0F};
+      }
+      tiles.template load<kCodeTile>(tile_words<kLayout, kType, false>(masks[0], v[0], fixed_step, words, expanded[0]),
+                                     kWordBits);
+      if constexpr (kPanels == 2)
+        tiles.template load<kCodeTile + 1>(
+            tile_words<kLayout, kType, true>(masks[1], v[1], fixed_step, words, expanded[1]), kWordBits);
+      add_tiles<kPanels, kSigned>(tiles, a, u, t0, tokens, factors, surplus_shift, totals);
+    }
+    for (int p = 0; p < kPanels; ++p) store_totals(a, panel + p, t0, tokens, totals[p]);
+  }
+}
+
+template <Layout kLayout, ValueType kType>
+inline void amx_linear(Tiles& tiles, const LinearArgs& a) {
+  for (int s = a.begin; s < a.end; ++s) {
+    if constexpr (kType != ValueType::kInt4)
+      amx_panels<kLayout, kType, 1>(tiles, a, s);
+    else if (2 * s + 1 == a.weight.panels)
+      amx_panels<kLayout, kType, 1>(tiles, a, 2 * s);
+    else
+      amx_panels<kLayout, kType, 2>(tiles, a, 2 * s);
+  }
+}
+
+// Puts the non-zeros of a block's steps to their places in the words at `out`, int4 as code * 16. What fills up a slot
+// is zero and changes nothing.
+template <ValueType kType, bool kHigh>
+inline void place_slots(CsrCursor& at, int steps, int words, uint8_t* out) {
+  for (int i = 0; i < words; ++i) _mm512_store_si512(out + i * kWordBits, _mm512_setzero_si512());
+  for (int step = 0; step < steps; ++step) {
+    for (unsigned rows = *at.lanes++; rows != 0; rows &= rows - 1) {
+      uint8_t* row = out + kWordCols * _tzcnt_u32(rows);
+      for (int i = 0; i < kCsrSlot; ++i) {
+        const unsigned column = at.columns[i];
+        unsigned code = at.v[i];
+        if constexpr (kType == ValueType::kInt4) code = kHigh ? code & 0xf0U : code << 4;
+        uint8_t& place = row[(column / kWordCols) * kWordBits + column % kWordCols];
+        place = (uint8_t)(place | code);
+      }
+      at.columns += kCsrSlot;
+      at.v += kCsrSlot;
+    }
+  }
+  _mm_prefetch((const char*)at.v + kPrefetch, _MM_HINT_T0);
+  _mm_prefetch((const char*)at.columns + kPrefetch, _MM_HINT_T0);
+}
+
+template <ValueType kType, bool kHigh>
+__attribute__((noinline)) void amx_csr_panel(Tiles& tiles, const LinearArgs& a, int panel) {
+  const WeightView& w = a.weight;
+  const bool grouped = w.groups > 1;
+  const int surplus_shift[1] = {0};
+  alignas(64) float totals[1][kAmxTokens][kPanelRows];
+  alignas(64) uint8_t expanded[kBlockWords * kWordBits];
+  for (int t0 = 0; t0 < a.x.tokens; t0 += kAmxTokens) {
+    const int tokens = min_of(kAmxTokens, a.x.tokens - t0);
+    CsrCursor at = csr_start(w, panel);
+    clear_totals(tokens, totals[0]);
+    for (int b = 0; b < w.csr_blocks; ++b) {
+      if (at.counts[b] == 0) continue;
+      place_slots<kType, kHigh>(at, at.counts[b], w.csr_block / kWordCols, expanded);
+      tiles.template load<kCodeTile>(expanded, kWordBits);
+      const __m512 scale = grouped ? load_scales(w, panel, group_of(w, b, w.csr_block)) : _mm512_set1_ps(1.0F);
+      const UnitFactors factors[1] = {{scale, kType == ValueType::kInt4 ? 0.0625F : 1.0F}};
+      add_tiles<1, true>(tiles, a, b, t0, tokens, factors, surplus_shift, totals);
+    }
+    store_totals(a, panel, t0, tokens, totals[0]);
+  }
+}
+
+template <ValueType kType>
+inline void amx_csr_linear(Tiles& tiles, const LinearArgs& a) {
+  for (int s = a.begin; s < a.end; ++s) {
+    if constexpr (kType == ValueType::kInt4) {
+      amx_csr_panel<kType, false>(tiles, a, 2 * s);
+      if (2 * s + 1 < a.weight.panels) amx_csr_panel<kType, true>(tiles, a, 2 * s + 1);
+    } else {
+      amx_csr_panel<kType, false>(tiles, a, s);
+    }
+  }
+}
+
+// With the VNNI kernel of the same weights for fewer tokens than pay.
+template <Format kFormat, ValueType kType>
+inline void amx_run(const LinearArgs& a, LinearKernel vnni) {
+  if (a.x.tokens < (kFormat == Format::kCsr ? kFewestCsrTokens : kFewestTokens)) return vnni(a);
+  const TileShapes shapes = tile_shapes(a.x);
+  Tiles tiles(shapes);
+  if constexpr (kFormat == Format::kCsr)
+    amx_csr_linear<kType>(tiles, a);
+  else
+    with_layout<kFormat>(a, [&](auto layout) { amx_linear<decltype(layout)::value, kType>(tiles, a); });
+}
+
+}  // namespace GOSSAMER_NS
+}  // namespace gossamer
+
+// Defines one kernel of the table; GOSSAMER_DECLARE_KERNEL has declared the VNNI one.
+#define GOSSAMER_DEFINE_AMX_KERNEL(format_, weight_, activation_, isa_)                     \
+  void format_##_linear_##weight_##_##activation_##__##isa_(const LinearArgs& a) noexcept { \
+    amx_run<table::format::format_, table::weight::weight_>(                                \
+        a, avx512_vbmi2::format_##_linear_##weight_##_##activation_##__avx512_vbmi2);       \
+  }
