@@ -47,14 +47,13 @@
 #endif
 
 #if GOSSAMER_X86
-#define GOSSAMER_KERNEL_TABLE(OBJECT)                                                    \
-  GOSSAMER_EVERY_FORMAT(OBJECT, scalar)                                                  \
-  GOSSAMER_EVERY_FORMAT(OBJECT, avx2)                                                    \
-  GOSSAMER_EVERY_FORMAT(OBJECT, avx512)                                                  \
-  GOSSAMER_EVERY_FORMAT(OBJECT, avx512_vbmi2)                                            \
-  OBJECT(avx512_bf16, dense)                                                             \
-  OBJECT(avx512_bf16, bitmap) OBJECT(avx512_bf16, nm) GOSSAMER_EVERY_FORMAT(OBJECT, amx) \
-      GOSSAMER_EMULATED_TABLE(OBJECT)
+#define GOSSAMER_KERNEL_TABLE(OBJECT)         \
+  GOSSAMER_EVERY_FORMAT(OBJECT, scalar)       \
+  GOSSAMER_EVERY_FORMAT(OBJECT, avx2)         \
+  GOSSAMER_EVERY_FORMAT(OBJECT, avx512)       \
+  GOSSAMER_EVERY_FORMAT(OBJECT, avx512_vbmi2) \
+  OBJECT(avx512_bf16, dense)                  \
+  OBJECT(avx512_bf16, bitmap) OBJECT(avx512_bf16, nm) GOSSAMER_EVERY_FORMAT(OBJECT, amx) GOSSAMER_EMULATED_TABLE(OBJECT)
 #else
 #define GOSSAMER_KERNEL_TABLE(OBJECT) GOSSAMER_EVERY_FORMAT(OBJECT, scalar)
 #endif
