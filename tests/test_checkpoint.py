@@ -157,7 +157,9 @@ def test_bad_indexes(tmp_path: Path, case: str) -> None:
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize("suffix", ["compressed", "weight_packed", "weight_scale", "qweight", "SCB", "absmax"])
+@pytest.mark.parametrize(
+    "suffix", ["compressed", "weight_packed", "weight_scale", "qweight", "SCB", "absmax", "layout_numbers"]
+)
 def test_compressed_checkpoints_are_told_by_their_tensors(tmp_path: Path, suffix: str) -> None:
     folder = tiny_llama(tmp_path / "m")
     tensors = tiny_tensors(tiny_config()) | {f"model.layers.0.self_attn.q_proj.{suffix}": np.ones(3, np.float32)}

@@ -232,9 +232,11 @@ UP = "model.layers.0.mlp.up_proj"
         (lambda c: c.update(version=2), "version 2 is nothing that this version of gossamer knows"),
         (lambda c: c.update(secret=True), "secret is nothing that"),
         (lambda c: c.update(layers=[1]), "layers must be an object"),
-        (lambda c: c["layers"][UP].update(layout=[1] * 9), "names no format|the saved layer is"),
-        (lambda c: c["layers"][UP]["layout"].__setitem__(8, 1), "the stored layout is not that"),
-        (lambda c: c["layers"][UP]["streams"]["masks"].__setitem__(1, 5), "stream 'masks' is not what was saved"),
+        (lambda c: c["layers"][UP].update(layout="1 1 0 8 8 0 0 0 0"), "the saved layer is 8 x 8, the model's 96 x 64"),
+        (lambda c: c["layers"][UP].update(layout="1 1 0 96 64 0 0 0 1"), "the stored layout is not that"),
+        (lambda c: c["layers"][UP].update(layout=[1]), "layers.0.mlp.up_proj.*split"),
+        (lambda c: c["layers"][UP]["streams"].update(masks="768 5"), "stream 'masks' is not what was saved"),
+        (lambda c: c["layers"][UP]["streams"].update(masks=""), "layers.0.mlp.up_proj"),
         (lambda c: c["layers"][UP].pop("streams"), "streams"),
         (lambda c: c["layers"].update({"model.layers.7.mlp.up_proj": c["layers"].pop(UP)}), "layers.7.* has none"),
         (lambda c: c["layers"].update({"model.norm": c["layers"].pop(UP)}), "the model has a LlamaRMSNorm"),
@@ -272,9 +274,37 @@ def test_a_dense_model_is_not_packed_by_loading_it(tmp_path: Path) -> None:
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=GossamerConfig())
 
 
-def test_a_device_map_is_followed(tmp_path: Path) -> None:
+def test_a_dense_model_made_of_a_packed_ones_config_is_saved_dense(tmp_path: Path) -> None:
+    packed().save_pretrained(tmp_path / "packed")
+    model = transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(tmp_path / "packed")).eval()
+    model.save_pretrained(tmp_path / "dense")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert torch.equal(logits(loaded), logits(model))
+
+
+PARTS = ("model.embed_tokens", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head")
+
+
+@pytest.mark.parametrize("where", ["cpu", {"model.layers.0": "disk", **dict.fromkeys(PARTS, "cpu")}])
+@pytest.mark.filterwarnings("ignore")  # of accelerate
+def test_a_device_map_is_followed(tmp_path: Path, where: Any) -> None:
     pytest.importorskip("accelerate")
     model = packed()
-    model.save_pretrained(tmp_path)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cpu")
+    model.save_pretrained(tmp_path / "model")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=where, offload_folder=str(tmp_path / "offloaded")
+    )
     assert torch.equal(logits(loaded), logits(model))
+
+
+def test_a_trainer_trains_saves_and_loads_it(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = packed(trainable=True)
+    before = model.model.layers[0].mlp.up_proj.values.detach().clone()
+    options = {"max_steps": 2, "save_steps": 2, "learning_rate": 1e-2, "report_to": [], "use_cpu": True}
+    arguments = transformers.TrainingArguments(str(tmp_path), disable_tqdm=True, **options)
+    data = [{"input_ids": row, "labels": row} for row in TOKENS]
+    transformers.Trainer(model, arguments, train_dataset=data).train()
+    assert not torch.equal(model.model.layers[0].mlp.up_proj.values, before)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert torch.equal(logits(loaded), logits(model.eval()))

@@ -55,6 +55,7 @@ _COMPRESSED = {
     "SCB": "bitsandbytes",
     "weight_scale_inv": "FP8",
     "weight_blocks": "MXFP4",
+    "layout_numbers": "gossamer.torch",
 }
 
 

@@ -40,7 +40,8 @@ class GossamerConfig(QuantizationConfigMixin):  # type: ignore[misc]
         quant_method: "gossamer".
         version: Of what follows.
         layers: By qualified name: "layout", the numbers of `Layout`; "values", the type of the values' tensor, "uint8"
-            unless they are trained; and "streams", length and CRC-32 of each by name.
+            unless they are trained; and "streams", length and CRC-32 of each by name. Numbers as texts, since JSON of
+            transformers puts each of a list on a line.
     """
 
     def __init__(self, layers: dict[str, Any] | None = None, version: int = VERSION, **others: Any) -> None:
@@ -65,9 +66,9 @@ class GossamerConfig(QuantizationConfigMixin):  # type: ignore[misc]
             layout = Layout.from_numbers([int(n) for n in state[f"{name}.layout_numbers"].tolist()])
             streams = {key: state[f"{name}.{key}"] for key in ("values", *layout.index)}
             layers[name] = {
-                "layout": layout.numbers(),
+                "layout": " ".join(map(str, layout.numbers())),
                 "values": _type(streams["values"]),
-                "streams": {key: [len(stream), _checksum(stream, name)] for key, stream in streams.items()},
+                "streams": {key: f"{len(stream)} {_checksum(stream, name)}" for key, stream in streams.items()},
             }
         return cls(layers)
 
@@ -155,17 +156,17 @@ def _put(model: nn.Module, name: str, entry: dict[str, Any]) -> None:
     """Puts a packed layer without values into a model that is being loaded."""
     try:
         old = place_of(model, name)
-        layout = Layout.from_numbers([int(n) for n in entry["layout"]])
+        layout = Layout.from_numbers([int(n) for n in entry["layout"].split()])
         weight = old.weight
         assert isinstance(weight, Tensor)
-        streams = {
-            key: torch.empty(size, dtype=torch.uint8, device="meta") for key, (size, _) in entry["streams"].items()
-        }
+        sizes = {key: int(told.split()[0]) for key, told in entry["streams"].items()}
+        streams = {key: torch.empty(size, dtype=torch.uint8, device="meta") for key, size in sizes.items()}
         if entry["values"] != "uint8":
             streams["values"] = streams["values"].to(weight.dtype)
         layer = layer_for(old, layout, streams, name)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise GossamerError(f"quantization_config: {error}") from None
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        told = str(error) if name in str(error) else f"{name}: {type(error).__name__}: {error}"
+        raise GossamerError(f"quantization_config: {told}") from None
     replace(model, old, layer)
 
 
@@ -176,11 +177,16 @@ def _check(layer: SparseLinear, name: str, entry: dict[str, Any]) -> None:
     for key in ("values", *layer.layout.index):
         stream = getattr(layer, key)
         converted = key == "values" and _type(stream) != entry["values"]
-        if not converted and _checksum(stream, name) != entry["streams"][key][1]:
+        if not converted and entry["streams"][key] != f"{len(stream)} {_checksum(stream, name)}":
             raise GossamerError(f"{name}: stream '{key}' is not what was saved, or missing")
     if layer.layout_numbers.tolist() != layer.layout.numbers():
         raise GossamerError(f"{name}: the stored layout is not that of quantization_config")
     layer._handle()
+
+
+def _is_ours(config: Any) -> bool:
+    """Whether a quantization config, as an object or as it stands in a file, is of this method."""
+    return isinstance(config, GossamerConfig) or (isinstance(config, dict) and config.get("quant_method") == METHOD)
 
 
 def _forget(model: PreTrainedModel) -> None:
@@ -199,7 +205,7 @@ def _saving(save: Any) -> Any:
     def save_pretrained(self: PreTrainedModel, *arguments: Any, **options: Any) -> Any:
         packed = [name for name, module in self.named_modules() if isinstance(module, SparseLinear)]
         method = getattr(getattr(self, "hf_quantizer", None), "quantization_config", None)
-        if isinstance(method or getattr(self.config, "quantization_config", None), GossamerConfig):
+        if _is_ours(method or getattr(self.config, "quantization_config", None)):
             _forget(self)
         elif packed and method is not None:
             raise GossamerError(f"a model quantized with {method.quant_method} cannot be saved with packed layers, too")
