@@ -16,7 +16,7 @@ from gossamer.checkpoint import open_checkpoint
 from gossamer.convert import convert
 from gossamer.errors import GossamerError
 from gossamer.pruning import prune
-from gossamer.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
+from gossamer.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults, unheeded
 from test_gguf import write_gguf
 from tiny import tiny_llama
 
@@ -126,6 +126,24 @@ def test_what_was_chosen_is_told():
     assert model.last_stats.text().splitlines()[2] == f"sampling: {told}"
     document = json.loads(json.dumps(model.last_stats.to_dict()))
     assert document["sampling"] == {**dataclasses.asdict(CHAT), "seed": 3, "max_new_tokens": 2, "stop": []}
+
+
+def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
+    folder = tiny_llama(tmp_path / "m")
+    asked = {"num_beams": 4, "typical_p": 1.0, "no_repeat_ngram_size": 3, "bad_words_ids": [], "min_length": None}
+    (folder / "generation_config.json").write_text(json.dumps(asked), "utf-8")
+    convert(folder, tmp_path / "packed")
+    for place in ("m", "packed"):
+        model = gossamer.load(tmp_path / place)
+        model.generate("a", max_new_tokens=1)
+        assert model.last_stats is not None
+        assert model.last_stats.text().splitlines()[2] == (
+            "sampling: the likeliest token; the model also asks for num_beams 4, no_repeat_ngram_size 3, not done here"
+        )
+        assert model.last_stats.to_dict()["unheeded"] == ["num_beams 4", "no_repeat_ngram_size 3"]
+    keys = {"general.sampling.mirostat": 2, "general.sampling.xtc_probability": 0.0}
+    path = write_gguf(tmp_path / "m.gguf", keys=keys)
+    assert unheeded(open_checkpoint(path).tokenizer().generation) == ["mirostat 2"]
 
 
 def test_options_that_there_are_not_are_answered_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .errors import GossamerError
 from .messages import Message
 from .sampling import sampler
-from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
+from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults, unheeded
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ class Model:
         The text that comes begins where `begins` says so, and otherwise goes on with the prompt's.
         """
         stats = Stats(len(prompt), self.decoder.weight_bytes, device=self.device, sampling=options)
+        stats.unheeded = tuple(unheeded(self.tokenizer.generation))
         sample = sampler(options, draw)
         pieces, stop = self.tokenizer.stream(begins), _StopText(options.stop)
         tokens, kv_tokens, finish = list(prompt), 0, ""

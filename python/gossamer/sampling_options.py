@@ -115,6 +115,35 @@ _GGUF = {
     "general.sampling.penalty_repeat": "repetition_penalty",
 }
 
+# What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
+_UNHEEDED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "penalty_alpha": (0.0,),
+    "guidance_scale": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1.0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "exponential_decay_length_penalty": (),
+    "bad_words_ids": ([],),
+    "sequence_bias": ({}, []),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "xtc_probability": (0.0,),
+    "mirostat": (0,),
+}
+_GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat")}
+
+
+def unheeded(generation: Mapping[str, Any]) -> list[str]:
+    """Returns what a model asks for and gossamer does not do: keys of generation_config.json, with their values."""
+    asked = ((key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items())
+    return [f"{key} {value!r:.40}" for key, value, nothing in asked if value is not None and value not in nothing]
+
 
 def check_names(options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `TypeError` where an option is none of these, or of some others; the line names those that there are."""
@@ -158,7 +187,8 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
 
 def sampling_keys(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of generation_config.json is about drawing."""
-    return {key: generation[key] for key in ("do_sample", *_GENERATION_CONFIG) if generation.get(key) is not None}
+    keys = ("do_sample", *_GENERATION_CONFIG, *_UNHEEDED)
+    return {key: generation[key] for key in keys if generation.get(key) is not None}
 
 
 def gguf_sampling(keys: Mapping[str, Any]) -> dict[str, Any]:

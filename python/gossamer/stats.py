@@ -24,6 +24,7 @@ class Stats:
             full), or "closed" (the caller or Ctrl-C ended it).
         device: Where the model ran, "cpu" or "cuda".
         sampling: The options of the text, defaults included.
+        unheeded: What the model asks for besides, and gossamer does not do.
     """
 
     prompt_tokens: int
@@ -36,6 +37,7 @@ class Stats:
     finish: str = "closed"
     device: str = "cpu"
     sampling: SamplingOptions = GENERATE
+    unheeded: tuple[str, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -74,6 +76,7 @@ class Stats:
         return {
             **asdict(self),
             "sampling": self.sampling.to_dict(),
+            "unheeded": list(self.unheeded),
             "tokens_per_second": self.tokens_per_second,
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "bytes_per_token": self.bytes_per_token,
@@ -84,6 +87,7 @@ class Stats:
     def text(self) -> str:
         """Returns the figures for people, in three lines."""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
+        unheeded = f"; the model also asks for {', '.join(self.unheeded)}, not done here" if self.unheeded else ""
         percent = self.percent_of_roof
         roof = "" if percent is None else f", {percent:.0f}% of the roof"
         return (
@@ -92,5 +96,5 @@ class Stats:
             f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
             f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a token, "
             f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
-            f"sampling: {self.sampling.text()}"
+            f"sampling: {self.sampling.text()}{unheeded}"
         )
