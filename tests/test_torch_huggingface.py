@@ -203,7 +203,13 @@ def test_a_state_that_is_given_is_what_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "imports"),
     [
-        ("before", "import gossamer.torch\nassert 'transformers' not in sys.modules\nimport transformers"),
+        (
+            "before",
+            (
+                "import gossamer.torch\nassert 'transformers' not in sys.modules\nimport importlib.util\n"
+                "assert importlib.util.find_spec('transformers.modeling_utils')\nimport transformers"
+            ),
+        ),
         ("after", "import transformers\nimport gossamer.torch"),
         ("never", "import transformers"),
     ],

@@ -25,27 +25,34 @@ def _tie() -> None:
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds one module as everybody else does, and adds something to do after it has been executed."""
 
+    def __init__(self) -> None:
+        self._asks_others = False
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Returns the module's spec, and steps back."""
+        """Returns the module's spec, for other modules None."""
         del path, target
-        if fullname != _MODULE or self not in sys.meta_path:
+        if fullname != _MODULE or self._asks_others:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asks_others = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asks_others = False
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
-            loader.exec_module = _followed(loader.exec_module)
+            loader.exec_module = self._followed(loader.exec_module)
         return spec
 
+    def _followed(self, execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+        def both(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            _tie()
 
-def _followed(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-    def both(module: ModuleType) -> None:
-        execute(module)
-        _tie()
-
-    return both
+        return both
 
 
 def tie() -> None:
