@@ -113,6 +113,7 @@ REFUSED: dict[str, Any] = {
     "llama.pooling_type": 1,
     "llama.residual_scale": 0.22,
     "llama.rope.dimension_count": 12,
+    "llama.rope.freq_base": 0.0,
     "llama.rope.freq_base_swa": 5000.0,
     "llama.rope.scaling.alpha": 1000.0,
     "llama.rope.scaling.attn_factor": 1.2,
@@ -120,7 +121,11 @@ REFUSED: dict[str, Any] = {
     "llama.use_parallel_residual": True,
     "llama.something.new": "on",
 }
-OWN_NAMES = {"llama.attention.head_count_kv": "num_key_value_heads", "llama.attention.key_length": "q_proj.weight"}
+OWN_NAMES = {
+    "llama.attention.head_count_kv": "num_key_value_heads",
+    "llama.attention.key_length": "q_proj.weight",
+    "llama.rope.freq_base": "rope_theta",
+}
 
 
 @pytest.mark.parametrize("key", REFUSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import time
@@ -110,6 +111,14 @@ def test_bad_prompts():
         fake_model().stream("a\udcff")
     with pytest.raises(GossamerError, match="the prompt is empty"):
         fake_model().logits([])
+
+
+def test_tokens_that_the_model_has_no_row_for_are_refused():
+    model = fake_model(words=LETTERS)
+    model.config = dataclasses.replace(model.config, vocab=5)
+    assert model.generate("abcd", max_new_tokens=1)
+    with pytest.raises(GossamerError, match="the prompt holds token 5, outside the model's vocabulary of 5"):
+        model.stream("abe")
 
 
 def test_the_chat_template_is_used_where_there_is_one_unless_told_otherwise():

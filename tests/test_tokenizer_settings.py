@@ -77,6 +77,8 @@ def test_blanks_before_texts_are_those_of_transformers(
         },
         {"tokenizer_config": {"added_tokens_decoder": {"3": {"content": "[STOP]", "special": False, "rstrip": True}}}},
         {"tokenizer_config": {"tokenizer_class": "LlamaTokenizer"}},
+        {"tokenizer_config": {"tokenizer_class": "LlamaTokenizer", "additional_special_tokens": ["[STOP]"]}},
+        {"special_tokens_map": {"additional_special_tokens": ["[STOP]"]}},
     ],
 )
 def test_special_tokens_are_those_of_transformers(tmp_path: Path, files: dict[str, dict[str, Any]]) -> None:

@@ -72,7 +72,9 @@ def read_config(
     for own, key in _SIZES.items():
         if config[own] is None:
             raise GossamerError(f"{path}: key {PREFIX}{key} is missing")
-    config |= {own: get(key) for own, key in _OPTIONAL.items() if get(key)}
+    config |= {own: get(key) for own, key in _OPTIONAL.items() if get(key) is not None}
+    if config.get("sliding_window") == 0:
+        del config["sliding_window"]
     heads = config["num_attention_heads"]
     if not isinstance(heads, int) or heads < 1 or not isinstance(config["hidden_size"], int):
         raise GossamerError(f"{path}: {PREFIX}attention.head_count must be one whole number, got {heads!r:.80}")

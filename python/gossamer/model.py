@@ -163,6 +163,10 @@ class Model:
         else:
             ids = self.tokenizer.chat([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
         self._check_length(len(ids))
+        if max(ids) >= self.config.vocab:
+            raise GossamerError(
+                f"the prompt holds token {max(ids)}, outside the model's vocabulary of {self.config.vocab}"
+            )
         return ids
 
     def _chats(self, prompt: str | Sequence[Message], chat: bool | None) -> bool:

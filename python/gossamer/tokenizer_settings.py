@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
+_MORE = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 _SPECIAL = {"special": True, "normalized": False}
 _LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -41,10 +42,11 @@ def apply_settings(
     for entry in listed.values() if isinstance(listed, dict) else ():
         _register(backend, entry)
     special: dict[str, Any] = {}
-    for values in (usual, named, settings) if isinstance(listed, dict) else (usual, settings, named):
+    for values in (named, usual, settings) if isinstance(listed, dict) else (usual, settings, named):
         special |= {key: entry for key, entry in values.items() if key.endswith("_token") and _text(entry)}
     found = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
-    for entry in special.values():
+    more = [values.get(key) for values in (settings, named) for key in _MORE]
+    for entry in [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]:
         if _text(entry) not in found:
             _register(
                 backend, {**entry, "special": True} if isinstance(entry, dict) else {"content": entry, **_SPECIAL}
