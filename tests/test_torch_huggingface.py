@@ -80,7 +80,7 @@ def test_a_loaded_model_gives_the_same(tmp_path: Path, options: dict[str, Any], 
     )
 
 
-@pytest.mark.parametrize("family", ["gpt2", "mixtral", "t5", "whisper", "clip", "deberta-v2"])
+@pytest.mark.parametrize("family", ["gpt2", "mixtral", "t5", "clip"])
 def test_other_families(tmp_path: Path, family: str) -> None:
     from test_torch_models import inputs, outputs, pruned
 
@@ -210,7 +210,6 @@ def test_a_state_that_is_given_is_what_is_saved(tmp_path: Path) -> None:
                 "assert importlib.util.find_spec('transformers.modeling_utils')\nimport transformers"
             ),
         ),
-        ("after", "import transformers\nimport gossamer.torch"),
         ("never", "import transformers"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
+from gossamer import GossamerError  # noqa: E402
 from gossamer.torch import SparseLinear, prune_linears, sparsify  # noqa: E402
 from torch_layers import pruned, random  # noqa: E402
 
@@ -144,3 +146,25 @@ def test_an_adapter_for_a_packed_layer_is_refused() -> None:
     assert isinstance(model.model.layers[0].self_attn.q_proj, SparseLinear)
     with pytest.raises(ValueError, match=r"SparseLinear.* is not supported"):
         peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_are_saved_loaded_and_unloaded_but_not_merged(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=16, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(llama(), config)
+    tokens = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        wanted = model(input_ids=tokens).logits
+        assert len(sparsify(model).packed) >= 5
+        torch.testing.assert_close(model(input_ids=tokens).logits, wanted, rtol=1e-3, atol=1e-4)
+        model.save_pretrained(tmp_path)
+        dense = peft.PeftModel.from_pretrained(llama(), tmp_path)
+        torch.testing.assert_close(dense(input_ids=tokens).logits, wanted)
+        with pytest.raises(GossamerError, match=r"q_proj.*asks for the values of a packed weight"):
+            model.merge_and_unload()
+        base = model.unload()
+        assert isinstance(base.model.layers[0].self_attn.q_proj, SparseLinear)
+        torch.testing.assert_close(
+            base(input_ids=tokens).logits, llama()(input_ids=tokens).logits, rtol=1e-3, atol=1e-4
+        )
