@@ -105,15 +105,10 @@ class GossamerQuantizer(HfQuantizer):  # type: ignore[misc]
         for name, entry in found.items():
             _put(model, name, entry)
         # The tensors that dense layers would stumble over are not missed.
-        self._ignored = {rf"(^|\.){re.escape(name)}\.weight$" for name in found}
-        model._keys_to_ignore_on_load_unexpected = self._ignored | set(model._keys_to_ignore_on_load_unexpected or ())
+        ignored = {rf"(^|\.){re.escape(name)}\.weight$" for name in found}
+        model._keys_to_ignore_on_load_unexpected = ignored | set(model._keys_to_ignore_on_load_unexpected or ())
         self._found = found
         return model
-
-    def update_unexpected_keys(self, model: PreTrainedModel, unexpected_keys: list[str], *_: Any) -> list[str]:
-        """Does the same in transformers 4, which asks for it."""
-        del model
-        return [key for key in unexpected_keys if not any(re.search(pattern, key) for pattern in self._ignored)]
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         for name, entry in self._found.items():
@@ -177,7 +172,7 @@ def _check(layer: SparseLinear, name: str, entry: dict[str, Any]) -> None:
     for key in ("values", *layer.layout.index):
         stream = getattr(layer, key)
         converted = key == "values" and _type(stream) != entry["values"]
-        if not converted and entry["streams"][key] != f"{len(stream)} {_checksum(stream, name)}":
+        if stream.is_meta or (not converted and entry["streams"][key] != f"{len(stream)} {_checksum(stream, name)}"):
             raise GossamerError(f"{name}: stream '{key}' is not what was saved, or missing")
     if layer.layout_numbers.tolist() != layer.layout.numbers():
         raise GossamerError(f"{name}: the stored layout is not that of quantization_config")
