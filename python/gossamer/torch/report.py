@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..cli.output import table
 from .linear import SparseLinear
@@ -148,18 +148,18 @@ def other_weights(model: nn.Module, linears: Iterable[nn.Module]) -> tuple[Other
                 seen.add(id(parameter))
                 name = f"{prefix}.{key}" if prefix else key
                 size = parameter.numel() * parameter.element_size()
-                found.append(OtherWeight(name, tuple(parameter.shape), size, _kind(name, module, parameter)))
+                found.append(OtherWeight(name, tuple(parameter.shape), size, _kind(name, module)))
     return tuple(found)
 
 
-def _kind(name: str, module: nn.Module, parameter: Tensor) -> str:
+def _kind(name: str, module: nn.Module) -> str:
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "embeddings"
     if isinstance(module, nn.modules.conv._ConvNd):
         return "convolutions"
     if isinstance(module, nn.MultiheadAttention):
         return "attention projections"
-    if parameter.dim() == 3 and "expert" in f"{name} {type(module).__name__}".lower():
+    if "expert" in f"{name} {type(module).__name__}".lower():
         return "stacked experts"
     return "other weights"
 
