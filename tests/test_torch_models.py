@@ -38,6 +38,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**DECODER, "hidden_size": 60, "ffn_dim": 100, "num_hidden_layers": 2, "num_attention_heads": 4}
         | {"word_embed_proj_dim": 36, "max_position_embeddings": 64},
     ),
+    "falcon": (
+        "FalconForCausalLM",
+        {**DECODER, "hidden_size": 60, "num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": False},
+    ),
     "gpt2": ("GPT2LMHeadModel", {**DECODER, "n_embd": 60, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "t5": (
         "T5ForConditionalGeneration",

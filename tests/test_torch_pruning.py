@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm
@@ -223,3 +225,62 @@ def test_bad_input_is_named(model: Model, batches: list[Tensor]) -> None:
     with pytest.raises(ValueError, match=r"blocks\.1\.down: the weight has NaN or infinite values"):
         prune_linears(model, batches, sparsity=0.5)
     assert hooks(model) == 0
+
+
+class Pairs(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self.rows[place]
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_batches_may_be_whatever_can_be_iterated(model: Model, once: bool) -> None:
+    rows = torch.randn(6, 16, 8, generator=torch.Generator().manual_seed(1))
+    loader = torch.utils.data.DataLoader(Pairs(rows), batch_size=3)
+    other = copy.deepcopy(model)
+    found = prune_linears(model, iter(loader) if once else loader, sparsity=0.5, method="sparsegpt")
+    assert found == prune_linears(other, [rows[:3], rows[3:]], sparsity=0.5, method="sparsegpt")
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparsegpt"])
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+    ],
+)
+def test_layers_with_computed_weights_are_refused_or_excluded(
+    model: Model, batches: list[Tensor], computed: Any, method: str
+) -> None:
+    computed(model.blocks[1].up)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"^blocks\.1\.up: its weight is computed from others .* or exclude the layer$"
+    ):
+        prune_linears(model, batches, sparsity=0.5, method=method)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    found = prune_linears(model, batches, sparsity=0.5, method=method, exclude="*.1.up")
+    assert sorted(found) == ["blocks.0.down", "blocks.0.up", "blocks.1.down"]
+    assert abs(zeros(model.blocks[1].down.weight) - 0.5) < 0.01
+
+
+def test_a_masked_layer_can_be_pruned_when_the_mask_is_permanent(model: Model) -> None:
+    prune.l1_unstructured(model.blocks[0].up, "weight", 0.3)
+    prune.remove(model.blocks[0].up, "weight")
+    assert abs(prune_linears(model, sparsity=0.5, method="magnitude")["blocks.0.up"] - 0.5) < 0.01
+
+
+def test_what_are_no_batches_and_no_values(model: Model, batches: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match="batches must be a list of inputs, got a single mapping"):
+        prune_linears(model, {"x": batches[0]}, sparsity=0.5)
+    with pytest.raises(ValueError, match=r"blocks\.0\.up: its weight is on device meta"):
+        prune_linears(model.to("meta"), sparsity=0.5, method="magnitude")

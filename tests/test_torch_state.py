@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,51 @@ def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(GossamerError, match=words):
             save(bad, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stream", ["masks", "offsets", "values"])
+@pytest.mark.parametrize("into", [Tied, lambda seed: sparsified(Tied(seed=seed))])
+def test_streams_that_contradict_each_other_are_refused_before_anything_changes(
+    tmp_path: Path, stream: str, into: Callable[..., nn.Module]
+) -> None:
+    model = sparsified(Tied())
+    if stream == "values":
+        model.up.values = model.up.values[:64].clone()
+    else:
+        getattr(model.up, stream).fill_(255)
+    save(model, tmp_path / "model.safetensors")
+    other = into(seed=5)
+    before = other(torch.arange(10))
+    with pytest.raises(GossamerError, match=rf"model\.safetensors: up: stream '{stream}'|model\.safetensors: up: .*"):
+        load(other, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="up: "):
+        load_state_dict(other, model.state_dict())
+    assert torch.equal(other(torch.arange(10)), before)
+    with pytest.raises((ValueError, RuntimeError), match="up"):
+        sparsified(Tied(seed=5)).load_state_dict(model.state_dict())
+
+
+class Rotary(Tied):
+    """Has a buffer that no state holds, as the frequencies of rotary embeddings."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.register_buffer("inv_freq", torch.arange(256.0), persistent=False)
+
+
+def test_a_buffer_that_no_state_holds_must_have_values(tmp_path: Path) -> None:
+    model = sparsified(Rotary())
+    save(model, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        empty = Rotary()
+    with pytest.raises(GossamerError, match="inv_freq: on device meta, which has no values"):
+        load(empty, tmp_path / "model.safetensors")
+    assert type(empty.up) is nn.Linear
+    empty.inv_freq = torch.arange(256.0)
+    assert torch.equal(load(empty, tmp_path / "model.safetensors")(torch.arange(10)), model(torch.arange(10)))
+    moved = copy.deepcopy(model).to("meta")
+    moved.inv_freq = torch.arange(256.0)
+    load(moved, tmp_path / "model.safetensors")
+    assert torch.equal(moved(torch.arange(10)), model(torch.arange(10)))
+    assert torch.equal(moved.up.to_dense().weight, model.up.to_dense().weight)
+    assert moved.up.weight.device.type == "cpu"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,23 +14,55 @@ from ..packing import Rounded, round_values
 from ..planner import Machine, this_machine
 from .layout import ACTIVATIONS, NAMES
 
+LINEAR, CONV1D = "torch.nn.modules.linear.Linear", "transformers.pytorch_utils.Conv1D"
+# Subclasses of Linear that compute what a Linear does, by name, since nobody has to have them.
+_SUBCLASSES = (
+    "transformers.models.falcon.modeling_falcon.FalconLinear",
+    "transformers.models.esm.modeling_esmfold.EsmFoldLinear",
+)
+_KINDS = {kind.rpartition(".")[2]: kind for kind in (LINEAR, CONV1D, *_SUBCLASSES)}
 
-def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:
-    """Returns a dense layer's weight [out, in] and bias; raises TypeError for other modules."""
-    title = name or type(linear).__name__
-    if is_conv1d(linear):
-        return linear.weight.t(), linear.bias  # type: ignore[operator, return-value]
-    if type(linear) is not nn.Linear:
-        raise TypeError(
-            f"{title}: a torch.nn.Linear can be packed, not {type(linear).__module__}.{type(linear).__name__}"
-        )
-    return linear.weight, linear.bias
+
+def kind_of(module: nn.Module) -> str:
+    """The qualified name of a linear layer's class, where it is one of those that can be packed; empty otherwise."""
+    found = f"{type(module).__module__}.{type(module).__qualname__}"
+    return found if _KINDS.get(type(module).__name__) == found else ""
 
 
 def is_conv1d(module: nn.Module) -> bool:
     """Whether a module is the `Conv1D` of transformers: a linear layer with a transposed weight."""
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+    return kind_of(module) == CONV1D
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer of any kind, packed ones apart."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
+
+
+def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:
+    """Returns a dense layer's weight [out, in] and bias; raises TypeError for other modules."""
+    if not kind_of(linear):
+        kind = f"{type(linear).__module__}.{type(linear).__name__}"
+        raise TypeError(f"{name or type(linear).__name__}: a torch.nn.Linear can be packed, not {kind}")
+    weight: Any = linear.weight
+    bias: Any = linear.bias
+    return weight.t() if is_conv1d(linear) else weight, bias
+
+
+def as_kind(linear: nn.Linear, kind: str) -> nn.Module:
+    """Turns a Linear into a layer of the kind that it stands for."""
+    if kind == LINEAR:
+        return linear
+    module, _, name = kind.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if kind != CONV1D:
+        linear.__class__ = found
+        return linear
+    conv: Any = found(0, 0)
+    conv.nf, conv.nx = linear.out_features, linear.in_features
+    conv.weight = nn.Parameter(linear.weight.detach().t().contiguous(), linear.weight.requires_grad)
+    conv.bias = linear.bias
+    return conv.train(linear.training)  # type: ignore[no-any-return]
 
 
 def machine_of(device: torch.device) -> Machine:

@@ -13,7 +13,7 @@ from ..cuda import why_unavailable
 from ..errors import GossamerError
 from ..packing import Rounded
 from ..planner import Choice
-from .dense import check_options, dense_parts, is_conv1d, machine_of, round_layer
+from .dense import CONV1D, LINEAR, check_options, dense_parts, kind_of, machine_of, round_layer
 from .handles import MAKERS, Product, handle_of, trainable_length
 from .layout import FLOATS, NAMES, STREAMS, Layout, to_tensors
 from .ops import nobody_watches
@@ -34,7 +34,7 @@ class SparseLinear(nn.Module):
         layout: What the streams hold, and how inputs are multiplied with them.
         bias: Parameter [out_features], or None.
         name: What errors call the layer; `sparsify` sets the qualified name.
-        conv1d: Whether it stands for a `Conv1D` of transformers, which `desparsify` then makes again.
+        kind: Qualified name of the class that it stands for, which `desparsify` then makes again.
     """
 
     values: Tensor
@@ -67,7 +67,7 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layout.cols, layout.rows
         self.name = name
-        self.conv1d = False
+        self.kind = LINEAR
         self.register_buffer("layout_numbers", torch.tensor(layout.numbers()))
         self._set_streams(layout, streams)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, bias.requires_grad))
@@ -109,7 +109,8 @@ class SparseLinear(nn.Module):
         """Packs a dense layer.
 
         Args:
-            linear: A `torch.nn.Linear`, or a `Conv1D` of transformers, whose weight lies transposed.
+            linear: A `torch.nn.Linear`, or one of transformers: a `FalconLinear`, or a `Conv1D`, whose weight lies
+                transposed.
             format: One of `gossamer.formats.FORMATS`, or "auto": the fastest here by estimate.
             weights: Type of the stored values: "f32", "bf16", "f16", "int8", "int4", or "auto": the layer's own, so
                 that the values are exactly those of the layer.
@@ -128,12 +129,12 @@ class SparseLinear(nn.Module):
         rounded = round_layer(weight, weights, group, name or "weight")
         choice = rounded.choose(format, machine_of(weight.device))
         layer = pack_layer(rounded, choice, weight, bias, activations=activations, trainable=trainable, name=name)
-        layer.conv1d = is_conv1d(linear)
+        layer.kind = kind_of(linear)
         return layer.train(linear.training)
 
     def to_dense(self) -> nn.Linear:
         """Returns a `torch.nn.Linear` with the stored values, scales applied."""
-        dtype, device = self._like.dtype, self._like.device
+        dtype, device = self._like.dtype, self.values.device
         weight = self._handle().expand(0, self.out_features, dtype).to(device, copy=True)  # a handle may keep its own
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
@@ -175,7 +176,7 @@ class SparseLinear(nn.Module):
         return PackedWeight(self._weight_shape(), *kind, self._learns(), self._weight_title())
 
     def _weight_shape(self) -> tuple[int, int]:
-        return (self.in_features, self.out_features) if self.conv1d else (self.out_features, self.in_features)
+        return (self.in_features, self.out_features) if self.kind == CONV1D else (self.out_features, self.in_features)
 
     def _weight_title(self) -> str:
         return f"{self._title()}.weight"
@@ -306,6 +307,7 @@ class SparseLinear(nn.Module):
                 f"{self._weight_title()}: the state holds a dense weight, and the layer is packed; "
                 "load it before the model is sparsified, or go back first (desparsify)"
             )
+        whole = False
         if numbers is not None:
             layout = Layout.from_numbers([int(n) for n in numbers.tolist()])
             if (layout.rows, layout.cols) != (self.out_features, self.in_features):
@@ -319,10 +321,14 @@ class SparseLinear(nn.Module):
                 getattr(self, name).shape == stream.shape and getattr(self, name).dtype == stream.dtype
                 for name, stream in found.items()
             )
-            if len(found) == len(streams) and not same:  # otherwise an optimizer may know the tensors
+            whole = len(found) == len(streams)
+            if whole and not same:  # otherwise an optimizer may know the tensors
                 device = self.values.device
                 self._set_streams(layout, {key: torch.empty_like(s, device=device) for key, s in found.items()})
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
+        values = self.values.detach()
+        if whole and values.device.type in MAKERS and nobody_watches(values):
+            self._handle()  # streams that contradict each other are refused here
         self._prepare()
 
 
@@ -355,3 +361,9 @@ def pack_layer(
         values[: packed.nnz] = streams["values"][: packed.nnz * dtype.itemsize].view(dtype)
         streams["values"] = values
     return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name).to(weight.device)
+
+
+OWN = frozenset(
+    {*dir(SparseLinear), *STREAMS, "name", "kind", "layout", "layout_numbers", "_numbers", "_like", "_stand_in"}
+)
+"""Names that mean something in a packed layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..progress import Progress
 from ..pruning.masks import Target
 from ..pruning.solvers import CALIBRATED, DEFAULT_METHOD, METHODS, magnitude
-from .dense import is_conv1d
+from .attachments import COMPUTED
+from .dense import CONV1D, is_linear, kind_of
 from .swap import Patterns, matches
 
 
@@ -58,7 +59,7 @@ class _Enough(Exception):
 
 def prune_linears(
     model: nn.Module,
-    batches: Sequence[Any] = (),
+    batches: Iterable[Any] = (),
     *,
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
@@ -70,7 +71,7 @@ def prune_linears(
     """Prunes the linear layers of a model's blocks in place, each block on the outputs of the pruned ones before it.
 
     Blocks are the members of the outermost `ModuleList`s; embeddings, heads and whatever else lies outside of them stay
-    as they are. A model without such lists is one block. Layers are `nn.Linear` and the `Conv1D` of GPT-2; a weight
+    as they are. A model without such lists is one block. Layers are those that `sparsify` can pack; a weight
     that several of them share is pruned once, for the inputs of all. What is zero stays zero, and counts.
 
     For every block the batches run through the model up to there, so that no assumption is made about what blocks hand
@@ -78,8 +79,9 @@ def prune_linears(
 
     Args:
         model: The model; it is left in the mode, training or not, that it is in.
-        batches: Calibration inputs: mappings are passed as keywords, tuples and lists as arguments, all else as the one
-            argument. All positions count, padding too. "magnitude" needs none.
+        batches: Calibration inputs, a list or a DataLoader, read once: mappings are passed as keywords,
+            tuples and lists as arguments, all else as the one argument. All positions count, padding too.
+            "magnitude" needs none.
         sparsity: Fraction of zeros in every matrix, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
         method: "admm", "sparsegpt", "wanda" or "magnitude"; see `gossamer.pruning`.
@@ -92,13 +94,17 @@ def prune_linears(
 
     Raises:
         GossamerError: the sparsity or the pattern is out of range.
-        ValueError: the method is unknown, batches are missing or do not reach a layer, or a weight or an input is not
-            finite; the line names the layer. Blocks before it are pruned then.
+        ValueError: the method is unknown, batches are missing or do not reach a layer, a weight is computed from others
+            (a pruning mask, a parametrization) or has no values, or a weight or an input is not finite; the line
+            names the layer. In the last two cases, blocks before it may be pruned then.
     """
     target = Target.parse(sparsity, pattern)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if method in CALIBRATED and not len(batches):
+    if isinstance(batches, Mapping):
+        raise ValueError("batches must be a list of inputs, got a single mapping")
+    batches = list(batches)
+    if method in CALIBRATED and not batches:
         raise ValueError(f"method {method!r} measures the inputs of layers and needs at least one batch")
     report = progress or (lambda *_: None)
     run = forward or _call
@@ -145,16 +151,19 @@ def _blocks(model: nn.Module, exclude: Patterns) -> list[tuple[nn.Module, list[_
     """The blocks that hold anything to prune, with their matrices, each matrix once."""
     seen: dict[int, _Matrix] = {}
     found = []
-    listed = [(name, block) for name, block in _outermost(model, "") if any(map(_is_linear, block.modules()))]
+    listed = [(name, block) for name, block in _outermost(model, "") if any(map(_concerned, block.modules()))]
     for prefix, block in listed or [("", model)]:
         matrices = []
         for name, module in block.named_modules(prefix=prefix):
-            if not _is_linear(module) or matches(name, exclude):
+            if not _concerned(module) or matches(name, exclude):
                 continue
-            weight = module.weight
-            assert isinstance(weight, nn.Parameter)
+            weight = module._parameters.get("weight")
+            if weight is None:
+                raise ValueError(f"{name}: {COMPUTED}, or exclude the layer")
+            if weight.is_meta:
+                raise ValueError(f"{name}: its weight is on device meta, which has no values")
             if id(weight) not in seen:
-                seen[id(weight)] = _Matrix(name, weight, is_conv1d(module))
+                seen[id(weight)] = _Matrix(name, weight, kind_of(module) == CONV1D)
                 matrices.append(seen[id(weight)])
             seen[id(weight)].modules.append(module)
         if matrices:
@@ -162,8 +171,9 @@ def _blocks(model: nn.Module, exclude: Patterns) -> list[tuple[nn.Module, list[_
     return found
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return type(module) is nn.Linear or is_conv1d(module)
+def _concerned(module: nn.Module) -> bool:
+    """Whether a module is a linear layer to prune, or one that would be if its weight were its own."""
+    return is_linear(module) and (bool(kind_of(module)) or "weight" not in module._parameters)
 
 
 def _outermost(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from .dense import is_conv1d
+from .attachments import carry_over, obstacle
+from .dense import CONV1D, kind_of
+from .handles import handle_of
 from .layout import Layout
-from .linear import SparseLinear
+from .linear import OWN, SparseLinear
 from .swap import replace
 
 _ALIASES = "aliases"  # metadata: names that share another one's tensor, as JSON
@@ -63,7 +65,7 @@ def load(model: nn.Module, path: str | Path, *, strict: bool = True) -> nn.Modul
     """Reads what `save` wrote into a freshly built model of the same kind.
 
     Linear layers that were packed when the model was saved become `SparseLinear`, straight from the file, which is
-    mapped: a weight's pages come from the disk when they are first used.
+    mapped: indices are read and checked here, and a weight's values come from the disk when they are first used.
 
     Args:
         model: The model, dense or sparsified, with weights of any values, or on the meta device. Changed in place.
@@ -91,7 +93,7 @@ def load(model: nn.Module, path: str | Path, *, strict: bool = True) -> nn.Modul
         for alias, name in json.loads(file.metadata.get(_ALIASES, "{}")).items():
             state[alias] = state[name]
         load_state_dict(model, state, strict=strict, assign=True)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (GossamerError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise GossamerError(f"{file.path}: {error}") from None
     return model
 
@@ -111,7 +113,8 @@ def load_state_dict(
         The model.
 
     Raises:
-        ValueError: a packed layer stands where the model has no linear layer of its size; nothing was changed.
+        ValueError: a packed layer stands where the model has no linear layer of its size, or its streams contradict
+            each other, or (strict) a buffer that is in no state is on the meta device; nothing was changed.
         RuntimeError: as for `torch.nn.Module.load_state_dict`.
     """
     swaps = []
@@ -119,14 +122,21 @@ def load_state_dict(
         name, _, last = key.rpartition(".")
         if last == _LAYOUT:
             swaps.append(_swap(model, name, state, assign))
+    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in state]
+    empty = [name for name in empty if name.rpartition(".")[2] != "_like"]
+    if strict and empty:
+        raise ValueError(
+            f"{', '.join(empty)}: on device meta, which has no values, and the state has none for it either; "
+            "build the model where it has values, or set this buffer first"
+        )
+    for old, new in swaps:
+        if new is not None:
+            replace(model, old, new)
     tied: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 tied.setdefault(id(parameter), []).append((module, key))
-    for old, new in swaps:
-        if new is not None:
-            replace(model, old, new)
     model.load_state_dict(state, strict=strict, assign=assign)
     for (first, first_key), *others in tied.values():
         for module, key in others:
@@ -142,37 +152,51 @@ def _copied(stream: Tensor, like: Tensor) -> Tensor:
 def _swap(model: nn.Module, name: str, state: Mapping[str, Any], assign: bool) -> tuple[nn.Module, SparseLinear | None]:
     """The module that a packed layer of the state replaces, and a layer to put there, or None where one is already."""
     old = place_of(model, name)
+    layout, streams = _checked(name, state)
     if isinstance(old, SparseLinear):
         return old, None
-    layout = Layout.from_numbers([int(n) for n in state[f"{name}.{_LAYOUT}"].tolist()])
-    streams = {}
-    for stream in ("values", *layout.index):
-        if not isinstance(state.get(f"{name}.{stream}"), Tensor):
-            raise ValueError(f"{name}: stream '{stream}' is missing from the saved layer")
-        streams[stream] = state[f"{name}.{stream}"]
     weight = old.weight
     assert isinstance(weight, Tensor)
     streams = {key: stream.detach() if assign else _copied(stream, weight) for key, stream in streams.items()}
     return old, layer_for(old, layout, streams, name)
 
 
+def _checked(name: str, state: Mapping[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
+    """What a packed layer of the state consists of; where it is assigned, the first call need not check it again."""
+    layout = Layout.from_numbers([int(n) for n in state[f"{name}.{_LAYOUT}"].tolist()])
+    streams = {}
+    for stream in ("values", *layout.index):
+        if not isinstance(state.get(f"{name}.{stream}"), Tensor):
+            raise ValueError(f"{name}: stream '{stream}' is missing from the saved layer")
+        streams[stream] = state[f"{name}.{stream}"]
+    try:
+        handle_of(streams["values"], [streams[stream] for stream in layout.index], layout.numbers())
+    except (ValueError, GossamerError) as error:
+        raise ValueError(f"{name}: {error}") from None
+    return layout, streams
+
+
 def place_of(model: nn.Module, name: str) -> nn.Module:
     """Returns the linear layer, packed or not, where a packed one was saved.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it has more to it than a packed one can take over.
     """
     try:
         old = model.get_submodule(name)
     except AttributeError:
         raise ValueError(f"{name}: a packed layer was saved under this name, and the model has none") from None
-    if not isinstance(old, SparseLinear) and type(old) is not nn.Linear and not is_conv1d(old):
+    if isinstance(old, SparseLinear):
+        return old
+    if not kind_of(old):
         raise ValueError(f"{name}: a packed layer was saved under this name, and the model has a {type(old).__name__}")
+    if why := obstacle(old, OWN):
+        raise ValueError(f"{name}: a packed layer was saved under this name, and the model's cannot be replaced: {why}")
     return old
 
 
 def layer_for(old: nn.Module, layout: Layout, streams: dict[str, Tensor], name: str) -> SparseLinear:
-    """Makes the packed layer that takes the place of a dense one, with its bias, type and mode.
+    """Makes the packed layer that takes the place of a dense one, with its bias, type, mode, hooks and attributes.
 
     Args:
         old: The dense layer.
@@ -185,11 +209,12 @@ def layer_for(old: nn.Module, layout: Layout, streams: dict[str, Tensor], name: 
     """
     weight, bias = old.weight, old.bias
     assert isinstance(weight, Tensor)
-    shape = tuple(reversed(weight.shape)) if is_conv1d(old) else tuple(weight.shape)
+    shape = tuple(reversed(weight.shape)) if kind_of(old) == CONV1D else tuple(weight.shape)
     if shape != (layout.rows, layout.cols):
         raise ValueError(
             f"{name}: the saved layer is {layout.rows} x {layout.cols}, the model's {shape[0]} x {shape[1]}"
         )
     layer = SparseLinear(layout, streams, bias if isinstance(bias, Tensor) else None, dtype=weight.dtype, name=name)
-    layer.conv1d = is_conv1d(old)
-    return layer.train(old.training)
+    layer.kind = kind_of(old)
+    carry_over(old, layer)
+    return layer

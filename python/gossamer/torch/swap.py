@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..formats import INTEGER_TYPES, Shape
 from ..planner import Choice
-from .dense import check_options, check_weight, dense_parts, is_conv1d, machine_of, round_layer
-from .linear import SparseLinear, pack_layer
+from .attachments import COMPUTED, PLAIN, carry_over, obstacle
+from .dense import (
+    CONV1D,
+    as_kind,
+    check_options,
+    check_weight,
+    dense_parts,
+    is_linear,
+    kind_of,
+    machine_of,
+    round_layer,
+)
+from .linear import OWN, SparseLinear, pack_layer
 from .report import LayerReport, Report, model_bytes, other_weights
 from .training import trained_layers
 
@@ -67,13 +76,11 @@ def sparsify(
     check_options(format, weights, group, activations, trainable)
     if min_zeros is not None and not 0 <= min_zeros <= 1:
         raise ValueError(f"min_zeros must be between 0 and 1, got {min_zeros}")
-    if type(model) is nn.Linear or is_conv1d(model):
+    if kind_of(model):
         raise TypeError(
             "the model is a linear layer itself and cannot be replaced in place; use SparseLinear.from_dense"
         )
-    linears = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)
-    }
+    linears = {name: module for name, module in model.named_modules() if is_linear(module)}
     owners = _owners(model)
     trained = trained_layers(model, linears, trainable)
     reasons = {
@@ -90,7 +97,8 @@ def sparsify(
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         size = weight.numel() * weight.element_size()
-        out, inn = reversed(weight.shape) if is_conv1d(module) else weight.shape
+        shape = weight.shape if weight.dim() == 2 else (size, 1)
+        out, inn = reversed(shape) if kind_of(module) == CONV1D else shape
         own = str(weight.dtype).removeprefix("torch.")
         if reasons[name]:
             rows.append(LayerReport(name, out, inn, None, "", own, size, size, reasons[name]))
@@ -103,10 +111,11 @@ def sparsify(
             continue
         parts = dense_parts(module, name)
         layer = pack_layer(rounded, choice, *parts, activations=activations, trainable=trainable, name=name)
-        layer.conv1d = is_conv1d(module)
-        replace(model, module, layer.train(module.training))
+        layer.kind = kind_of(module)
+        why = "; ".join(filter(None, (choice.reason, carry_over(module, layer))))
+        replace(model, module, layer)
         layout = layer.layout
-        rows.append(LayerReport(name, out, inn, zeros, layout.format, layout.type, size, layer.nbytes, choice.reason))
+        rows.append(LayerReport(name, out, inn, zeros, layout.format, layout.type, size, layer.nbytes, why))
     return Report(tuple(rows), others, before, model_bytes(model))
 
 
@@ -118,8 +127,9 @@ def desparsify(model: nn.Module) -> int:
     """
     layers = [module for module in model.modules() if isinstance(module, SparseLinear) and module is not model]
     for layer in layers:
-        linear = layer.to_dense()
-        replace(model, layer, _to_conv1d(linear) if layer.conv1d else linear)
+        dense = as_kind(layer.to_dense(), layer.kind)
+        carry_over(layer, dense, OWN | PLAIN)
+        replace(model, layer, dense)
     return len(layers)
 
 
@@ -129,15 +139,6 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new
-
-
-def _to_conv1d(linear: nn.Linear) -> nn.Module:
-    kind = sys.modules["transformers.pytorch_utils"].Conv1D
-    conv: Any = kind(0, 0)
-    conv.nf, conv.nx = linear.out_features, linear.in_features
-    conv.weight = nn.Parameter(linear.weight.detach().t().contiguous(), linear.weight.requires_grad)
-    conv.bias = linear.bias
-    return conv  # type: ignore[no-any-return]
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
@@ -164,11 +165,11 @@ def _left_alone(
         return "not included"
     if matches(name, exclude):
         return "excluded"
-    if type(module) is not nn.Linear and not is_conv1d(module):
+    if not kind_of(module):
         return f"a {type(module).__name__}, which is more than a Linear"
     weight = module._parameters.get("weight")
     if weight is None:
-        return "its weight is computed from others (a parametrization or a pruning mask): make that permanent first"
+        return COMPUTED
     others = [owner for owner in owners[id(weight)] if owner != f"{name}.weight"]
     if others:
         return f"tied to {', '.join(others)}"
@@ -176,7 +177,7 @@ def _left_alone(
         return f"{str(weight.dtype).removeprefix('torch.')} cannot be packed"
     if 0 in weight.shape:
         return "it is empty"
-    return ""
+    return obstacle(module, OWN)
 
 
 def _does_not_pay(shape: Shape, choice: Choice, format: str, weights: str, min_zeros: float | None) -> str:

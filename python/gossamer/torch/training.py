@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 
@@ -40,7 +41,7 @@ def trained_layers(model: nn.Module, linears: Mapping[str, nn.Module], trainable
 
 
 def _is_zero(weight: Tensor) -> bool:
-    return not weight.is_meta and not bool(weight.detach().any())
+    return weight.layout == torch.strided and not weight.is_meta and not bool(weight.detach().any())
 
 
 def _adapters(model: nn.Module) -> tuple[list[str], set[str]]:

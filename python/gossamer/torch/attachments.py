@@ -1,0 +1,89 @@
+"""What hangs on a linear layer beside its weight and bias: what another takes over, and what keeps it as it is."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+# Shared with the layer before, so that the handles which `register_*hook` returned still remove them.
+_HOOKS = {
+    "forward hooks": ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "forward pre-hooks": ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    "backward hooks": ("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+}
+_STATE_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+PLAIN = {"in_features", "out_features", "nf", "nx", *nn.Linear(1, 1, device="meta").__dict__}
+COMPUTED = "its weight is computed from others (a parametrization or a pruning mask): make that permanent first"
+
+
+def obstacle(module: nn.Module, taken: frozenset[str]) -> str:
+    """Why a dense layer has to stay what it is.
+
+    Args:
+        module: A linear layer.
+        taken: Names that mean something else in the layer that would replace it.
+
+    Returns:
+        The reason, or nothing where the other layer can take over all that hangs on this one.
+    """
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return COMPUTED
+    if any(getattr(module, hooks, None) for hooks in _STATE_HOOKS):
+        return "it has state-dict hooks, which know the names of a dense layer's tensors"
+    if getattr(module, "_is_full_backward_hook", None) is False:
+        return "it has a backward hook of the old kind, which sees torch's own product"
+    besides = [*(name for name in module._parameters if name not in ("weight", "bias"))]
+    besides += [*module._buffers, *module._modules]
+    if besides:
+        return f"it has {', '.join(besides)} beside weight and bias"
+    for name in attributes(module, PLAIN):
+        if hasattr(type(module), name):
+            return f"it has a {name} of its own"
+        if name in taken:
+            return f"its attribute {name} means something else in a packed layer"
+    if type(weight) is not nn.Parameter:
+        return f"its weight is a {type(weight).__name__}, which is more than a tensor"
+    if weight.layout != torch.strided or weight.dim() != 2:
+        return (
+            f"its weight is no matrix, but {weight.dim()}-dimensional and {str(weight.layout).removeprefix('torch.')}"
+        )
+    if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
+        return "its weight has gradient hooks"
+    return ""
+
+
+def attributes(module: nn.Module, known: frozenset[str] | set[str]) -> list[str]:
+    """Names of what users set on a module."""
+    return [name for name in module.__dict__ if name not in known]
+
+
+def carry_over(old: nn.Module, new: nn.Module, known: frozenset[str] | set[str] = PLAIN) -> str:
+    """Gives a layer what hangs on the one that it replaces: hooks, attributes, the mode, and the bias itself.
+
+    Args:
+        old: The layer before.
+        new: The one in its place.
+        known: Names of what is no attribute of a user's in `old`.
+
+    Returns:
+        What was taken over, in words; nothing where that goes without saying.
+    """
+    kept = []
+    for what, names in _HOOKS.items():
+        if any(getattr(old, name, None) for name in names):
+            kept.append(what)
+            for name in names:
+                if name in old.__dict__:
+                    new.__dict__[name] = old.__dict__[name]
+    for name in attributes(old, known):
+        new.__dict__[name] = old.__dict__[name]
+        if not name.startswith("_"):
+            kept.append(name)
+    if isinstance(old._parameters.get("bias"), nn.Parameter):  # optimizers and other layers may have it too
+        new._parameters["bias"] = old._parameters["bias"]
+    new.train(old.training)
+    return f"keeps its {', '.join(kept)}" if kept else ""
