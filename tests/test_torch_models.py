@@ -40,7 +40,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "falcon": (
         "FalconForCausalLM",
-        {**DECODER, "hidden_size": 60, "num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": False},
+        {**DECODER, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": False},
     ),
     "gpt2": ("GPT2LMHeadModel", {**DECODER, "n_embd": 60, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "t5": (

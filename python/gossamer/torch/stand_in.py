@@ -19,9 +19,13 @@ _METHODS = (
     *("is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg", "is_inference", "get_device", "__hash__"),
     "__dir__",
 )
+_NEW = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
 _FUNCTIONS = ("numel", "is_floating_point", "is_complex", "is_conj", "is_neg", "is_inference", "is_signed")
 
-# What is answered as a tensor with values would: it needs none.
+ANSWERED = frozenset((*_ATTRIBUTES, *_METHODS, *_NEW))
+"""Attributes and methods that need no values."""
+
+# What is answered as a tensor with values would.
 _TELLS = {
     *(getattr(Tensor, name).__get__ for name in _ATTRIBUTES if hasattr(Tensor, name)),
     *(getattr(Tensor, name) for name in _METHODS),
@@ -30,7 +34,7 @@ _TELLS = {
 # What makes a tensor of the same shape, type or device.
 _MAKES = {
     *(torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like, torch.rand_like, torch.randn_like),
-    *(Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor),
+    *(getattr(Tensor, name) for name in _NEW),
 }
 _attribute: Any = Tensor
 _ITSELF = {Tensor.detach, torch.detach, _attribute.data.__get__}

@@ -24,6 +24,7 @@ from .dense import (
     round_layer,
 )
 from .linear import OWN, SparseLinear, pack_layer
+from .readers import readers
 from .report import LayerReport, Report, model_bytes, other_weights
 from .training import trained_layers
 
@@ -50,7 +51,8 @@ def sparsify(
 
     Looks at every `torch.nn.Linear` and every `Conv1D` of transformers. With float values a layer is packed where its
     zeros promise a gain by estimate, and stays as it is otherwise; with integer values it is packed at any number of
-    zeros, since fewer bits pay by themselves. A weight that another module has too (tied embeddings) is left alone. So
+    zeros, since fewer bits pay by themselves. A weight that another module has too (tied embeddings) is left alone, and
+    so is one that the model's own code reads, and a layer with more to it than hooks and attributes, which go over. So
     is what is still being trained: adapters, layers that are all zero and require gradients, and, unless `trainable`,
     layers that require gradients while others do not.
 
@@ -87,7 +89,10 @@ def sparsify(
         name: _left_alone(name, module, owners, include, exclude) or trained.get(name, "")
         for name, module in linears.items()
     }
+    read = readers(model, [module for name, module in linears.items() if not reasons[name]])
     for name, module in linears.items():
+        if module in read:
+            reasons[name] = f"{read[module]} reads its weight"
         if not reasons[name]:
             check_weight(dense_parts(module, name)[0], weights, name)
     others, before = other_weights(model, linears.values()), model_bytes(model)
