@@ -176,7 +176,8 @@ class Asking(Base):
             x = x.to(self.read.weight.dtype)
         if self.read.weight is None or self.read.weight.data.shape[0] != self.read.weight.size(1):
             raise ValueError
-        return self.called(self.read(x.to(self.read.weight.detach().device)))
+        weight = self.called.weight
+        return self.called(self.read(x.to(self.read.weight.detach().device))).to(weight.dtype)
 
 
 class Off(Base):

@@ -24,7 +24,7 @@ from .stand_in import ANSWERED
 _UNKNOWN = object()
 _NONE: frozenset[nn.Module] = frozenset()
 _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
-_HARMLESS = {"isinstance", "hasattr", "type", "id", "callable"}
+_HARMLESS = {"isinstance", "hasattr", "getattr", "type", "id", "callable"}
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -176,20 +176,26 @@ class _Walk:
     def _read(self, node: ast.AST, modules: Modules) -> None:
         """Notes that a weight is asked for, unless all that is wanted is what it is."""
         above = self.parents.get(node)
+        uses = [node]
+        if isinstance(above, ast.Assign) and len(above.targets) == 1 and isinstance(above.targets[0], ast.Name):
+            name = above.targets[0].id
+            uses = [use for use in self.parents if isinstance(use, ast.Name) and use.id == name]
+            uses = [use for use in uses if isinstance(use.ctx, ast.Load)]  # type: ignore[attr-defined]
+        if not all(map(self._needs_no_values, uses)):
+            for module in modules & self.wanted:
+                self.found.setdefault(module, self.function.__qualname__.replace("<locals>.", ""))
+
+    def _needs_no_values(self, node: ast.AST) -> bool:
+        above = self.parents.get(node)
         while isinstance(above, ast.Attribute) and above.attr in ("data", "detach"):
             node, above = above, self.parents.get(above)
             if isinstance(above, ast.Call) and above.func is node:
                 node, above = above, self.parents.get(above)
-        if isinstance(above, ast.Attribute) and above.attr in ANSWERED:
-            return
-        if isinstance(above, ast.Call) and isinstance(above.func, ast.Name) and above.func.id in _HARMLESS:
-            return
-        if isinstance(above, ast.Call) and isinstance(above.func, ast.Name) and above.func.id == "getattr":
-            return
-        if isinstance(above, ast.Compare) and all(isinstance(op, (ast.Is, ast.IsNot)) for op in above.ops):
-            return
-        for module in modules & self.wanted:
-            self.found.setdefault(module, self.function.__qualname__.replace("<locals>.", ""))
+        if isinstance(above, ast.Attribute):
+            return above.attr in ANSWERED
+        if isinstance(above, ast.Call) and isinstance(above.func, ast.Name):
+            return above.func.id in _HARMLESS
+        return isinstance(above, ast.Compare) and all(isinstance(op, (ast.Is, ast.IsNot)) for op in above.ops)
 
     def call(self, node: ast.Call) -> Modules:
         """Walks into a function that is called with modules, and returns those that it may return."""
