@@ -25,44 +25,83 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+// Lanes i and i + width as one, for widths 8, 4, 2 and 1. In halves, since shuffles of 16 lanes are many where
+// registers hold fewer.
+template <class Lane, class Join>
+GOSSAMER_INLINE Lane fold_lanes(const void* lanes, const Join& join) {
+  typedef Lane V8 __attribute__((vector_size(32)));
+  typedef Lane V4 __attribute__((vector_size(16)));
+  V8 halves[2];
+  memcpy(halves, lanes, sizeof halves);
+  const V8 eight = join(halves[0], halves[1]);
+  V4 quarters[2];
+  memcpy(quarters, &eight, sizeof quarters);
+  const V4 four = join(quarters[0], quarters[1]);
+  return join(join(four[0], four[2]), join(four[1], four[3]));
+}
+
+// Codes of at most 8 bits.
+GOSSAMER_INLINE void store_codes(I16 code, int8_t* out) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // which compilers narrow one by one
+  __m256i halves[2];
+  memcpy(halves, &code, sizeof halves);
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(halves[0], halves[1]), 0xd8);
+  _mm_storeu_si128((__m128i*)out, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+#else
+  typedef int8_t C16 __attribute__((vector_size(16)));
+  const C16 bytes = __builtin_convertvector(code, C16);
+  memcpy(out, &bytes, sizeof bytes);
+#endif
+}
+
+// A unit of kParts times 16 inputs.
+template <int kParts>
+GOSSAMER_INLINE void quantize_unit(const F16 (&parts)[kParts], int8_t* codes, float* scale_out, int32_t* surplus) {
+  F16 largest = {};
+  I16 bad = {};
+  for (int j = 0; j < kParts; ++j) {
+    largest = maximum(largest, maximum(parts[j], -parts[j]));
+    bad |= parts[j] != parts[j];
+  }
+  const float magnitude = fold_lanes<float>(&largest, [](auto a, auto b) { return a > b ? a : b; });
+  const float inverse = magnitude > 0 ? 127.0F / magnitude : 0.0F;
+  // A magnitude too small for its inverse, or one that is not finite, has no codes; the scale tells the rest. NaN
+  // poisons the unit instead of vanishing.
+  const bool codable = inverse < INFINITY && magnitude < INFINITY;
+  I16 total = {};
+  for (int j = 0; j < kParts; ++j) {
+    I16 code = {};
+    if (codable) {
+      const F16 scaled = round_even(parts[j] * splat(inverse));
+      code = __builtin_convertvector(scaled == scaled ? scaled : F16{}, I16);
+    }
+    total += code;
+    store_codes(code, codes + j * kLanes);
+  }
+  *scale_out = fold_lanes<int32_t>(&bad, [](auto a, auto b) { return a | b; }) != 0 ? NAN : magnitude / 127.0F;
+  *surplus = -128 * fold_lanes<int32_t>(&total, [](auto a, auto b) { return a + b; });
+}
+
+template <int kParts>
+GOSSAMER_INLINE void quantize_units(const float* x, int64_t n, int64_t padded, int8_t* codes, float* scales,
+                                    int32_t* surplus) {
+  constexpr int kUnit = kParts * kLanes;
+  for (int64_t u = 0; u < padded / kUnit; ++u, x += kUnit, n -= kUnit, codes += kUnit) {
+    F16 parts[kParts];
+    for (int j = 0; j < kParts; ++j) {
+      const int64_t left = n - j * kLanes;
+      parts[j] = left >= kLanes ? load(x + j * kLanes) : load_part(x + j * kLanes, left > 0 ? left : 0);
+    }
+    quantize_unit<kParts>(parts, codes, scales + u, surplus + u);
+  }
+}
+
 void quantize(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
               int32_t* surplus) noexcept {
-  for (int64_t first = 0; first < padded; first += unit) {
-    F16 parts[4];  // a unit has 2 or 4 of them
-    F16 largest = {};
-    const int count = unit / kLanes;
-    for (int j = 0; j < count; ++j) {
-      const int64_t at = first + j * kLanes;
-      parts[j] = at + kLanes <= n ? load(x + at) : load_part(x + at, at < n ? n - at : 0);
-      largest = maximum(largest, maximum(parts[j], -parts[j]));
-    }
-    const float magnitude = max_lanes(largest);
-    const float inverse = magnitude > 0 ? 127.0F / magnitude : 0.0F;
-    scales[first / unit] = magnitude / 127.0F;
-    // A magnitude too small for its inverse, or one that is not finite, has no codes; the scale tells the rest.
-    const bool codable = inverse < INFINITY && magnitude < INFINITY;
-    I16 total = {};
-    for (int j = 0; j < count; ++j) {
-      I16 code = {};
-      if (codable) {
-        const F16 scaled = round_even(parts[j] * splat(inverse));
-        const F16 bounded = scaled == scaled ? scaled : F16{};
-        code = __builtin_convertvector(bounded, I16);
-      }
-      total += code;
-      typedef int8_t C16 __attribute__((vector_size(16)));
-      const C16 bytes = __builtin_convertvector(code, C16);
-      memcpy(codes + first + j * kLanes, &bytes, sizeof bytes);
-    }
-    int32_t sum = 0;
-    for (int i = 0; i < kLanes; ++i) sum += total[i];
-    surplus[first / unit] = -128 * sum;
-    for (int j = 0; j < count; ++j) {  // NaN poisons the unit instead of vanishing
-      const I16 bad = parts[j] != parts[j];
-      for (int i = 0; i < kLanes; ++i)
-        if (bad[i] != 0) scales[first / unit] = NAN;
-    }
-  }
+  if (unit == 32)
+    quantize_units<2>(x, n, padded, codes, scales, surplus);
+  else
+    quantize_units<4>(x, n, padded, codes, scales, surplus);
 }
 
 void to_bf16(const float* x, int64_t n, int64_t padded, uint16_t* out) noexcept {
