@@ -58,7 +58,19 @@ GOSSAMER_INLINE float sum_lanes(F16 v) {
   return v[0];
 }
 
-GOSSAMER_INLINE F16 maximum(F16 a, F16 b) { return a > b ? a : b; }
+GOSSAMER_INLINE F16 maximum(F16 a, F16 b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // where compilers choose lane by lane
+  __m256 x[2];
+  __m256 y[2];
+  memcpy(x, &a, sizeof x);
+  memcpy(y, &b, sizeof y);
+  for (int h = 0; h < 2; ++h) x[h] = _mm256_max_ps(x[h], y[h]);
+  memcpy(&a, x, sizeof a);
+  return a;
+#else
+  return a > b ? a : b;
+#endif
+}
 
 GOSSAMER_INLINE float max_lanes(F16 v) {
   for (int width = 8; width > 0; width /= 2)

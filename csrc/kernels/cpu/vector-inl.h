@@ -40,6 +40,9 @@ GOSSAMER_INLINE Lane fold_lanes(const void* lanes, const Join& join) {
   return join(join(four[0], four[2]), join(four[1], four[3]));
 }
 
+// All bits of the lanes that are NaN. By integers, since compilers compare lane by lane where registers hold fewer.
+GOSSAMER_INLINE I16 is_nan(F16 v) { return (0x7f800000 - ((I16)v & 0x7fffffff)) >> 31; }
+
 // Codes of at most 8 bits.
 GOSSAMER_INLINE void store_codes(I16 code, int8_t* out) {
 #if defined(__AVX2__) && !defined(__AVX512F__)  // which compilers narrow one by one
@@ -61,7 +64,7 @@ GOSSAMER_INLINE void quantize_unit(const F16 (&parts)[kParts], int8_t* codes, fl
   I16 bad = {};
   for (int j = 0; j < kParts; ++j) {
     largest = maximum(largest, maximum(parts[j], -parts[j]));
-    bad |= parts[j] != parts[j];
+    bad |= is_nan(parts[j]);
   }
   const float magnitude = fold_lanes<float>(&largest, [](auto a, auto b) { return a > b ? a : b; });
   const float inverse = magnitude > 0 ? 127.0F / magnitude : 0.0F;
@@ -73,7 +76,8 @@ GOSSAMER_INLINE void quantize_unit(const F16 (&parts)[kParts], int8_t* codes, fl
     I16 code = {};
     if (codable) {
       const F16 scaled = round_even(parts[j] * splat(inverse));
-      code = __builtin_convertvector(scaled == scaled ? scaled : F16{}, I16);
+      const I16 bits = (I16)scaled & ~is_nan(scaled);
+      code = __builtin_convertvector((F16)bits, I16);
     }
     total += code;
     store_codes(code, codes + j * kLanes);
