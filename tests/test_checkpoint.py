@@ -294,6 +294,24 @@ def test_a_tensor_that_nobody_takes_is_refused_by_name(tmp_path: Path, name: str
         open_checkpoint(folder)
 
 
+def test_a_tensor_that_the_index_does_not_list_is_seen(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m", shards=2, attention_bias=True)
+    index = folder / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    assert sum(name.endswith("bias") for name in places) == 8
+    edit_json(index, weight_map={name: file for name, file in places.items() if not name.endswith("bias")})
+    assert sorted(open_checkpoint(folder).names()) == sorted(places)
+    edit_json(folder / "config.json", num_hidden_layers=1)
+    with pytest.raises(GossamerError, match=r"tensor model\.layers\.1\.\S+ has no place in the model"):
+        open_checkpoint(folder)
+
+
+def test_an_adapter_beside_the_model_is_told(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "adapter_config.json").write_text("{}")
+    assert open_checkpoint(folder).notes == (f"{folder}: the adapter that lies beside the model is left out",)
+
+
 def test_buffers_of_older_programs_do_no_harm(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
     buffers = {

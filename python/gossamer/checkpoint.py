@@ -179,6 +179,8 @@ class FolderCheckpoint(Checkpoint):
             if name not in shards[shard].tensors:
                 raise GossamerError(f"{folder / shard}: tensor {name} is missing; {_INDEX} says that it is there")
             self._files[name] = shards[shard]
+        for file in shards.values():  # what the index does not list is stored all the same
+            self._files = dict.fromkeys(file.tensors, file) | self._files
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
         return [*self._names, *self._computed]
@@ -235,6 +237,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise GossamerError(f"{path}: no config.json, so this is no checkpoint folder")
         checkpoint = FolderCheckpoint(path)
         source = path / "config.json"
+        if (path / "adapter_config.json").is_file():
+            checkpoint.notes += (f"{path}: the adapter that lies beside the model is left out",)
     elif path.is_file():
         if path.suffix == ".safetensors":
             raise GossamerError(f"{path}: give the folder that holds this file and its config.json")

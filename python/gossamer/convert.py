@@ -149,7 +149,7 @@ def pack_checkpoint(
         "name": shown_name(checkpoint.path),
         "source": shown_name(checkpoint.path),
         "family": checkpoint.config["model_type"],
-        "notes": list(checkpoint.notes),
+        "notes": [note.replace(str(checkpoint.path), shown_name(checkpoint.path)) for note in checkpoint.notes],
     }
     if machine is None and format == "auto":
         info[PLANNED_FOR] = this_processor()
