@@ -280,3 +280,15 @@ def test_models_of_transformers_that_read_weights(
         read = {row.name.rpartition(".")[2] for row in report if row.why.endswith("reads its weight")}
         assert sorted(read) == dense
         torch.testing.assert_close(model(given)[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_detrs_map_of_attention_multiplies_with_a_convolution() -> None:
+    detr = pytest.importorskip("transformers.models.detr.modeling_detr")
+    torch.manual_seed(0)
+    model = nn.Sequential(detr.DetrMHAttentionMap(SIZE, 4)).eval()
+    queries, keys = random(1, 5, SIZE), random(1, SIZE, 3, 3, seed=2)
+    with torch.no_grad():
+        wanted = model[0](queries, keys)
+        report = sparsify(model, format="bitmap")
+        assert [(row.name, row.packed) for row in report] == [("0.q_proj", True), ("0.k_proj", False)]
+        torch.testing.assert_close(model[0](queries, keys), wanted)

@@ -228,3 +228,68 @@ def test_nested_inputs(layout: torch.layout) -> None:
     assert (found.is_nested, found.layout) == (True, layout)
     for y, x in zip(found.unbind(), parts, strict=True):
         assert worst(y, x, linear.weight, linear.bias) <= 1
+
+
+class Adapted(nn.Module):
+    """Merges its adapter into the layer below when it is no longer trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = pruned(OUT, IN, 0.6)
+        self.down, self.up = nn.Parameter(random(4, IN)), nn.Parameter(random(OUT, 4))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Adapted:
+        super().train(mode)
+        if not mode:
+            with torch.no_grad():
+                self.base.weight.copy_(self.base.weight + self.up @ self.down)
+            self.merged = True
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) if self.merged else self.base(x) + x @ self.down.T @ self.up.T
+
+
+def test_an_adapter_is_not_merged_in_silence() -> None:
+    model = nn.Sequential(Adapted())
+    before = model(X)
+    sparsify(model, format="bitmap")
+    torch.testing.assert_close(model(X), before)
+    with pytest.raises(GossamerError, match=r"0\.base\.weight"):
+        model.eval()
+    torch.testing.assert_close(model(X), before)
+    desparsify(model)
+    model.eval()
+    torch.testing.assert_close(model(X), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: model.apply(lambda module: nn.init.normal_(module.weight) if hasattr(module, "weight") else None),
+        lambda model: nn.utils.fusion.fuse_linear_bn_eval(model[0][0].eval(), nn.BatchNorm1d(OUT).eval()),
+        lambda model: setattr(nn.Embedding(OUT, IN), "weight", model[0][0].weight),
+        lambda model: {module.weight.data_ptr() for module in model.modules() if hasattr(module, "weight")},
+    ],
+)
+def test_whole_models_are_not_changed_in_silence(use: Callable[[nn.Module], object]) -> None:
+    model = packed()
+    before = model(X)
+    with pytest.raises(GossamerError, match=r"^0\.0\.weight"):
+        use(model)
+    assert torch.equal(model(X), before)
+
+
+def test_averaged_copies_follow_trained_values() -> None:
+    model = packed(trainable=True)
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
+    copies = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+    copies.update_parameters(model)
+    before = model[0][0].to_dense().weight.detach()
+    model(X).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    copies.update_parameters(model)
+    after = model[0][0].to_dense().weight.detach()
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(copies.module[0][0].to_dense().weight.detach(), (before + after) / 2)
