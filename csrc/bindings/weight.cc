@@ -218,9 +218,8 @@ py::tuple quantize_activations(const py::object& array, int unit) {
   std::vector<float> scales(static_cast<std::size_t>(batch * units));
   std::vector<std::int32_t> surplus(scales.size());
   for (py::ssize_t t = 0; t < batch; ++t)
-    vector_kernels(KvType::kF32)
-        .quantize(x.data() + t * cols, cols, padded, unit, codes.data() + t * padded, scales.data() + t * units,
-                  surplus.data() + t * units);
+    vector_kernels().quantize(x.data() + t * cols, cols, padded, unit, codes.data() + t * padded,
+                              scales.data() + t * units, surplus.data() + t * units);
   return py::make_tuple(to_array(std::move(codes), {batch, padded}), to_array(std::move(scales), {batch, units}),
                         to_array(std::move(surplus), {batch, units}));
 }

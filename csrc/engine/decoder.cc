@@ -57,7 +57,8 @@ Decoder::Decoder(DecoderConfig config, const Weights& weights, const Vectors& ve
       activations_(options.activations),
       team_(options.threads),
       cache_(config_.layers, config_.kv_heads, config_.head_dim, options.kv),
-      kernels_(&vector_kernels(options.kv)) {
+      kernels_(&vector_kernels()),
+      kv_kernels_(&kv_kernels(options.kv)) {
   if (activations_ != "auto") (void)activation_from_name(activations_);
   std::set<std::string> used;
   const auto weight = [&](const std::string& name, int rows, int cols) {
@@ -240,13 +241,13 @@ void Decoder::run_block(int index, float* hidden, std::int64_t stride, const std
       const std::int64_t k_bytes =
           static_cast<std::int64_t>(dim) * kPageTokens * (cache.type() == KvType::kF32 ? 4 : 2);
       for (int h = 0; h < config_.kv_heads; ++h, page += cache.head_bytes()) {
-        kernels_->store_k(k_.row(t) + h * dim, dim, page, slot);
-        kernels_->store_v(v_.row(t) + h * dim, dim, cache.padded_dim(), page + k_bytes, slot);
+        kv_kernels_->store_k(k_.row(t) + h * dim, dim, page, slot);
+        kv_kernels_->store_v(v_.row(t) + h * dim, dim, cache.padded_dim(), page + k_bytes, slot);
       }
     }
   });
   const AttentionShape shape{config_.heads, config_.kv_heads, dim, cache.padded_dim()};
-  attention_.run(team_, *kernels_, shape, places, layer_offset, cache.head_bytes(), q_.memory.data(), q_.stride,
+  attention_.run(team_, *kv_kernels_, shape, places, layer_offset, cache.head_bytes(), q_.memory.data(), q_.stride,
                  mixed_.memory.data(), mixed_.stride);
 
   capture(captures, block, kO, mixed_, tokens);

@@ -119,6 +119,7 @@ class Decoder {
   ThreadTeam team_;
   KvCache cache_;
   const VectorKernels* kernels_;
+  const KvKernels* kv_kernels_;
   std::unique_ptr<Linear> embed_;
   std::unique_ptr<Linear> head_;  // null when tied
   std::vector<float> norm_;

@@ -8,6 +8,8 @@ namespace gossamer {
 
 enum class KvType : uint8_t { kF32, kF16 };
 
+constexpr int kKvTypeCount = 2;
+
 // Element types of tensors that come from elsewhere.
 enum class FloatType : uint8_t { kF32, kBf16, kF16 };
 
@@ -62,6 +64,10 @@ struct VectorKernels {
   // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
   void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
                const float* sines) noexcept;
+};
+
+// What depends on the KV cache's element type.
+struct KvKernels {
   // Writes one token's K or V head into a page.
   void (*store_k)(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept;
   void (*store_v)(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept;

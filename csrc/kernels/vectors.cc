@@ -4,25 +4,32 @@
 
 namespace gossamer {
 
-namespace scalar {
-extern const VectorKernels kVectorKernels[2];
-}
+#define GOSSAMER_DECLARE_VECTORS(isa)              \
+  namespace isa {                                  \
+  extern const VectorKernels kVectorKernels;       \
+  extern const KvKernels kKvKernels[kKvTypeCount]; \
+  }
+GOSSAMER_DECLARE_VECTORS(scalar)
 #if GOSSAMER_X86
-namespace avx2 {
-extern const VectorKernels kVectorKernels[2];
-}
-namespace avx512 {
-extern const VectorKernels kVectorKernels[2];
-}
+GOSSAMER_DECLARE_VECTORS(avx2)
+GOSSAMER_DECLARE_VECTORS(avx512)
 #endif
 
-const VectorKernels& vector_kernels(KvType kv) {
-  const int i = static_cast<int>(kv);
+const VectorKernels& vector_kernels() {
 #if GOSSAMER_X86
-  if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kVectorKernels[i];
-  if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kVectorKernels[i];
+  if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kVectorKernels;
+  if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kVectorKernels;
 #endif
-  return scalar::kVectorKernels[i];
+  return scalar::kVectorKernels;
+}
+
+const KvKernels& kv_kernels(KvType type) {
+  const int i = static_cast<int>(type);
+#if GOSSAMER_X86
+  if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kKvKernels[i];
+  if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kKvKernels[i];
+#endif
+  return scalar::kKvKernels[i];
 }
 
 }  // namespace gossamer

@@ -5,6 +5,7 @@
 
 namespace gossamer {
 
-const VectorKernels& vector_kernels(KvType kv);
+const VectorKernels& vector_kernels();
+const KvKernels& kv_kernels(KvType type);
 
 }  // namespace gossamer

@@ -46,7 +46,7 @@ int block_at(const std::vector<TokenPlace>& tokens, std::size_t first, int most)
 
 }  // namespace
 
-void Attention::run(Parallel& team, const VectorKernels& kernels, const AttentionShape& shape,
+void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape,
                     const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes,
                     const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride) {
   const int group = shape.heads / shape.kv_heads;

@@ -29,9 +29,9 @@ struct AttentionShape {
 // what is read of it; a token's result is the same in any company.
 class Attention {
  public:
-  void run(Parallel& team, const VectorKernels& kernels, const AttentionShape& shape,
-           const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes, const float* q,
-           std::int64_t q_stride, float* out, std::int64_t out_stride);
+  void run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape, const std::vector<TokenPlace>& tokens,
+           std::int64_t layer_offset, std::int64_t head_bytes, const float* q, std::int64_t q_stride, float* out,
+           std::int64_t out_stride);
 
  private:
   Buffer<float> scratch_;  // a part for each thread: AttentionArgs

@@ -80,7 +80,7 @@ const Activations& ActivationCache::get(ActivationType type, int unit, Parallel&
   x.tokens = rows_.tokens;
   const std::int64_t padded = padded_cols(rows_.cols);
   const auto tokens = static_cast<std::size_t>(rows_.tokens);
-  const VectorKernels& vectors = vector_kernels(KvType::kF32);
+  const VectorKernels& vectors = vector_kernels();
   if (type == ActivationType::kF32) {
     x.f32 = rows_.data;
     x.stride = rows_.stride;

@@ -24,7 +24,7 @@ void TensorScratch::run(Parallel& parallel, const Linear& linear, const TensorLi
   if (args.bias != nullptr &&
       (args.bias_type != FloatType::kF32 || reinterpret_cast<std::uintptr_t>(args.bias) % sizeof(float) != 0)) {
     bias_.resize(static_cast<std::size_t>(linear.rows()));
-    vector_kernels(KvType::kF32).widen(args.bias, args.bias_type, linear.rows(), linear.rows(), bias_.data());
+    vector_kernels().widen(args.bias, args.bias_type, linear.rows(), linear.rows(), bias_.data());
     bias = bias_.data();
   }
   TensorLinearArgs block = args;
@@ -38,7 +38,7 @@ void TensorScratch::run(Parallel& parallel, const Linear& linear, const TensorLi
 
 void TensorScratch::run_block(Parallel& parallel, const Linear& linear, const TensorLinearArgs& args,
                               const float* bias) {
-  const VectorKernels& vectors = vector_kernels(KvType::kF32);
+  const VectorKernels& vectors = vector_kernels();
   const std::int64_t rows = linear.rows();
   const std::int64_t cols = linear.cols();
   const std::int64_t padded = padded_cols(cols);

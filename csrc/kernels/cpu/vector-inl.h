@@ -189,11 +189,14 @@ void rope(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* 
 
 }  // namespace
 
-// One entry a KV type.
-extern const VectorKernels kVectorKernels[2];
-const VectorKernels kVectorKernels[2] = {
-    {rms_norm, quantize, to_bf16, widen, narrow, silu_mul, add, rope, store_k<KvF32>, store_v<KvF32>, attend<KvF32>},
-    {rms_norm, quantize, to_bf16, widen, narrow, silu_mul, add, rope, store_k<KvF16>, store_v<KvF16>, attend<KvF16>},
+extern const VectorKernels kVectorKernels;
+const VectorKernels kVectorKernels = {rms_norm, quantize, to_bf16, widen, narrow, silu_mul, add, rope};
+
+extern const KvKernels kKvKernels[kKvTypeCount];
+const KvKernels kKvKernels[kKvTypeCount] = {
+    // by KvType
+    {store_k<KvF32>, store_v<KvF32>, attend<KvF32>},
+    {store_k<KvF16>, store_v<KvF16>, attend<KvF16>},
 };
 
 }  // namespace GOSSAMER_NS
