@@ -206,3 +206,19 @@ def test_fx_traces_a_layer_alone(trainable: bool) -> None:
 def test_what_is_neither_tensor_nor_traced_is_refused() -> None:
     with pytest.raises(TypeError, match=r"SparseLinear\(30, 20\): inputs must be a tensor, got list"):
         SparseLinear.from_dense(pruned(20, 30))([1.0])
+
+
+def test_a_model_built_without_values_must_have_got_its_buffers() -> None:
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Module(), pruned(256, 256))
+        model[0].register_buffer("inv_freq", torch.ones(4), persistent=False)
+        return model
+
+    with torch.device("meta"):
+        model = build()
+    model.load_state_dict(build().state_dict(), assign=True)
+    with pytest.raises(ValueError, match=r"^0\.inv_freq: on device meta, which has no values"):
+        sparsify(model)
+    assert type(model[1]) is nn.Linear
+    model[0].inv_freq = torch.ones(4)
+    assert len(sparsify(model).packed) == 1

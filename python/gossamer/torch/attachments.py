@@ -87,3 +87,17 @@ def carry_over(old: nn.Module, new: nn.Module, known: frozenset[str] | set[str] 
         new._parameters["bias"] = old._parameters["bias"]
     new.train(old.training)
     return f"keeps its {', '.join(kept)}" if kept else ""
+
+
+def buffers_without_values(model: nn.Module) -> list[str]:
+    """Names of buffers on the meta device that no state brings; torch computes with whatever it finds there.
+
+    Those that `accelerate` has put elsewhere, and brings for each call, do not count.
+    """
+    found = []
+    for name, module in model.named_modules():
+        for key in module._non_persistent_buffers_set:
+            buffer = module._buffers.get(key)
+            if buffer is not None and buffer.is_meta and buffer.numel() and not hasattr(module, "_hf_hook"):
+                found.append(f"{name}.{key}" if name else key)
+    return found

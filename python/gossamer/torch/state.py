@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from .attachments import carry_over, obstacle
+from .attachments import buffers_without_values, carry_over, obstacle
 from .dense import CONV1D, kind_of
 from .handles import handle_of
 from .layout import Layout
@@ -122,8 +122,7 @@ def load_state_dict(
         name, _, last = key.rpartition(".")
         if last == _LAYOUT:
             swaps.append(_swap(model, name, state, assign))
-    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in state]
-    empty = [name for name in empty if name.rpartition(".")[2] != "_like"]
+    empty = [name for name in buffers_without_values(model) if name not in state]
     if strict and empty:
         raise ValueError(
             f"{', '.join(empty)}: on device meta, which has no values, and the state has none for it either; "

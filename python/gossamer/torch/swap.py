@@ -11,7 +11,7 @@ from torch import nn
 
 from ..formats import INTEGER_TYPES, Shape
 from ..planner import Choice
-from .attachments import COMPUTED, PLAIN, carry_over, obstacle
+from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, obstacle
 from .dense import (
     CONV1D,
     as_kind,
@@ -72,8 +72,8 @@ def sparsify(
 
     Raises:
         TypeError: the model itself is a linear layer.
-        ValueError: an option is unknown, or a weight has no values or holds NaN (with integer values, infinity); then
-            no layer was replaced.
+        ValueError: an option is unknown, or a weight has no values or holds NaN (with integer values, infinity), or a
+            buffer that no state brings has none (device meta); then no layer was replaced.
     """
     check_options(format, weights, group, activations, trainable)
     if min_zeros is not None and not 0 <= min_zeros <= 1:
@@ -95,6 +95,10 @@ def sparsify(
             reasons[name] = f"{read[module]} reads its weight"
         if not reasons[name]:
             check_weight(dense_parts(module, name)[0], weights, name)
+    if empty := buffers_without_values(model):
+        raise ValueError(
+            f"{', '.join(empty)}: on device meta, which has no values; set this buffer first, since no state brings it"
+        )
     others, before = other_weights(model, linears.values()), model_bytes(model)
     machine = functools.cache(machine_of)
     rows = []
