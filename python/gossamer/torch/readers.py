@@ -49,7 +49,7 @@ def readers(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, st
         layers: Those that are of interest.
 
     Returns:
-        The function that reads a layer's weight, as "Class.forward", by layer.
+        The reason by layer: "Class.forward reads its weight", or asks in another way for what a packed layer has not.
     """
     found: dict[nn.Module, str] = {}
     wanted = frozenset(layers)
@@ -182,8 +182,30 @@ class _Walk:
             uses = [use for use in self.parents if isinstance(use, ast.Name) and use.id == name]
             uses = [use for use in uses if isinstance(use.ctx, ast.Load)]  # type: ignore[attr-defined]
         if not all(map(self._needs_no_values, uses)):
-            for module in modules & self.wanted:
-                self.found.setdefault(module, self.function.__qualname__.replace("<locals>.", ""))
+            self._note(modules, "reads its weight")
+
+    def _note(self, modules: Modules, what: str) -> None:
+        for module in modules & self.wanted:
+            self.found.setdefault(module, f"{self.function.__qualname__.replace('<locals>.', '')} {what}")
+
+    def _read_all(self, node: ast.Call, modules: Modules) -> None:
+        """Notes that parameters are gone through, among which a packed weight is not, unless for what they are."""
+        above = self.parents.get(node)
+        if isinstance(above, ast.Call) and isinstance(above.func, ast.Name) and above.func.id == "next":
+            return
+        if isinstance(above, (ast.For, ast.comprehension)) and isinstance(above.target, ast.Name):
+            name = above.target.id
+            uses = [use for use in self.parents if isinstance(use, ast.Name) and use.id == name]
+            if all(map(self._needs_no_values, (use for use in uses if isinstance(use.ctx, ast.Load)))):
+                return
+        self._note(frozenset(inner for module in modules for inner in module.modules()), "goes through its parameters")
+
+    def _ask_class(self, node: ast.Call) -> None:
+        """Notes that a layer's class is asked for where a packed one would give another answer."""
+        kinds = node.args[1]
+        for kind in kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]:
+            if self.value(kind) is nn.Linear:
+                self._note(self.modules(node.args[0]), "asks whether it is a Linear")
 
     def _needs_no_values(self, node: ast.AST) -> bool:
         above = self.parents.get(node)
@@ -203,12 +225,18 @@ class _Walk:
         keywords = {keyword.arg: self.modules(keyword.value) for keyword in node.keywords if keyword.arg}
         func = node.func
         if isinstance(func, ast.Attribute):
+            if func.attr in ("parameters", "named_parameters", "state_dict", "get_parameter"):
+                self._read_all(node, self.modules(func.value))
+                return _NONE
             if func.attr in ("modules", "named_modules"):
                 return frozenset(inner for module in self.modules(func.value) for inner in module.modules())
             if func.attr in ("children", "named_children", "values", "items"):
                 return _members(self.modules(func.value))
             return self._method(func, arguments, keywords)
         if not isinstance(func, ast.Name):
+            return _NONE
+        if func.id == "isinstance" and len(node.args) == 2:
+            self._ask_class(node)
             return _NONE
         if func.id == "getattr" and len(node.args) > 1:
             name = node.args[1].value if isinstance(node.args[1], ast.Constant) else None

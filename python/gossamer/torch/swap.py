@@ -92,7 +92,7 @@ def sparsify(
     read = readers(model, [module for name, module in linears.items() if not reasons[name]])
     for name, module in linears.items():
         if module in read:
-            reasons[name] = f"{read[module]} reads its weight"
+            reasons[name] = read[module]
         if not reasons[name]:
             check_weight(dense_parts(module, name)[0], weights, name)
     if empty := buffers_without_values(model):
