@@ -4,11 +4,17 @@
 // row in one block are cut into slots of 4, the last one filled up with value 0 at column 0 of the block. The slots of
 // a panel's block are dealt out in steps: step i has slot i of every row that has one, rows rising.
 //
-//   counts   [panels][csr_blocks] u8, steps of the block: the largest number of slots among the 16 rows
-//   lanes    [steps] u16, bit r set where row r has a slot in this step; within a block each step's rows are among the
-//   last's columns  [slots][4] u8 values   value streams: the slots' values in order, 4 a slot offsets  [streams + 1]
-//   first byte of each value stream slots    [panels + 1] first slot of each panel steps    [panels + 1] first step of
-//   each panel
+//   counts   [panels][csr_blocks] u8: steps of the block, the largest number of slots among the panel's 16 rows
+//   lanes    [steps] u16: bit r is set where row r has a slot in this step; a block's first step has the most rows, and
+//            each later one has some of those of the step before
+//   columns  [slots][4] u8: the columns of each slot, counted from the block's first input
+//   values   value streams (one a panel; int4 one a pair of panels): 4 values a slot, in the order of the slots
+//   offsets  [streams + 1] u64: first byte of each value stream, then the end of the last
+//   slots    [panels + 1] u64: first slot of each panel, then the number of slots
+//   steps    [panels + 1] u64: first step of each panel, then the number of steps
+//
+// Steps and slots run on through all panels and blocks: panels rising, in a panel blocks rising, in a block steps
+// rising, in a step rows rising.
 #include <algorithm>
 #include <bit>
 

@@ -1,7 +1,8 @@
 // nm: exactly N stored values in every M inputs of every row, so that all strides are fixed.
 //
-//   masks   [panels][blocks * 16] 64-bit words; every row has N bits in every M inputs, padding rows and columns
-//   included values  [panels (or pairs, int4)][blocks][1024 * N / M] values in order of word, then bit
+//   masks   [panels][blocks * 16] u64: bit 4 r + k of a word is set where row r stores the word's input k; every row has
+//           N bits in every M inputs, padding rows and columns included
+//   values  [panels, int4: pairs of panels][blocks][1024 * N / M] elements, in order of word, then bit
 //
 // The index coding is the bit mask for every (N, M). A group with fewer than N non-zeros stores explicit zeros in its
 // first free places; so do the tails.
