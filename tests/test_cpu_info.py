@@ -13,6 +13,8 @@ from gossamer import _core
 BASES = {
     "scalar": ("scalar",),
     "avx2": ("scalar", "avx2"),
+    "avx_vnni": ("scalar", "avx2", "avx_vnni"),
+    "avx_vnni_evex": ("scalar", "avx2", "avx_vnni_evex"),
     "avx512": ("scalar", "avx2", "avx512"),
     "avx512_vbmi2": ("scalar", "avx2", "avx512", "avx512_vbmi2"),
     "avx512_bf16": ("scalar", "avx2", "avx512", "avx512_vbmi2", "avx512_bf16"),

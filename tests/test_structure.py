@@ -17,7 +17,7 @@ from conftest import ROOT, source_hash
 
 CSRC = ROOT / "csrc"
 LAYERS = ("common", "formats", "kernels", "ops", "engine", "bindings")
-ISAS = ("avx2", "avx512", "avx512_vbmi2", "avx512_bf16", "amx", "amx_emulated")
+ISAS = ("avx2", "avx_vnni", "avx_vnni_evex", "avx512", "avx512_vbmi2", "avx512_bf16", "amx", "amx_emulated")
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
 C_HEADERS = {f"{name}.h" for name in ("float", "limits", "math", "stddef", "stdint", "string")}
 C_HEADERS |= {"cfloat", "climits", "cstddef", "cstdint", "cstring"}
@@ -238,11 +238,22 @@ def test_isa_objects_share_no_symbol(objects: list[Path]) -> None:
     assert not complaints, "\n".join(complaints)
 
 
-def test_avx2_objects_hold_no_avx512(objects: list[Path]) -> None:
-    avx2 = [path for path in objects if isa_of(path.name) == "avx2"]
+@pytest.mark.parametrize("isa", ["avx2", "avx_vnni"])
+def test_avx2_objects_hold_no_avx512(objects: list[Path], isa: str) -> None:
+    avx2 = [path for path in objects if isa_of(path.name) == isa]
     assert avx2
     complaints = [f"{path.name}: {c}" for path in avx2 for c in evex_complaints(run("objdump", "-d", path))]
     assert not complaints, "\n".join(complaints[:20])
+
+
+@pytest.mark.parametrize(("isa", "coding"), [("avx_vnni", "c4"), ("avx_vnni_evex", "62")])
+def test_avx_vnni_objects_multiply_by_one_instruction(objects: list[Path], isa: str, coding: str) -> None:
+    found = [path for path in objects if isa_of(path.name) == isa]
+    assert found or isa == "avx_vnni_evex"
+    for path in found:
+        dots = [line.split("\t") for line in run("objdump", "-d", path).splitlines() if "vpdpbusd" in line]
+        assert dots, path
+        assert {parts[1].split()[0] for parts in dots} == {coding}, path
 
 
 @pytest.mark.parametrize(

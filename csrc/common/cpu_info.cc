@@ -34,6 +34,7 @@ struct Tier {
 // By Isa.
 constexpr Tier kTiers[] = {
     {"scalar", Isa::kScalar},       {"avx2", Isa::kScalar},
+    {"avx_vnni_evex", Isa::kAvx2},  {"avx_vnni", Isa::kAvx2},
     {"avx512", Isa::kAvx2},         {"amx_emulated", Isa::kAvx512Vbmi2},
     {"avx512_vbmi2", Isa::kAvx512}, {"avx512_bf16", Isa::kAvx512Vbmi2},
     {"amx", Isa::kAvx512Bf16},
@@ -81,6 +82,14 @@ Detected detect() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return result;
   if (!(has(b, 3) /* BMI1 */ && has(b, 5) /* AVX2 */ && has(b, 8) /* BMI2 */)) return result;
   found.push_back(Isa::kAvx2);
+  unsigned more = 0;
+  unsigned unused[3] = {};
+  if (!__get_cpuid_count(7, 1, &more, &unused[0], &unused[1], &unused[2])) more = 0;
+#if GOSSAMER_EVEX_VNNI
+  if ((xcr0 & 0xe6) == 0xe6 && has(b, 16) /* F */ && has(b, 31) /* VL */ && has(c, 11) /* VNNI */)
+    found.push_back(Isa::kAvxVnniEvex);
+#endif
+  if (has(more, 4) /* AVX-VNNI */) found.push_back(Isa::kAvxVnni);
   if ((xcr0 & 0xe6) != 0xe6) return result;  // + opmask and ZMM state
   if (!(has(b, 16) /* F */ && has(b, 17) /* DQ */ && has(b, 30) /* BW */ && has(b, 31) /* VL */)) return result;
   found.push_back(Isa::kAvx512);
@@ -90,7 +99,7 @@ Detected detect() {
 #endif
   found.push_back(Isa::kAvx512Vbmi2);
   const bool tiles = has(d, 24) /* AMX-TILE */ && has(d, 25) /* AMX-INT8 */;
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5)) {
+  if (has(more, 5) /* AVX512_BF16 */) {
     found.push_back(Isa::kAvx512Bf16);
     if (tiles) result.no_tiles = ask_for_tiles(xcr0);
     if (tiles && result.no_tiles.empty()) found.push_back(Isa::kAmx);

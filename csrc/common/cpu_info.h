@@ -10,12 +10,14 @@ namespace gossamer {
 // of which neither builds on the other, as of two architectures, nothing is said. Of the tiers that a processor has,
 // the last one listed is preferred.
 //   kAvx2         AVX2, FMA, F16C, BMI2
+//   kAvxVnni      kAvx2 and AVX-VNNI, which processors with AVX-512 may lack
+//   kAvxVnniEvex  kAvx2 and VNNI of AVX-512 for the same code, for tests; in builds that ask for it
 //   kAvx512       kAvx2 and F, BW, DQ, VL
 //   kAvx512Vbmi2  kAvx512 and VNNI, VBMI, VBMI2
 //   kAvx512Bf16   kAvx512Vbmi2 and BF16
 //   kAmx          kAvx512Bf16 and the tiles of AMX, 8-bit ones
 //   kAmxEmulated  kAvx512Vbmi2 and such tiles in loops, for tests; in builds that ask for it
-enum class Isa : int { kScalar, kAvx2, kAvx512, kAmxEmulated, kAvx512Vbmi2, kAvx512Bf16, kAmx };
+enum class Isa : int { kScalar, kAvx2, kAvxVnniEvex, kAvxVnni, kAvx512, kAmxEmulated, kAvx512Vbmi2, kAvx512Bf16, kAmx };
 
 const char* isa_name(Isa isa);
 

@@ -14,6 +14,8 @@ GOSSAMER_KERNEL_TABLE(GOSSAMER_DECLARE)
 namespace table::tier {
 constexpr Isa scalar = Isa::kScalar;
 constexpr Isa avx2 = Isa::kAvx2;
+constexpr Isa avx_vnni = Isa::kAvxVnni;
+constexpr Isa avx_vnni_evex = Isa::kAvxVnniEvex;
 constexpr Isa avx512 = Isa::kAvx512;
 constexpr Isa avx512_vbmi2 = Isa::kAvx512Vbmi2;
 constexpr Isa avx512_bf16 = Isa::kAvx512Bf16;

@@ -85,7 +85,7 @@ USUAL = {
 
 def usual_machine(isa: str) -> Machine:
     """Returns what to expect of a tier of `_core.isas()`."""
-    return USUAL["avx2" if isa in ("scalar", "avx2", "avx512") else "avx512"]
+    return USUAL["avx2" if isa in ("scalar", "avx2", "avx_vnni", "avx_vnni_evex", "avx512") else "avx512"]
 
 
 def this_machine(type: str | None = None, progress: Progress | None = None) -> Machine:

@@ -2,10 +2,11 @@
 // token may be summed in another order than several.
 #pragma once
 
+#include "kernels/cpu/dot_avx2-inl.h"
 #include "kernels/cpu/tile_avx2-inl.h"
 
 namespace gossamer {
-namespace avx2 {
+namespace GOSSAMER_NS {
 
 inline __m256i broadcast4(const int8_t* codes) {
   int32_t four;
@@ -13,23 +14,33 @@ inline __m256i broadcast4(const int8_t* codes) {
   return _mm256_set1_epi32(four);
 }
 
-// Adds words of a span to 32-bit sums (int8), or to 16-bit ones that hold a whole span (int4).
+// The unsigned side of a dot product of codes as they are expanded: int4 ones are 8 too large already.
+template <ValueType kType>
+inline __m256i unsigned_side(__m256i codes) {
+  return kDotInstruction && kType == ValueType::kInt8 ? _mm256_xor_si256(codes, _mm256_set1_epi8((char)0x80)) : codes;
+}
+template <ValueType kType>
+constexpr int kBias = kType == ValueType::kInt4 ? 8
+                      : kDotInstruction         ? 128
+                                                : 0;
+
+// Adds words of a span to 32-bit sums, or without the instruction (int4) to 16-bit ones that hold a whole span.
 template <ValueType kType>
 inline __m256i add_products(__m256i sum, __m256i codes, __m256i inputs) {
   __asm__("" : "+x"(sum));  // one addition after the other: gathering the products first would spill them
-  if constexpr (kType == ValueType::kInt4) {
+  if constexpr (kDotInstruction) {
+    return add_dots(sum, codes, inputs);
+  } else if constexpr (kType == ValueType::kInt4) {
     // Codes are 0..15 and |x| <= 127: the sum of 8 words' pairs, at most 30480, fits 16 bits.
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, inputs));
   } else {
-    // |w| <= 128 and |x| <= 127: the sum of two products fits 16 bits.
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return add_dots(sum, _mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
   }
 }
 
 template <ValueType kType>
 inline __m256i widen_sum(__m256i sum) {
-  return kType == ValueType::kInt4 ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum;
+  return !kDotInstruction && kType == ValueType::kInt4 ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum;
 }
 
 // Exact sums of a unit for `kTokens` tokens, 16 rows each; without the surplus of int4 codes.
@@ -47,8 +58,8 @@ inline Sums<1> dot_next(Cursor& at, int spans, const int8_t* x) {
     __m256i second = _mm256_setzero_si256();
     next_codes<kLayout, kType, kHigh>(at, [&](int i, __m256i first_codes, __m256i second_codes) {
       const __m256i inputs = broadcast4(x + i * kWordCols);
-      first = add_products<kType>(first, first_codes, inputs);
-      second = add_products<kType>(second, second_codes, inputs);
+      first = add_products<kType>(first, unsigned_side<kType>(first_codes), inputs);
+      second = add_products<kType>(second, unsigned_side<kType>(second_codes), inputs);
     });
     sums.rows[0][0] = _mm256_add_epi32(sums.rows[0][0], widen_sum<kType>(first));
     sums.rows[0][1] = _mm256_add_epi32(sums.rows[0][1], widen_sum<kType>(second));
@@ -66,8 +77,8 @@ inline Sums<kTokens> dot_stored(const uint8_t* codes, int spans, const int8_t* x
     for (int t = 0; t < kTokens; ++t) span[t][0] = span[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (int i = 0; i < kSpanWords; ++i, codes += kWordBits, x += kWordCols) {
-      const __m256i first = _mm256_load_si256((const __m256i*)codes);
-      const __m256i second = _mm256_load_si256((const __m256i*)(codes + 32));
+      const __m256i first = unsigned_side<kType>(_mm256_load_si256((const __m256i*)codes));
+      const __m256i second = unsigned_side<kType>(_mm256_load_si256((const __m256i*)(codes + 32)));
       for (int t = 0; t < kTokens; ++t) {
         const __m256i inputs = broadcast4(x + t * stride);
         span[t][0] = add_products<kType>(span[t][0], first, inputs);
@@ -105,7 +116,8 @@ template <ValueType kType, bool kHigh, int kTokens>
 inline Sums<kTokens> dot_pairs(Cursor& at, int words, const int8_t* x, int64_t stride) {
   const __m256i low = _mm256_set1_epi8(0x0f);
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i acc[kTokens][2][2];  // int8: rows' halves of 4; int4: 16-bit sums in the first alone
+  constexpr bool kNarrow = kType == ValueType::kInt4 && !kDotInstruction;
+  __m256i acc[kTokens][2][2];  // rows' halves of 4; kNarrow: 16-bit sums in the first alone
   for (int t = 0; t < kTokens; ++t)
     for (int h = 0; h < 2; ++h) acc[t][h][0] = acc[t][h][1] = _mm256_setzero_si256();
   const uint8_t* v = at.v;
@@ -128,16 +140,29 @@ inline Sums<kTokens> dot_pairs(Cursor& at, int words, const int8_t* x, int64_t s
             h == 0 ? _mm256_unpacklo_epi8(place[j][0], place[j][1]) : _mm256_unpackhi_epi8(place[j][0], place[j][1]);
         const uint8_t* first = v + 32 * j + 16 * h;
         codes[j] = signed_codes<kType, kHigh>(load_halves(first, first + kWordBits));
-        sizes[j] = _mm256_abs_epi8(codes[j]);
       }
+      if constexpr (kDotInstruction) {  // the four inputs of a row side by side
+        const __m256i first_codes = _mm256_unpacklo_epi16(codes[0], codes[1]);
+        const __m256i first_which = _mm256_unpacklo_epi16(which[0], which[1]);
+        codes[1] = _mm256_unpackhi_epi16(codes[0], codes[1]);
+        which[1] = _mm256_unpackhi_epi16(which[0], which[1]);
+        codes[0] = first_codes;
+        which[0] = first_which;
+      }
+      for (int j = 0; j < 2; ++j) sizes[j] = _mm256_abs_epi8(codes[j]);
       for (int t = 0; t < kTokens; ++t) {
         const __m256i inputs = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)(x + t * stride)));
+        __m256i(&sum)[2] = acc[t][h];
+        if constexpr (kDotInstruction) {
+          for (int j = 0; j < 2; ++j)
+            sum[j] = add_dots(sum[j], sizes[j], _mm256_sign_epi8(_mm256_shuffle_epi8(inputs, which[j]), codes[j]));
+          continue;
+        }
         __m256i products[2];
         for (int j = 0; j < 2; ++j)
           products[j] =
               _mm256_maddubs_epi16(sizes[j], _mm256_sign_epi8(_mm256_shuffle_epi8(inputs, which[j]), codes[j]));
-        __m256i(&sum)[2] = acc[t][h];
-        if constexpr (kType == ValueType::kInt4) {
+        if constexpr (kNarrow) {
           // |w| <= 8 and |x| <= 127: a unit's 8 sums of two products fit 16 bits.
           sum[0] = _mm256_add_epi16(sum[0], _mm256_add_epi16(products[0], products[1]));
         } else {
@@ -153,22 +178,22 @@ inline Sums<kTokens> dot_pairs(Cursor& at, int words, const int8_t* x, int64_t s
   for (int t = 0; t < kTokens; ++t) {
     for (int h = 0; h < 2; ++h) {
       const __m256i(&sum)[2] = acc[t][h];
-      sums.rows[t][h] = kType == ValueType::kInt4
-                            ? _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[0])),
-                                               _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[0], 1)))
-                            : _mm256_add_epi32(_mm256_permute2x128_si256(sum[0], sum[1], 0x20),
-                                               _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
+      sums.rows[t][h] = kNarrow ? _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[0])),
+                                                   _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[0], 1)))
+                                : _mm256_add_epi32(_mm256_permute2x128_si256(sum[0], sum[1], 0x20),
+                                                   _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
     }
   }
   return sums;
 }
 
-// Adds the sums of unit u of the tokens from t, less the surplus of codes that were kBias too large, to their totals.
-template <int kBias, int kTokens>
+// Adds the sums of unit u of the tokens from t, less the surplus of codes that were kSurplus too large, to their totals.
+template <int kSurplus, int kTokens>
 inline void add_unit(const Activations& x, const Sums<kTokens>& sums, const Rows& scale, int u, int t, Rows* totals) {
   for (int i = 0; i < kTokens; ++i) {
     const int64_t at = (t + i) * x.unit_stride + u;
-    const __m256i surplus = _mm256_set1_epi32(kBias == 0 ? 0 : x.unit_surplus[at] / (128 / kBias));
+    const __m256i surplus =
+        _mm256_set1_epi32(kSurplus == 0 ? 0 : x.unit_surplus[at] / (128 / (kSurplus == 0 ? 1 : kSurplus)));
     const __m256 unit_scale = _mm256_set1_ps(x.unit_scales[at]);
     for (int h = 0; h < 2; ++h) {
       const __m256 sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sums.rows[i][h], surplus));
@@ -186,7 +211,6 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
   const Activations& x = a.x;
   const int spans = x.unit / kSpanCols;
   const int units = w.blocks * (kBlockCols / x.unit);
-  constexpr int kBias = kType == ValueType::kInt4 ? 8 : 0;
   const bool grouped = w.groups > 1;
   const Rows one = {{_mm256_set1_ps(1.0F), _mm256_set1_ps(1.0F)}};
   Cursor at[kPanels];
@@ -208,7 +232,7 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
       } else if constexpr (kMost == 1) {
         const Sums<1> sums = p == 0 ? dot_next<kLayout, kType, false>(at[0], spans, codes(0))
                                     : dot_next<kLayout, kType, true>(at[kPanels - 1], spans, codes(0));
-        add_unit<kBias>(x, sums, scale, u, t0, totals[p]);
+        add_unit<kBias<kType>>(x, sums, scale, u, t0, totals[p]);
       } else {
         alignas(32) uint8_t unit[kBlockWords * kWordBits];
         for (int s = 0; s < spans; ++s) {
@@ -219,7 +243,7 @@ inline void a8_panels(const LinearArgs& a, int panel, int t0, int tokens) {
         }
         for_tiles(tokens, [&](auto tile, int t) {
           const auto sums = dot_stored<kType, decltype(tile)::value>(unit, spans, codes(t), x.stride);
-          add_unit<kBias>(x, sums, scale, u, t0 + t, totals[p] + t);
+          add_unit<kBias<kType>>(x, sums, scale, u, t0 + t, totals[p] + t);
         });
       }
     }
@@ -265,5 +289,5 @@ inline void a8_linear(const LinearArgs& a) {
   }
 }
 
-}  // namespace avx2
+}  // namespace GOSSAMER_NS
 }  // namespace gossamer

@@ -2,10 +2,11 @@
 // once and their sums moved to their rows; with others a slot at a time is added to its row's 4 lanes.
 #pragma once
 
+#include "kernels/cpu/dot_avx2-inl.h"
 #include "kernels/cpu/float_avx2-inl.h"
 
 namespace gossamer {
-namespace avx2 {
+namespace GOSSAMER_NS {
 
 // A panel's slots and steps from the next step on.
 struct CsrCursor {
@@ -53,9 +54,7 @@ inline void add_slots(CsrCursor& at, unsigned rows, const int8_t* x, int64_t str
   const __m256i unused = _mm256_srai_epi32(places, 31);
   for (int t = 0; t < kTokens; ++t) {
     const __m256i inputs = look_up(x + t * stride, columns);
-    // |w| <= 128 and |x| <= 127: the sum of two products fits 16 bits.
-    const __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(inputs, codes));
-    const __m256i slots = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    const __m256i slots = add_dots(_mm256_setzero_si256(), sizes, _mm256_sign_epi8(inputs, codes));
     const __m256i placed = _mm256_andnot_si256(unused, _mm256_permutevar8x32_epi32(slots, places));
     sums[t][half] = _mm256_add_epi32(sums[t][half], placed);
   }
@@ -204,5 +203,5 @@ inline void csr_linear(const LinearArgs& a) {
   }
 }
 
-}  // namespace avx2
+}  // namespace GOSSAMER_NS
 }  // namespace gossamer

@@ -4,7 +4,7 @@
 #include "kernels/cpu/tile_avx2-inl.h"
 
 namespace gossamer {
-namespace avx2 {
+namespace GOSSAMER_NS {
 
 // By a mask byte: the place of each of its 8 positions among the stored values, or -128.
 struct Places {
@@ -227,5 +227,5 @@ inline void float_linear(const LinearArgs& a) {
   }
 }
 
-}  // namespace avx2
+}  // namespace GOSSAMER_NS
 }  // namespace gossamer

@@ -1,6 +1,9 @@
 // What the AVX2 bodies over the 16 x 4 tile share, for the formats whose values lie in order of word and bit: dense,
 // bitmap, nm; and how 8-bit codes are expanded. Sums run along the inputs in one fixed order for every number of
 // tokens.
+#ifndef GOSSAMER_NS
+#error "define GOSSAMER_NS first"
+#endif
 #pragma once
 
 #include <immintrin.h>
@@ -9,7 +12,7 @@
 #include "kernels/linear_args.h"
 
 namespace gossamer {
-namespace avx2 {
+namespace GOSSAMER_NS {
 
 // How the next word's values are found.
 enum class Layout {
@@ -206,5 +209,5 @@ inline void store_codes(Cursor& at, uint8_t* out) {
   });
 }
 
-}  // namespace avx2
+}  // namespace GOSSAMER_NS
 }  // namespace gossamer
