@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GossamerError
+
+Conversations = Sequence[Sequence[str]]
+Turns = list[list[int]]
 
 WINDOWS = 48
 LENGTH = 512
@@ -43,6 +48,10 @@ _OPENINGS = (
     "The United States", "Scientists", "Children", "The first", "My", "To", "Researchers at", "The government",
     "Chapter 1", "# ", "def ", "Question:",
 )  # fmt: skip
+
+
+# Stands for an answer where a template is asked what follows one.
+_ANSWER = "\u2026answer\u2026"
 
 
 def window_length(asked: int | None, usual: int, context: int, what: str = "length") -> int:
@@ -81,6 +90,9 @@ class Vocabulary(Protocol):
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Returns the tokens of a text."""
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns the text of a conversation."""
 
     def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
         """Returns the tokens of a conversation."""
@@ -167,14 +179,16 @@ def sampled_windows(
     windows: int = WINDOWS,
     length: int = LENGTH,
     seed: int = 0,
+    temperature: float = 1.0,
+    conversations: Conversations | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> NDArray[np.int32]:
-    """Lets the model write its own calibration text, at temperature 1.
+    """Lets a model write its own calibration text.
 
-    With a chat template every other window opens with a question put through it, and answers go on to the next
-    question; all others open as documents do. A text that ends before its window is full is followed by a new one.
-    Each window has a random generator of its own, so the result depends on the seed, the window's number and the
-    weights alone.
+    Windows of even numbers open as chats if the tokenizer has a template for it, and answers go on to what the user says
+    next, then to another conversation; all others open as documents do. A text that ends before its window is full is
+    followed by a new one. Each window has a random generator of its own, so the result depends on the seed, the window's
+    number and the weights alone.
 
     Args:
         decoder: The dense model; its sequences 0 ... 47 must be free, and are free again afterwards.
@@ -183,6 +197,8 @@ def sampled_windows(
         windows: Windows wanted.
         length: Tokens a window.
         seed: Of the samples.
+        temperature: Above 0; below 1 the likelier tokens come more often.
+        conversations: What users say; None takes the questions above.
         progress: Called with (tokens done, tokens, what).
 
     Returns:
@@ -190,7 +206,9 @@ def sampled_windows(
     """
     result = np.empty((windows, length), dtype=np.int32)
     total = windows * length
-    chats, documents = openings(tokenizer)
+    chats, documents = ([[opening] for opening in kind] for kind in openings(tokenizer))
+    if conversations is not None:
+        chats = [_turns(tokenizer, said) for said in conversations]
     for done in range(0, windows, _BATCH):
         rows = [
             _Row(
@@ -198,6 +216,7 @@ def sampled_windows(
                 chats if chats and (first + i) % 2 == 0 else documents,
                 tokenizer.eos_ids,
                 np.random.default_rng([seed, first + i]),
+                temperature,
             )
             for i in range(done, min(done + _BATCH, windows))
         ]
@@ -221,11 +240,42 @@ def openings(tokenizer: Vocabulary) -> tuple[list[list[int]], list[list[int]]]:
     return chats, [tokenizer.encode(opening) for opening in _OPENINGS]
 
 
+def _turns(tokenizer: Vocabulary, said: Sequence[str]) -> Turns:
+    """The tokens that each turn of a user puts into a conversation, from the end of the answer before it."""
+    turns = [tokenizer.chat([{"role": "user", "content": said[0]}])]
+    for before, text in itertools.pairwise(said):
+        asked = [{"role": "user", "content": before}, {"role": "assistant", "content": _ANSWER}]
+        whole = tokenizer.render([*asked, {"role": "user", "content": text}])
+        # The answer's end token is the model's to write.
+        turns.append(tokenizer.encode(whole.rpartition(_ANSWER)[2], special=False))
+        while turns[-1] and turns[-1][0] in tokenizer.eos_ids:
+            del turns[-1][0]
+    return turns
+
+
+def read_conversations(path: str | Path) -> list[list[str]]:
+    """Reads what users say: a line a turn, and a blank line between conversations.
+
+    Raises:
+        GossamerError: the file cannot be read, or holds no line.
+    """
+    blocks = re.split(r"\n\s*\n", _read_file(Path(path)).strip())
+    conversations = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
+    if not conversations[0]:
+        raise GossamerError(f"{path}: holds no questions")
+    return conversations
+
+
 class _Row:
     """One window being written: what is filled, and what of it the decoder has not seen."""
 
     def __init__(
-        self, tokens: NDArray[np.int32], openings: list[list[int]], ends: frozenset[int], rng: np.random.Generator
+        self,
+        tokens: NDArray[np.int32],
+        openings: list[Turns],
+        ends: frozenset[int],
+        rng: np.random.Generator,
+        temperature: float,
     ) -> None:
         self.filled = 0
         self._tokens = tokens
@@ -233,6 +283,8 @@ class _Row:
         self._openings = openings
         self._ends = ends
         self._rng = rng
+        self._temperature = temperature
+        self._turns: Turns = []  # what is still to be said
         self._open()
 
     @property
@@ -246,15 +298,16 @@ class _Row:
         return part
 
     def sample(self, logits: NDArray[np.float32]) -> None:
-        """Draws the next token from logits [vocab]; after an end-of-text token a new text opens."""
-        mass = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
+        """Draws the next token from logits [vocab]; after an end-of-text token comes the next turn, or a new text."""
+        mass = np.cumsum(np.exp((logits - logits.max()) / self._temperature), dtype=np.float64)
         token = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
         self._append([min(token, len(logits) - 1)])
         if token in self._ends and not self.full:
-            self._open()
+            self._append(self._turns.pop(0)) if self._turns else self._open()
 
     def _open(self) -> None:
-        self._append(self._openings[self._rng.integers(len(self._openings))])
+        first, *self._turns = self._openings[self._rng.integers(len(self._openings))]
+        self._append(first)
 
     def _append(self, tokens: Sequence[int]) -> None:
         part = list(tokens)[: len(self._tokens) - self.filled]

@@ -150,9 +150,9 @@ class Tokenizer:
             raise GossamerError("the text holds half a surrogate pair and cannot be written as UTF-8") from None
         return self._backend.encode(text, add_special_tokens=special).ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of tokens, without special ones; bytes that are no UTF-8 become U+FFFD."""
-        return self._backend.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode(ids, skip_special_tokens=not special)
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Returns the tokens of a conversation.

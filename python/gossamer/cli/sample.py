@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..calibration import window_length
@@ -17,6 +18,7 @@ from .options import (
     integer,
     need_torch,
     nonempty,
+    number,
     open_model,
 )
 from .output import print_json
@@ -52,6 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"tokens a window (default {LENGTH}, or what the model holds where that is less)",
     )
     parser.add_argument("--seed", type=integer(0), default=0, metavar="S", help="of the samples (default %(default)s)")
+    parser.add_argument(
+        "--temperature",
+        type=number(0, above=True),
+        default=1.0,
+        metavar="T",
+        help="below 1 the likelier tokens come more often (default %(default)s)",
+    )
+    parser.add_argument(
+        "--chat",
+        type=nonempty,
+        metavar="FILE",
+        help="what users say in the chats: a line a turn, a blank line between conversations (default: some questions)",
+    )
+    parser.add_argument(
+        "--text", type=nonempty, metavar="FILE", help="also write the samples as one text, for prune --calibration"
+    )
     add_force_option(parser, "begin anew where DST holds samples of other settings, or a model")
     add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -60,8 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Samples, says how much there is, and returns the exit code."""
-    from ..finetune.samples import sample
+    from ..calibration import read_conversations
+    from ..finetune.samples import sample, write_text
 
+    conversations = None if args.chat is None else read_conversations(args.chat)
     model = _on_card(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
     length = window_length(args.length, LENGTH, model.config.context)
     with progress() as report:
@@ -71,9 +91,13 @@ def run(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             length=length,
             seed=args.seed,
+            temperature=args.temperature,
+            conversations=conversations,
             force=args.force,
             progress=report,
         )
+    if args.text is not None:
+        write_text(Path(args.dst), args.text, model.tokenizer)
     if args.json:
         print_json({"model": args.model, "path": args.dst, "tokens": tokens, "length": length, "seed": args.seed})
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import sampled_windows, window_length
+from ..calibration import Conversations, sampled_windows, window_length
 from ..errors import GossamerError
 from ..folders import check_destination, remove_folder, write_file
 from ..model import Model
@@ -32,6 +33,8 @@ LENGTH = 512
 _ABOUT = "samples.json"
 _PART_WINDOWS = 48
 _TENSOR = "tokens"
+# What older folders, which do not say it, were written with.
+_BEFORE = {"part_windows": _PART_WINDOWS, "temperature": 1.0, "conversations": ""}
 
 
 def sample(
@@ -41,10 +44,12 @@ def sample(
     tokens: int,
     length: int | None = None,
     seed: int = 0,
+    temperature: float = 1.0,
+    conversations: Conversations | None = None,
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> int:
-    """Lets a model write samples at temperature 1: answers to chat prompts and documents, in turns.
+    """Lets a model write samples: answers to chat prompts and documents, in turns.
 
     Args:
         model: The teacher, as the native engine runs it, or a `gossamer.torch.sampler.Sampler`.
@@ -52,6 +57,8 @@ def sample(
         tokens: Tokens wanted, rounded up to whole windows.
         length: Tokens a window, at least 2; None takes 512, or the model's context where that is shorter.
         seed: Of the samples.
+        temperature: Above 0; the sampler of a card has 1 alone.
+        conversations: What users say, a list of turns each; None takes some questions. Not for the sampler of a card.
         force: Begins anew where `dst` holds other samples, or a model.
         progress: Called with (tokens done, tokens, what).
 
@@ -66,6 +73,12 @@ def sample(
     length = window_length(length, LENGTH, model.config.context)
     if length < 2:
         raise GossamerError(f"length must be at least 2 tokens, got {length}")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise GossamerError(f"temperature must be above 0, got {temperature}")
+    if not isinstance(model, Model) and (temperature != 1 or conversations is not None):
+        raise GossamerError("samples at another temperature than 1, or of given conversations, are the CPU's alone")
+    if conversations is not None and not model.tokenizer.has_chat_template:
+        raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template for conversations")
     folder = Path(dst)
     each = _PART_WINDOWS if isinstance(model, Model) else model.part_windows(length)
     about = {
@@ -75,6 +88,8 @@ def sample(
         "length": length,
         "seed": seed,
         "part_windows": each,
+        "temperature": temperature,
+        "conversations": _digest(conversations) if conversations is not None else "",
     }
     _begin(folder, about, force)
     windows = -(-tokens // length)
@@ -96,6 +111,8 @@ def sample(
                 windows=count,
                 length=length,
                 seed=seed,
+                temperature=temperature,
+                conversations=conversations,
                 progress=report,
             )
         else:
@@ -109,7 +126,7 @@ def _begin(folder: Path, about: dict[str, Any], force: bool) -> None:
     """Makes the folder, or checks that what is there came from the same settings; with `force` it goes otherwise."""
     path = folder / _ABOUT
     if path.exists():
-        other = _difference(folder, {"part_windows": _PART_WINDOWS, **read_json(path)}, about)
+        other = _difference(folder, {**_BEFORE, **read_json(path)}, about)
         if not other:
             return
         if not force:
@@ -160,6 +177,19 @@ def read_samples(folder: Path, tokenizer: Tokenizer | None = None) -> Iterator[N
         yield tokens
 
 
+def write_text(folder: Path, path: str | Path, tokenizer: Tokenizer) -> None:
+    """Writes a folder of samples as one UTF-8 text, special tokens written out, with a blank line behind each window.
+
+    Raises:
+        GossamerError: the samples are not usable, or the text cannot be written.
+    """
+    windows = (tokenizer.decode(window, special=True) for part in read_samples(folder, tokenizer) for window in part)
+    try:
+        write_file(Path(path), "\n\n".join(windows) + "\n")
+    except OSError as error:
+        raise GossamerError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
 def _part(path: Path) -> NDArray[np.int32]:
     file = SafetensorsFile(path)
     info = file.tensors.get(_TENSOR)
@@ -170,4 +200,8 @@ def _part(path: Path) -> NDArray[np.int32]:
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Returns a hash that two tokenizers share when they have the same tokens under the same ids."""
-    return hashlib.sha256(json.dumps(tokenizer.vocabulary(), sort_keys=True).encode()).hexdigest()
+    return _digest(tokenizer.vocabulary())
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
