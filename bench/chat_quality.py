@@ -3,16 +3,16 @@
     python bench/chat_quality.py smollm2-135m-instruct --dense smollm2-135m-instruct
 
 `--dense` names the checkpoint to compare with, which runs in float32 (of a built-in model, the file that it is made
-from). It answers twelve questions three times each, 100 tokens at temperature 0.7; both models then read every answer, and
-the mean Kullback-Leibler divergence KL(dense || model) over its tokens is taken. For repetition each writes answers of its
-own as `gossamer chat` does by default. The questions are none of those that built-in models are calibrated on.
+from). It answers twelve questions three times each, 100 tokens at temperature 0.7; both models then read every answer,
+and the mean Kullback-Leibler divergence KL(dense || model) over its tokens is taken. For repetition each writes answers
+of its own as `gossamer chat` does by default. The questions are none of those that built-in models are calibrated on.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from common import write_result
@@ -61,23 +61,36 @@ CONVERSATION = (
 )
 
 
+class Answer(NamedTuple):
+    """The tokens of a question with its answer, and where the answer begins."""
+
+    tokens: list[int]
+    start: int
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="as for gossamer.load")
-    parser.add_argument("--dense", default="smollm2-135m-instruct", help="built-in name, checkpoint folder or GGUF file")
+    parser.add_argument(
+        "--dense", default="smollm2-135m-instruct", help="built-in name, checkpoint folder or GGUF file"
+    )
     parser.add_argument("--name", default="chat_quality", help="of the result file; empty writes none")
     parser.add_argument("--divergence-only", action="store_true")
     arguments = parser.parse_args()
 
     path = zoo.source(arguments.dense) if arguments.dense in zoo.names() else arguments.dense
     dense = gossamer.load(path, activations="f32")
-    answers = [answer(dense, question, seed) for question in QUESTIONS for seed in SEEDS]
+    read = answers(dense, TOKENS, temperature=TEMPERATURE)
     rows = []
     whole = not arguments.divergence_only
     wanted = repetition(dense) if whole else 0.0
     for name in arguments.models:
         model = gossamer.load(name)
-        row: dict[str, Any] = {"model": name, "notes": model.info["notes"], "divergence": divergence(dense, model, answers)}
+        row: dict[str, Any] = {
+            "model": name,
+            "notes": model.info["notes"],
+            "divergence": divergence(dense, model, read),
+        }
         if whole:
             row |= {"repetition": repetition(model), "repetition_dense": wanted}
             row["repetition_ratio"] = row["repetition"] / wanted
@@ -90,27 +103,34 @@ def main() -> None:
         print(write_result(arguments.name, {"setting": setting, "rows": rows}))
 
 
-def answer(model: gossamer.Model, question: str, seed: int) -> tuple[list[int], int]:
-    """Returns the tokens of a question with an answer that the model draws, and where the answer begins."""
-    sample = sampler(temperature=TEMPERATURE, seed=seed)
-    return _written(model, question, sample, TOKENS)
+def answers(model: gossamer.Model, tokens: int, **options: float) -> list[Answer]:
+    """Returns an answer to each question for each seed, all written side by side.
 
-
-def _written(model: gossamer.Model, question: str, sample: Any, count: int) -> tuple[list[int], int]:
-    tokens = model.tokenizer.chat([{"role": "user", "content": question}])
-    start = len(tokens)
-    new = tokens
+    Args:
+        model: Who answers.
+        tokens: The most of each.
+        options: Of `gossamer.sampling.sampler`.
+    """
+    prompts = [model.tokenizer.chat([{"role": "user", "content": question}]) for question in QUESTIONS for _ in SEEDS]
+    samples = [sampler(**options, seed=seed) for _ in QUESTIONS for seed in SEEDS]  # type: ignore[arg-type]
+    texts = [list(prompt) for prompt in prompts]
+    pending = dict(enumerate(prompts))
     try:
-        while len(tokens) < start + count and tokens[-1] not in (model.tokenizer.eos_ids if len(tokens) > start else ()):
-            logits = model.decoder.step([(0, np.asarray(new, np.int32))])
-            new = [sample(logits[0], tokens)]
-            tokens = tokens + new
+        while pending:
+            logits = model.decoder.step([(row, np.asarray(new, np.int32)) for row, new in pending.items()])
+            for row, scores in zip(list(pending), logits, strict=True):
+                token = samples[row](scores, texts[row])
+                texts[row].append(token)
+                pending[row] = [token]
+                if token in model.tokenizer.eos_ids or len(texts[row]) == len(prompts[row]) + tokens:
+                    del pending[row]
     finally:
-        model.decoder.free(0)
-    return tokens, start
+        for row in range(len(texts)):
+            model.decoder.free(row)
+    return [Answer(text, len(prompt)) for text, prompt in zip(texts, prompts, strict=True)]
 
 
-def divergence(dense: gossamer.Model, model: gossamer.Model, answers: list[tuple[list[int], int]]) -> float:
+def divergence(dense: gossamer.Model, model: gossamer.Model, answers: list[Answer]) -> float:
     """Returns the mean of KL(dense || model) over the tokens of all answers, in nats."""
     total, count = 0.0, 0
     for tokens, start in answers:
@@ -130,12 +150,10 @@ def _log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def repetition(model: gossamer.Model) -> float:
     """Returns the share of four-grams that were in the same answer before."""
     again, count = 0, 0
-    for question in QUESTIONS:
-        for seed in SEEDS:
-            tokens, start = _written(model, question, sampler(**CHAT, seed=seed), REPETITION_TOKENS)
-            grams = [tuple(tokens[i : i + 4]) for i in range(start, len(tokens) - 3)]
-            again += len(grams) - len(set(grams))
-            count += len(grams)
+    for tokens, start in answers(model, REPETITION_TOKENS, **CHAT):
+        grams = [tuple(tokens[i : i + 4]) for i in range(start, len(tokens) - 3)]
+        again += len(grams) - len(set(grams))
+        count += len(grams)
     return again / count
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gossamer.calibration import read_text, sampled_windows, text_windows, window_length
+from gossamer.calibration import (
+    is_document,
+    read_conversations,
+    read_text,
+    sampled_windows,
+    text_windows,
+    window_length,
+)
 from gossamer.config import DecoderConfig
 from gossamer.errors import GossamerError
 from reference_model import ReferenceModel, random_tensors
@@ -24,11 +32,14 @@ class Bytes:
     def __init__(self, has_chat_template: bool = True) -> None:
         self.has_chat_template = has_chat_template
 
-    def encode(self, text: str) -> list[int]:
-        return [b + 4 for b in text.encode()]
+    def encode(self, text: str, special: bool = True) -> list[int]:  # noqa: ARG002 - as the protocol has it
+        return [b if b < 4 else b + 4 for b in text.encode()]
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        return "".join({"user": "\1{}\2", "assistant": "{}\3\n"}[m["role"]].format(m["content"]) for m in messages)
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        return [1, *self.encode(messages[0]["content"]), 2]
+        return self.encode(self.render(messages))
 
 
 class Decoder:
@@ -130,6 +141,50 @@ def test_samples_fill_all_windows_and_are_freed() -> None:
     for row in windows[::2]:
         for end in np.flatnonzero(row[:-1] == EOS):
             assert row[end + 1] == 1  # an answer's end is followed by the next question
+
+
+def test_conversations_go_on_turn_by_turn() -> None:
+    said = [["first", "second", "third"]]
+    windows = sampled_windows(Decoder(), Bytes(), windows=4, length=160, conversations=said, documents=0)
+    turns = {0: "\1first\2", 1: "\n\1second\2", 2: "\n\1third\2"}
+    counts = [0, 0, 0]
+    for window in windows.tolist():
+        place = 0
+        for turn in itertools.cycle(turns):
+            opening = Bytes().encode(turns[turn])
+            assert window[place : place + len(opening)] == opening[: len(window) - place]
+            if EOS not in window[place + len(opening) :]:
+                break
+            place = window.index(EOS, place + len(opening)) + 1
+            counts[turn] += 1
+            if place == len(window):
+                break
+    assert min(counts) > 0
+
+
+def test_documents_have_their_share_of_the_windows() -> None:
+    assert [is_document(i, 0.5) for i in range(4)] == [False, True, False, True]
+    assert [sum(is_document(i, share) for i in range(40)) for share in (0, 0.125, 1)] == [0, 5, 40]
+    windows = sampled_windows(Decoder(), Bytes(), windows=8, length=8, documents=0.25)
+    assert (windows[:, 0] != 1).tolist() == [i % 4 == 3 for i in range(8)]
+
+
+def test_conversations_are_read_by_blocks_of_lines(tmp_path: Path) -> None:
+    path = tmp_path / "said.txt"
+    path.write_text("\n one \ntwo\n\n \n\nthree\n", encoding="utf-8")
+    assert read_conversations(path) == [["one", "two"], ["three"]]
+    path.write_text("\n\n", encoding="utf-8")
+    with pytest.raises(GossamerError, match=r"said\.txt: holds no questions"):
+        read_conversations(path)
+
+
+def test_a_low_temperature_takes_the_likeliest() -> None:
+    cold = sampled_windows(Decoder(), Bytes(), windows=2, length=40, temperature=1e-4)
+    model = Decoder()
+    for window in cold.tolist():
+        start = window.index(2) + 1 if window[0] == 1 else 20  # behind the opening
+        logits = model.step([(start, window[:-1])])
+        assert window[-1] == logits[0].argmax() or window[-2] == EOS or 1 in window[start:]
 
 
 def test_samples_follow_the_seed_and_not_the_batch() -> None:

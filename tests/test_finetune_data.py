@@ -168,3 +168,38 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         with pytest.raises(SystemExit) as caught:
             main(["sample", str(model), str(tmp_path / "no"), "--tokens", wrong])
         assert caught.value.code == 2
+
+
+def test_conversations_become_samples_and_a_text(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, text = tmp_path / "said.txt", tmp_path / "text.txt"
+    said.write_text("the spider spins\n\nthe thread\n", encoding="utf-8")
+    command = ["sample", str(model), str(tmp_path / "samples"), "--tokens", "100", "--length", "25"]
+    options = ["--temperature", "0.7", "--documents", "0", "--chat", str(said), "--text", str(text)]
+    assert main([*command, *options]) == 0
+    tokenizer = gossamer.load(model).tokenizer
+    windows = np.concatenate(list(read_samples(tmp_path / "samples")))
+    assert text.read_text(encoding="utf-8") == "\n\n".join(tokenizer.decode(w, special=True) for w in windows) + "\n"
+    openings = [tokenizer.chat([{"role": "user", "content": each}]) for each in ("the spider spins", "the thread")]
+    for window in windows.tolist():
+        assert any(window[: len(opening)] == opening[:25] for opening in openings)
+    capsys.readouterr()
+    for option, other in (("temperature", "0.8"), ("documents", "0.5")):  # what was begun otherwise is not gone on with
+        again = [other if options[i - 1] == f"--{option}" else each for i, each in enumerate(options)]
+        assert main([*command, *again]) == 1
+        assert f"was begun with {option}" in capsys.readouterr().err
+
+
+def test_samples_of_unusable_options(model: Path, tmp_path: Path) -> None:
+    teacher = gossamer.load(model)
+    for options, message in (
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"documents": 1.5}, "documents must be a share from 0 to 1"),
+    ):
+        with pytest.raises(GossamerError, match=message):
+            sample(teacher, tmp_path / "samples", tokens=10, length=20, **options)
+    teacher.tokenizer.chat_template = None
+    with pytest.raises(GossamerError, match="has no chat template for conversations"):
+        sample(teacher, tmp_path / "samples", tokens=10, length=20, conversations=[["hello"]])
+    assert not (tmp_path / "samples").exists()

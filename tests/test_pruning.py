@@ -14,7 +14,7 @@ from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm, magnitude, solvers, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern
 from gossamer.pruning.sequential import GROUPS, prune_blocks
-from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse_by_halves, inverse_factor
+from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse, inverse_factor
 from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]
@@ -212,13 +212,27 @@ def test_thresholds_of_masks_that_are_not_final_see_every_column(cols: int, monk
 
 
 @pytest.mark.parametrize("size", [1, 60, 65, 259])
-def test_inverse_by_halves_equals_the_general_one(size: int) -> None:
+def test_the_inverse_equals_the_general_one(size: int) -> None:
     _, _, gram = problem(1, size)
     moments = damped(gram)
     exact = np.linalg.inv(moments)
     # Backward stable steps: no more than roundings of float64, as often as there are columns, times the condition.
     bound = size * np.finfo(np.float64).eps * np.linalg.cond(moments) * np.abs(exact).max()
-    np.testing.assert_allclose(inverse_by_halves(moments), exact, rtol=0, atol=bound)
+    np.testing.assert_allclose(inverse(moments), exact, rtol=0, atol=bound)
+
+
+def test_the_inverse_is_stable_where_few_inputs_carry_nearly_all() -> None:
+    rng = np.random.default_rng(0)
+    # Most directions are a ten-thousandth of the largest, as behind massive activations.
+    basis, _ = np.linalg.qr(rng.standard_normal((512, 512)))
+    moments = (basis * np.geomspace(1, 1e-4, 512)) @ basis.T
+    found = inverse(moments.astype(np.float32))
+    np.testing.assert_allclose(found @ moments, np.eye(512), rtol=0, atol=1e4 * 512 * np.finfo(np.float32).eps)
+
+
+def test_a_matrix_that_is_not_positive_definite_has_no_inverse() -> None:
+    with pytest.raises(GossamerError, match="not positive semidefinite"):
+        inverse(np.diag([1.0, -1.0]))
 
 
 @pytest.mark.parametrize("tokens", [1, 10])
@@ -332,15 +346,20 @@ def test_blocks_are_measured_behind_pruned_ones_and_aimed_at_the_dense_model(upd
                 for other in linears[:-1]:
                     pruned.set_weight(f"layers.{layer}.{other}", model.tensors[f"layers.{layer}.{other}"])
                 out, inputs = pruned.forward_block(layer, hidden, linears, 20)
-                drift = (wanted_out - out).T @ inputs["down"]
             elif linear == "q":
                 _, inputs = pruned.forward_block(layer, hidden, linears, 20)
-            x = inputs[linear]
+            # Tokens of what is added to the stream count by the size that the next norm divides by.
+            scale = 1.0
+            if linear in ("o", "down"):
+                scale = np.square(hidden if linear == "o" else out).mean(axis=1, keepdims=True) ** -0.5
+            x = inputs[linear] * scale
             name = f"layers.{layer}.{linear}"
-            if linear != "down":
-                drift = tensors[name] @ (wanted_inputs[linear] - x).T @ x
+            if linear == "down":
+                drift = ((wanted_out - out) * scale).T @ x
+            else:
+                drift = tensors[name] @ (wanted_inputs[linear] * scale - x).T @ x
             if linear == "o":
-                drift = drift + (wanted - hidden).T @ x
+                drift = drift + ((wanted - hidden) * scale).T @ x
             aimed = tensors[name] + (drift @ np.linalg.inv(damped(x.T @ x)) if updates else 0)
             weight, gram = next(seen)
             np.testing.assert_allclose(gram, x.T @ x, rtol=0, atol=1e-6 * np.abs(gram).max())

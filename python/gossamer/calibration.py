@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -181,14 +182,15 @@ def sampled_windows(
     seed: int = 0,
     temperature: float = 1.0,
     conversations: Conversations | None = None,
+    documents: float = 0.5,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> NDArray[np.int32]:
     """Lets a model write its own calibration text.
 
-    Windows of even numbers open as chats if the tokenizer has a template for it, and answers go on to what the user says
-    next, then to another conversation; all others open as documents do. A text that ends before its window is full is
-    followed by a new one. Each window has a random generator of its own, so the result depends on the seed, the window's
-    number and the weights alone.
+    Windows open as chats if the tokenizer has a template for it, and answers go on to what the user says next, then to
+    another conversation; evenly among them, others open as documents do. A text that ends before its window is full is
+    followed by a new one. Each window has a random generator of its own, so the result depends on the seed, the
+    window's number and the weights alone.
 
     Args:
         decoder: The dense model; its sequences 0 ... 47 must be free, and are free again afterwards.
@@ -199,6 +201,7 @@ def sampled_windows(
         seed: Of the samples.
         temperature: Above 0; below 1 the likelier tokens come more often.
         conversations: What users say; None takes the questions above.
+        documents: Share of windows that open as documents; without a template all do.
         progress: Called with (tokens done, tokens, what).
 
     Returns:
@@ -206,14 +209,14 @@ def sampled_windows(
     """
     result = np.empty((windows, length), dtype=np.int32)
     total = windows * length
-    chats, documents = ([[opening] for opening in kind] for kind in openings(tokenizer))
+    chats, others = ([[opening] for opening in kind] for kind in openings(tokenizer))
     if conversations is not None:
         chats = [_turns(tokenizer, said) for said in conversations]
     for done in range(0, windows, _BATCH):
         rows = [
             _Row(
                 result[i],
-                chats if chats and (first + i) % 2 == 0 else documents,
+                others if not chats or is_document(first + i, documents) else chats,
                 tokenizer.eos_ids,
                 np.random.default_rng([seed, first + i]),
                 temperature,
@@ -231,6 +234,11 @@ def sampled_windows(
             for seq in range(len(rows)):
                 decoder.free(seq)
     return result
+
+
+def is_document(window: int, share: float) -> bool:
+    """Whether a window opens as a document, where a share of them does, evenly."""
+    return math.floor((window + 1) * share) > math.floor(window * share)
 
 
 def openings(tokenizer: Vocabulary) -> tuple[list[list[int]], list[list[int]]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .clients import UNPACKED, download
 from .errors import GossamerError, did_you_mean
@@ -38,12 +38,19 @@ class Package:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How a built-in model comes about. A sparsity of 0 leaves the weights alone."""
+    """How a built-in model comes about.
+
+    Attributes:
+        package: What has its weights.
+        notes: What it is, for those who use it.
+        pruning: Options of `gossamer.pruning.prune`; None leaves the weights alone.
+        format: Of the matrices of its blocks, as for `convert`.
+    """
 
     package: Package
-    sparsity: float
     notes: str
-    method: str = "admm"
+    pruning: Mapping[str, Any] | None = None
+    format: str = "auto"
 
 
 _SMOLLM2 = Package(
@@ -54,15 +61,22 @@ _SMOLLM2 = Package(
         )
     },
 )
+_DATA = Path(__file__).with_name("data") / "smollm2-135m-instruct"
 _RECIPES = {
     "smollm2-135m-instruct": _Recipe(
         _SMOLLM2,
-        sparsity=0.36,
-        notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; 36% of the weights of its blocks pruned in one "
-        "shot with ADMM on the model's own samples",
+        "SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; 31% of the weights of its blocks pruned in one shot "
+        "with ADMM on text that the dense model wrote",
+        {
+            "method": "admm",
+            "allocation": _DATA / "zeros.json",
+            "calibration": _DATA / "calibration.txt",
+            "windows": 32,
+        },
+        format="bitmap",
     ),
     "smollm2-135m-instruct-dense": _Recipe(
-        _SMOLLM2, sparsity=0.0, notes="SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; not pruned"
+        _SMOLLM2, "SmolLM2-135M-Instruct (Apache-2.0), from 4-bit weights; not pruned"
     ),
 }
 
@@ -237,25 +251,11 @@ def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progr
     from .checkpoint import open_checkpoint
     from .convert import pack_checkpoint
     from .packed import write_packed
+    from .pruning import Options, prune_checkpoint
 
-    scratch = folder.with_name(f".{name}.scratch")  # the lock makes it ours
-    try:
-        if recipe.sparsity:
-            from .pruning import prune
-
-            shutil.rmtree(scratch, ignore_errors=True)
-            # Uniform: what dividing the zeros would have to measure first costs the first run its time.
-            prune(
-                source,
-                scratch,
-                method=recipe.method,
-                sparsity=recipe.sparsity,
-                allocation="uniform",
-                progress=report,
-            )
-            source = scratch
-        model = pack_checkpoint(open_checkpoint(source), progress=report)
-        model.info = {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}
-        write_packed(folder, model)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    checkpoint = open_checkpoint(source)
+    if recipe.pruning is not None:
+        checkpoint = prune_checkpoint(checkpoint, Options(**recipe.pruning), report)
+    model = pack_checkpoint(checkpoint, format=recipe.format, progress=report)
+    model.info = {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}
+    write_packed(folder, model)

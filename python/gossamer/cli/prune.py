@@ -37,9 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target_options(parser, DEFAULT_SPARSITY)
     parser.add_argument(
         "--allocation",
-        choices=ALLOCATIONS,
-        help="how zeros are divided among the matrices (default: divergence, by what the model's predictions lose; "
-        "uniform for N:M and for magnitude)",
+        type=nonempty,
+        metavar="WAY",
+        help=f"how zeros are divided among the matrices: {', '.join(ALLOCATIONS)}, or the gossamer_prune.json of "
+        "another run, which gives each its zeros in place of --sparsity (default: divergence, by what the model's "
+        "predictions lose; uniform for N:M and for magnitude)",
     )
     parser.add_argument(
         "--weights",
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pruning import prune
 
     sparsity: float | None = args.sparsity
-    if sparsity is None and args.pattern is None:
+    if sparsity is None and args.pattern is None and args.allocation in (None, *ALLOCATIONS):
         sparsity = DEFAULT_SPARSITY
     with progress() as bar:
         report = prune(

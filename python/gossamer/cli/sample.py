@@ -68,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what users say in the chats: a line a turn, a blank line between conversations (default: some questions)",
     )
     parser.add_argument(
+        "--documents",
+        type=number(0, 1),
+        default=0.5,
+        metavar="S",
+        help="share of the windows that are documents, not chats, from 0 to 1 (default %(default)s)",
+    )
+    parser.add_argument(
         "--text", type=nonempty, metavar="FILE", help="also write the samples as one text, for prune --calibration"
     )
     add_force_option(parser, "begin anew where DST holds samples of other settings, or a model")
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             temperature=args.temperature,
             conversations=conversations,
+            documents=args.documents,
             force=args.force,
             progress=report,
         )

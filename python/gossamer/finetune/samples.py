@@ -33,8 +33,9 @@ LENGTH = 512
 _ABOUT = "samples.json"
 _PART_WINDOWS = 48
 _TENSOR = "tokens"
+_DOCUMENTS = 0.5
 # What older folders, which do not say it, were written with.
-_BEFORE = {"part_windows": _PART_WINDOWS, "temperature": 1.0, "conversations": ""}
+_BEFORE = {"part_windows": _PART_WINDOWS, "temperature": 1.0, "documents": _DOCUMENTS, "conversations": ""}
 
 
 def sample(
@@ -46,10 +47,11 @@ def sample(
     seed: int = 0,
     temperature: float = 1.0,
     conversations: Conversations | None = None,
+    documents: float = _DOCUMENTS,
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> int:
-    """Lets a model write samples: answers to chat prompts and documents, in turns.
+    """Lets a model write samples: answers to chat prompts, and documents.
 
     Args:
         model: The teacher, as the native engine runs it, or a `gossamer.torch.sampler.Sampler`.
@@ -57,8 +59,10 @@ def sample(
         tokens: Tokens wanted, rounded up to whole windows.
         length: Tokens a window, at least 2; None takes 512, or the model's context where that is shorter.
         seed: Of the samples.
-        temperature: Above 0; the sampler of a card has 1 alone.
-        conversations: What users say, a list of turns each; None takes some questions. Not for the sampler of a card.
+        temperature: Above 0.
+        conversations: What users say, a list of turns each; None takes some questions.
+        documents: Share of windows that are documents, from 0 to 1. A card has the defaults of these three
+            alone.
         force: Begins anew where `dst` holds other samples, or a model.
         progress: Called with (tokens done, tokens, what).
 
@@ -75,8 +79,10 @@ def sample(
         raise GossamerError(f"length must be at least 2 tokens, got {length}")
     if not (math.isfinite(temperature) and temperature > 0):
         raise GossamerError(f"temperature must be above 0, got {temperature}")
-    if not isinstance(model, Model) and (temperature != 1 or conversations is not None):
-        raise GossamerError("samples at another temperature than 1, or of given conversations, are the CPU's alone")
+    if not 0 <= documents <= 1:
+        raise GossamerError(f"documents must be a share from 0 to 1, got {documents}")
+    if not isinstance(model, Model) and (temperature != 1 or conversations is not None or documents != _DOCUMENTS):
+        raise GossamerError("a card takes no temperature, conversations or share of documents for samples: use the CPU")
     if conversations is not None and not model.tokenizer.has_chat_template:
         raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template for conversations")
     folder = Path(dst)
@@ -89,6 +95,7 @@ def sample(
         "seed": seed,
         "part_windows": each,
         "temperature": temperature,
+        "documents": documents,
         "conversations": _digest(conversations) if conversations is not None else "",
     }
     _begin(folder, about, force)
@@ -113,6 +120,7 @@ def sample(
                 seed=seed,
                 temperature=temperature,
                 conversations=conversations,
+                documents=documents,
                 progress=report,
             )
         else:

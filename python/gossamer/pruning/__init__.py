@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from .allocation import ALLOCATIONS
 from .masks import Target
-from .pipeline import Report, prune
+from .options import Options
+from .pipeline import prune, prune_checkpoint
+from .result import PrunedCheckpoint, Report
 from .solvers import DEFAULT_METHOD, METHODS, admm, magnitude, sparsegpt, wanda
 
 __all__ = [
     "ALLOCATIONS",
     "DEFAULT_METHOD",
     "METHODS",
+    "Options",
+    "PrunedCheckpoint",
     "Report",
     "Target",
     "admm",
     "magnitude",
     "prune",
+    "prune_checkpoint",
     "sparsegpt",
     "wanda",
 ]

@@ -7,6 +7,10 @@ makes up, from the inputs behind pruned blocks, for what those blocks got wrong,
 
 where x is the input of the linear behind pruned blocks and e what its output lacks. For a linear inside the block that
 is W (x_dense - x); for one that adds to the residual stream, what the stream itself lacks comes on top.
+
+The next norm divides the stream by its size, so what is added to it matters by that measure: tokens count by the
+inverse square of it. In most models the stream of the first token is a hundred times as large as that of others
+(massive activations, Sun et al. 2024), and would be all that counts.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import GossamerError
 from ..low_rank import LowRank
 from .masks import Target
-from .solvers import Gram, Matrix, Method, damped, sparse_plus_low_rank
+from .solvers import Gram, Matrix, Method, damped, inverse, sparse_plus_low_rank
 
 # Linears of a block that read the same inputs, in the order of the computation.
 GROUPS: tuple[tuple[str, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
@@ -105,13 +109,14 @@ def prune_blocks(
         firsts = [group[0] for group in inner]
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
             inputs = blocks.block_inputs(layer, hidden, firsts, length)
+            scales: dict[tuple[str, ...], Matrix] = {("o",): _token_scales(hidden)}
             for group, moments in inner.items():
-                moments.add(inputs[group[0]])
+                moments.add(inputs[group[0]], scales.get(group))
             if method.updates:
                 dense[index], wanted = blocks.forward_block(layer, hidden_dense, firsts, length)
                 for group, moments in inner.items():
-                    x = inputs[group[0]]
-                    moments.add_drift(x, wanted[group[0]] - x, hidden_dense - hidden if group == ("o",) else None)
+                    x, lacks = inputs[group[0]], hidden_dense - hidden if group == ("o",) else None
+                    moments.add_drift(x, wanted[group[0]] - x, lacks, scales.get(group))
         for group, moments in inner.items():
             prune_group(group, moments)
 
@@ -120,13 +125,24 @@ def prune_blocks(
         for index, hidden in enumerate(pruned):
             pruned[index], captured = blocks.forward_block(layer, hidden, GROUPS[-1], length)
             inputs_last.append(captured["down"])
-            last.add(inputs_last[index])
+            scale = _token_scales(pruned[index])
+            last.add(inputs_last[index], scale)
             if method.updates:
-                last.add_drift(inputs_last[index], None, dense[index] - pruned[index])
+                last.add_drift(inputs_last[index], None, dense[index] - pruned[index], scale)
         change = prune_group(GROUPS[-1], last)
         for index, x in enumerate(inputs_last):
             pruned[index] = pruned[index] + x @ change.T
     progress(layers, layers, "pruning blocks")
+
+
+def _token_scales(hidden: Matrix) -> Matrix:
+    """Returns what the next norm multiplies each token with, up to its weight: [tokens, 1] for [tokens, hidden]."""
+    sizes = np.sqrt(np.square(hidden).mean(axis=1, keepdims=True))
+    return np.asarray(np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > 0), dtype=np.float32)
+
+
+def _scaled(values: Matrix, scale: Matrix | None) -> Matrix:
+    return values if scale is None else values * scale
 
 
 class _Moments:
@@ -140,23 +156,27 @@ class _Moments:
         self.gram: Gram = np.zeros((0, 0))
         self._input_drift: Gram | None = None
         self._output_drift: Gram | None = None
+        self._inverse: Gram | None = None  # where it is there, the drifts are multiplied with it
 
-    def add(self, x: Matrix) -> None:
-        """Adds a chunk of inputs, [tokens, cols]."""
+    def add(self, x: Matrix, scale: Matrix | None = None) -> None:
+        """Adds a chunk of inputs, [tokens, cols], multiplied with the scale of each token, [tokens, 1]."""
+        x = _scaled(x, scale)
         self.gram = _plus(self.gram if self.gram.size else None, x, x)
 
-    def add_drift(self, x: Matrix, inputs: Matrix | None, outputs: Matrix | None) -> None:
+    def add_drift(self, x: Matrix, inputs: Matrix | None, outputs: Matrix | None, scale: Matrix | None = None) -> None:
         """Adds what a chunk lacks.
 
         Args:
             x: Its inputs, [tokens, cols].
             inputs: What they lack of the inputs of the dense model, [tokens, cols].
             outputs: What the sum that the outputs go into lacks besides, [tokens, rows].
+            scale: Of each token, [tokens, 1].
         """
+        x = _scaled(x, scale)
         if inputs is not None:
-            self._input_drift = _plus(self._input_drift, inputs, x)
+            self._input_drift = _plus(self._input_drift, _scaled(inputs, scale), x)
         if outputs is not None:
-            self._output_drift = _plus(self._output_drift, outputs, x)
+            self._output_drift = _plus(self._output_drift, _scaled(outputs, scale), x)
 
     def check(self, name: str) -> None:
         """Raises `GossamerError` where a sum is not finite."""
@@ -166,12 +186,18 @@ class _Moments:
 
     def aim(self, weight: Matrix) -> Matrix:
         """Returns the weight [rows, cols] that comes nearest to the outputs of the dense model."""
+        if self._inverse is None:
+            self._inverse = inverse(damped(self.gram))
+            if self._input_drift is not None:
+                self._input_drift = self._input_drift @ self._inverse
+            if self._output_drift is not None:
+                self._output_drift = self._output_drift @ self._inverse
         lacking = np.zeros(weight.shape)
         if self._input_drift is not None:
             lacking += weight @ self._input_drift
         if self._output_drift is not None:
             lacking += self._output_drift
-        return np.asarray(weight + np.linalg.solve(damped(self.gram), lacking.T).T, dtype=np.float32)
+        return np.asarray(weight + lacking, dtype=np.float32)
 
 
 def _plus(sums: Gram | None, left: Matrix, right: Matrix) -> Gram:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +22,16 @@ from .masks import Target, keep_even_rows, keep_fraction, keep_pattern
 Matrix = NDArray[np.float32]
 Gram = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Number = TypeVar("Number", np.float32, np.float64)
 Solver = Callable[[Matrix, Gram, Target, Mask], Matrix]
 
 _BLOCK = 128
 _DAMPING = 0.01
 _SMALL = 64  # inverted as a general matrix
-# Of `admm`: how strongly the two copies pull at each other, the steps at each strength, those until the mask is final.
-_STRENGTHS = (0.3, 0.45, 0.67, 1.0)
-_STEPS = 5
-_MASK_STEPS = 15
+# Of `admm`: how strongly the two copies pull at each other, the steps, those until the mask is final.
+_STRENGTH = np.float32(0.6)
+_STEPS = 16
+_MASK_STEPS = 12
 _SCORES = 1 << 16  # looked at for a mask that is not final
 # Of `low_rank`: directions beside those asked for, and how often they are turned towards the leading ones.
 _SPARE = 8
@@ -216,8 +218,8 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     """Searches mask and values together by alternating directions (Boyd et al. 2011; for pruning, Boža 2024).
 
     One copy of the matrix follows the outputs, the other has the zeros, and a running sum of their difference pulls
-    them together. Zeros come gradually (Zhu and Gupta 2017), the pull grows, and columns are scaled to inputs of the
-    same size, so that one threshold is fair to all.
+    them together. Zeros come gradually (Zhu and Gupta 2017), and columns are scaled to inputs of the same size, so that
+    one threshold is fair to all.
 
     Args:
         weight: [rows, cols].
@@ -232,29 +234,35 @@ def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None
     scale = np.sqrt(np.diagonal(moments))
     allowed: Mask = np.ones(weight.shape, np.bool_) if present is None else present
     matters = np.where(allowed, np.diagonal(gram) > 0, np.float32(0))
-    moments /= np.outer(scale, scale)
-    start = weight * scale.astype(np.float32)
-    aim = start @ moments.astype(np.float32)
-    free = start
-    pull = np.zeros_like(start)
+    moments = (moments / np.outer(scale, scale)).astype(np.float32)
+    scale = scale.astype(np.float32)
+    free = weight * scale
+    aim = free @ moments
+    # No eigenvalue is below the strength, so that float32 does.
+    inverted = inverse(moments + _STRENGTH * np.eye(len(moments), dtype=np.float32))
+    pull = np.zeros_like(free)
     keep = allowed
-    for index, strength in enumerate(_STRENGTHS):
-        inverse = inverse_by_halves(moments + strength * np.eye(len(moments))).astype(np.float32)
-        pull *= np.float32(_STRENGTHS[max(index - 1, 0)] / strength)
-        for step in range(_STEPS):
-            done = (index * _STEPS + step + 1) / _MASK_STEPS
-            if done <= 1:
-                scores = np.abs(free + pull) * matters
-                if target.pattern:
-                    keep = allowed & keep_pattern(scores, target.pattern)
-                elif done < 1:
-                    keep = allowed & (scores >= lower_bound(scores, target.sparsity * (1 - (1 - done) ** 3)))
-                else:
-                    keep = allowed & keep_fraction(scores, target.zeros(weight.size))
-            sparse = (free + pull) * keep
-            pull += free - sparse
-            free = (aim + np.float32(strength) * (sparse - pull)) @ inverse
-    return np.where(keep, (free + pull) / scale.astype(np.float32), np.float32(0))
+    for step in range(_STEPS):
+        done = (step + 1) / _MASK_STEPS
+        free += pull
+        if done <= 1:
+            scores = np.abs(free)
+            scores *= matters
+            if target.pattern:
+                keep = allowed & keep_pattern(scores, target.pattern)
+            elif done < 1:
+                keep = allowed & (scores >= lower_bound(scores, target.sparsity * (1 - (1 - done) ** 3)))
+            else:
+                keep = allowed & keep_fraction(scores, target.zeros(weight.size))
+        sparse = free * keep
+        pull = free - sparse
+        sparse -= pull
+        sparse *= _STRENGTH
+        sparse += aim
+        np.matmul(sparse, inverted, out=free)
+    free += pull
+    free /= scale
+    return np.where(keep, free, np.float32(0))
 
 
 def lower_bound(scores: Matrix, fraction: float) -> float:
@@ -354,28 +362,25 @@ def inverse_factor(gram: Gram) -> Matrix:
     return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1], dtype=np.float32)
 
 
-def inverse_by_halves(matrix: Gram) -> Gram:
-    """Returns the inverse of a symmetric positive definite matrix, by halves: nearly all of it is products."""
-    size = len(matrix)
-    if size <= _SMALL:
-        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-    half = size // 2
-    first = inverse_by_halves(matrix[:half, :half])
-    across = matrix[half:, :half] @ first
-    second = inverse_by_halves(matrix[half:, half:] - across @ matrix[:half, half:])
-    result = np.empty_like(matrix)
-    result[half:, half:] = second
-    result[half:, :half] = -second @ across
-    result[:half, half:] = result[half:, :half].T
-    result[:half, :half] = first - across.T @ result[half:, :half]
-    return result
+def inverse(matrix: NDArray[Number]) -> NDArray[Number]:
+    """Returns the inverse of a symmetric positive definite matrix; nearly all of it is products.
+
+    Raises:
+        GossamerError: the matrix is not positive definite.
+    """
+    try:
+        lower = np.asarray(np.linalg.cholesky(matrix), dtype=matrix.dtype)
+    except np.linalg.LinAlgError:
+        raise GossamerError("second moments of the inputs are not positive semidefinite") from None
+    factor = _inverse_of_lower(lower)
+    return np.asarray(factor.T @ factor)
 
 
-def _inverse_of_lower(lower: Gram) -> Gram:
+def _inverse_of_lower(lower: NDArray[Number]) -> NDArray[Number]:
     """Returns the inverse of a lower triangular matrix, by halves: a quarter of a general solver's work."""
     size = len(lower)
     if size <= _SMALL:
-        return np.tril(np.linalg.inv(lower))
+        return np.asarray(np.tril(np.linalg.inv(lower)), dtype=lower.dtype)
     half = size // 2
     result = np.zeros_like(lower)
     result[:half, :half] = _inverse_of_lower(lower[:half, :half])

@@ -1,0 +1,112 @@
+"""What a run of `prune` is asked for, checked in one place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..calibration import WINDOWS
+from ..errors import GossamerError
+from ..formats import STORED, check_group
+from .allocation import ALLOCATIONS
+from .masks import Target
+from .solvers import CALIBRATED, DEFAULT_METHOD, METHODS
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `prune`, which describes them.
+
+    Raises:
+        GossamerError: one is out of range, or cannot be had with another.
+    """
+
+    method: str = DEFAULT_METHOD
+    sparsity: float | None = None
+    pattern: tuple[int, int] | None = None
+    allocation: str | Path | None = None
+    weights: str = STORED
+    group: int = 64
+    rank: int = 0
+    calibration: str | Path | None = None
+    windows: int = WINDOWS
+    length: int | None = None
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        method, weights, rank = self.method, self.weights, self.rank
+        if self.zeros is None:
+            Target.parse(self.sparsity, self.pattern)
+        elif self.sparsity is not None or self.pattern is not None:
+            raise GossamerError(f"{self.allocation}: says the zeros already; leave sparsity and pattern out")
+        if method not in METHODS:
+            raise GossamerError(f"unknown pruning method {method!r}; there are {', '.join(METHODS)}")
+        if weights not in (STORED, "int4"):
+            raise GossamerError(f"weights must be {STORED} or int4, got {weights!r}")
+        if weights == "int4" and method not in CALIBRATED:
+            raise GossamerError(f"method {method} cannot round to int4; {', '.join(CALIBRATED)} can")
+        if rank < 0 or (rank and method not in CALIBRATED):
+            raise GossamerError(
+                f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated"
+            )
+        check_group(self.group)
+        if self.windows < 1 or (self.length is not None and self.length < 1):
+            raise GossamerError(f"calibration needs at least 1 window of 1 token, got {self.windows} of {self.length}")
+        _ = self.way
+
+    @property
+    def zeros(self) -> Path | None:
+        """The report of another run that says how many zeros each matrix is to have."""
+        if self.allocation is None or self.allocation in ALLOCATIONS:
+            return None
+        path = Path(self.allocation)
+        if not path.is_file():
+            raise GossamerError(
+                f"unknown allocation {str(self.allocation)!r:.80}; there are {', '.join(ALLOCATIONS)}, or a "
+                "gossamer_prune.json"
+            )
+        return path
+
+    @property
+    def way(self) -> str:
+        """How the zeros are divided: one of `ALLOCATIONS`, or the name of a file."""
+        method, allocation = self.method, self.allocation
+        if self.zeros is not None:
+            return self.zeros.name
+        target = Target.parse(self.sparsity, self.pattern)
+        if allocation is None:
+            measured = method in CALIBRATED and not target.pattern and target.sparsity > 0
+            return "divergence" if measured else "uniform"
+        allocation = str(allocation)
+        if allocation != "uniform" and target.pattern:
+            raise GossamerError(
+                f"an N:M pattern leaves every matrix the same zeros: allocation {allocation} cannot be had"
+            )
+        if allocation != "uniform" and method not in CALIBRATED:
+            raise GossamerError(f"method {method} measures nothing: allocation {allocation} cannot be had")
+        return allocation
+
+
+def read_zeros(path: Path, names: list[str]) -> dict[str, Target]:
+    """Returns the target of each matrix, by its name in the checkpoint, that a report of another run says.
+
+    Args:
+        path: A `gossamer_prune.json`; of it, "layers" is used.
+        names: The matrices of the model at hand.
+
+    Raises:
+        GossamerError: it is not such a file, or is about other matrices.
+    """
+    try:
+        layers = json.loads(path.read_text(encoding="utf-8")).get("layers")
+    except (OSError, ValueError, AttributeError) as error:
+        raise GossamerError(f"{path}: not a report of pruning: {error}") from None
+    if not isinstance(layers, dict) or set(layers) != set(names):
+        other = min(set(names) ^ set(layers if isinstance(layers, dict) else ()))
+        raise GossamerError(f"{path}: is about another model: only one of the two has {other}")
+    for name, zeros in layers.items():
+        if type(zeros) not in (int, float) or not 0 <= zeros < 1:
+            raise GossamerError(f"{path}: {name}: zeros must be at least 0 and below 1, got {zeros!r:.80}")
+    return {name: Target(float(layers[name])) for name in names}

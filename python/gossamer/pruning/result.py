@@ -1,0 +1,115 @@
+"""What pruning makes: a checkpoint in memory, and a report of how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint import Checkpoint
+from ..low_rank import LowRank
+from ..tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .. import _core
+
+REPORT_FILE = "gossamer_prune.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `prune` did; `gossamer_prune.json` in the result holds the same fields.
+
+    Attributes:
+        source: Name of the checkpoint that was pruned.
+        method: One of `METHODS`.
+        sparsity: Fraction of zeros asked for, over all pruned matrices.
+        pattern: (N, M) where that was asked for.
+        allocation: How it was divided among them; one of `ALLOCATIONS`.
+        weights: "stored", or "int4" where what stays was rounded in the same sweep.
+        group: Inputs that share a scale of int4 values.
+        rank: Of the low-rank branches; 0 for none.
+        calibration: Where the calibration windows come from; empty for a method that needs none.
+        windows: Calibration windows used.
+        length: Tokens of each.
+        seed: Of the windows' places or samples.
+        reached: Fraction of zeros over all pruned matrices.
+        layers: Fraction of zeros of each pruned matrix, by its name in the checkpoint.
+        seconds: Wall-clock time.
+    """
+
+    source: str
+    method: str
+    sparsity: float
+    pattern: tuple[int, int] | None
+    allocation: str
+    weights: str
+    group: int
+    rank: int
+    calibration: str
+    windows: int
+    length: int
+    seed: int
+    reached: float
+    layers: dict[str, float]
+    seconds: float
+
+    def write(self, path: Path) -> None:
+        """Writes the report as JSON."""
+        values = asdict(self)
+        values["pattern"] = None if self.pattern is None else "{}:{}".format(*self.pattern)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+class PrunedCheckpoint(Checkpoint):
+    """A checkpoint with some of its matrices pruned.
+
+    Attributes:
+        report: What was done.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        weights: Mapping[str, _core.Weight],
+        low_rank: Mapping[str, LowRank],
+        report: Report,
+    ) -> None:
+        """Puts pruned matrices in place of those of `source`, by their names there."""
+        self.path = source.path
+        self.config = source.config
+        self.low_rank = low_rank
+        self.report = report
+        self._source = source
+        self._weights = weights
+
+    def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
+        return self._source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
+        return self._source.shape(name)
+
+    def dtype(self, name: str) -> str:  # noqa: D102
+        weight = self._weights.get(name)
+        return stored_type(self._source, name) if weight is None else weight.type
+
+    def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
+        weight = self._weights.get(name)
+        return self._source.tensor(name) if weight is None else weight.unpack()
+
+    def tokenizer(self) -> Tokenizer:  # noqa: D102
+        return self._source.tokenizer()
+
+    def copy_companions(self, dst: Path) -> None:  # noqa: D102
+        self._source.copy_companions(dst)
+
+
+def stored_type(source: Checkpoint, name: str) -> str:
+    """Returns the type that a tensor has after pruning: its own, and f32 for those of a quantized source."""
+    dtype = source.dtype(name)
+    return dtype if dtype in ("f32", "f16", "bf16") else "f32"
