@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import gossamer
 from gossamer import zoo
 from gossamer.sampling import sampler
+from gossamer.sampling_options import SamplingOptions
 
 QUESTIONS = (
     "Why do leaves change colour in autumn?",
@@ -103,16 +104,16 @@ def main() -> None:
         print(write_result(arguments.name, {"setting": setting, "rows": rows}))
 
 
-def answers(model: gossamer.Model, tokens: int, **options: float) -> list[Answer]:
+def answers(model: gossamer.Model, tokens: int, **options: Any) -> list[Answer]:
     """Returns an answer to each question for each seed, all written side by side.
 
     Args:
         model: Who answers.
         tokens: The most of each.
-        options: Of `gossamer.sampling.sampler`.
+        options: Of `SamplingOptions`.
     """
     prompts = [model.tokenizer.chat([{"role": "user", "content": question}]) for question in QUESTIONS for _ in SEEDS]
-    samples = [sampler(**options, seed=seed) for _ in QUESTIONS for seed in SEEDS]  # type: ignore[arg-type]
+    samples = [sampler(SamplingOptions(**options, seed=seed)) for _ in QUESTIONS for seed in SEEDS]
     texts = [list(prompt) for prompt in prompts]
     pending = dict(enumerate(prompts))
     try:
