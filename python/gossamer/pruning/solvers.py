@@ -30,7 +30,7 @@ _DAMPING = 0.01
 _SMALL = 64  # inverted as a general matrix
 # Of `admm`: how strongly the two copies pull at each other, the steps, those until the mask is final.
 _STRENGTH = np.float32(0.6)
-_STEPS = 12
+_STEPS = 13
 _MASK_STEPS = 9
 _SCORES = 1 << 16  # looked at for a mask that is not final
 # Of `low_rank`: directions beside those asked for, and how often they are turned towards the leading ones.
