@@ -74,7 +74,12 @@ def test_a_model_is_made_once(registry: list[str], tmp_path: Path) -> None:
     folder = zoo.provide(NAME, lambda _, __, what: steps.append(what))
     assert folder == tmp_path / "home" / "models" / f"{NAME}-r{zoo._RECIPE}"
     packed = read_packed(folder)
-    assert packed.info == {"name": NAME, "source": "tiny-model==1.0", "notes": ["half"]}
+    assert {key: packed.info[key] for key in ("name", "family", "source", "notes")} == {
+        "name": NAME,
+        "family": "llama",
+        "source": "tiny-model==1.0",
+        "notes": ["half"],
+    }
     weights = [weight for name, weight in packed.weights.items() if name.startswith("layers")]
     assert {(weight.format, weight.type) for weight in weights} == {("bitmap", "int8")}
     for weight in weights:

@@ -257,5 +257,5 @@ def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progr
     if recipe.pruning is not None:
         checkpoint = prune_checkpoint(checkpoint, Options(**recipe.pruning), report)
     model = pack_checkpoint(checkpoint, format=recipe.format, progress=report)
-    model.info = {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}
+    model.info |= {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}
     write_packed(folder, model)
