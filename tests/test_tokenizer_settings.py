@@ -13,7 +13,7 @@ from gossamer.tokenizer import Tokenizer
 from tiny import tiny_config
 
 WORDS = ["<unk>", "<s>", "</s>", "[STOP]", *(f"<0x{i:02X}>" for i in range(256)), *"▁abcdefghijklmnopqrstuvwxyz"]
-TEXTS = ["ab c", " ab", "ab</s>ab c", "x [STOP]y", "</s>", "é"]
+TEXTS = ["ab c", " ab", "ab</s>ab c", "x [STOP]y", "</s>", "é", "a[TOOL] b[MORE]"]
 
 
 def write(folder: Path, metaspace: bool = False, model_type: str = "llama", **files: dict[str, Any]) -> Path:
@@ -64,6 +64,17 @@ def test_blanks_before_texts_are_those_of_transformers(
 @pytest.mark.parametrize(
     "files",
     [
+        {"added_tokens": {"[TOOL]": 288, "[MORE]": 287}},
+        {
+            "added_tokens": {"[TOOL]": 287},
+            "tokenizer_config": {
+                "added_tokens_decoder": {
+                    "288": {"content": "[TOOL]", "special": True},
+                    "287": {"content": "[MORE]", "special": False},
+                }
+            },
+        },
+        {"tokenizer_config": {"additional_special_tokens": ["[TOOL]", "[MORE]"], "eos_token": "</s>"}},
         {"special_tokens_map": {"eos_token": "[STOP]"}},
         {"special_tokens_map": {"eos_token": {"content": "[STOP]", "lstrip": True}}, "tokenizer_config": {}},
         {"special_tokens_map": {"eos_token": "[STOP]"}, "tokenizer_config": {"eos_token": "</s>"}},

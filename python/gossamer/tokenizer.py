@@ -88,11 +88,17 @@ class Tokenizer:
         except Exception as error:  # the package raises nothing narrower
             refuse_pointer(path)
             raise GossamerError(f"{path}: not a valid tokenizer: {error}") from None
-        settings, named, generation, config = (
+        settings, named, added, generation, config = (
             read_json(folder / name) if (folder / name).is_file() else {}
-            for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
+            for name in (
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "added_tokens.json",
+                "generation_config.json",
+                "config.json",
+            )
         )
-        special = apply_settings(backend, settings, named, config.get("model_type"))
+        special = apply_settings(backend, settings, named, added, config.get("model_type"))
         ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
         for holder in (generation, config):
             value = holder.get("eos_token_id")

@@ -19,7 +19,11 @@ _LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def apply_settings(
-    backend: tokenizers.Tokenizer, settings: dict[str, Any], named: dict[str, Any], model_type: Any
+    backend: tokenizers.Tokenizer,
+    settings: dict[str, Any],
+    named: dict[str, Any],
+    added: dict[str, Any],
+    model_type: Any,
 ) -> dict[str, str]:
     """Changes a tokenizer to what the files beside it say.
 
@@ -27,10 +31,11 @@ def apply_settings(
         backend: The tokenizer of tokenizer.json.
         settings: Content of tokenizer_config.json.
         named: Content of special_tokens_map.json. Newer settings, which list all added tokens, come before it.
+        added: Content of added_tokens.json, which settings that list all added tokens replace.
         model_type: Of config.json.
 
     Returns:
-        The texts of "bos_token", "eos_token", …; those that are in the vocabulary are found in any text from now on.
+        The texts of "bos_token", "eos_token", …; they are found in any text from now on.
     """
     usual: dict[str, Any] = {}
     if settings.get("tokenizer_class") in _LLAMA and model_type == "llama":
@@ -39,8 +44,14 @@ def apply_settings(
         if getattr(backend.model, "byte_fallback", False):
             _begin_as_llama(backend, settings)
     listed = settings.get("added_tokens_decoder")
-    for entry in listed.values() if isinstance(listed, dict) else ():
-        _register(backend, entry)
+    if isinstance(listed, dict):
+        # Those that the vocabulary lacks get the next numbers, in the order of their own.
+        for _, entry in sorted(listed.items(), key=lambda item: (len(item[0]), item[0])):
+            _register(backend, entry)
+    else:
+        for text in sorted(added, key=lambda text: str(added[text]).zfill(12)):
+            if backend.token_to_id(text) is None:
+                _register(backend, {"content": text})
     special: dict[str, Any] = {}
     for values in (named, usual, settings) if isinstance(listed, dict) else (usual, settings, named):
         special |= {key: entry for key, entry in values.items() if key.endswith("_token") and _text(entry)}
@@ -61,10 +72,10 @@ def _text(entry: Any) -> str:
 
 
 def _register(backend: tokenizers.Tokenizer, entry: Any) -> None:
-    """Has a token of the vocabulary found in any text, before it is cut into words."""
+    """Has a token found in any text, before it is cut into words; what the vocabulary lacks is added to its end."""
     from tokenizers import AddedToken
 
-    if _text(entry) and backend.token_to_id(_text(entry)) is not None:
+    if _text(entry):
         token = AddedToken(_text(entry), **{flag: entry[flag] for flag in _FLAGS if type(entry.get(flag)) is bool})
         if repr(token) not in map(repr, backend.get_added_tokens_decoder().values()):
             (backend.add_special_tokens if token.special else backend.add_tokens)([token])
