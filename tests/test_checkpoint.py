@@ -336,6 +336,16 @@ def test_keys_that_are_not_known_are_told(tmp_path: Path, caplog: pytest.LogCapt
         open_checkpoint(folder)
 
 
+def test_a_decoder_that_is_not_causal_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Here False asks for something, and True for nothing."""
+    folder = tiny_llama(tmp_path / "m", is_causal=True)
+    open_checkpoint(folder)
+    assert not caplog.messages
+    edit_json(folder / "config.json", is_causal=False)
+    with pytest.raises(GossamerError, match=r"config\.json: is_causal is not supported, got False"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "pytorch_model.bin"])
 def test_pointers_of_git_lfs_are_told(tmp_path: Path, name: str) -> None:
     folder = tiny_llama(tmp_path / "m")

@@ -74,6 +74,7 @@ def test_blanks_before_texts_are_those_of_transformers(
                 }
             },
         },
+        {"tokenizer_config": {"extra_special_tokens": {"tool_token": "[TOOL]"}, "eos_token": "</s>"}},
         {"tokenizer_config": {"additional_special_tokens": ["[TOOL]", "[MORE]"], "eos_token": "</s>"}},
         {"special_tokens_map": {"eos_token": "[STOP]"}},
         {"special_tokens_map": {"eos_token": {"content": "[STOP]", "lstrip": True}}, "tokenizer_config": {}},

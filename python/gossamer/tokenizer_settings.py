@@ -55,6 +55,9 @@ def apply_settings(
     special: dict[str, Any] = {}
     for values in (named, usual, settings) if isinstance(listed, dict) else (usual, settings, named):
         special |= {key: entry for key, entry in values.items() if key.endswith("_token") and _text(entry)}
+    for values in (named, settings):  # newer settings name what they add
+        if isinstance(values.get("extra_special_tokens"), dict):
+            special |= {key: entry for key, entry in values["extra_special_tokens"].items() if _text(entry)}
     found = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
     more = [values.get(key) for values in (settings, named) for key in _MORE]
     for entry in [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]:

@@ -32,6 +32,8 @@ _HARMLESS = words(
     typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
     """
 )
+# True says what is done anyway; False asks for something else.
+_DONE = words("is_causal scale_attn_weights use_rope use_rotary")
 _MATHEMATICS = re.compile(
     r"scal|multipl|soft_?cap|norm|rope|rotary|alibi|position|window|bias|clip|clamp|expert|moe|router|residual|parallel"
     r"|activation|hidden_act|attn|attention|layer|head|dim|gate|mup|logit|sink|kv|latent|lora|prune|cross|embed|tie"
@@ -58,7 +60,7 @@ def unread(
     for key, value in config.items():
         if key in known or key in _HARMLESS or _asks_nothing(key, value, (same or {}).get(key)):
             continue
-        if where or _MATHEMATICS.search(key):
+        if where or key in _DONE or _MATHEMATICS.search(key):
             raise GossamerError(f"{where + ': ' if where else ''}{key} is not supported, got {value!r:.80}")
         found.append(key)
     return found
@@ -66,6 +68,8 @@ def unread(
 
 def _asks_nothing(key: str, value: Any, same: float | None) -> bool:
     """Whether a value leaves things as they are: nothing, a factor of one, or what is done anyway."""
+    if key in _DONE and isinstance(value, bool):
+        return value
     if value is None or value is False or value in ("", [], {}):
         return True
     if isinstance(value, bool) or not isinstance(value, (int, float)):
