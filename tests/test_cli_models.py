@@ -172,7 +172,8 @@ def test_prune_reports_and_its_result_runs(tmp_path: Path, command):
     )
     assert report["method"] == "admm"
     assert report["reached"] == pytest.approx(0.6, abs=0.01)
-    assert command("generate", "The", "-m", tmp_path / "pruned", "-n", 3, "--raw", "--kv", "f16")
+    told = command("generate", "The", "-m", tmp_path / "pruned", "-n", 3, "--raw", "--kv", "f16", "--json")
+    assert 1 <= json.loads(told)["stats"]["new_tokens"] <= 3  # what they spell may be nothing
     text = command("prune", source, tmp_path / "half", "--method", "magnitude", "--length", 32)
     assert "50.0% zeros" in text
 
