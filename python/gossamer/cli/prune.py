@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from ..calibration import LENGTH, WINDOWS
 from ..formats import STORED
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target_options(parser, DEFAULT_SPARSITY)
     parser.add_argument(
         "--allocation",
-        type=nonempty,
+        type=_allocation,
         metavar="WAY",
         help=f"how zeros are divided among the matrices: {', '.join(ALLOCATIONS)}, or the gossamer_prune.json of "
         "another run, which gives each its zeros in place of --sparsity (default: divergence, by what the model's "
@@ -79,6 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=integer(1), default=0, metavar="N", help="threads (default: as many as pay)")
     add_force_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+
+
+def _allocation(text: str) -> str:
+    """An argument type: a name of `ALLOCATIONS`, or a file."""
+    if text not in ALLOCATIONS and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(ALLOCATIONS)}, or a file, got {text!r}")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
