@@ -102,3 +102,10 @@ def test_a_name_of_255_bytes_is_a_name(tmp_path: Path, letter: str) -> None:
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(GossamerError, match=r"cannot write: (File name too long|.*null)"):
         check_destination(tmp_path / name)
+
+
+def test_files_of_a_new_folder_wait_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gossamer.parts.time.sleep", lambda _: pytest.fail("waits for a lock that it holds itself"))
+    with new_folder(tmp_path / "model") as part:
+        write_file(part / "config.json", "{}")
+    assert names(tmp_path / "model") == ["config.json"]

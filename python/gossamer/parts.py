@@ -20,6 +20,7 @@ from pathlib import Path
 
 _LONGEST = 255  # bytes of a file's name
 _SPACE = len("..0123456789abcdef.part") + len(".ending")
+_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part(\.\w+)?")
 _PATIENCE = 2.0  # seconds to wait for others who make or clear parts in a folder, which takes them no time
 
 
@@ -135,6 +136,9 @@ def _lock(handle: int) -> bool:
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Keeps others from clearing a folder between two steps that belong together, where the system can."""
+    if _PART.fullmatch(folder.name):  # its writer holds it already, and nobody else writes there
+        yield
+        return
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
