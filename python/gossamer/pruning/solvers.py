@@ -177,7 +177,7 @@ def sparsegpt(
         end = min(start + block, cols)
         keep = allowed[start:end].copy()
         if not target.pattern:
-            zeros = max(target.zeros(rows * end) - done, keep.size - np.count_nonzero(keep))
+            zeros = max(target.zeros(rows * end) - done, int(keep.size - np.count_nonzero(keep)))
             keep = keep_fraction(scores(start, end), zeros)
             done += zeros
         errors = np.empty((end - start, rows), dtype=np.float32)
