@@ -153,6 +153,26 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "high_freq_factor must be above low_freq_factor",
     ),
     "longrope": ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "short_factor must be a list of 12"),
+    "yarn factor": (
+        {"rope_scaling": {"type": "yarn", "factor": 1e308, "mscale": 1e308, "mscale_all_dim": 1e-308}},
+        "these values give frequencies or a scale that are not finite",
+    ),
+    "yarn turns": (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 1e-320}},
+        "rope_type yarn cannot be computed from these values",
+    ),
+    "yarn scale": ({"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 1e300}}, "are not finite"),
+    "longrope scale": (
+        {
+            "rope_scaling": {
+                "type": "longrope",
+                "factor": 1e300,
+                "short_factor": [1.0] * 12,
+                "original_max_position_embeddings": 1,
+            }
+        },
+        "rope_type longrope cannot be computed from these values",
+    ),
     "longrope zero": (
         {"rope_scaling": {"type": "longrope", "short_factor": [0.0] * 12}},
         "short_factor must be a number above 0",
@@ -164,8 +184,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_configs_name_the_key(case: str) -> None:
     overrides, words = BAD[case]
     config = tiny_config(**overrides)
-    with pytest.raises(GossamerError) as error:
+
+    def read() -> None:  # sizes first, as a checkpoint does
         family(config).tensors(config)
+        family(config).decoder_config(config)
+
+    with pytest.raises(GossamerError) as error:
+        read()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,27 @@ def test_pointers_of_git_lfs_are_told(tmp_path: Path, name: str) -> None:
     (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 12345\n")
     with pytest.raises(GossamerError, match=rf"{name}: a git-lfs pointer, not the file itself; `git lfs pull`"):
         open_checkpoint(folder).tokenizer()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"head_dim": 1 << 24, "num_attention_heads": 1, "num_key_value_heads": 1},
+        {"vocab_size": 1 << 24},
+        {"num_hidden_layers": 4096},
+        {"intermediate_size": 1 << 24},
+        {"hidden_size": 1 << 24, "num_attention_heads": 1, "num_key_value_heads": 1},
+    ],
+)
+def test_sizes_are_held_against_the_tensors_before_they_cost_anything(tmp_path: Path, sizes: dict[str, int]) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | sizes
+    (folder / "config.json").write_text(json.dumps(config))
+    tracemalloc.start()
+    try:
+        with pytest.raises(GossamerError, match=r"the config asks for|is missing"):
+            open_checkpoint(folder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20

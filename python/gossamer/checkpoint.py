@@ -264,6 +264,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise GossamerError(f"{path}: tensor {name} is missing")
         if (shape := checkpoint.shape(name)) != expected:
             raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
+    try:
+        family.decoder_config(checkpoint.config)  # of these sizes: tables follow from some, and cost what they say
+    except GossamerError as error:
+        raise GossamerError(f"{source}: {error}") from None
     _refuse_unused(checkpoint, present - {name for name, _ in needed.values()})
     shapes = {stored: shape for name, (stored, shape) in needed.items() if name.startswith("layers.") and shape[1:]}
     for name, branch in checkpoint.low_rank.items():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint
 from .errors import GossamerError
-from .files import refuse_pointer
 from .gguf_config import read_config
+from .gguf_reader import read as read_file
 from .gguf_tokenizer import rebuild
 from .tokenizer import Tokenizer
 
@@ -127,7 +126,7 @@ class GgufCheckpoint(Checkpoint):
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The keys and the tensors, by their names, of a file or of all parts of a split one."""
-    keys, tensors = _read_file(path)
+    keys, tensors = read_file(path)
     count = keys.get("split.count") or 1
     if not isinstance(count, int) or not 1 <= count <= _MOST_PARTS:
         raise GossamerError(f"{path}: split.count must be from 1 to {_MOST_PARTS}, got {count!r:.80}")
@@ -144,7 +143,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for number, part in enumerate(parts):
         if not part.is_file():
             raise GossamerError(f"{path}: is one part of a model split into {count}, and {part.name} is missing")
-        own, more = _read_file(part)
+        own, more = read_file(part)
         if (own.get("split.no"), own.get("split.count")) != (number, count):
             raise GossamerError(f"{part}: does not say of itself that it is part {number + 1} of {count}")
         if not number:
@@ -155,72 +154,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if expected and expected != len(tensors):
         raise GossamerError(f"{path}: all parts together have {len(tensors)} tensors, not the {expected} they should")
     return keys, tensors
-
-
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    reader = _open(path)
-    keys = {name: _value(field) for name, field in reader.fields.items()}
-    return keys, {tensor.name: tensor for tensor in reader.tensors}
-
-
-def _check_start(path: Path) -> None:
-    """Refuses what is no such file for a reason that can be told."""
-    refuse_pointer(path)
-    try:
-        with path.open("rb") as file:
-            magic, version = file.read(4), int.from_bytes(file.read(4), "little")
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
-    if magic == b"GGUF" and version and not version & 0xFFFF:
-        raise GossamerError(f"{path}: is for big-endian machines; GGUF files must be little-endian here")
-
-
-def _open(path: Path) -> Any:
-    """Opens the package's reader, with the file's end respected: it would read on with empty arrays."""
-    import gguf
-
-    _check_start(path)
-    logging.getLogger("gguf").setLevel(logging.ERROR)
-
-    class Reader(gguf.GGUFReader):
-        def _get(self, offset: int, dtype: DTypeLike, count: int = 1, override_order: Any = None) -> Any:
-            if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise EOFError(f"truncated: it has {len(self.data)} bytes, too few for its list of keys and tensors")
-            return super()._get(offset, dtype, count, override_order)
-
-        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-            for field in fields:
-                name, dims, kind, offset = (field.parts[index] for index in (1, 3, 4, 5))
-                block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind[0])]
-                count = 1
-                for dim in dims.tolist():
-                    count *= dim
-                if start_offs + int(offset[0]) + count // block * size > len(self.data):
-                    text = bytes(name).decode("utf-8", "replace")
-                    raise EOFError(f"truncated: tensor {text} ends beyond the file's {len(self.data)} bytes")
-            super()._build_tensors(start_offs, fields)
-
-    try:
-        return Reader(path)
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
-    except EOFError as error:
-        raise GossamerError(f"{path}: {error}") from None
-    except Exception as error:  # whatever garbage leads the package into
-        raise GossamerError(f"{path}: not a valid GGUF file: {error}") from None
-
-
-def _value(field: Any) -> Any:
-    """A key's value: text, number, or a list of them."""
-    import gguf
-
-    if not field.types:
-        return None
-    if field.types[-1] == gguf.GGUFValueType.STRING:
-        values = [bytes(field.parts[index]).decode("utf-8", "replace") for index in field.data]
-    else:
-        values = [field.parts[index].tolist()[0] for index in field.data]
-    return values if field.types[0] == gguf.GGUFValueType.ARRAY else values[0]
 
 
 def _checkpoint_name(path: Path, name: str) -> str:

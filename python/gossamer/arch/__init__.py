@@ -23,7 +23,7 @@ class Family(Protocol):
     def tensors(self, config: dict[str, Any]) -> Tensors:
         """Returns (checkpoint name, shape) of every tensor that the model needs, by canonical name.
 
-        Weights are 2-D [outputs, inputs], vectors 1-D.
+        Weights are 2-D [outputs, inputs], vectors 1-D. Only sizes are read, and nothing is computed from them yet.
         """
 
     def biases(self, config: dict[str, Any]) -> dict[str, Tensors]:

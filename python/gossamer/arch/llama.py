@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..config import DecoderConfig
@@ -25,8 +26,22 @@ _KEYS = words(
 )
 
 
-def decoder_config(config: dict[str, Any]) -> DecoderConfig:
-    """Maps config.json; see `gossamer.arch.Family`."""
+@dataclass(frozen=True)
+class _Sizes:
+    """What the shapes of tensors follow from."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    tied: bool
+
+
+def _sizes(config: dict[str, Any]) -> _Sizes:
+    """The sizes alone: nothing here takes memory, so that they can be held against what is stored first."""
     heads = integer(config, "num_attention_heads")
     kv_heads = integer(config, "num_key_value_heads", heads)
     hidden = integer(config, "hidden_size")
@@ -37,12 +52,7 @@ def decoder_config(config: dict[str, Any]) -> DecoderConfig:
         raise GossamerError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
         raise GossamerError(f"the width of a head must be even, got {head_dim}")
-    activation = config.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):  # two names of one function
-        raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there is: silu")
-    unread(config)
-    positions = rotary(config, head_dim)
-    return DecoderConfig(
+    return _Sizes(
         hidden=hidden,
         layers=integer(config, "num_hidden_layers", most=_MOST_LAYERS),
         heads=heads,
@@ -50,11 +60,24 @@ def decoder_config(config: dict[str, Any]) -> DecoderConfig:
         head_dim=head_dim,
         intermediate=integer(config, "intermediate_size"),
         vocab=integer(config, "vocab_size"),
+        tied=flag(config, "tie_word_embeddings"),
+    )
+
+
+def decoder_config(config: dict[str, Any]) -> DecoderConfig:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    sizes = _sizes(config)
+    activation = config.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):  # two names of one function
+        raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there is: silu")
+    unread(config)
+    positions = rotary(config, sizes.head_dim)
+    return DecoderConfig(
+        **asdict(sizes),
         context=min(positions.context, _window(config) or positions.context),
         norm_eps=number(config, "rms_norm_eps", 1e-6),
         inv_freq=positions.inv_freq,
         rope_scale=positions.scale,
-        tied=flag(config, "tie_word_embeddings"),
     )
 
 
@@ -88,7 +111,7 @@ def biases(config: dict[str, Any]) -> dict[str, dict[str, tuple[str, tuple[int, 
 
 def tensors(config: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    sizes = decoder_config(config)
+    sizes = _sizes(config)
     hidden, inner = sizes.hidden, sizes.intermediate
     query, key = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     linears = {

@@ -21,6 +21,7 @@ from .fields import integer, number, words
 
 _WHERE = "rope_parameters"
 _ONE = np.float32(1)
+_F32_MAX = float(np.finfo(np.float32).max)
 _KEYS = words(
     """
     attention_factor beta_fast beta_slow factor finetuned high_freq_factor long_factor low_freq_factor mscale
@@ -66,11 +67,15 @@ def rotary(config: dict[str, Any], head_dim: int) -> Rotary:
         # Where both have it, the one beside the parameters wins, as in transformers.
         holder = config if config.get("original_max_position_embeddings") is not None else parameters
         original = integer(holder, "original_max_position_embeddings", context)
-    powers = theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)).astype(np.float64)
-    variant = _Variant(parameters, powers.astype(np.float32), theta, context, original)
-    inv_freq, scale = _VARIANTS[kind](variant)
-    if not np.isfinite(inv_freq).all():
-        raise GossamerError(f"{_WHERE}: these values give frequencies that are not finite")
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            powers = theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)).astype(np.float64)
+            variant = _Variant(parameters, powers.astype(np.float32), theta, context, original)
+            inv_freq, scale = _VARIANTS[kind](variant)
+    except (ArithmeticError, ValueError) as error:
+        raise GossamerError(f"{_WHERE}: rope_type {kind} cannot be computed from these values: {error}") from None
+    if not (np.isfinite(inv_freq).all() and 0 < scale < _F32_MAX):
+        raise GossamerError(f"{_WHERE}: these values give frequencies or a scale that are not finite")
     return Rotary(tuple(inv_freq.tolist()), scale, min(context, original) if kind == "longrope" else context)
 
 
