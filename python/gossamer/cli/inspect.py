@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arch
+from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
 from ..low_rank import LOW_RANK_U, LOW_RANK_V
 from ..pictures import new_figure
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_revision_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
+        "--verify", action="store_true", help="read a packed folder whole and hold its files against their checksums"
+    )
+    parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE.png",
@@ -39,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Looks, prints, and returns the exit code."""
+    if args.verify:
+        return _verify(args)
     figure = new_figure(args.plot) if args.plot else None
     layers = _layers(args.model, args.revision)
     if figure is not None:
@@ -48,6 +54,28 @@ def run(args: argparse.Namespace) -> int:
         print_json(document)
     else:
         print(layer_table(layers))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Prints a line for each file, and fails if one has changed."""
+    from ..loading import locate
+    from ..packed import changed_files, is_packed
+
+    if args.plot:
+        args.parser.error("--plot does not go with --verify, which looks at files alone")
+    with progress() as report:
+        path = locate(args.model, report, args.revision)
+    if not is_packed(path):
+        raise GossamerError(f"{path}: is not packed; packed folders alone have checksums")
+    changed = changed_files(path)
+    if args.json:
+        print_json({"model": args.model, "changed": changed})
+    else:
+        for name, has in changed.items():
+            print(f"{name}: {'changed' if has else 'ok'}")
+    if any(changed.values()):
+        raise GossamerError(f"{path}: {sum(changed.values())} of {len(changed)} files are not what was written")
     return 0
 
 

@@ -1,0 +1,58 @@
+"""Checksums of files: told whole, or believed while size and time are those of the last check."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+
+from .folders import write_file
+
+_RECORD = "verified.json"
+
+
+def sha256(path: Path) -> str:
+    """Returns a file's SHA-256 in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def is_intact(path: Path, expected: str) -> bool:
+    """Whether a file has a checksum. It is read whole the first time with each version of gossamer.
+
+    What was found is kept beside it, with its size and time; while those stay, it is not read again.
+
+    Args:
+        path: The file.
+        expected: SHA-256 in hexadecimal digits.
+    """
+    from . import __version__
+
+    record = path.with_name(_RECORD)
+    try:
+        stat = path.stat()
+    except OSError:
+        return False
+    mine = [stat.st_size, stat.st_mtime_ns, expected, __version__]
+    found: dict[str, object] = {}
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        found = kept if isinstance(kept, dict) else {}
+    if found.get(path.name) == mine:
+        return True
+    try:
+        if sha256(path) != expected:
+            return False
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):  # where nothing can be kept, it is read the next time, too
+        write_file(record, json.dumps(found | {path.name: mine}) + "\n")
+    return True

@@ -1,0 +1,97 @@
+"""Checksums: a changed file is told, and one that was checked is not read again while size and time stay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import gossamer
+from gossamer import GossamerError, hashes
+from gossamer.cli import main
+from gossamer.convert import convert
+from gossamer.hashes import is_intact, sha256
+from gossamer.packed import changed_files
+from tiny import tiny_llama
+
+DIGEST = hashlib.sha256(b"what it was").hexdigest()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"what it was")
+    return path
+
+
+def test_a_file_is_read_once_a_version(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr(hashes, "sha256", lambda path: reads.append(path) or sha256(path))
+    assert is_intact(file, DIGEST)
+    assert is_intact(file, DIGEST)
+    assert len(reads) == 1
+    monkeypatch.setattr(gossamer, "__version__", "tomorrow's")
+    assert is_intact(file, DIGEST)
+    assert len(reads) == 2
+
+
+def test_changes_are_seen_by_size_and_time(file: Path) -> None:
+    assert is_intact(file, DIGEST)
+    stat = file.stat()
+    file.write_bytes(b"what it WAS")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert not is_intact(file, DIGEST)
+    file.write_bytes(b"longer than what it was")
+    assert not is_intact(file, DIGEST)
+    file.unlink()
+    assert not is_intact(file, DIGEST)
+
+
+@pytest.mark.parametrize("garbage", ["", "[]", "{", '{"file": 7}'])
+def test_a_garbled_record_is_no_proof(file: Path, garbage: str) -> None:
+    (file.parent / "verified.json").write_text(garbage)
+    assert is_intact(file, DIGEST)
+    file.write_bytes(b"other")
+    (file.parent / "verified.json").write_text(garbage)
+    assert not is_intact(file, DIGEST)
+
+
+def test_packed_folders_carry_checksums_that_inspect_verifies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "packed"
+    convert(tiny_llama(tmp_path / "source", sparsity=0.5), folder)
+    names = {path.name for path in folder.iterdir()} - {"gossamer.json"}
+    assert changed_files(folder) == dict.fromkeys(names, False)
+    assert main(["inspect", str(folder), "--verify"]) == 0
+    assert "weights.safetensors: ok" in capsys.readouterr().out
+    weights = folder / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert main(["inspect", str(folder), "--verify"]) == 1
+    told = capsys.readouterr()
+    assert "weights.safetensors: changed" in told.out
+    assert "1 of" in told.err
+    (folder / "tokenizer.json").unlink()
+    assert main(["inspect", str(folder), "--verify", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["changed"]["tokenizer.json"]
+
+
+def test_what_has_no_checksums_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tiny_llama(tmp_path / "source")
+    assert main(["inspect", str(source), "--verify"]) == 1
+    assert "is not packed" in capsys.readouterr().err
+    convert(source, tmp_path / "packed")
+    path = tmp_path / "packed" / "gossamer.json"
+    document = json.loads(path.read_text())
+    digests = document.pop("sha256")
+    path.write_text(json.dumps(document))
+    with pytest.raises(GossamerError, match="has no checksums"):
+        changed_files(tmp_path / "packed")
+    path.write_text(json.dumps(document | {"sha256": {"../source/config.json": digests["weights.safetensors"]}}))
+    with pytest.raises(GossamerError, match="is no file's name"):
+        changed_files(tmp_path / "packed")
