@@ -244,7 +244,8 @@ def test_caches_are_those_of_the_system() -> None:
 def test_weights_are_of_the_size_and_the_zeros_that_are_told(format_: str) -> None:
     weight = module._weight(format_, "int8", 100_000)
     assert 50_000 < weight.nbytes < 150_000
-    values = module._random(weight.rows, format_)
+    pattern = module.PATTERN if format_ == "nm" else None
+    values = module.random_values(weight.rows, module._COLS, module._ZEROS[format_], pattern)
     assert (values == 0).mean() == pytest.approx(module._ZEROS[format_], abs=0.01)
 
 

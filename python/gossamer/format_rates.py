@@ -18,19 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import _core
 from .folders import write_file
 from .formats import Shape, measure
 from .memory import available_memory, copies
 from .progress import Progress
-from .roofline import kept_file, last_level_bytes, machine_key
+from .roofline import GROUP, PATTERN, kept_file, last_level_bytes, machine_key, random_values
 
 _SCHEMA = 1  # raised when what is measured, or how, changes
 _ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 0.97), "nm": (0.5,)}
-_PATTERN = (2, 4)
-_ROWS, _COLS, _GROUP = 1024, 2048, 64
+_ROWS, _COLS = 1024, 2048
 _ROUNDS, _SECONDS = 3, 0.12  # all formats take turns in each round, so that what else runs does not hit one alone
 
 
@@ -145,8 +143,9 @@ def _measure(type: str, progress: Progress) -> Rates:
     stacks, loads = [], []
     for done, (format, zeros) in enumerate(cases):
         progress(done, 2 * len(cases), what)
-        values = _random(format, zeros)
-        weight = _core.pack(values, format, type, _GROUP, _PATTERN if format == "nm" else None)
+        pattern = PATTERN if format == "nm" else None
+        values = random_values(_ROWS, _COLS, zeros, pattern)
+        weight = _core.pack(values, format, type, GROUP, pattern)
         stacks.append(list(copies(weight, max(1, -(-size // weight.nbytes)))))
         loads.append(load(measure(values), format))
     times: list[list[float]] = [[] for _ in cases]
@@ -162,16 +161,3 @@ def _measure(type: str, progress: Progress) -> Rates:
         rates[format].append(FormatRate(at, 1e9 * float(np.quantile(passes, 0.2)) / positions))
     progress(2 * len(cases), 2 * len(cases), what)
     return {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
-
-
-def _random(format: str, zeros: float) -> NDArray[np.float32]:
-    """Seeded normals [rows, columns] with some zeros, for "nm" in its pattern."""
-    random = np.random.default_rng(0)
-    values = random.standard_normal((_ROWS, _COLS), np.float32)
-    if format == "nm":
-        kept, of = _PATTERN
-        order = random.random((_ROWS, _COLS // of, of), np.float32).argsort(2)
-        values[order.reshape(_ROWS, _COLS) >= kept] = 0
-    else:
-        values[random.random(values.shape, np.float32) < zeros] = 0
-    return values

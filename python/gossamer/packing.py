@@ -28,8 +28,8 @@ class Rounded:
     type: str
     group: int
     shape: Shape
-    _values: NDArray[np.float32]
-    _codes: tuple[_core.Weight, NDArray[np.int8], NDArray[np.float16]] | None
+    _values: NDArray[np.float32] | tuple[NDArray[np.int8], NDArray[np.float16]]  # or codes and their scales
+    _packed: _core.Weight | None  # one form that it is packed in already
 
     def choose(self, format: str = "auto", machine: Machine | Lookup | None = None) -> Choice:
         """Chooses a format, as `planner.choose` does."""
@@ -37,12 +37,21 @@ class Rounded:
 
     def pack(self, choice: Choice) -> _core.Weight:
         """Packs the values in the format that was chosen."""
-        if self._codes is None:
-            return _core.pack(self._values, choice.format, self.type, self.group, choice.pattern)
-        dense, codes, scales = self._codes
-        if choice.format == "dense":
-            return dense
-        return _core.pack_codes(codes, scales, choice.format, self.type, self.group, choice.pattern)
+        packed = self._packed
+        if packed is not None and (packed.format, packed.pattern) == (choice.format, choice.pattern):
+            return packed
+        if isinstance(self._values, tuple):
+            return _core.pack_codes(*self._values, choice.format, self.type, self.group, choice.pattern)
+        return _core.pack(self._values, choice.format, self.type, self.group, choice.pattern)
+
+
+def stored(weight: _core.Weight) -> Rounded:
+    """Returns the matrix of a packed weight, whose values stay exactly what they are."""
+    if weight.type in INTEGER_TYPES:
+        codes, scales = weight.codes()
+        return Rounded(weight.type, weight.group, measure(codes, weight.group), (codes, scales), weight)
+    values = weight.unpack()
+    return Rounded(weight.type, weight.group, measure(values), values, weight)
 
 
 def round_values(values: NDArray[np.float32], type: str, group: int) -> Rounded:
@@ -62,9 +71,7 @@ def round_values(values: NDArray[np.float32], type: str, group: int) -> Rounded:
         return Rounded(type, group, measure(values), values, None)
     if not np.isfinite(values).all():
         raise ValueError(f"NaN or infinite values cannot be stored as {type}")
-    dense = _core.pack(values, "dense", type, group)
-    codes, scales = dense.codes()
-    return Rounded(type, group, measure(codes, group), values, (dense, codes, scales))
+    return stored(_core.pack(values, "dense", type, group))
 
 
 def _exceeds(values: NDArray[Any]) -> bool:

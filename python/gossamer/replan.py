@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError
-from .formats import INTEGER_TYPES, expected_shape, measure
+from .formats import expected_shape
 from .packed import PackedModel, is_packed, read_packed
-from .planner import Choice, Lookup, choose, here
+from .packing import stored
+from .planner import choose, here
 from .progress import Progress
 from .roofline import machine_key
 
@@ -51,8 +52,9 @@ def replanned(src: str | Path, progress: Progress | None = None) -> PackedModel:
         if "." not in name:  # embedding and head are dense
             weights[name], reasons[name] = weight, model.reasons.get(name, "")
         else:
-            weights[name], choice = _repacked(weight, machine)
-            reasons[name] = choice.reason
+            matrix = stored(weight)
+            choice = matrix.choose(machine=machine)
+            weights[name], reasons[name] = matrix.pack(choice), choice.reason
     if progress:
         progress(len(model.weights), len(model.weights), "choosing formats")
     return replace(model, weights=weights, reasons=reasons, info=model.info | {PLANNED_FOR: this_processor()})
@@ -94,19 +96,3 @@ def tell(model: PackedModel, progress: Progress | None = None) -> None:
 
 def _shown(planned: dict[str, Any]) -> str:
     return f"{planned.get('processor')!s:.80} ({planned.get('isa')!s:.20})"
-
-
-def _repacked(weight: _core.Weight, machine: Lookup) -> tuple[_core.Weight, Choice]:
-    from . import _core
-
-    if weight.type in INTEGER_TYPES:
-        codes, scales = weight.codes()
-        choice = choose(measure(codes, weight.group), weight.type, machine=machine)
-        if choice.format == weight.format and choice.pattern == weight.pattern:
-            return weight, choice
-        return _core.pack_codes(codes, scales, choice.format, weight.type, weight.group, choice.pattern), choice
-    values = weight.unpack()
-    choice = choose(measure(values), weight.type, machine=machine)
-    if choice.format == weight.format and choice.pattern == weight.pattern:
-        return weight, choice
-    return _core.pack(values, choice.format, weight.type, weight.group, choice.pattern), choice

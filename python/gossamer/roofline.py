@@ -33,8 +33,8 @@ _SCHEMA = 2  # raised when what is measured, or how, changes: what was kept is t
 _L2, _LAST_LEVEL = 1 << 20, 32 << 20  # where the system does not tell
 _MEMORY = 1 << 30  # bytes of the buffer that stands for memory, unless that is too little or too much
 _ZEROS = {"dense": 0.0, "bitmap": 0.5, "csr": 0.95, "nm": 0.5}  # of the matrices that kernels are timed on
-_PATTERN = (2, 4)
-_COLS, _GROUP = 1024, 64
+PATTERN = (2, 4)  # of "nm"
+_COLS, GROUP = 1024, 64
 _KERNEL_SECONDS = 0.05
 
 
@@ -315,25 +315,32 @@ def _undisturbed(seconds: Sequence[float] | NDArray[np.float64]) -> float:
 
 def _weight(format_: str, type_: str, size: int) -> _core.Weight:
     """A random weight of about `size` bytes."""
-    pattern = _PATTERN if format_ == "nm" else None
+    pattern = PATTERN if format_ == "nm" else None
 
     def packed(rows: int) -> _core.Weight:
-        return _core.pack(_random(rows, format_), format_, type_, _GROUP, pattern)
+        return _core.pack(random_values(rows, _COLS, _ZEROS[format_], pattern), format_, type_, GROUP, pattern)
 
     few = packed(32)
     return packed(max(1, min(size, 8 << 20) // few.nbytes) * 32)
 
 
-def _random(rows: int, format_: str) -> NDArray[np.float32]:
-    """Seeded normals [rows, columns] with the zeros that a format is timed at."""
+def random_values(rows: int, cols: int, zeros: float, pattern: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """Returns seeded normals with zeros at random places, for kernels to be timed on.
+
+    Args:
+        rows: Outputs.
+        cols: Inputs.
+        zeros: Their share.
+        pattern: (N, M) instead: N of every M inputs are kept.
+    """
     random = np.random.default_rng(0)
-    values = random.standard_normal((rows, _COLS), np.float32)
-    if format_ == "nm":
-        kept, of = _PATTERN
-        order = random.random((rows, _COLS // of, of), np.float32).argsort(2)
-        values[order.reshape(rows, _COLS) >= kept] = 0
+    values = random.standard_normal((rows, cols), np.float32)
+    if pattern is None:
+        values[random.random(values.shape, np.float32) < zeros] = 0
     else:
-        values[random.random(values.shape, np.float32) < _ZEROS[format_]] = 0
+        kept, of = pattern
+        order = random.random((rows, cols // of, of), np.float32).argsort(2)
+        values[order.reshape(rows, cols) >= kept] = 0
     return values
 
 
