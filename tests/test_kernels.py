@@ -11,27 +11,12 @@ import pytest
 
 import reference
 from gossamer import _core
+from kernel_cases import packed, parse
 
 U = 2.0**-24
 SHAPES = [(1, 1), (17, 65), (48, 64), (33, 190), (64, 576)]
 SPARSITIES = [0.0, 0.5, 0.9, 1.0]
 BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 64, 67]
-
-
-def parse(name: str) -> tuple[str, str, str]:
-    """(format, weight type, activation type) of a kernel's name."""
-    format, op, type, activation = name.split("__", maxsplit=1)[0].split("_")
-    assert op == "linear"
-    return format, type, activation
-
-
-def packed(
-    format: str, type: str, group: int, shape: tuple[int, int], sparsity: float, pattern: tuple[int, int] = (2, 4)
-) -> _core.Weight:
-    values = reference.random_matrix(*shape, sparsity)
-    if format != "nm":
-        return _core.pack(values, format, type, group)
-    return _core.pack(reference.prune_nm(values, *pattern), format, type, group, pattern)
 
 
 def groups_of(type: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import pytest
 
 import reference
 from gossamer import _core
+from kernel_cases import packed, parse
 
 EMULATED = _core.kernels("amx_emulated")
 COUNTS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 80, 131)
@@ -31,30 +32,17 @@ def same(name: str, weight: _core.Weight, x: np.ndarray) -> None:
     np.testing.assert_array_equal(_core.run_kernel(name, weight, x).view(np.uint32), vnni.view(np.uint32))
 
 
-def parse(name: str) -> tuple[str, str]:
-    format, _, type, _ = name.partition("__")[0].split("_")
-    return format, type
-
-
-def packed(
-    name: str, group: int, shape: tuple[int, int], zeros: float, pattern: tuple[int, int] = (2, 4)
-) -> _core.Weight:
-    format, type = parse(name)
-    values = reference.random_matrix(*shape, zeros)
-    if format != "nm":
-        return _core.pack(values, format, type, group)
-    return _core.pack(reference.prune_nm(values, *pattern), format, type, group, pattern)
-
-
 def test_there_is_one_for_every_format_and_integer_type() -> None:
-    assert set(map(parse, EMULATED)) == {(format, type) for format in reference.FORMATS for type in reference.INTEGER}
+    assert {parse(name)[:2] for name in EMULATED} == {
+        (format, type) for format in reference.FORMATS for type in reference.INTEGER
+    }
 
 
 @pytest.mark.parametrize("name", EMULATED)
 @pytest.mark.parametrize("group", [0, 32, 64, 128])
 def test_results_are_those_of_vnni(name: str, group: int) -> None:
     for shape, zeros in (((1, 1), 0.0), ((49, 200), 0.6), ((33, 65), 0.9), ((48, 128), 1.0), ((96, 192), 0.0)):
-        weight = packed(name, group, shape, zeros)
+        weight = packed(*parse(name)[:2], group, shape, zeros)
         for tokens in COUNTS:
             same(name, weight, inputs(tokens, shape[1]))
 
@@ -62,14 +50,14 @@ def test_results_are_those_of_vnni(name: str, group: int) -> None:
 @pytest.mark.parametrize("name", [name for name in EMULATED if name.startswith("nm_")])
 @pytest.mark.parametrize("pattern", [(1, 4), (3, 4), (2, 8), (16, 32), (8, 8)])
 def test_every_nm_pattern(name: str, pattern: tuple[int, int]) -> None:
-    weight = packed(name, 64, (35, 150), 0.0, pattern)
+    weight = packed(*parse(name)[:2], 64, (35, 150), 0.0, pattern)
     for tokens in (2, 5, 20):
         same(name, weight, inputs(tokens, 150))
 
 
 @pytest.mark.parametrize("name", EMULATED)
 def test_the_largest_codes_do_not_overflow(name: str) -> None:
-    format, type = parse(name)
+    format, type, _ = parse(name)
     least = -128 if type == "int8" else -8
     codes = np.full((32, 128), least, np.int8)
     codes[::2] = -least - 1
@@ -86,7 +74,7 @@ def test_the_largest_codes_do_not_overflow(name: str) -> None:
 @pytest.mark.parametrize("name", EMULATED)
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 3e38, 1e-44])
 def test_inputs_out_of_the_ordinary_give_the_same_bits(name: str, poison: float) -> None:
-    weight = packed(name, 64, (40, 256), 0.7)
+    weight = packed(*parse(name)[:2], 64, (40, 256), 0.7)
     x = inputs(19, 256)
     x[3, 70] = x[17, 200] = poison
     x[5] = poison
@@ -95,7 +83,7 @@ def test_inputs_out_of_the_ordinary_give_the_same_bits(name: str, poison: float)
 
 @pytest.mark.parametrize("name", EMULATED)
 def test_threads_and_pieces_do_not_change_a_bit(name: str) -> None:
-    weight = packed(name, 64, (1000, 320), 0.5)
+    weight = packed(*parse(name)[:2], 64, (1000, 320), 0.5)
     x = inputs(18, 320)
     whole = _core.run_kernel(name, weight, x)[:, :1000]
     for threads in (1, 3):

@@ -7,6 +7,7 @@ import pytest
 
 import reference
 from gossamer import _core
+from kernel_cases import packed, parse
 
 KERNELS = [*_core.kernels("avx_vnni"), *_core.kernels("avx_vnni_evex")]
 COUNTS = (1, 2, 3, 4, 7, 8, 9, 16, 33)
@@ -14,21 +15,6 @@ SHAPES = (((1, 1), 0.0), ((49, 200), 0.6), ((33, 65), 0.9), ((48, 128), 1.0), ((
 
 if not KERNELS:
     pytest.skip("needs AVX-VNNI, or AVX-512 VNNI and a build with GOSSAMER_EVEX_VNNI", allow_module_level=True)
-
-
-def parse(name: str) -> tuple[str, str]:
-    format, _, type, _ = name.partition("__")[0].split("_")
-    return format, type
-
-
-def packed(
-    name: str, group: int, shape: tuple[int, int], zeros: float, pattern: tuple[int, int] = (2, 4)
-) -> _core.Weight:
-    format, type = parse(name)
-    values = reference.random_matrix(*shape, zeros)
-    if format != "nm":
-        return _core.pack(values, format, type, group)
-    return _core.pack(reference.prune_nm(values, *pattern), format, type, group, pattern)
 
 
 def same(name: str, weight: _core.Weight, x: np.ndarray) -> None:
@@ -43,14 +29,16 @@ def inputs(tokens: int, cols: int) -> np.ndarray:
 
 
 def test_there_is_one_for_every_format_and_integer_type() -> None:
-    assert set(map(parse, KERNELS)) == {(format, type) for format in reference.FORMATS for type in reference.INTEGER}
+    assert {parse(name)[:2] for name in KERNELS} == {
+        (format, type) for format in reference.FORMATS for type in reference.INTEGER
+    }
 
 
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("group", [0, 32, 64, 128])
 def test_results_are_those_of_avx2(name: str, group: int) -> None:
     for shape, zeros in SHAPES:
-        weight = packed(name, group, shape, zeros)
+        weight = packed(*parse(name)[:2], group, shape, zeros)
         for tokens in COUNTS:
             same(name, weight, inputs(tokens, shape[1]))
 
@@ -58,7 +46,7 @@ def test_results_are_those_of_avx2(name: str, group: int) -> None:
 @pytest.mark.parametrize("name", [name for name in KERNELS if parse(name)[0] == "nm"])
 @pytest.mark.parametrize("pattern", [(1, 4), (3, 4), (4, 4), (4, 8), (2, 16)])
 def test_every_pattern_gives_the_results_of_avx2(name: str, pattern: tuple[int, int]) -> None:
-    weight = packed(name, 64, (49, 200), 0.0, pattern)
+    weight = packed(*parse(name)[:2], 64, (49, 200), 0.0, pattern)
     for tokens in COUNTS:
         same(name, weight, inputs(tokens, 200))
 
@@ -66,7 +54,7 @@ def test_every_pattern_gives_the_results_of_avx2(name: str, pattern: tuple[int, 
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_largest_sums_are_exact(name: str) -> None:
     values = np.where(np.arange(16)[:, None] % 2 == 0, -1.0, 1.0) * np.ones((16, 256))
-    format, type = parse(name)
+    format, type, _ = parse(name)
     if format == "nm":
         values = reference.prune_nm(values, 2, 4)
     weight = _core.pack(values.astype(np.float32), format, type, 64, (2, 4) if format == "nm" else None)
