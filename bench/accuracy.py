@@ -23,7 +23,7 @@ from common import write_result
 
 from gossamer import _core, load
 from gossamer.arch import family
-from gossamer.checkpoint import Checkpoint, open_checkpoint
+from gossamer.checkpoints import Checkpoint, open_checkpoint
 
 PROMPTS = (
     "What is the capital of France?",

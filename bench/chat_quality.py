@@ -19,9 +19,9 @@ from common import write_result
 from numpy.typing import NDArray
 
 import gossamer
-from gossamer import zoo
-from gossamer.sampling import sampler
-from gossamer.sampling_options import SamplingOptions
+from gossamer.generation.sampling import sampler
+from gossamer.generation.sampling_options import SamplingOptions
+from gossamer.zoo import builtin
 
 QUESTIONS = (
     "Why do leaves change colour in autumn?",
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--divergence-only", action="store_true")
     arguments = parser.parse_args()
 
-    path = zoo.source(arguments.dense) if arguments.dense in zoo.names() else arguments.dense
+    path = builtin.source(arguments.dense) if arguments.dense in builtin.names() else arguments.dense
     dense = gossamer.load(path, activations="f32")
     read = answers(dense, TOKENS, temperature=TEMPERATURE)
     rows = []

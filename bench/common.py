@@ -20,7 +20,7 @@ def facts() -> dict[str, Any]:
 
     import gossamer
     from gossamer import _core
-    from gossamer.roofline import processor
+    from gossamer.machine.roofline import processor
 
     return {
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),

@@ -23,15 +23,15 @@ from common import write_result
 from models import pruned_once
 
 import gossamer
-from gossamer import zoo
 from gossamer.cli.progress import progress
 from gossamer.cli.sample import amount
-from gossamer.convert import convert
 from gossamer.finetune import Options, Parts, finetune, plot
 from gossamer.folders import write_file
-from gossamer.perplexity import perplexity
+from gossamer.generation.perplexity import perplexity
+from gossamer.packing.convert import convert
 from gossamer.pictures import new_figure
 from gossamer.pruning import DEFAULT_METHOD, METHODS
+from gossamer.zoo import builtin
 
 WINDOWS, CONTEXT = 8, 1024
 
@@ -69,7 +69,7 @@ def main() -> None:
     text = args.work / "calibration.txt"
     write_file(text, calibration)
     with progress() as bar:
-        dense = args.model or zoo.source("smollm2-135m-instruct-dense", bar)
+        dense = args.model or builtin.source("smollm2-135m-instruct-dense", bar)
         group = args.group if args.weights == "int4" else 0
         pruned = pruned_once(dense, args.work, text, args.method, args.sparsity, group, bar)
         if args.prune_only:

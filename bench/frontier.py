@@ -26,10 +26,10 @@ from models import pruned_once
 from peers import Gossamer, Llama
 
 import gossamer
-from gossamer import zoo
-from gossamer.convert import convert
+from gossamer.packing.convert import convert
 from gossamer.pictures import legend_below, new_figure, place_labels, plain_ticks, save_figure
 from gossamer.pruning import DEFAULT_METHOD
+from gossamer.zoo import builtin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def pareto(points: Sequence[Point], text: str) -> list[Point]:
 
 def variants(args: argparse.Namespace) -> list[tuple[str, float, Path]]:
     """Makes our models; returns name, zeros and packed folder of each."""
-    dense = args.model or zoo.source("smollm2-135m-instruct-dense")
+    dense = args.model or builtin.source("smollm2-135m-instruct-dense")
     text = args.work / "calibration.txt"
     if not text.exists():
         text.write_text(corpora.split(*corpora.fetch())[0], encoding="utf-8")
@@ -187,7 +187,7 @@ def main() -> None:
     figure = new_figure(args.plot, height=PANEL_HEIGHT)
     args.work.mkdir(parents=True, exist_ok=True)
     args.prompt, args.synthetic = 0, None  # what peers.py has beside these
-    args.gguf = args.model or zoo.source("smollm2-135m-instruct-dense")
+    args.gguf = args.model or builtin.source("smollm2-135m-instruct-dense")
     points = measure(args)
     settings = {name: getattr(args, name) for name in ("rounds", "repeats", "new", "threads", "context", "windows")}
     print(write_result(args.name, {"model": args.gguf.name, **settings, "points": points}))

@@ -30,7 +30,7 @@ nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader || 
 # Its own architecture alone, and no loops on the processor: those have run elsewhere.
 step "build" 150 env SKBUILD_CMAKE_DEFINE="GOSSAMER_CUDA=ON;GOSSAMER_SIMT=OFF" SKBUILD_BUILD_DIR=build/gpu \
   "$python" -m pip install --no-deps --no-build-isolation --no-index -e .
-"$python" -c 'from gossamer.cuda import why_unavailable as w; raise SystemExit(w())' || exit 1
+"$python" -c 'from gossamer.gpu.cuda import why_unavailable as w; raise SystemExit(w())' || exit 1
 
 step "tests" 70 "$python" -m pytest -q tests/test_cuda.py tests/test_cuda_card.py
 if command -v compute-sanitizer > /dev/null; then

@@ -25,10 +25,11 @@ import torch
 from common import write_result
 from gpu_kernels import graph_of, seconds
 
-from gossamer import _core, arch, synthetic
-from gossamer.config import DecoderConfig
-from gossamer.packed import weight_shapes
-from gossamer.torch.engine import Engine
+from gossamer import _core, arch
+from gossamer.arch.spec import DecoderConfig
+from gossamer.nn.engine import Engine
+from gossamer.packing.folder import weight_shapes
+from gossamer.zoo import synthetic
 
 WANTED = {"ratio": 1.45, "outside": 0.12}  # at least, at most
 

@@ -25,7 +25,7 @@ import torch
 from common import write_result
 
 from gossamer import _core
-from gossamer.cuda import CudaWeight
+from gossamer.gpu.cuda import CudaWeight
 from gossamer.pictures import legend_below, new_figure, plain_ticks, save_figure
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336))

@@ -21,8 +21,9 @@ import numpy as np
 from common import write_result
 from weights import copies, random_weight
 
-from gossamer import _core, arch, synthetic
+from gossamer import _core, arch
 from gossamer.cli.options import pattern
+from gossamer.zoo import synthetic
 
 BEYOND = 520_000_000
 """Bytes of weights that no last-level cache keeps."""

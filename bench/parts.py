@@ -17,7 +17,7 @@ from typing import Any
 
 from gossamer.errors import GossamerError
 from gossamer.folders import new_folder
-from gossamer.tokenizer import read_json
+from gossamer.text.tokenizer import read_json
 
 PART_BYTES = 16_000_000
 LIST = "parts.json"

@@ -27,7 +27,7 @@ from typing import Any
 import synthetic_gguf
 from common import write_result
 
-from gossamer import synthetic
+from gossamer.zoo import synthetic
 
 HERE = Path(__file__).resolve().parent
 GOSSAMER = [sys.executable, "-c", "from gossamer.cli import main; raise SystemExit(main())"]
@@ -128,7 +128,7 @@ def compare(llama: Llama, gossamer: Gossamer, args: argparse.Namespace) -> dict[
         result[f"{test}_ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     if args.text:
         result["llama_cpp"]["perplexity"] = llama.perplexity(args)["perplexity"]
-        result["gossamer"]["perplexity"] = gossamer.perplexity(args)["perplexity"]
+        result["gossamer"]["perplexity"] = gossamer.generation.perplexity(args)["perplexity"]
     return result
 
 

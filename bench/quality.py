@@ -22,10 +22,10 @@ import corpora
 from common import RESULTS, facts, write_result
 
 import gossamer
-from gossamer import zoo
-from gossamer.convert import convert
-from gossamer.perplexity import perplexity
+from gossamer.generation.perplexity import perplexity
+from gossamer.packing.convert import convert
 from gossamer.pruning import ALLOCATIONS
+from gossamer.zoo import builtin
 
 # Method, then sparsity or N:M; then how zeros are divided among the matrices, unless by default; the type and group
 # that it is packed with, after a plus if it was pruned for that; "samples" where it is calibrated on the model's own;
@@ -116,7 +116,7 @@ def _row(row: str, source: Path, folder: Path, text: Path) -> dict[str, Any]:
     """Makes the model of a row, in `folder` unless it is there already; "path" in the result says where."""
     method, *rest = row.split()
     if method == "built-in":
-        return {"row": row, "path": zoo.provide(rest[0]), "activations": "auto"}
+        return {"row": row, "path": builtin.provide(rest[0]), "activations": "auto"}
     packed = next((part for part in rest[method != "dense" :] if ":" in part), "")
     type_, _, group = packed.lstrip("+").partition(":")
     result: dict[str, Any] = {"row": row}

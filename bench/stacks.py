@@ -24,7 +24,7 @@ from weights import copies, random_weight
 
 from gossamer import _core
 from gossamer.formats import measure
-from gossamer.planner import choose
+from gossamer.packing.planner import choose
 
 HERE = Path(__file__).resolve().parent
 

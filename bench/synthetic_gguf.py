@@ -18,7 +18,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from gossamer import arch, synthetic
+from gossamer import arch
+from gossamer.zoo import synthetic
 
 TYPES = {"Q4_0": Type.Q4_0, "Q8_0": Type.Q8_0}
 _FILE_TYPES = {"Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0, "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
@@ -32,7 +33,7 @@ def write(path: Path, name: str, kind: str, seed: int = 0) -> None:
 
     Args:
         path: The file; an old one is replaced.
-        name: One of `gossamer.synthetic.CONFIGS`.
+        name: One of `gossamer.zoo.synthetic.CONFIGS`.
         kind: One of `TYPES`.
         seed: The same seed draws the same values.
     """

@@ -22,7 +22,7 @@ from common import write_result
 from torch import nn
 
 import gossamer.torch as gt
-from gossamer import synthetic
+from gossamer.zoo import synthetic
 
 
 def random_model(name: str, zeros: float) -> nn.Module:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer import _core, synthetic
+from gossamer import _core
+from gossamer.zoo import synthetic
 
 LIMIT = {"int8": 127, "int4": 7}
 

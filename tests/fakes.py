@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.config import DecoderConfig
-from gossamer.model import Model
+from gossamer.arch.spec import DecoderConfig
+from gossamer.generation.model import Model
 
 EOS = 0
 

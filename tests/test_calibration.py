@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.calibration import (
+from gossamer.arch.spec import DecoderConfig
+from gossamer.errors import GossamerError
+from gossamer.text.calibration import (
     is_document,
     read_conversations,
     read_text,
@@ -17,8 +19,6 @@ from gossamer.calibration import (
     text_windows,
     window_length,
 )
-from gossamer.config import DecoderConfig
-from gossamer.errors import GossamerError
 from reference_model import ReferenceModel, random_tensors
 
 EOS = 3

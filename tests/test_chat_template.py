@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from gossamer import chat_template
-from gossamer.chat_template import render
 from gossamer.errors import GossamerError
+from gossamer.text import chat_template
+from gossamer.text.chat_template import render
 
 HELLO = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
 MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import gossamer
-from gossamer.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from gossamer.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from gossamer.errors import GossamerError
 from tiny import save_safetensors, stored_bytes, tiny_config, tiny_llama, tiny_tensors
 

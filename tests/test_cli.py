@@ -12,10 +12,10 @@ import pytest
 
 from fakes import FakeDecoder, fake_model
 from gossamer.cli import main
-from gossamer.cli.output import table
 from gossamer.cli.progress import progress
 from gossamer.errors import GossamerError
-from gossamer.model import Model
+from gossamer.generation.model import Model
+from gossamer.tables import table
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def process(prelude: str, *argv: object) -> subprocess.CompletedProcess[str]:
 
 INTERRUPT = """
 import os, signal
-from gossamer.model import Model
+from gossamer.generation.model import Model
 plain = Model._step
 def step(*arguments, **options):
     os.kill(os.getpid(), signal.SIGINT)

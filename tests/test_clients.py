@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gossamer import clients
 from gossamer.errors import GossamerError
+from gossamer.zoo import clients
 
 NO_PIP = 'echo "$0: No module named pip" >&2; exit 1'
 

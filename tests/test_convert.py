@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from gossamer import _core
-from gossamer.checkpoint import open_checkpoint
-from gossamer.convert import convert, pack_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.folders import new_folder
-from gossamer.packed import PackedModel, read_packed
+from gossamer.packing.convert import convert, pack_checkpoint
+from gossamer.packing.folder import PackedModel, read_packed
 from tiny import save_safetensors, tiny_config, tiny_llama, tiny_tensors
 
 BLOCK = ("q", "k", "v", "o", "gate", "up", "down")

@@ -1,4 +1,4 @@
-"""What `gossamer.cuda` says where no card can be used, told apart by cause."""
+"""What `gossamer.gpu.cuda` says where no card can be used, told apart by cause."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import gossamer
-from gossamer import GossamerError, _core, cuda
+from gossamer import GossamerError, _core
 from gossamer.cli import main
+from gossamer.gpu import cuda
 
 
 def fake_native(count: Callable[[], int], **facts: Any) -> ModuleType:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gossamer import GossamerError, _core
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
 
 torch = pytest.importorskip("torch")
 
@@ -28,10 +28,10 @@ from cuda_cases import (  # noqa: E402
     pack,
 )
 from cuda_steps import check_attention, check_steps  # noqa: E402
-from gossamer.cuda import CudaWeight, why_unavailable  # noqa: E402
-from gossamer.cuda_roofline import cached, card_roof  # noqa: E402
+from gossamer.gpu.cuda import CudaWeight, why_unavailable  # noqa: E402
+from gossamer.gpu.roofline import cached, card_roof  # noqa: E402
+from gossamer.nn.engine import Engine  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
-from gossamer.torch.engine import Engine  # noqa: E402
 from reference_model import random_tensors  # noqa: E402
 from torch_layers import pruned  # noqa: E402
 
@@ -260,8 +260,8 @@ def small_model(type: str) -> tuple[DecoderConfig, dict[str, _core.Weight], dict
 
 @pytest.mark.parametrize("type", TYPES)
 def test_a_decoder_on_the_card(monkeypatch: pytest.MonkeyPatch, type: str) -> None:
-    monkeypatch.setattr("gossamer.torch.engine._CHUNK", 16)
-    monkeypatch.setattr("gossamer.torch.engine._FIRST", 32)
+    monkeypatch.setattr("gossamer.nn.engine._CHUNK", 16)
+    monkeypatch.setattr("gossamer.nn.engine._FIRST", 32)
     model = small_model(type)
     ids = np.random.default_rng(5).integers(0, 300, 100).astype(np.int32)
     exact = Engine(*model, "cpu", dtype=torch.float32).step([(0, ids)], True)

@@ -27,7 +27,7 @@ from cuda_cases import (  # noqa: E402
     pack,
 )
 from cuda_steps import check_attention, check_steps  # noqa: E402
-from gossamer.cuda import CudaWeight  # noqa: E402
+from gossamer.gpu.cuda import CudaWeight  # noqa: E402
 
 
 def on_loops(weight: _core.Weight, **options: object) -> CudaWeight:

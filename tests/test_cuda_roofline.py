@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import reference
-from gossamer import GossamerError, cuda, cuda_roofline
+from gossamer import GossamerError
 from gossamer.cli import main
-from gossamer.cuda_roofline import cached, card_machine, card_roof
 from gossamer.formats import measure
-from gossamer.planner import choose
-from gossamer.stats import Stats
+from gossamer.generation.stats import Stats
+from gossamer.gpu import cuda, roofline
+from gossamer.gpu.roofline import cached, card_machine, card_roof
+from gossamer.packing.planner import choose
 
 FACTS: dict[str, Any] = {"name": "A card", "multiprocessors": 132, "capability": (9, 0)}
 
@@ -24,14 +25,14 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A card whose every measurement is counted."""
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
     monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
-    monkeypatch.setattr(cuda_roofline, "_facts", lambda _: FACTS)
+    monkeypatch.setattr(roofline, "_facts", lambda _: FACTS)
     calls: list[int] = []
 
     def bandwidth(device: int) -> float:
         calls.append(device)
         return 3000.0 + len(calls)
 
-    monkeypatch.setattr(cuda_roofline, "_read_bandwidth", bandwidth)
+    monkeypatch.setattr(roofline, "_read_bandwidth", bandwidth)
     return calls
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import reference
 from gossamer import _core
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
 from reference_model import ReferenceModel
 
 VOCAB = 150

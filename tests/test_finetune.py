@@ -18,11 +18,11 @@ import pytest
 
 import gossamer
 from gossamer import _core
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
-from gossamer.convert import convert
 from gossamer.errors import GossamerError
 from gossamer.finetune.options import SCORES, Options, Parts
+from gossamer.packing.convert import convert
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
@@ -30,7 +30,7 @@ from gossamer.finetune.masks import Masks  # noqa: E402
 from gossamer.finetune.pipeline import finetune  # noqa: E402
 from gossamer.finetune.sparsegpt_masks import raise_zeros  # noqa: E402
 from gossamer.finetune.trainer import Interrupted, Trainer  # noqa: E402
-from gossamer.torch import decoder as torch_decoder  # noqa: E402
+from gossamer.nn import decoder as torch_decoder  # noqa: E402
 
 TEXT = (
     "The spider spins a thread of gossamer, and the thread holds the spider. If the net is thin, the net is quick.\n\n"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gossamer
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
 from gossamer.finetune import samples

@@ -12,7 +12,7 @@ from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from gossamer.finetune import losses  # noqa: E402
-from gossamer.torch import decoder as torch_decoder  # noqa: E402
+from gossamer.nn import decoder as torch_decoder  # noqa: E402
 
 LENGTHS = (30, 17, 1)  # of three sequences, the shorter ones padded
 

@@ -9,14 +9,14 @@ import pytest
 
 import gossamer
 from gossamer import _core
-from gossamer.checkpoint import open_checkpoint
-from gossamer.convert import convert
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.packing.convert import convert
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from gossamer.finetune.rounding import Rounding  # noqa: E402
-from gossamer.torch import decoder as torch_decoder  # noqa: E402
+from gossamer.nn import decoder as torch_decoder  # noqa: E402
 
 
 def matrix(rows: int, cols: int, seed: int = 0) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer import format_rates
-from gossamer.format_rates import FormatRate, known, load, measured, seconds
 from gossamer.formats import FORMATS, expected_shape, measure, stored_bytes
+from gossamer.machine import format_rates
+from gossamer.machine.format_rates import FormatRate, known, load, measured, seconds
 from test_formats import patterned, sparse
 
 

@@ -5,16 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gossamer import _core
-from gossamer.formats import (
-    FORMATS,
-    GROUPS,
-    INTEGER_TYPES,
-    PATTERN_LENGTHS,
-    TYPES,
-    best_pattern,
-    measure,
-    stored_bytes,
-)
+from gossamer.formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES, best_pattern, measure, stored_bytes
 
 
 def sparse(rows: int, cols: int, zeros: float, seed: int = 0) -> NDArray[np.float32]:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gossamer import arch, zoo
-from gossamer.checkpoint import open_checkpoint, write_checkpoint
+from gossamer import arch
+from gossamer.checkpoints import open_checkpoint, write_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.tokenizer import Tokenizer
+from gossamer.text.tokenizer import Tokenizer
+from gossamer.zoo import builtin
 from tiny import CHAT_TEMPLATE, EOS_ID, tiny_config, tiny_llama, tiny_tensors, tiny_tokenizer
 
 BLOCK = {
@@ -193,7 +194,7 @@ def test_sentencepiece_like_tokenizers(tmp_path: Path) -> None:
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
     }
-    from gossamer.gguf_tokenizer import rebuild
+    from gossamer.checkpoints.gguf_tokenizer import rebuild
 
     tokenizer = rebuild(tmp_path, keys)
 
@@ -374,7 +375,7 @@ REAL_IDS = {
 
 @pytest.mark.real_model
 def test_the_real_tokenizer_gives_the_ids_of_llama_cpp() -> None:
-    tokenizer = open_checkpoint(zoo._fetch(zoo._SMOLLM2, lambda *_: None)).tokenizer()
+    tokenizer = open_checkpoint(builtin._fetch(builtin._SMOLLM2, lambda *_: None)).tokenizer()
     assert tokenizer.eos_ids == {0, 2}
     for text, ids in REAL_IDS.items():
         assert tokenizer.encode(text) == ids

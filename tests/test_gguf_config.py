@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gossamer import arch
-from gossamer.checkpoint import open_checkpoint
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from test_gguf import write_gguf
 

@@ -12,8 +12,7 @@ import gguf
 import pytest
 from packaging.requirements import Requirement
 
-from gossamer import gguf_reader
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import gguf_reader, open_checkpoint
 from gossamer.errors import GossamerError
 from test_gguf import write_gguf
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.tokenizer import Tokenizer
+from gossamer.text.tokenizer import Tokenizer
 from test_gguf import write_gguf
 
 EOS = "tokenizer.ggml.eos_token_id"

@@ -12,9 +12,9 @@ import pytest
 import gossamer
 from gossamer import GossamerError, hashes
 from gossamer.cli import main
-from gossamer.convert import convert
 from gossamer.hashes import is_intact, sha256
-from gossamer.packed import changed_files
+from gossamer.packing.convert import convert
+from gossamer.packing.folder import changed_files
 from tiny import tiny_llama
 
 DIGEST = hashlib.sha256(b"what it was").hexdigest()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gossamer import hub
+from gossamer.zoo import hub
 from tiny import tiny_llama
 
 COMMITS = {"main": "a" * 40, "old": "b" * 40}

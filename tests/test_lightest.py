@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gossamer import GossamerError
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
-from gossamer.lightest import lightest
+from gossamer.generation.lightest import lightest
 from tiny import tiny_llama
 
 TEXT = "The quick brown fox jumps over the lazy dog, and some more words follow it. " * 4

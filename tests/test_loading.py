@@ -9,11 +9,11 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 import gossamer
-from gossamer import zoo
-from gossamer.convert import convert
 from gossamer.errors import GossamerError
 from gossamer.loading import load, locate
-from gossamer.replan import PLANNED_FOR, this_processor
+from gossamer.packing.convert import convert
+from gossamer.packing.replan import PLANNED_FOR, this_processor
+from gossamer.zoo import builtin
 from test_gguf import write_gguf
 from tiny import tiny_llama
 
@@ -131,9 +131,9 @@ def test_a_hub_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_built_in_names_go_to_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo, "provide", lambda name, _progress: tmp_path / name)
+    monkeypatch.setattr(builtin, "provide", lambda name, _progress: tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    for name in zoo.names():
+    for name in builtin.names():
         assert locate(name) == tmp_path / name
 
 

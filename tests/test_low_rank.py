@@ -12,13 +12,13 @@ import pytest
 
 import gossamer
 from gossamer import _core, arch
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
+from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V, LowRank, read_low_rank
 from gossamer.cli import main
-from gossamer.convert import pack_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.loading import ready
-from gossamer.low_rank import LOW_RANK_U, LOW_RANK_V, LowRank, read_low_rank
-from gossamer.packed import PackedModel, read_packed, write_packed
+from gossamer.generation.ready import ready
+from gossamer.packing.convert import pack_checkpoint
+from gossamer.packing.folder import PackedModel, read_packed, write_packed
 from gossamer.pruning import Target, prune
 from gossamer.pruning.solvers import CALIBRATED, low_rank, sparse_plus_low_rank
 from gossamer.safetensors_io import SafetensorsFile
@@ -313,7 +313,7 @@ def test_descriptions_of_packed_branches(pruned: Path, tmp_path: Path) -> None:
 
 def test_the_decoder_of_cards_adds_them(pruned: Path) -> None:
     torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
-    from gossamer.torch.engine import Engine
+    from gossamer.nn.engine import Engine
 
     packed: PackedModel = pack_checkpoint(open_checkpoint(pruned), weights="f32")
     ids = np.random.default_rng(0).integers(3, 300, 20).astype(np.int32)

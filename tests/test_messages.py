@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gossamer.errors import GossamerError
-from gossamer.tokenizer import Tokenizer
+from gossamer.text.tokenizer import Tokenizer
 from test_tokenizer import settings
 from tiny import CHAT_TEMPLATE, save_tokenizer
 

@@ -13,7 +13,7 @@ import pytest
 import gossamer
 from fakes import LETTERS, FakeDecoder, fake_model
 from gossamer.errors import GossamerError
-from gossamer.model import Model
+from gossamer.generation.model import Model
 from tiny import tiny_llama
 
 

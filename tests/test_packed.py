@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer import _core, zoo
-from gossamer.checkpoint import open_checkpoint
-from gossamer.convert import pack_checkpoint
+from gossamer import _core
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.packed import PackedModel, is_packed, read_packed, weight_shapes, write_packed
+from gossamer.packing.convert import pack_checkpoint
+from gossamer.packing.folder import PackedModel, is_packed, read_packed, weight_shapes, write_packed
 from gossamer.safetensors_io import SafetensorsFile, SafetensorsWriter
+from gossamer.zoo import builtin
 from tiny import tiny_llama
 
 
@@ -286,7 +287,7 @@ def test_a_folder_can_be_moved(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.real_model
 def test_the_real_model_is_ready_in_half_a_second() -> None:
-    packed = zoo.provide("smollm2-135m-instruct-dense")
+    packed = builtin.provide("smollm2-135m-instruct-dense")
     # Processor time, since others may be busy on the machine; waiting for the disk is not ours to test.
     code = "import time, sys, gossamer\ngossamer.load(sys.argv[1])\nprint(time.process_time())\n"
     command = [sys.executable, "-c", code, str(packed)]

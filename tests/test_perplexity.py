@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gossamer.errors import GossamerError
-from gossamer.perplexity import negative_log_likelihood, perplexity
+from gossamer.generation.perplexity import negative_log_likelihood, perplexity
 
 VOCAB = 50
 

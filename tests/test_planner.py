@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from gossamer import _core
-from gossamer.format_rates import FormatRate
 from gossamer.formats import FORMATS, TYPES, measure, stored_bytes
-from gossamer.planner import USUAL, Machine, choose, seconds, this_machine, usual_machine
-from gossamer.roofline import KernelRate, Reads, Roofline
+from gossamer.machine.format_rates import FormatRate
+from gossamer.machine.roofline import KernelRate, Reads, Roofline
+from gossamer.packing.planner import USUAL, Machine, choose, seconds, this_machine, usual_machine
 from test_formats import patterned, sparse
 
 CASES: list[tuple[NDArray[np.float32], str, str]] = [

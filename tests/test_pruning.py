@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gossamer import _core
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm, magnitude, solvers, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern

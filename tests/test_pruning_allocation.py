@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target
 from gossamer.pruning.allocation import Size, by_divergence, by_outliers

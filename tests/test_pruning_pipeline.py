@@ -13,9 +13,9 @@ import pytest
 
 import gossamer
 from gossamer import pruning
-from gossamer.checkpoint import open_checkpoint
-from gossamer.convert import convert as convert_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.packing.convert import convert as convert_checkpoint
 from gossamer.pruning import Report, prune
 from tiny import tiny_llama
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gossamer.config import DecoderConfig
+from gossamer.arch.spec import DecoderConfig
 from reference_model import ReferenceModel, random_tensors
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import gossamer
-from gossamer import GossamerError, planner
+from gossamer import GossamerError
 from gossamer.cli import main
-from gossamer.convert import convert
-from gossamer.packed import read_packed
-from gossamer.planner import usual_machine
-from gossamer.replan import PLANNED_FOR, advise, replanned, this_processor
+from gossamer.packing import planner
+from gossamer.packing.convert import convert
+from gossamer.packing.folder import read_packed
+from gossamer.packing.planner import usual_machine
+from gossamer.packing.replan import PLANNED_FOR, advise, replanned, this_processor
 from tiny import tiny_llama
 
 IDS = [1, 5, 9, 2, 7]

@@ -15,8 +15,8 @@ import gossamer
 from gossamer import _core
 from gossamer import roofline as function  # the name is the function's, whatever is imported
 from gossamer.cli import main
-from gossamer.roofline import KernelRate, Reads, Roofline, cached
-from gossamer.stats import Stats
+from gossamer.generation.stats import Stats
+from gossamer.machine.roofline import KernelRate, Reads, Roofline, cached
 
 module = __import__("sys").modules["gossamer.roofline"]
 

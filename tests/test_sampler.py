@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 import gossamer
-from gossamer.calibration import openings
 from gossamer.cli import main
-from gossamer.convert import convert
 from gossamer.errors import GossamerError
 from gossamer.finetune.samples import read_samples, sample
 from gossamer.loading import open_packed
+from gossamer.packing.convert import convert
 from gossamer.pruning import prune
+from gossamer.text.calibration import openings
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch")
 
-from gossamer.torch import sampler as module  # noqa: E402
-from gossamer.torch.sampler import Sampler  # noqa: E402
+from gossamer.nn import sampler as module  # noqa: E402
+from gossamer.nn.sampler import Sampler  # noqa: E402
 
 
 @pytest.fixture(scope="module")

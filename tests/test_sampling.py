@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gossamer.errors import GossamerError
-from gossamer.sampling import (
+from gossamer.generation.sampling import (
     REPEAT_WINDOW,
     draw,
     keep_min_p,
@@ -18,7 +18,7 @@ from gossamer.sampling import (
     probabilities,
     sampler,
 )
-from gossamer.sampling_options import SamplingOptions
+from gossamer.generation.sampling_options import SamplingOptions
 
 
 def logits_of(*probs: float) -> np.ndarray:

@@ -12,11 +12,12 @@ import pytest
 
 import gossamer
 from fakes import fake_model
-from gossamer.checkpoint import open_checkpoint
-from gossamer.convert import convert
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.generation.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
+from gossamer.packing.convert import convert
 from gossamer.pruning import prune
-from gossamer.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults, unheeded
+from gossamer.text.generation_config import unheeded
 from test_gguf import write_gguf
 from tiny import tiny_llama
 

@@ -11,12 +11,13 @@ import pytest
 
 import gossamer
 from conftest import ROOT
-from gossamer import _core, synthetic
+from gossamer import _core
 from gossamer.arch import family
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
-from gossamer.packed import PackedModel, weight_shapes
+from gossamer.packing.folder import PackedModel, weight_shapes
+from gossamer.zoo import synthetic
 from tiny import tiny_config
 
 LAYERS = 3

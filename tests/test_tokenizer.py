@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models
 
 from gossamer.errors import GossamerError
-from gossamer.tokenizer import Tokenizer
+from gossamer.text.tokenizer import Tokenizer
 from tiny import CHAT_TEMPLATE, EOS_ID, save_tokenizer, tiny_llama, tiny_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Who spins? "}, {"role": "assistant", "content": "The spider."}]

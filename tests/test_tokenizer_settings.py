@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from gossamer.tokenizer import Tokenizer
+from gossamer.text.tokenizer import Tokenizer
 from tiny import tiny_config
 
 WORDS = ["<unk>", "<s>", "</s>", "[STOP]", *(f"<0x{i:02X}>" for i in range(256)), *"▁abcdefghijklmnopqrstuvwxyz"]

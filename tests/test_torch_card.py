@@ -16,8 +16,9 @@ _simt = pytest.importorskip("gossamer._simt", reason="needs an editable install,
 
 from torch import nn  # noqa: E402
 
-from gossamer import GossamerError, cuda  # noqa: E402
+from gossamer import GossamerError  # noqa: E402
 from gossamer.formats import FORMATS, TYPES  # noqa: E402
+from gossamer.gpu import cuda  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
 from gossamer.torch.cards import CardHandle  # noqa: E402
 from gossamer.torch.handles import MAKERS, _handles  # noqa: E402

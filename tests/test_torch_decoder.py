@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import gossamer
-from gossamer.checkpoint import open_checkpoint
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
-from gossamer.torch import decoder as torch_decoder  # noqa: E402
+from gossamer.nn import decoder as torch_decoder  # noqa: E402
 
 # Of every variant that the config knows: grouped and plain heads, widths apart from hidden / heads, biases, tied heads,
 # and rotary scaling with a factor on the cosines.

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer import GossamerError, cuda, cuda_roofline
-from gossamer.checkpoint import open_checkpoint
+from gossamer import GossamerError
+from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
-from gossamer.convert import pack_checkpoint
-from gossamer.loading import load, ready
-from gossamer.model import Model
-from gossamer.packed import PackedModel
+from gossamer.generation.model import Model
+from gossamer.generation.ready import ready
+from gossamer.gpu import cuda, roofline
+from gossamer.loading import load
+from gossamer.packing.convert import pack_checkpoint
+from gossamer.packing.folder import PackedModel
 from test_torch_decoder import CASES, tokens
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
-from gossamer.torch import engine as torch_engine  # noqa: E402
-from gossamer.torch.engine import Engine  # noqa: E402
-from gossamer.torch.engine_parts import linear_of  # noqa: E402
+from gossamer.nn import engine as torch_engine  # noqa: E402
+from gossamer.nn.engine import Engine  # noqa: E402
+from gossamer.nn.engine_parts import linear_of  # noqa: E402
 
 
 def packed(folder: Path, weights: str = "stored", format: str = "auto", **options: Any) -> PackedModel:
@@ -155,7 +157,7 @@ def test_the_command_and_its_refusals(
 ) -> None:
     simt = pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the kernels as loops")
     monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
-    monkeypatch.setattr(cuda_roofline, "_facts", lambda _: {"name": "A card", "multiprocessors": 132})
+    monkeypatch.setattr(roofline, "_facts", lambda _: {"name": "A card", "multiprocessors": 132})
 
     def on_loops(config: Any, weights: Any, vectors: Any, device: str, **options: Any) -> Engine:
         assert device == "cuda"

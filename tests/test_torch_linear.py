@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from gossamer.formats import FORMATS, TYPES  # noqa: E402
+from gossamer.gpu.dtypes import FLOATS  # noqa: E402
 from gossamer.torch import SparseLinear  # noqa: E402
-from gossamer.torch.layout import FLOATS  # noqa: E402
 from torch_layers import keep_two_of_four, pruned, random, worst  # noqa: E402
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

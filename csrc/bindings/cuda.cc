@@ -286,7 +286,7 @@ void register_cuda(py::module_& module) {
 }  // namespace gossamer::cuda
 
 PYBIND11_MODULE(GOSSAMER_MODULE, module) {
-  module.doc() = "gossamer's kernels for CUDA cards. See gossamer.cuda for the public interface.";
+  module.doc() = "gossamer's kernels for CUDA cards. See gossamer.gpu.cuda for the public interface.";
   module.attr("__version__") = GOSSAMER_VERSION;
   module.attr("__source_hash__") = GOSSAMER_SOURCE_HASH;
   gossamer::cuda::register_cuda(module);

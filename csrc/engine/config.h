@@ -1,4 +1,4 @@
-// A decoder as plain fields that select variants; see gossamer.config.DecoderConfig for their meaning.
+// A decoder as plain fields that select variants; see gossamer.arch.spec.DecoderConfig for their meaning.
 #pragma once
 
 #include <vector>

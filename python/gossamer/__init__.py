@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import GossamerError
 
 if TYPE_CHECKING:
-    from .convert import convert
     from .finetune import finetune
+    from .generation.model import Model
+    from .generation.sampling_options import SamplingOptions
     from .loading import load
-    from .model import Model
+    from .machine.roofline import roofline
+    from .packing.convert import convert
     from .pruning import prune
-    from .roofline import roofline
-    from .sampling_options import SamplingOptions
 
     __version__: str
 
@@ -41,12 +41,12 @@ __all__ = [
 
 _HOMES = {
     "load": "loading",
-    "convert": "convert",
+    "convert": "packing.convert",
     "prune": "pruning",
     "finetune": "finetune",
-    "roofline": "roofline",
-    "Model": "model",
-    "SamplingOptions": "sampling_options",
+    "roofline": "machine.roofline",
+    "Model": "generation.model",
+    "SamplingOptions": "generation.sampling_options",
     "__version__": "_core",
 }
 
@@ -81,8 +81,8 @@ def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:
         model: As for `load`; empty for the built-in default.
         **options: As for `Model.stream`.
     """
+    from .generation.sampling_options import check_names
     from .loading import load
-    from .sampling_options import check_names
 
     check_names(options, ["chat", "sampling"])  # before the model is fetched or made
     return (load(model) if model else load()).stream(prompt, **options)

@@ -1,4 +1,4 @@
-"""The kernels for CUDA cards, over addresses and streams as numbers. `gossamer.cuda` is the interface to use.
+"""The kernels for CUDA cards, over addresses and streams as numbers. `gossamer.gpu.cuda` is the interface to use.
 
 Every function with a `device` runs there and leaves the current device as it was; kernels are queued on `stream` (0 is
 the default one) and may be captured in a CUDA graph.

@@ -15,6 +15,27 @@ _SIGNS = ("gossamer.json", "config.json", "samples.json")
 _PARTS = {"low_rank"}
 
 
+def home() -> Path:
+    """Returns the folder that models are kept in: $GOSSAMER_HOME, by default ~/.cache/gossamer.
+
+    Raises:
+        GossamerError: nobody knows where ~ is.
+    """
+    try:
+        return Path(os.environ.get("GOSSAMER_HOME") or "~/.cache/gossamer").expanduser()
+    except RuntimeError as error:
+        raise GossamerError(f"GOSSAMER_HOME: {error}") from None
+
+
+def shown_name(path: str | Path) -> str:
+    """Returns what a model on disk is called: its folder or file, and org/name where that lies in the hub's cache."""
+    path = Path(path)
+    parts = path.parts[-3:]
+    if len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "snapshots":
+        return parts[0].removeprefix("models--").replace("--", "/", 1)
+    return path.name
+
+
 def holds_model(folder: Path) -> bool:
     """Whether a folder is one of a model or of samples, as gossamer writes them: without other folders in it."""
     inside = list(folder.iterdir())

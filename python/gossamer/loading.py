@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import GossamerError, did_you_mean
+from .folders import home
 from .formats import TYPES
-from .model import Model
+from .generation.model import Model
+from .generation.ready import ready
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from .packed import PackedModel
-    from .planner import Machine
+    from .packing.folder import PackedModel
+    from .packing.planner import Machine
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -60,14 +62,14 @@ def load(
     if not 0 <= threads <= _MOST_THREADS:
         raise GossamerError(f"threads must be from 0 to {_MOST_THREADS}, got {threads}")
     if device == "cuda":
-        from .cuda import check_available
+        from .gpu.cuda import check_available
 
         check_available()
         check_card_activations(activations)
 
     machine = None
     if device == "cuda":
-        from .cuda_roofline import card_machine
+        from .gpu.roofline import card_machine
 
         machine = card_machine()
     packed = open_packed(model, weights, machine, progress, revision)
@@ -99,8 +101,8 @@ def open_packed(
     Raises:
         GossamerError: the model is not usable, or is packed already and `weights` are given.
     """
-    from .packed import is_packed, read_packed
-    from .replan import tell
+    from .packing.folder import is_packed, read_packed
+    from .packing.replan import tell
 
     path = locate(model, progress, revision)
     if is_packed(path):
@@ -111,47 +113,13 @@ def open_packed(
         if machine is None:
             tell(packed, progress)
     else:
-        from .checkpoint import open_checkpoint
-        from .convert import pack_checkpoint
+        from .checkpoints import open_checkpoint
         from .formats import STORED
+        from .packing.convert import pack_checkpoint
 
         packed = pack_checkpoint(open_checkpoint(path), weights=weights or STORED, machine=machine, progress=progress)
     packed.info["path"] = str(path)
     return packed
-
-
-def ready(
-    packed: PackedModel, *, device: str = "cpu", threads: int = 0, kv: str = "f32", activations: str = "auto"
-) -> Model:
-    """Sets a packed model up to run; options as for `load`.
-
-    Raises:
-        GossamerError: an option is not usable, or the weights do not fit together.
-    """
-    from . import _core
-
-    if device == "cuda":
-        return _on_card(packed, activations)
-    try:
-        decoder = _core.Decoder(
-            packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
-        )
-    except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
-        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
-    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
-
-
-def _on_card(packed: PackedModel, activations: str) -> Model:
-    import torch
-
-    from .torch import engine
-
-    dtype = torch.bfloat16 if activations == "bf16" else None
-    try:
-        decoder = engine.Engine(packed.config, packed.weights, packed.vectors, "cuda", dtype=dtype)
-    except GossamerError as error:
-        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
-    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, device="cuda")
 
 
 def locate(model: str | Path, progress: Progress | None = None, revision: str | None = None) -> Path:
@@ -168,26 +136,26 @@ def locate(model: str | Path, progress: Progress | None = None, revision: str | 
     Raises:
         GossamerError: there is no such model, it cannot be fetched, or a revision is given for what has none.
     """
-    from . import hub, zoo
+    from .zoo import builtin, hub
 
     name = str(model)
     path = Path(model)
     with contextlib.suppress(RuntimeError):  # ~ of somebody unknown
         path = path.expanduser()
     found = bool(name) and path.exists()
-    if revision is not None and (found or name in zoo.names()):
+    if revision is not None and (found or name in builtin.names()):
         kind = "lies on disk" if found else "is a built-in model"
         raise GossamerError(f"{name}: {kind} and has no revision {revision}; only models of the hub have some")
     if found:
         return path
-    if name in zoo.names():
-        return zoo.provide(name, progress)
+    if name in builtin.names():
+        return builtin.provide(name, progress)
     if isinstance(model, str) and (on_hub := hub.parse(name)):
         repo, own = on_hub
         if own and revision and own != revision:
             raise GossamerError(f"{name}: names one revision, and {revision} is asked for")
-        return hub.fetch(repo, own or revision, zoo.home(), progress)
-    known = zoo.names()
+        return hub.fetch(repo, own or revision, home(), progress)
+    known = builtin.names()
     raise GossamerError(
         f"{name}: no such file or folder, no built-in model ({', '.join(known)}), and no hub id (org/name)"
         f"{did_you_mean(name, known)}"

@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 from typing import Any, Protocol, cast
 
-from ..config import DecoderConfig
 from ..errors import GossamerError
+from .spec import DecoderConfig
 
 _HELPERS = {"fields", "keys", "rope"}  # modules of this folder that are no family
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..config import DecoderConfig
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
 from .rope import rotary
+from .spec import DecoderConfig
 
 _ATTENTION = ("q", "k", "v", "o")
 _MOST_LAYERS = 4096

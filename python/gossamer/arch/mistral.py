@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..config import DecoderConfig
 from . import llama
 from .fields import integer
 from .llama import biases, tensors, unread
+from .spec import DecoderConfig
 
 __all__ = ["biases", "decoder_config", "tensors", "unread"]
 

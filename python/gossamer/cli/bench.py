@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import synthetic
-from ..calibration import window_length
-from ..describe import weight_kinds
 from ..errors import GossamerError
 from ..formats import TYPES
-from ..loading import ready
+from ..generation.describe import weight_kinds
+from ..generation.ready import ready
+from ..tables import table
+from ..text.calibration import window_length
+from ..zoo import synthetic
 from .options import (
     MODEL_HELP,
     add_engine_options,
@@ -26,13 +27,13 @@ from .options import (
     nonempty,
     open_model,
 )
-from .output import print_json, table
+from .output import print_json
 from .progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..model import Model
+    from ..generation.model import Model
     from .progress import Report
 
 SUMMARY = "measure prefill and decode speed"

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..sampling_options import CHAT
+from ..generation.sampling_options import CHAT
 from .options import (
     add_device_option,
     add_engine_options,
@@ -20,7 +20,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..conversation import Conversation
+    from ..generation.conversation import Conversation
 
 SUMMARY = "chat with a model; it remembers the conversation"
 

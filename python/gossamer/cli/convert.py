@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..formats import TYPES
-from ..planner import NOTHING_FASTER
+from ..packing.planner import NOTHING_FASTER
+from ..tables import table
 from .layers import Layer, layer_table, summary, totals
 from .options import SOURCE_HELP, add_force_option, add_packing_options, add_revision_option, given, nonempty, number
-from .output import print_json, table
+from .output import print_json
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..lightest import Candidate
-    from ..packed import PackedModel
+    from ..generation.lightest import Candidate
+    from ..packing.folder import PackedModel
     from ..progress import Progress
 
 SUMMARY = "pack a checkpoint into compressed weights"
@@ -109,14 +110,14 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _packed(args: argparse.Namespace, report: Progress) -> tuple[PackedModel, list[Candidate]]:
-    from ..calibration import read_text
-    from ..checkpoint import open_checkpoint
-    from ..convert import pack_checkpoint
+    from ..checkpoints import open_checkpoint
     from ..folders import check_destination
-    from ..lightest import DIVERGENCE, lightest
+    from ..generation.lightest import DIVERGENCE, lightest
     from ..loading import locate
-    from ..packed import write_packed
-    from ..replan import replanned
+    from ..packing.convert import pack_checkpoint
+    from ..packing.folder import write_packed
+    from ..packing.replan import replanned
+    from ..text.calibration import read_text
 
     source = locate(args.src, report, args.revision)
     reads = () if args.replan else (source,)

@@ -6,7 +6,7 @@ import argparse
 import math
 
 from ..errors import GossamerError
-from ..perplexity import CONTEXT, perplexity
+from ..generation.perplexity import CONTEXT, perplexity
 from .options import (
     MODEL_HELP,
     add_device_option,
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints, and returns the exit code."""
-    from ..calibration import read_text
+    from ..text.calibration import read_text
 
     text = read_text(args.text)
     if not text:

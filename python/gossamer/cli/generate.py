@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..sampling_options import GENERATE
+from ..generation.sampling_options import GENERATE
 from .options import (
     add_device_option,
     add_engine_options,

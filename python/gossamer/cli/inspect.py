@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arch
+from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
-from ..low_rank import LOW_RANK_U, LOW_RANK_V
 from ..pictures import new_figure
 from .layer_picture import draw
 from .layers import Layer, layer_table, totals
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     """Prints a line for each file, and fails if one has changed."""
     from ..loading import locate
-    from ..packed import changed_files, is_packed
+    from ..packing.folder import changed_files, is_packed
 
     if args.plot:
         args.parser.error("--plot does not go with --verify, which looks at files alone")
@@ -81,9 +81,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _layers(model: str, revision: str | None) -> list[Layer]:
     """The matrices of a packed folder as they are stored, or of a checkpoint, measured."""
-    from ..checkpoint import open_checkpoint
+    from ..checkpoints import open_checkpoint
     from ..loading import locate
-    from ..packed import is_packed, read_packed
+    from ..packing.folder import is_packed, read_packed
 
     with progress() as report:
         path = locate(model, report, revision)

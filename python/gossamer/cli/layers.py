@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .output import table
+from ..tables import table
 
 if TYPE_CHECKING:
     from .. import _core

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .output import print_json
 
 if TYPE_CHECKING:
-    from ..cache import Entry
+    from ..zoo.cache import Entry
 
 SUMMARY = "list the models that are built in or kept on disk, and remove them"
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from ..cache import entries
-    from ..zoo import home
+    from ..folders import home
+    from ..zoo.cache import entries
 
     found = entries()
     if args.json:
@@ -63,7 +63,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    from ..cache import remove
+    from ..zoo.cache import remove
 
     removed = []
     for name in args.names:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, TYPES
+from ..generation.sampling_options import SamplingOptions
 from ..loading import DEFAULT_MODEL
-from ..sampling_options import SamplingOptions
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from ..generation.model import Model
 
 _HUB_HELP = "hub id (ORG/NAME or ORG/NAME@REVISION)"
 MODEL_HELP = f"packed folder, Hugging Face checkpoint folder, GGUF file, {_HUB_HELP}, or name of a built-in model"

@@ -1,33 +1,9 @@
-"""What commands print on stdout: aligned tables, or one JSON document."""
+"""What commands print on stdout for other programs: one JSON document."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Lays rows out in columns, the first `left` of them left-aligned and the others right-aligned.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells; every row as long as the header.
-        left: How many columns hold text.
-
-    Returns:
-        Lines without a final newline.
-    """
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
 
 def print_json(document: Any) -> None:

@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ..calibration import LENGTH, WINDOWS
+from ..checkpoints.low_rank import FOLDER
 from ..formats import STORED
-from ..low_rank import FOLDER
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
+from ..text.calibration import LENGTH, WINDOWS
 from .options import (
     SOURCE_HELP,
     add_force_option,

@@ -6,8 +6,9 @@ import argparse
 import sys
 from dataclasses import asdict
 
+from ..tables import table
 from .options import integer
-from .output import print_json, table
+from .output import print_json
 from .progress import progress
 
 SUMMARY = "measure the bandwidth of this machine and the speed of the kernels"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures or recalls, prints, and returns the exit code."""
-    from ..roofline import KernelRate, roofline
+    from ..machine.roofline import KernelRate, roofline
 
     if args.device == "cuda":
         return _card(args)
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _card(args: argparse.Namespace) -> int:
-    from ..cuda_roofline import card_roof
+    from ..gpu.roofline import card_roof
 
     roof = card_roof(refresh=args.refresh)
     if args.json:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..calibration import window_length
 from ..finetune.samples import LENGTH
+from ..text.calibration import window_length
 from .options import (
     MODEL_HELP,
     add_device_option,
@@ -25,7 +25,7 @@ from .output import print_json
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..torch.sampler import Sampler
+    from ..nn.sampler import Sampler
 
 SUMMARY = "let a model write samples of its own, to finetune a pruned one on"
 
@@ -85,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Samples, says how much there is, and returns the exit code."""
-    from ..calibration import read_conversations
     from ..finetune.samples import sample, write_text
+    from ..text.calibration import read_conversations
 
     conversations = None if args.chat is None else read_conversations(args.chat)
     model = _on_card(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
@@ -116,8 +116,8 @@ def run(args: argparse.Namespace) -> int:
 def _on_card(args: argparse.Namespace) -> Sampler:
     need_torch("sampling on a card")
     from ..loading import check_card_activations, open_packed
-    from ..torch.device import find_device
-    from ..torch.sampler import Sampler
+    from ..nn.device import find_device
+    from ..nn.sampler import Sampler
 
     check_card_activations(args.activations)
     find_device("cuda")

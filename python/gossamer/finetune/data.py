@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import read_text
 from ..errors import GossamerError
-from ..tokenizer import Tokenizer
+from ..text.calibration import read_text
+from ..text.tokenizer import Tokenizer
 from .samples import is_samples, read_samples
 
 Tokens = NDArray[np.int32]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ..torch.decoder import Decoder
+from ..nn.decoder import Decoder
 
 EPS = 1e-8
 # Tokens whose logits exist at once: 2048 of a vocabulary of 49152 are 400 MB as float32.

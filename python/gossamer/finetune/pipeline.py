@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..calibration import window_length
-from ..checkpoint import open_checkpoint, refuse_low_rank, refuse_unwritable
+from ..checkpoints import open_checkpoint, refuse_low_rank, refuse_unwritable
 from ..errors import GossamerError
-from ..folders import check_destination, new_folder
+from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
-from ..hub import shown_name
+from ..nn import decoder as torch_decoder
+from ..nn.device import find_device
 from ..progress import Progress
-from ..torch import decoder as torch_decoder
-from ..torch.device import find_device
+from ..text.calibration import window_length
 from .data import Data, prepare
 from .options import LENGTH, Options
 from .samples import fingerprint
@@ -28,7 +27,7 @@ from .state import training_folder
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..checkpoints import Checkpoint
 
 REPORT_FILE = "gossamer_finetune.json"
 

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Conversations, sampled_windows, window_length
 from ..errors import GossamerError
 from ..folders import check_destination, remove_folder, write_file
-from ..model import Model
+from ..generation.model import Model
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from ..tokenizer import read_json
+from ..text.calibration import Conversations, sampled_windows, window_length
+from ..text.tokenizer import read_json
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
-    from ..torch.sampler import Sampler
+    from ..nn.sampler import Sampler
+    from ..text.tokenizer import Tokenizer
 
 LENGTH = 512
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import GossamerError
+from ..nn.decoder import Block, Decoder
 from ..pruning.masks import Target
 from ..pruning.sequential import GROUPS
 from ..pruning.solvers import sparsegpt
-from ..torch.decoder import Block, Decoder
 
 _BATCH = 4  # windows in one forward pass
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GossamerError
+from ..nn.decoder import Decoder
 from ..progress import Progress
-from ..torch.decoder import Decoder
 from .data import Data
 from .losses import squarehead, token_losses
 from .masks import Masks, is_pruned

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..calibration import WINDOWS
 from ..errors import GossamerError
 from ..formats import STORED, check_group
+from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
 from .masks import Target
 from .solvers import CALIBRATED, DEFAULT_METHOD, METHODS

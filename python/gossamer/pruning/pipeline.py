@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows, window_length
+from ..checkpoints.low_rank import LowRank, write_low_rank
 from ..errors import GossamerError
-from ..folders import check_destination, new_folder
+from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
-from ..hub import shown_name
-from ..low_rank import LowRank, write_low_rank
 from ..progress import Progress
+from ..text.calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows, window_length
 from .allocation import Size, by_divergence, by_outliers, uniform
 from .masks import Target
 from .options import Options, read_zeros
@@ -27,8 +26,8 @@ from .solvers import CALIBRATED, DEFAULT_METHOD, Int4, Matrix, Method, magnitude
 
 if TYPE_CHECKING:
     from .. import _core
-    from ..checkpoint import Checkpoint
-    from ..config import DecoderConfig
+    from ..arch.spec import DecoderConfig
+    from ..checkpoints import Checkpoint
 
 _F16_MAX = float(np.finfo(np.float16).max)
 
@@ -88,7 +87,7 @@ def prune(
         GossamerError: an option, the source, the calibration text or a tensor is not usable, or `dst` cannot be
             written. Nothing is left behind then.
     """
-    from ..checkpoint import open_checkpoint, write_checkpoint
+    from ..checkpoints import open_checkpoint, write_checkpoint
 
     options = Options(
         method, sparsity, pattern, allocation, weights, group, rank, calibration, windows, length, seed, threads
@@ -121,7 +120,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
         GossamerError: the source, the calibration text or a tensor is not usable.
     """
     from ..arch import family
-    from ..checkpoint import refuse_low_rank, refuse_unwritable
+    from ..checkpoints import refuse_low_rank, refuse_unwritable
 
     started = time.perf_counter()
     report = progress or (lambda *_: None)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint
-from ..low_rank import LowRank
-from ..tokenizer import Tokenizer
+from ..checkpoints import Checkpoint
+from ..checkpoints.low_rank import LowRank
+from ..text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .. import _core

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..divergence import log_probabilities, mean_divergence
 from ..errors import GossamerError
+from ..generation.divergence import log_probabilities, mean_divergence
 from ..progress import Progress
 from .masks import Target
 from .sequential import GROUPS, Blocks

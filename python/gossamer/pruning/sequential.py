@@ -21,8 +21,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints.low_rank import LowRank
 from ..errors import GossamerError
-from ..low_rank import LowRank
 from .masks import Target
 from .solvers import Gram, Matrix, Method, damped, inverse, sparse_plus_low_rank
 

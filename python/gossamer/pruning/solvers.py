@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints.low_rank import LowRank
 from ..errors import GossamerError
-from ..low_rank import LowRank
 from .masks import Target, keep_even_rows, keep_fraction, keep_pattern
 
 Matrix = NDArray[np.float32]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..cuda import CudaWeight
 from ..errors import GossamerError
+from ..gpu.cuda import CudaWeight
 from .handles import Handle, Marks
 from .layout import Layout, to_weight
 

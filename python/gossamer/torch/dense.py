@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cuda_roofline import card_machine
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
-from ..packing import Rounded, round_values
-from ..planner import Machine, this_machine
-from .layout import ACTIVATIONS, NAMES
+from ..gpu.dtypes import NAMES
+from ..gpu.roofline import card_machine
+from ..packing.matrix import Rounded, round_values
+from ..packing.planner import Machine, this_machine
+from .layout import ACTIVATIONS
 
 LINEAR, CONV1D = "torch.nn.modules.linear.Linear", "transformers.pytorch_utils.Conv1D"
 # Subclasses of Linear that compute what a Linear does, by name, since nobody has to have them.

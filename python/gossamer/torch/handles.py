@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .layout import FLOATS, NAMES, Layout, to_weight
+from ..gpu.dtypes import FLOATS, NAMES
+from .layout import Layout, to_weight
 
 _SPARE, _LINE = 64, 64  # readable bytes behind the values, and what streams are rounded up to
 _PANEL_ROWS = 16

@@ -22,11 +22,6 @@ VERSION = 1  # of the numbers below, for streams laid out as docs/format.md says
 
 ACTIVATIONS = ("auto", "f32", "bf16", "a8")
 
-FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-"""The float types of stored values, as torch has them."""
-
-NAMES = {dtype: name for name, dtype in FLOATS.items()}
-
 _INDEX = {
     "dense": (),
     "bitmap": ("masks", "offsets"),

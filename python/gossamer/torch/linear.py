@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ..cuda import why_unavailable
 from ..errors import GossamerError
-from ..packing import Rounded
-from ..planner import Choice
+from ..gpu.cuda import why_unavailable
+from ..gpu.dtypes import FLOATS, NAMES
+from ..packing.matrix import Rounded
+from ..packing.planner import Choice
 from .dense import CONV1D, LINEAR, check_options, dense_parts, kind_of, machine_of, round_layer
 from .handles import MAKERS, Product, handle_of, trainable_length
-from .layout import FLOATS, NAMES, STREAMS, Layout, to_tensors
+from .layout import STREAMS, Layout, to_tensors
 from .ops import nobody_watches
 from .stand_in import PackedWeight
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from ..cli.output import table
+from ..tables import table
 from .linear import SparseLinear
 
 

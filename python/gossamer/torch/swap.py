@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..formats import INTEGER_TYPES, Shape
-from ..planner import Choice
+from ..packing.planner import Choice
 from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, obstacle
 from .dense import (
     CONV1D,

@@ -1,0 +1,88 @@
+"""What every checkpoint answers, whatever it is stored as."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+from ..text.tokenizer import Tokenizer
+from .low_rank import LowRank
+
+
+class Checkpoint(ABC):
+    """An open checkpoint: its config, and tensors that are read when asked for, under Hugging Face names.
+
+    Attributes:
+        path: The folder or file.
+        config: Content of config.json, or its like built from the keys of a GGUF file.
+        low_rank: Low-rank branches by the name of the weight that each goes with.
+        notes: Where its files contradict each other, and what was made of it.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    low_rank: Mapping[str, LowRank] = {}
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Returns the names of all tensors, in file order."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape; weights are [outputs, inputs]."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> str:
+        """Returns a tensor's stored type: "f32", "f16", "bf16", or another type's name as the file calls it."""
+
+    @abstractmethod
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor, dequantized.
+
+        Raises:
+            GossamerError: there is no such tensor, or its type is not supported.
+        """
+
+    def finite(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor as `tensor` does.
+
+        Raises:
+            GossamerError: as there, or a value is NaN or infinite.
+        """
+        values = self.tensor(name)
+        if not np.isfinite(values).all():
+            raise GossamerError(f"{self.path}: tensor {name} has NaN or infinite values")
+        return values
+
+    def add_zeros(self, name: str, length: int) -> None:
+        """Adds a vector of zeros, as if the file had it."""
+        raise NotImplementedError
+
+    def same(self, first: str, second: str) -> bool:
+        """Returns whether two tensors have the same values."""
+        return np.array_equal(self.tensor(first), self.tensor(second))
+
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Opens the tokenizer.
+
+        Raises:
+            GossamerError: it is missing, not valid, or not supported.
+        """
+
+    @abstractmethod
+    def copy_companions(self, dst: Path) -> None:
+        """Writes what belongs to the model beside config and weights: tokenizer files, generation_config.json."""
+
+
+def refuse_low_rank(checkpoint: Checkpoint, what: str) -> None:
+    """Raises `GossamerError` where a checkpoint has low-rank branches, for what would lose them."""
+    if checkpoint.low_rank:
+        raise GossamerError(f"{checkpoint.path}: a model with low-rank branches cannot be {what}")

@@ -1,0 +1,127 @@
+"""Hugging Face folders: one file or several, with a config beside them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+from ..files import refuse_pointer
+from ..safetensors_io import SafetensorsFile
+from ..text.tokenizer import Tokenizer, read_json
+from .base import Checkpoint
+from .bitmask import BitmaskTensor, find_bitmask_tensors
+from .low_rank import read_low_rank
+
+FILE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+TYPE_NAMES = {own: name for name, own in _TYPES.items()}
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.bin")
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+)
+
+
+class _Zeros:
+    """Zeros, with what is asked of a tensor that is computed rather than stored."""
+
+    dtype = "F32"
+
+    def __init__(self, length: int) -> None:
+        self.shape = (length,)
+
+    def float32(self) -> NDArray[np.float32]:
+        return np.zeros(self.shape, np.float32)
+
+
+class FolderCheckpoint(Checkpoint):
+    """A Hugging Face checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self.config = read_json(folder / "config.json")
+        self._files: dict[str, SafetensorsFile] = {}  # by tensor
+        if (folder / FILE).is_file():
+            file = SafetensorsFile(folder / FILE)
+            self._files = dict.fromkeys(file.tensors, file)
+        elif (folder / _INDEX).is_file():
+            self._open_shards(folder)
+        else:
+            for name in _PICKLES:
+                if (folder / name).exists():
+                    refuse_pointer(folder / name)
+                    raise GossamerError(
+                        f"{folder / name}: pickled weights can run any code and are not read; use safetensors"
+                    )
+            raise GossamerError(f"{folder}: no {FILE} and no {_INDEX}")
+        sparse, parts = find_bitmask_tensors(self._files)
+        self._computed: dict[str, BitmaskTensor | _Zeros] = dict(sparse)
+        self._names = [name for name in self._files if name not in parts]
+        self.low_rank = read_low_rank(folder)
+
+    def _open_shards(self, folder: Path) -> None:
+        index = folder / _INDEX
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise GossamerError(f"{index}: weight_map is missing or empty")
+        shards: dict[str, SafetensorsFile] = {}
+        for name, shard in places.items():
+            if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise GossamerError(f"{index}: tensor {name} lies in {shard!r:.80}, which is no file of this folder")
+            if shard not in shards:
+                if not (folder / shard).is_file():
+                    raise GossamerError(f"{folder / shard}: missing; {_INDEX} says that tensor {name} is in it")
+                shards[shard] = SafetensorsFile(folder / shard)
+            if name not in shards[shard].tensors:
+                raise GossamerError(f"{folder / shard}: tensor {name} is missing; {_INDEX} says that it is there")
+            self._files[name] = shards[shard]
+        for file in shards.values():  # what the index does not list is stored all the same
+            self._files = dict.fromkeys(file.tensors, file) | self._files
+
+    def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
+        return [*self._names, *self._computed]
+
+    def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
+        return self._computed[name].shape if name in self._computed else self._file(name).info(name).shape
+
+    def dtype(self, name: str) -> str:  # noqa: D102
+        stored = self._computed[name].dtype if name in self._computed else self._file(name).info(name).dtype
+        return _TYPES.get(stored, stored)
+
+    def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
+        return self._computed[name].float32() if name in self._computed else self._file(name).float32(name)
+
+    def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
+        self._computed[name] = _Zeros(length)
+
+    def same(self, first: str, second: str) -> bool:  # noqa: D102
+        if self.dtype(first) == self.dtype(second) and {first, second}.isdisjoint(self._computed):
+            return np.array_equal(self._file(first).raw(first), self._file(second).raw(second))  # copies nothing
+        return super().same(first, second)
+
+    def _file(self, name: str) -> SafetensorsFile:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise GossamerError(f"{self.path}: tensor {name} is missing") from None
+
+    def tokenizer(self) -> Tokenizer:  # noqa: D102
+        return Tokenizer.from_folder(self.path)
+
+    def copy_companions(self, dst: Path) -> None:  # noqa: D102
+        for name in _COMPANIONS:
+            if (self.path / name).is_file():
+                shutil.copyfile(self.path / name, dst / name)

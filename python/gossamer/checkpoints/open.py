@@ -1,0 +1,134 @@
+"""From a path to a checkpoint whose tensors were held against its config."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from .. import arch
+from ..errors import GossamerError
+from .base import Checkpoint
+from .folder import FolderCheckpoint
+from .gguf import GgufCheckpoint
+
+# Buffers that follow from the config, which older programs stored: rotary tables, and masks [1, 1, n, n].
+_BUFFER = re.compile(r"rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$")
+_MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# What the tensors of compressed checkpoints are called, by the last part of their names.
+_COMPRESSED = {
+    "compressed": "compressed-tensors sparse",
+    "weight_packed": "compressed-tensors quantized",
+    "weight_scale": "compressed-tensors quantized",
+    "qweight": "GPTQ or AWQ",
+    "absmax": "bitsandbytes",
+    "SCB": "bitsandbytes",
+    "weight_scale_inv": "FP8",
+    "weight_blocks": "MXFP4",
+    "layout_numbers": "gossamer.torch",
+}
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint and checks every tensor that the model needs against its config; reads no values yet.
+
+    Args:
+        path: A Hugging Face checkpoint folder or a GGUF file.
+
+    Raises:
+        GossamerError: it is not a checkpoint, a file of it is missing or not valid, the model's family is not
+            supported, or a tensor is missing or contradicts the config. The line names file and tensor.
+    """
+    path = Path(path)
+    checkpoint: Checkpoint
+    if path.is_dir():
+        if (path / "gossamer.json").is_file():
+            raise GossamerError(f"{path}: is packed already; give the checkpoint that it was made from")
+        if not (path / "config.json").is_file():
+            raise GossamerError(f"{path}: no config.json, so this is no checkpoint folder")
+        checkpoint = FolderCheckpoint(path)
+        source = path / "config.json"
+        if (path / "adapter_config.json").is_file():
+            checkpoint.notes += (f"{path}: the adapter that lies beside the model is left out",)
+    elif path.is_file():
+        if path.suffix == ".safetensors":
+            raise GossamerError(f"{path}: give the folder that holds this file and its config.json")
+        checkpoint = GgufCheckpoint(path)
+        source = path
+    else:
+        raise GossamerError(f"{path}: No such file or directory")
+    _refuse_compressed(checkpoint)
+    try:
+        family = arch.family(checkpoint.config)
+        if unread := family.unread(checkpoint.config):
+            checkpoint.notes += (f"{source}: keys that are not known are left out: {', '.join(unread)}",)
+        _untie(checkpoint, source)
+        _announce_biases(checkpoint, family.biases(checkpoint.config))
+        needed = family.tensors(checkpoint.config)
+    except GossamerError as error:
+        raise GossamerError(f"{source}: {error}") from None
+    present = set(checkpoint.names())
+    for name, expected in needed.values():
+        if name not in present:
+            raise GossamerError(f"{path}: tensor {name} is missing")
+        if (shape := checkpoint.shape(name)) != expected:
+            raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
+    try:
+        family.decoder_config(checkpoint.config)  # of these sizes: tables follow from some, and cost what they say
+    except GossamerError as error:
+        raise GossamerError(f"{source}: {error}") from None
+    _refuse_unused(checkpoint, present - {name for name, _ in needed.values()})
+    shapes = {stored: shape for name, (stored, shape) in needed.items() if name.startswith("layers.") and shape[1:]}
+    for name, branch in checkpoint.low_rank.items():
+        if name not in shapes:
+            raise GossamerError(f"{path}: no linear of a block goes with the low-rank branch of {name}")
+        if (shape := (len(branch.u), branch.v.shape[1])) != shapes[name]:
+            raise GossamerError(f"{path}: the low-rank branch of {name} is {list(shape)}, not {list(shapes[name])}")
+    for note in checkpoint.notes:
+        logging.getLogger("gossamer").warning("%s", note)
+    return checkpoint
+
+
+def _untie(checkpoint: Checkpoint, source: Path) -> None:
+    """Takes a head of its own where one is stored, whatever the config says of it, as `transformers` does."""
+    if checkpoint.config.get("tie_word_embeddings") is not True or not {_EMBEDDING, _HEAD} <= set(checkpoint.names()):
+        return
+    if not checkpoint.same(_EMBEDDING, _HEAD):
+        checkpoint.config["tie_word_embeddings"] = False
+        checkpoint.notes += (
+            f"{source}: tie_word_embeddings is true, and {_HEAD} is stored with values of its own: those are used",
+        )
+
+
+def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Tensors]) -> None:
+    """Takes biases that are stored though the config does not announce them; where some are missing they are zero."""
+    present = set(checkpoint.names())
+    for key, tensors in biases.items():
+        stored = [name for name, _ in tensors.values() if name in present]
+        if not stored or checkpoint.config.get(key) is True:
+            continue
+        checkpoint.config[key] = True
+        for name, shape in tensors.values():
+            if name not in present:
+                checkpoint.add_zeros(name, shape[0])
+        checkpoint.notes += (
+            f"{checkpoint.path}: the config does not announce {stored[0]} ({len(stored)} such biases): they are used",
+        )
+
+
+def _refuse_unused(checkpoint: Checkpoint, names: set[str]) -> None:
+    """Refuses a tensor that the model has no use for, unless it is a buffer, or the embedding once more."""
+    for name in sorted(names):
+        mask = _MASK.search(name) and len(checkpoint.shape(name)) in (0, 4)
+        again = name == _HEAD and checkpoint.config.get("tie_word_embeddings")
+        if not (mask or again or _BUFFER.search(name)):
+            raise GossamerError(f"{checkpoint.path}: tensor {name} has no place in the model that the config describes")
+
+
+def _refuse_compressed(checkpoint: Checkpoint) -> None:
+    """Tells compressed checkpoints by the tensors that are there: configs claim what they like."""
+    for name in checkpoint.names():
+        kind = _COMPRESSED.get(name.rpartition(".")[2])
+        if kind:
+            raise GossamerError(f"{checkpoint.path}: tensor {name}: {kind} checkpoints are not supported")

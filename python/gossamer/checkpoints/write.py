@@ -1,0 +1,54 @@
+"""Ordinary Hugging Face folders, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+from ..folders import new_folder
+from ..safetensors_io import SafetensorsWriter, round_to
+from .base import Checkpoint
+from .folder import FILE, TYPE_NAMES, FolderCheckpoint
+
+_COMPRESSION_KEYS = ("quantization_config", "compression_config", "sparsity_config")
+
+
+def refuse_unwritable(checkpoint: Checkpoint) -> None:
+    """Raises `GossamerError` where a folder has a tensor that `write_checkpoint` could not write again."""
+    for name in checkpoint.names() if isinstance(checkpoint, FolderCheckpoint) else ():
+        if (dtype := checkpoint.dtype(name)) not in ("f32", "f16", "bf16"):
+            raise GossamerError(f"{checkpoint.path}: tensor {name} has type {dtype}; f32, f16 and bf16 are supported")
+
+
+def write_checkpoint(
+    dst: str | Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, NDArray[np.float32], str]],
+    source: Checkpoint,
+) -> None:
+    """Writes an ordinary Hugging Face checkpoint folder, or nothing.
+
+    Args:
+        dst: Folder to make; must not exist, or be empty.
+        config: Content of config.json; what it says of a compression is left out, since nothing is compressed here.
+        tensors: Name, values and stored type ("f32", "f16", "bf16") of tensors of `source`; taken one at a time.
+        source: Where tokenizer files and the like come from.
+
+    Raises:
+        GossamerError: `dst` is in use, or cannot be written.
+    """
+    folder = Path(dst)
+    with new_folder(folder) as part:
+        plain = {key: value for key, value in config.items() if key not in _COMPRESSION_KEYS}
+        (part / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        source.copy_companions(part)
+        # Most readers take each tensor of the file for a weight, so fillers come only where a type needs them.
+        with SafetensorsWriter(part / FILE, source.names(), alignment=4, metadata={"format": "pt"}) as writer:
+            for name, values, dtype in tensors:
+                writer.add(name, round_to(values, dtype), TYPE_NAMES[dtype])

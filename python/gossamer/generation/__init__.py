@@ -1,0 +1,3 @@
+"""Texts from models: conversations, sampling, statistics, perplexity."""
+
+from __future__ import annotations

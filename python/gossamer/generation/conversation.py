@@ -1,0 +1,82 @@
+"""`Conversation`: a chat that computes only what is new in each turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .sampling_options import CHAT, SamplingOptions
+
+if TYPE_CHECKING:
+    from ..text.messages import Message
+    from .model import Model, Pieces
+
+
+class Conversation:
+    """A chat with a model: the messages so far, and the sequence that holds them.
+
+    Each turn computes only what the sequence does not hold yet: the tokens of the whole chat are compared with those
+    in the sequence, which is rolled back to where they part.
+
+    Attributes:
+        messages: The turns so far, `{"role": ..., "content": ...}`, behind the system message where there is one.
+    """
+
+    def __init__(self, model: Model, system: str | None = None) -> None:
+        self.model = model
+        self.system = system
+        self.messages: list[Message] = self._opening()
+        self._sequence = model._new_sequence()
+        self._turn: Pieces | None = None
+
+    def say(self, text: str, sampling: SamplingOptions | None = None, **options: Any) -> Pieces:
+        """Answers one message, piece by piece.
+
+        An answer that is closed early, by Ctrl-C too, is kept as far as it came; a turn without any answer leaves
+        the chat as it was. Every turn draws other random numbers, so that a question that is asked again may be
+        answered otherwise; the same chat with the same seed is the same again.
+
+        Args:
+            text: The user's message.
+            sampling: As of `Model.stream`, but a model without defaults of its own draws: see
+                `gossamer.sampling_options.CHAT`.
+            options: As of `Model.stream`.
+
+        Returns:
+            An iterator of non-empty pieces of text.
+
+        Raises:
+            GossamerError: as `Model.stream`; the chat is left as it was.
+            TypeError: as `Model.stream`.
+        """
+        self._end_turn()
+        run_options = (sampling or self.model.defaults(CHAT)).changed(options)
+        asked = [*self.messages, {"role": "user", "content": text}]
+        prompt = self.model._encode(asked, chat=True)
+        pieces = self.model._run(self._sequence, prompt, run_options, keep=True, draw=len(self.messages))
+        self._turn = self._answer(asked, pieces)
+        return self._turn
+
+    def reset(self) -> None:
+        """Forgets all messages but the system's and gives the sequence's memory back."""
+        self._end_turn()
+        self.messages = self._opening()
+        self._sequence.free()
+
+    def _opening(self) -> list[Message]:
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
+
+    def _answer(self, asked: list[Message], pieces: Pieces) -> Pieces:
+        answer: list[str] = []
+        try:
+            for piece in pieces:
+                answer.append(piece)
+                yield piece
+        finally:
+            pieces.close()
+            if answer:
+                self.messages = [*asked, {"role": "assistant", "content": "".join(answer)}]
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.close()
+            self._turn = None

@@ -1,0 +1,45 @@
+"""From a packed model to one that runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import GossamerError
+from .model import Model
+
+if TYPE_CHECKING:
+    from ..packing.folder import PackedModel
+
+
+def ready(
+    packed: PackedModel, *, device: str = "cpu", threads: int = 0, kv: str = "f32", activations: str = "auto"
+) -> Model:
+    """Sets a packed model up to run; options as for `load`.
+
+    Raises:
+        GossamerError: an option is not usable, or the weights do not fit together.
+    """
+    from .. import _core
+
+    if device == "cuda":
+        return _on_card(packed, activations)
+    try:
+        decoder = _core.Decoder(
+            packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
+        )
+    except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
+        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
+    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
+
+
+def _on_card(packed: PackedModel, activations: str) -> Model:
+    import torch
+
+    from ..nn import engine
+
+    dtype = torch.bfloat16 if activations == "bf16" else None
+    try:
+        decoder = engine.Engine(packed.config, packed.weights, packed.vectors, "cuda", dtype=dtype)
+    except GossamerError as error:
+        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
+    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, device="cuda")

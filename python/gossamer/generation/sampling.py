@@ -1,0 +1,123 @@
+"""Choosing the next token: samplers are plain callables over one row of logits.
+
+The order is llama.cpp's default chain: repeat penalty, top-k, top-p, min-p, temperature. Each filter sees only what
+the ones before it kept, and temperature comes last, so that it reshapes the choice without widening it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+from .sampling_options import SamplingOptions
+
+Logits = NDArray[np.float32]
+Filter = Callable[[Logits], NDArray[np.intp]]
+Sampler = Callable[[Logits, Sequence[int]], int]
+
+REPEAT_WINDOW = 64
+"""How many of the latest tokens, prompt included, the repeat penalty looks at (llama.cpp's `repeat_last_n`)."""
+
+
+def sampler(options: SamplingOptions, draw_number: int = 0) -> Sampler:
+    """Builds a sampler; the same options and logits always choose the same tokens.
+
+    Args:
+        options: What to draw with; `max_new_tokens` and `stop` do not matter here.
+        draw_number: Texts of the same options but another number are drawn with other random numbers.
+
+    Returns:
+        A callable `(logits [vocab] float32, tokens so far) -> token id`. It raises GossamerError when no logit is
+        finite or one is NaN or +inf.
+    """
+    temperature, repeat_penalty = options.temperature, options.repeat_penalty
+    filters: list[Filter] = []
+    if options.top_k > 0:
+        filters.append(lambda logits: keep_top_k(logits, options.top_k))
+    if options.top_p < 1:
+        filters.append(lambda logits: keep_top_p(logits, options.top_p))
+    if options.min_p > 0:
+        filters.append(lambda logits: keep_min_p(logits, options.min_p))
+    rng = np.random.Generator(np.random.PCG64([options.seed, draw_number] if draw_number else options.seed))
+
+    def sample(logits: Logits, tokens: Sequence[int]) -> int:
+        if repeat_penalty != 1:
+            logits = penalize(logits, tokens[-REPEAT_WINDOW:], repeat_penalty)
+        if not math.isfinite(logits.max()):  # NaN wins every max
+            raise GossamerError(
+                "the model's logits are not finite (NaN or infinity); its weights may be damaged, or overflow in "
+                "the chosen types"
+            )
+        if temperature == 0:
+            return int(logits.argmax())
+        kept: NDArray[np.intp] | None = None
+        for keep in filters:
+            chosen = keep(logits)
+            logits = logits[chosen]
+            kept = chosen if kept is None else kept[chosen]
+        drawn = draw(logits, temperature, rng)
+        return drawn if kept is None else int(kept[drawn])
+
+    return sample
+
+
+def penalize(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
+    """Returns a copy of `logits` [vocab] in which each token of `recent` is less likely, once however often it occurs.
+
+    Source: CTRL (Keskar et al. 2019), with the sign rule that every runtime uses: positive logits are divided by
+    `penalty`, negative ones multiplied.
+    """
+    ids = np.unique(np.asarray(recent, dtype=np.intp))
+    result: Logits = logits.copy()
+    result[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+    return result
+
+
+def keep_top_k(logits: Logits, k: int) -> NDArray[np.intp]:
+    """Returns the ascending indices of the k largest logits; of equal ones, those that come first."""
+    if k >= logits.size:
+        return np.arange(logits.size)
+    least = np.partition(logits, logits.size - k)[logits.size - k]
+    above = np.flatnonzero(logits > least)
+    equal = np.flatnonzero(logits == least)[: k - above.size]
+    return np.sort(np.concatenate([above, equal]))
+
+
+def keep_top_p(logits: Logits, p: float) -> NDArray[np.intp]:
+    """Returns the ascending indices of the fewest likeliest tokens whose probabilities sum to at least p; one or more.
+
+    Source: Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration".
+    """
+    shares = probabilities(logits)
+    likely = np.flatnonzero(
+        shares >= (1 - p) / shares.size
+    )  # all others together weigh less than 1 - p: none is needed
+    order = likely[np.argsort(-shares[likely], kind="stable")]
+    sums = np.cumsum(shares[order])
+    return np.sort(order[: int(np.searchsorted(sums, p)) + 1])
+
+
+def keep_min_p(logits: Logits, p: float) -> NDArray[np.intp]:
+    """Returns the ascending indices of the tokens at least p times as likely as the likeliest.
+
+    Source: Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling".
+    """
+    return np.flatnonzero(logits >= logits.max() + math.log(p))
+
+
+def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Returns softmax(logits / temperature) in float64; safe for any temperature above 0."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to -inf, as it should
+        weights = np.exp(shifted / temperature)
+    return np.asarray(weights / weights.sum())
+
+
+def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
+    """Returns an index drawn with the probabilities softmax(logits / temperature), using one number of `rng`."""
+    sums = np.cumsum(probabilities(logits, temperature))
+    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))

@@ -1,0 +1,142 @@
+"""How a text is drawn and where it ends: the options, which values are fair, and whose defaults hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+from ..errors import GossamerError, did_you_mean
+from ..text.generation_config import OPTION_NAMES
+
+
+def _stops(stop: Any) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) or not isinstance(stop, Iterable) else tuple(stop)
+    if not all(isinstance(text, str) for text in stops):
+        raise GossamerError(f"stop must be a text or several, got {stop!r:.80}")
+    if not all(stops):
+        raise GossamerError("stop: a stop string must not be empty")
+    return stops
+
+
+def _check(name: str, value: Any, kind: type, fair: Any, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise GossamerError(f"{name} must be a {'whole ' if kind is Integral else ''}number, got {value!r:.80}")
+    if not fair(value):
+        raise GossamerError(f"{name} must be {expected}, got {value}")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The options of one text. What they are by default takes the likeliest token.
+
+    Attributes:
+        max_new_tokens: Most tokens to generate; fewer when the model ends its text, a stop string comes, or the context
+            is full.
+        temperature: 0 takes the likeliest token (the filters then change nothing); above 0 draws at random.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the fewest likeliest tokens whose probabilities reach p (nucleus sampling); 1 keeps all.
+        min_p: Keep tokens at least min_p times as likely as the likeliest; 0 keeps all.
+        repeat_penalty: Divides positive logits of tokens that came lately, multiplies negative ones; 1 is off.
+        seed: Of the random numbers: the same options, seed and logits always choose the same tokens.
+        stop: Strings that end the text; they and what follows them are not part of it. One string will do.
+
+    Raises:
+        GossamerError: a value is out of range or of another type; the line names it.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("max_new_tokens", self.max_new_tokens, Integral, lambda n: n >= 1, "at least 1")
+        _check("temperature", self.temperature, Real, lambda t: math.isfinite(t) and t >= 0, "at least 0")
+        _check("top_k", self.top_k, Integral, lambda k: k >= 0, "at least 0")
+        _check("top_p", self.top_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
+        _check("min_p", self.min_p, Real, lambda p: 0 <= p <= 1, "between 0 and 1")
+        _check("repeat_penalty", self.repeat_penalty, Real, lambda x: math.isfinite(x) and x > 0, "above 0")
+        _check("seed", self.seed, Integral, lambda s: s >= 0, "at least 0")
+        object.__setattr__(self, "stop", _stops(self.stop))
+
+    def changed(self, options: Mapping[str, Any]) -> SamplingOptions:
+        """Returns these options with some of them replaced.
+
+        Raises:
+            TypeError: there is no such option; the line names those that there are.
+            GossamerError: as above.
+        """
+        check_names(options)
+        return replace(self, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON-ready values."""
+        return {**asdict(self), "stop": list(self.stop)}
+
+    def text(self) -> str:
+        """Returns for people how tokens are chosen."""
+        penalty = [] if self.repeat_penalty == 1 else [f"repeat penalty {self.repeat_penalty:g}"]
+        if self.temperature == 0:
+            return ", ".join(["the likeliest token", *penalty])
+        filters = [
+            f"{name} {value:g}"
+            for name, value, off in (("top-k", self.top_k, 0), ("top-p", self.top_p, 1), ("min-p", self.min_p, 0))
+            if value != off
+        ]
+        return ", ".join([f"temperature {self.temperature:g}", *filters, *penalty, f"seed {self.seed}"])
+
+
+GENERATE = SamplingOptions()
+"""What `generate` does with a model that has no defaults of its own."""
+
+CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0.05, repeat_penalty=1.05)
+"""What a conversation does with such a model."""
+
+_NAMES = tuple(field.name for field in fields(SamplingOptions))
+
+
+def check_names(options: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raises `TypeError` where an option is none of these, or of some others; the line names those that there are."""
+    names = [*_NAMES, *others]
+    for name in options:
+        if name not in names:
+            raise TypeError(f"there is no option {name}; there are: {', '.join(names)}{did_you_mean(name, names)}")
+
+
+def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> SamplingOptions:
+    """Returns the options that hold where none are given: the model's own, or some others where it has none.
+
+    A model that says whether to draw is taken at its word: what it leaves out is off. `do_sample` decides, or else a
+    temperature; a model that has neither only lays what it has over the others.
+
+    Args:
+        generation: Content of generation_config.json; keys that are no sampling options do not matter.
+        fallback: What holds for a model without defaults.
+
+    Raises:
+        GossamerError: a value is out of range or of another type; the line names its key.
+    """
+    own = {ours: generation[key] for key, ours in OPTION_NAMES.items() if generation.get(key) is not None}
+    draws = generation.get("do_sample")
+    if draws is not None and not isinstance(draws, bool):
+        raise GossamerError(f"do_sample must be true or false, got {draws!r:.80}")
+    if draws is None:
+        draws = True if "temperature" in own else None
+    if own.get("top_k") == -1:  # which some write for all tokens
+        own["top_k"] = 0
+    if draws is False:
+        own = {"temperature": 0.0, **{name: own[name] for name in ("repeat_penalty",) if name in own}}
+    elif draws:
+        own = {"temperature": 1.0, **own}
+    base = fallback if draws is None else SamplingOptions(max_new_tokens=fallback.max_new_tokens)
+    try:
+        return replace(base, **own)
+    except GossamerError as error:
+        raise GossamerError(str(error).replace("repeat_penalty", "repetition_penalty")) from None

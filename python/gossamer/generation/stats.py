@@ -1,0 +1,100 @@
+"""What one run of the decode loop did, and how fast."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .sampling_options import GENERATE, SamplingOptions
+
+
+@dataclass
+class Stats:
+    """Counts and times of one stream; times are the model's own, without what the caller did between pieces.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, template included.
+        reused_tokens: How many of them a conversation already held, so that they were not computed again.
+        new_tokens: Tokens chosen, an end-of-text token included. The first comes out of the prefill.
+        prefill_seconds: From the start to the first token chosen: the time to first token.
+        decode_seconds: For the tokens after the first.
+        weight_bytes: Bytes of weights that one decode step reads.
+        kv_bytes: Mean bytes of keys and values that one decode step read.
+        finish: "eos" (the model ended), "stop" (a stop string), "length" (max_new_tokens), "context" (the context is
+            full), or "closed" (the caller or Ctrl-C ended it).
+        device: Where the model ran, "cpu" or "cuda".
+        sampling: The options of the text, defaults included.
+        unheeded: What the model asks for besides, and gossamer does not do.
+    """
+
+    prompt_tokens: int
+    weight_bytes: int
+    reused_tokens: int = 0
+    new_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    kv_bytes: float = 0.0
+    finish: str = "closed"
+    device: str = "cpu"
+    sampling: SamplingOptions = GENERATE
+    unheeded: tuple[str, ...] = ()
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoded tokens a second; 0 when no token came after the first."""
+        return max(self.new_tokens - 1, 0) / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens computed a second; 0 before the prefill is done."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of weights, keys and values that one decode step reads."""
+        return self.weight_bytes + self.kv_bytes
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Achieved bandwidth of the decode steps, in 1e9 bytes a second."""
+        return self.bytes_per_token * self.tokens_per_second / 1e9
+
+    @property
+    def percent_of_roof(self) -> float | None:
+        """Achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not."""
+        from ..gpu import roofline
+        from ..machine.roofline import cached
+
+        if self.device == "cuda":
+            card = roofline.cached()
+            return 100 * self.gigabytes_per_second / card.bandwidth if card else None
+        measured = cached()
+        return 100 * self.gigabytes_per_second / measured.roof(self.bytes_per_token) if measured else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields and the derived figures as JSON-ready values."""
+        return {
+            **asdict(self),
+            "sampling": self.sampling.to_dict(),
+            "unheeded": list(self.unheeded),
+            "tokens_per_second": self.tokens_per_second,
+            "prefill_tokens_per_second": self.prefill_tokens_per_second,
+            "bytes_per_token": self.bytes_per_token,
+            "gigabytes_per_second": self.gigabytes_per_second,
+            "percent_of_roof": self.percent_of_roof,
+        }
+
+    def text(self) -> str:
+        """Returns the figures for people, in three lines."""
+        reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
+        unheeded = f"; the model also asks for {', '.join(self.unheeded)}, not done here" if self.unheeded else ""
+        percent = self.percent_of_roof
+        roof = "" if percent is None else f", {percent:.0f}% of the roof"
+        return (
+            f"prompt: {self.prompt_tokens} tokens{reused}, first token after {self.prefill_seconds:.2f} s, "
+            f"{self.prefill_tokens_per_second:.1f} tokens/s\n"
+            f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
+            f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a token, "
+            f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
+            f"sampling: {self.sampling.text()}{unheeded}"
+        )

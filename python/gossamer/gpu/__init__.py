@@ -1,0 +1,3 @@
+"""Packed weights on GPUs."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What this machine can do: bandwidth, rates of kernels, memory."""
+
+from __future__ import annotations

@@ -1,0 +1,163 @@
+"""How fast this machine goes through each format with the weights in memory and all threads: measured once, and kept.
+
+What a model's layers do is read and work at the same time, and how well the two overlap differs from processor to
+processor. So the planner does not put it together from bandwidth and instructions where it can be measured: a stack of
+matrices beyond the last-level cache, multiplied as a decode step does it, at a few fractions of zeros. That takes a few
+seconds a value type, the first time that a format has to be chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..folders import write_file
+from ..formats import Shape, measure
+from ..progress import Progress
+from .memory import available_memory, copies
+from .roofline import GROUP, PATTERN, kept_file, last_level_bytes, machine_key, random_values
+
+_SCHEMA = 1  # raised when what is measured, or how, changes
+_ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 0.97), "nm": (0.5,)}
+_ROWS, _COLS = 1024, 2048
+_ROUNDS, _SECONDS = 3, 0.12  # all formats take turns in each round, so that what else runs does not hit one alone
+
+
+@dataclass(frozen=True)
+class FormatRate:
+    """What one format reaches.
+
+    Attributes:
+        load: Where it was measured, see `load`.
+        seconds: A position of a matrix takes so many 1e-9 seconds, zeros included, with all threads together.
+    """
+
+    load: float
+    seconds: float
+
+
+Rates = dict[str, tuple[FormatRate, ...]]  # by format, loads rising
+
+
+def load(shape: Shape, format: str) -> float:
+    """Returns what a format's time depends on: steps a block of csr, the share of non-zeros in bitmap, otherwise 0."""
+    if format == "csr":
+        return shape.steps / (len(shape.panels) * shape.csr_blocks)
+    return shape.nonzeros / shape.positions if format == "bitmap" else 0.0  # padding counts as zeros
+
+
+def wanted() -> bool:
+    """Whether measuring is allowed: GOSSAMER_MEASURE=0 forbids it."""
+    return os.environ.get("GOSSAMER_MEASURE", "1") != "0"
+
+
+def known(type: str) -> Rates | None:
+    """Returns what was measured before on this machine for a value type; None where there is nothing usable."""
+    machine = machine_key()
+    try:
+        document = json.loads(_path().read_text(encoding="utf-8"))
+        if document["schema"] != _SCHEMA or document["machine"] != machine:
+            return None
+        return _checked(document["rates"][type])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def measured(type: str, progress: Progress | None = None) -> Rates:
+    """Returns what this machine reaches with a value type, and measures it in a few seconds if that is not known yet.
+
+    Args:
+        type: One of `TYPES`.
+        progress: Called with (done, total, what).
+    """
+    rates = known(type)
+    if rates is not None:
+        return rates
+    rates = _measure(type, progress or (lambda *_: None))
+    _keep(type, rates)
+    return rates
+
+
+def seconds(rates: Rates, shape: Shape, format: str) -> float:
+    """Returns the time that all threads together need for a matrix, in 1e-9 seconds.
+
+    Between what was measured, and beyond it, time changes evenly with the load.
+    """
+    points = rates[format]
+    at = load(shape, format)
+    if len(points) == 1:
+        return shape.positions * points[0].seconds
+    pairs = list(pairwise(points))
+    low, high = next(((a, b) for a, b in pairs if at <= b.load), pairs[-1])
+    slope = (high.seconds - low.seconds) / (high.load - low.load)
+    return shape.positions * max(low.seconds + slope * (at - low.load), min(point.seconds for point in points) / 2)
+
+
+def _path() -> Path:
+    return kept_file("formats", [_SCHEMA, machine_key()])
+
+
+def _keep(type: str, rates: Rates) -> None:
+    """Adds to what is kept. Where that cannot be written, the next process measures again."""
+    path = _path()
+    rows = {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        rows = {name: row for name, row in document["rates"].items() if _checked(row)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        rows = {}
+    rows[type] = {format: [[point.load, point.seconds] for point in points] for format, points in rates.items()}
+    with contextlib.suppress(OSError):
+        write_file(path, json.dumps({"schema": _SCHEMA, "machine": machine_key(), "rates": rows}, indent=1) + "\n")
+
+
+def _checked(row: Any) -> Rates:
+    """Raises ValueError, TypeError or AttributeError where it is not what `_keep` wrote."""
+    rates: Rates = {}
+    for format in _ZEROS:
+        points = tuple(FormatRate(float(load), float(seconds)) for load, seconds in row[format])
+        if not points or any(not (0 < point.seconds < math.inf and 0 <= point.load < math.inf) for point in points):
+            raise ValueError(f"{format} has no rates")
+        if any(a.load >= b.load for a, b in pairwise(points)):
+            raise ValueError(f"loads of {format} do not rise")
+        rates[format] = points
+    return rates
+
+
+def _measure(type: str, progress: Progress) -> Rates:
+    what = f"measuring once which formats are fastest here ({type})"
+    cases = [(format, zeros) for format, all_zeros in _ZEROS.items() for zeros in all_zeros]
+    size = 2 * last_level_bytes()
+    available = available_memory()
+    if available is not None:  # stacks take turns, so all of them are there at once
+        size = max(min(size, available // (4 * len(cases))), 1 << 20)
+    stacks, loads = [], []
+    for done, (format, zeros) in enumerate(cases):
+        progress(done, 2 * len(cases), what)
+        pattern = PATTERN if format == "nm" else None
+        values = random_values(_ROWS, _COLS, zeros, pattern)
+        weight = _core.pack(values, format, type, GROUP, pattern)
+        stacks.append(list(copies(weight, max(1, -(-size // weight.nbytes)))))
+        loads.append(load(measure(values), format))
+    times: list[list[float]] = [[] for _ in cases]
+    for turn in range(_ROUNDS):
+        for place, stack in enumerate(stacks):
+            progress(len(cases) + (turn * len(cases) + place) // _ROUNDS, 2 * len(cases), what)
+            once = _core.time_linears(stack, repeats=2)[0].min()
+            repeats = max(2, min(200, int(_SECONDS / _ROUNDS / once)))
+            times[place] += _core.time_linears(stack, repeats=repeats)[0].tolist()
+    rates: dict[str, list[FormatRate]] = {format: [] for format in _ZEROS}
+    for (format, _), stack, at, passes in zip(cases, stacks, loads, times, strict=True):
+        positions = len(stack) * _ROWS * _COLS
+        rates[format].append(FormatRate(at, 1e9 * float(np.quantile(passes, 0.2)) / positions))
+    progress(2 * len(cases), 2 * len(cases), what)
+    return {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}

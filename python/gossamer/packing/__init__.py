@@ -1,0 +1,3 @@
+"""Packed models: formats chosen, matrices packed, folders written and read."""
+
+from __future__ import annotations

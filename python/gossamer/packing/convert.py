@@ -1,0 +1,166 @@
+"""Packing a checkpoint: value types as asked for, and for every matrix the format that is fastest here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import arch
+from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
+from ..errors import GossamerError
+from ..folders import check_destination, shown_name
+from ..formats import FORMATS, STORED, TYPES, check_group
+from ..progress import Progress
+from .folder import PackedModel, write_packed
+from .matrix import round_values
+from .planner import Lookup, Machine, here
+from .replan import PLANNED_FOR, this_processor
+
+if TYPE_CHECKING:
+    from .. import _core
+
+_HEAD = ("embed", "head")  # always dense; a tied head is the embedding
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` wrote.
+
+    Attributes:
+        path: The packed folder.
+        weights: Its matrices by canonical name.
+        reasons: Why each has its format, in words.
+    """
+
+    path: Path
+    weights: dict[str, _core.Weight]
+    reasons: dict[str, str]
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    weights: str = "auto",
+    group: int = 64,
+    format: str = "auto",
+    head: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Packs a checkpoint into a folder that loads at once.
+
+    Args:
+        src: A Hugging Face checkpoint folder or a GGUF file.
+        dst: Folder to write; must not exist yet, or be empty.
+        weights: As for `pack_checkpoint`, as are those below.
+        group: Inputs a scale.
+        format: Format of the matrices.
+        head: Type of the head's values.
+        force: Replaces a model that lies at `dst`.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: an option, the source or a tensor is not usable, or `dst` is in use or cannot be written; then
+            nothing is left behind.
+    """
+    path = Path(dst)
+    check_destination(path, force=force, reads=[src])
+    model = pack_checkpoint(
+        open_checkpoint(src), weights=weights, group=group, format=format, head=head, progress=progress
+    )
+    write_packed(path, model, force=force, reads=[src])
+    return Report(path, model.weights, model.reasons)
+
+
+def pack_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    weights: str = "auto",
+    group: int = 64,
+    format: str = "auto",
+    head: str = "auto",
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+) -> PackedModel:
+    """Packs a checkpoint in memory.
+
+    Args:
+        checkpoint: The source.
+        weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8; `lightest` searches), or
+            "stored" (as they are in the checkpoint, with quantized ones as f32).
+        group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
+        format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
+        head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
+            of the other weights, but int8 where that is int4. Low-rank branches have the type that "auto" means.
+        machine: What "auto" chooses formats for; the one at hand by default.
+        progress: Called with (done, total, what).
+
+    Raises:
+        GossamerError: an option is unknown, or a tensor cannot be stored with the type asked for.
+    """
+    _check_option("weights", weights, ("auto", STORED, *TYPES))
+    _check_option("head", head, ("auto", STORED, *TYPES))
+    _check_option("format", format, ("auto", *FORMATS))
+    check_group(group)
+    if weights == "auto":
+        weights = "int8"
+    if head == "auto":
+        head = "int8" if weights == "int4" else weights
+    tokenizer = checkpoint.tokenizer()
+    family = arch.family(checkpoint.config)
+    packed: dict[str, _core.Weight] = {}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    reasons: dict[str, str] = {}
+    planned: Machine | Lookup = machine or here(progress)
+
+    def put(name: str, values: NDArray[np.float32], type_: str, format_: str, what: str) -> None:
+        try:
+            rounded = round_values(values, type_, group)
+            choice = rounded.choose(format_, planned)
+            packed[name] = rounded.pack(choice)
+        except ValueError as error:
+            raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
+        reasons[name] = choice.reason
+
+    tensors = family.tensors(checkpoint.config)
+    for done, (name, (stored, shape)) in enumerate(tensors.items()):
+        if progress:
+            progress(done, len(tensors), f"packing {name}")
+        values = checkpoint.tensor(stored)
+        if len(shape) == 1:
+            vectors[name] = np.array(values, np.float32)
+            continue
+        type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
+        put(name, values, type_, "dense" if name in _HEAD else format, f"tensor {stored}")
+        if stored in checkpoint.low_rank:
+            branch, finer = checkpoint.low_rank[stored], "int8" if type_ == "int4" else type_
+            for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
+                put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
+    if progress:
+        progress(len(tensors), len(tensors), "packing")
+    info: dict[str, Any] = {
+        "name": shown_name(checkpoint.path),
+        "source": shown_name(checkpoint.path),
+        "family": checkpoint.config["model_type"],
+        "notes": [note.replace(str(checkpoint.path), shown_name(checkpoint.path)) for note in checkpoint.notes],
+    }
+    if machine is None and format == "auto":
+        info[PLANNED_FOR] = this_processor()
+    return PackedModel(family.decoder_config(checkpoint.config), packed, vectors, tokenizer, info, reasons)
+
+
+def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise GossamerError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _resolve(wanted: str, stored: str) -> str:
+    if wanted != STORED:
+        return wanted
+    return stored if stored in TYPES else "f32"

@@ -1,0 +1,297 @@
+"""Packed folders: gossamer.json, weights.safetensors and the tokenizer, mapped into memory and used as they lie there.
+
+docs/format.md describes them. Nothing in such a folder is trusted: every number is checked against the decoder's
+config, and every stream against the numbers, before a kernel sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..arch.spec import DecoderConfig
+from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
+from ..errors import GossamerError
+from ..folders import new_folder
+from ..formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
+from ..hashes import sha256
+from ..safetensors_io import SafetensorsFile, SafetensorsWriter
+from ..text.tokenizer import Tokenizer, read_json
+
+FORMAT_VERSION = 1
+LAYOUT = "cpu16x4-v1"
+
+_CONFIG = "gossamer.json"
+_WEIGHTS = "weights.safetensors"
+_LARGEST = 1 << 24
+_LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+_STREAMS = {
+    "values": "U8",
+    "masks": "U64",
+    "offsets": "U64",
+    "scales": "F16",
+    "columns": "U8",
+    "lanes": "U16",
+    "counts": "U8",
+    "slots": "U64",
+    "steps": "U64",
+}
+_WEIGHT_KEYS = {"format", "type", "rows", "cols", "group", "pattern", "nnz", "reason"}
+
+
+@dataclass
+class PackedModel:
+    """A packed model in memory, or mapped from its folder.
+
+    Attributes:
+        config: The decoder.
+        weights: Matrices by canonical name: embed, head, layers.3.q, …
+        vectors: Norms and biases by canonical name, float32.
+        tokenizer: Of the model.
+        info: "name", "family", "source" and "notes" about where it came from.
+        reasons: Why each matrix has its format, in words.
+    """
+
+    config: DecoderConfig
+    weights: dict[str, _core.Weight]
+    vectors: dict[str, NDArray[np.float32]]
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def is_packed(folder: Path) -> bool:
+    """Returns whether a folder is a packed one, whole or not."""
+    return (folder / _CONFIG).is_file()
+
+
+def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """Returns [outputs, inputs] of every matrix of a decoder."""
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    hidden, inner = config.hidden, config.intermediate
+    shapes = {"embed": (config.vocab, hidden)}
+    for layer in range(config.layers):
+        sizes = ((query, hidden), (key, hidden), (key, hidden), (hidden, query))
+        mlp = ((inner, hidden), (inner, hidden), (hidden, inner))
+        shapes |= {f"layers.{layer}.{name}": size for name, size in zip(_LINEARS, (*sizes, *mlp), strict=True)}
+    if not config.tied:
+        shapes["head"] = (config.vocab, hidden)
+    return shapes
+
+
+def _factor_shapes(
+    path: Path, entries: dict[str, Any], shapes: dict[str, tuple[int, int]], factors: list[str]
+) -> dict[str, tuple[int, int]]:
+    """Shapes of both factors of every low-rank branch that a weight tells of."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in factors:
+        owner, _, _ = name.rpartition(".")
+        entry = entries.get(owner + LOW_RANK_U)
+        rank = entry.get("cols") if isinstance(entry, dict) else None
+        if type(rank) is not int or not 1 <= rank <= _LARGEST:
+            raise GossamerError(f"{path}: weight {owner}: its low-rank branch has a bad rank {rank!r:.80}")
+        if "." in owner and owner in shapes:
+            rows, cols = shapes[owner]
+            found |= {owner + LOW_RANK_U: (rows, rank), owner + LOW_RANK_V: (rank, cols)}
+    return found
+
+
+def _vector_lengths(config: DecoderConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Lengths of the vectors that must be there, and of the biases that may be."""
+    norms = {"norm": config.hidden}
+    for layer in range(config.layers):
+        norms |= {f"layers.{layer}.attn_norm": config.hidden, f"layers.{layer}.mlp_norm": config.hidden}
+    biases = {f"{name}.bias": rows for name, (rows, _) in weight_shapes(config).items() if "." in name}
+    return norms, biases
+
+
+def write_packed(
+    folder: str | Path, model: PackedModel, *, force: bool = False, reads: Iterable[str | Path] = ()
+) -> None:
+    """Writes a packed folder, or nothing.
+
+    Args:
+        folder: Destination: must not exist yet, or be empty.
+        model: What to write.
+        force: Whether a model that lies there is replaced.
+        reads: What is not replaced, since the model comes from there.
+
+    Raises:
+        GossamerError: something else lies at the destination, or it cannot be written.
+    """
+    folder = Path(folder)
+    with new_folder(folder, force=force, reads=reads) as part:
+        streams = {
+            f"{name}.{key}": data for name, weight in model.weights.items() for key, data in weight.streams().items()
+        }
+        tensors = streams | model.vectors
+        with SafetensorsWriter(part / _WEIGHTS, tensors, metadata={"layout": LAYOUT}) as writer:
+            for name, values in tensors.items():
+                writer.add(name, values)
+        document = {
+            "format_version": FORMAT_VERSION,
+            "layout": LAYOUT,
+            "decoder": model.config.to_dict(),
+            "weights": {name: _describe(weight, model.reasons.get(name)) for name, weight in model.weights.items()},
+            "info": model.info,
+        }
+        model.tokenizer.save(part)
+        document["sha256"] = {path.name: sha256(path) for path in sorted(part.iterdir())}
+        (part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _describe(weight: _core.Weight, reason: str | None) -> dict[str, Any]:
+    return {
+        "format": weight.format,
+        "type": weight.type,
+        "rows": weight.rows,
+        "cols": weight.cols,
+        "group": weight.group,
+        "pattern": list(weight.pattern) if weight.pattern else None,
+        "nnz": weight.nnz,
+        "reason": reason or "",
+    }
+
+
+def changed_files(folder: str | Path) -> dict[str, bool]:
+    """Says of each file of a packed folder whether it is no longer what was written: it is missing, or has other bytes.
+
+    Raises:
+        GossamerError: the folder has no usable checksums, since it is none or was packed by an earlier version.
+    """
+    path = Path(folder) / _CONFIG
+    digests = read_json(path).get("sha256")
+    if not isinstance(digests, dict) or not digests:
+        raise GossamerError(f"{path}: has no checksums; folders have them since they are packed by this version")
+    changed = {}
+    for name, digest in digests.items():
+        if Path(name).name != name:
+            raise GossamerError(f"{path}: sha256: {name!r:.80} is no file's name")
+        file = Path(folder) / name
+        try:
+            changed[name] = sha256(file) != digest
+        except FileNotFoundError:
+            changed[name] = True
+        except OSError as error:
+            raise GossamerError(f"{file}: {error.strerror or error}") from None
+    return changed
+
+
+def read_packed(folder: str | Path) -> PackedModel:
+    """Maps a packed folder; its weights stay on disk until they are used.
+
+    Args:
+        folder: As `write_packed` makes it.
+
+    Raises:
+        GossamerError: a file is missing, truncated, of another version, or contradicts itself. The line names the file
+            and the weight or stream.
+    """
+    folder = Path(folder)
+    path = folder / _CONFIG
+    document = read_json(path)
+    for key, expected in (("format_version", FORMAT_VERSION), ("layout", LAYOUT)):
+        if document.get(key) != expected:
+            raise GossamerError(
+                f"{path}: {key} is {document.get(key)!r:.80}; this version of gossamer knows only {expected!r}"
+            )
+    config = _decoder_config(path, document.get("decoder"))
+    entries, info = document.get("weights"), document.get("info")
+    if not isinstance(entries, dict) or not isinstance(info, dict):
+        raise GossamerError(f"{path}: weights and info must be objects")
+    factors = [name for name in entries if name.endswith((LOW_RANK_U, LOW_RANK_V))]
+    if len(entries) - len(factors) != len(_LINEARS) * config.layers + (1 if config.tied else 2):
+        raise GossamerError(f"{path}: {len(entries)} weights do not make a decoder of {config.layers} layers")
+    shapes = weight_shapes(config)
+    shapes |= _factor_shapes(path, entries, shapes, factors)
+    if set(entries) != set(shapes):
+        name = min(set(entries) ^ set(shapes))
+        raise GossamerError(f"{path}: weight {name} is {'missing' if name in shapes else 'not part of the decoder'}")
+    file = SafetensorsFile(folder / _WEIGHTS)
+    norms, biases = _vector_lengths(config)
+    streams: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in shapes}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for name, found in file.tensors.items():
+        owner, _, stream = name.rpartition(".")
+        if owner in streams and stream in _STREAMS:
+            if found.dtype != _STREAMS[stream] or len(found.shape) != 1:
+                raise GossamerError(f"{file.path}: tensor {name} must be a vector of {_STREAMS[stream]}")
+            streams[owner][stream] = file.raw(name)
+        elif name in norms or name in biases:
+            length = norms[name] if name in norms else biases[name]
+            if found.dtype != "F32" or found.shape != (length,):
+                raise GossamerError(f"{file.path}: tensor {name} must be a vector of {length} F32 values")
+            vectors[name] = file.float32(name)
+        else:
+            raise GossamerError(f"{file.path}: tensor {name} is not part of the decoder")
+    if missing := set(norms) - set(vectors):
+        raise GossamerError(f"{file.path}: tensor {min(missing)} is missing")
+    weights = {}
+    for name, shape in shapes.items():
+        description = _check_weight(path, name, entries[name], shape)
+        try:
+            weights[name] = _core.weight_from_streams(*description, streams[name])
+        except ValueError as error:
+            raise GossamerError(f"{file.path}: weight {name}: {error}") from None
+    reasons = {name: str(entry.get("reason", "")) for name, entry in entries.items()}
+    return PackedModel(config, weights, vectors, Tokenizer.from_folder(folder), info, reasons)
+
+
+def _decoder_config(path: Path, values: Any) -> DecoderConfig:
+    """Reads the decoder's config and checks every value: sizes multiply without overflow behind this."""
+    if not isinstance(values, dict) or not isinstance(values.get("inv_freq"), list):
+        raise GossamerError(f"{path}: decoder must be an object with a list inv_freq")
+    try:
+        config = DecoderConfig.from_dict(values)
+    except GossamerError as error:
+        raise GossamerError(f"{path}: {error}") from None
+    for key in ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "context"):
+        value = getattr(config, key)
+        if type(value) is not int or not 1 <= value <= _LARGEST:
+            raise GossamerError(f"{path}: decoder: {key} must be from 1 to {_LARGEST}, got {value!r:.80}")
+    for key in ("norm_eps", "rope_scale"):
+        value = getattr(config, key)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise GossamerError(f"{path}: decoder: {key} must be a number above 0, got {value!r:.80}")
+    if config.heads % config.kv_heads:
+        raise GossamerError(f"{path}: decoder: heads {config.heads} is not a multiple of kv_heads {config.kv_heads}")
+    if config.heads * config.head_dim > _LARGEST:
+        raise GossamerError(f"{path}: decoder: {config.heads} heads of {config.head_dim} are too wide")
+    if 2 * len(config.inv_freq) > config.head_dim or not all(map(math.isfinite, config.inv_freq)):
+        raise GossamerError(f"{path}: decoder: inv_freq must be at most {config.head_dim // 2} finite numbers")
+    if config.activation != "silu" or type(config.tied) is not bool:
+        raise GossamerError(f"{path}: decoder: activation must be 'silu' and tied true or false")
+    return config
+
+
+def _check_weight(
+    path: Path, name: str, entry: Any, shape: tuple[int, int]
+) -> tuple[str, str, int, int, int, tuple[int, int] | None]:
+    """Checks one weight's description; returns format, type, rows, cols, group, pattern."""
+    where = f"{path}: weight {name}"
+    if not isinstance(entry, dict) or not set(entry) <= _WEIGHT_KEYS:
+        raise GossamerError(f"{where}: must be an object of {', '.join(sorted(_WEIGHT_KEYS))}")
+    if (size := (entry.get("rows"), entry.get("cols"))) != shape:
+        raise GossamerError(f"{where}: its size is {size!r:.80}, the decoder needs {shape}")
+    format_, type_, group, pattern = (entry.get(key) for key in ("format", "type", "group", "pattern"))
+    if format_ not in FORMATS or type_ not in TYPES:
+        raise GossamerError(f"{where}: unknown format {format_!r:.80} or type {type_!r:.80}")
+    if type(group) is not int or group not in (GROUPS if type_ in INTEGER_TYPES else (0,)):
+        raise GossamerError(f"{where}: bad group {group!r:.80}")
+    if format_ != "nm":
+        if pattern is not None:
+            raise GossamerError(f"{where}: format {format_} has no pattern")
+        return format_, type_, *shape, group, None
+    if not isinstance(pattern, list) or len(pattern) != 2 or not all(type(part) is int for part in pattern):
+        raise GossamerError(f"{where}: bad pattern {pattern!r:.80}")
+    if pattern[1] not in PATTERN_LENGTHS or not 1 <= pattern[0] <= pattern[1]:
+        raise GossamerError(f"{where}: pattern {pattern[0]}:{pattern[1]} is not supported")
+    return format_, type_, *shape, group, (pattern[0], pattern[1])

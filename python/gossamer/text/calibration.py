@@ -1,0 +1,323 @@
+"""Token windows to measure a model on: cut from a text, or sampled from the model itself."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+
+Conversations = Sequence[Sequence[str]]
+Turns = list[list[int]]
+
+WINDOWS = 48
+LENGTH = 512
+
+# Sequences in one decode step: on SmolLM2 a token costs a quarter less in steps of 48 than in steps of 16.
+_BATCH = 48
+
+_QUESTIONS = (
+    "What is the capital of France?",
+    "Explain how rain forms, in simple words.",
+    "Write a short story about a lighthouse keeper.",
+    "What are three good habits for staying healthy?",
+    "How do I write a Python function that reverses a list?",
+    "Summarize the causes of the First World War.",
+    "Who was Marie Curie, and what is she known for?",
+    "Write a polite email asking for a day off.",
+    "What is the difference between a virus and a bacterium?",
+    "Give me a recipe for a simple vegetable soup.",
+    "If a train travels 60 km in 45 minutes, what is its average speed?",
+    "Describe the geography and the economy of Japan.",
+    "What should I see on a weekend in Rome?",
+    "How does a bill become a law?",
+    "Translate 'good morning' into French, Spanish and German.",
+    "Why is the sky blue?",
+)
+
+_OPENINGS = (
+    "The", "In", "A", "It", "This", "When", "As", "How", "There", "We", "What", "On", "If", "For", "After", "One",
+    "During the", "According to", "Once upon a time", "Many people", "The history of", "Introduction",
+    "The United States", "Scientists", "Children", "The first", "My", "To", "Researchers at", "The government",
+    "Chapter 1", "# ", "def ", "Question:",
+)  # fmt: skip
+
+
+# Stands for an answer where a template is asked what follows one.
+_ANSWER = "\u2026answer\u2026"
+
+
+def window_length(asked: int | None, usual: int, context: int, what: str = "length") -> int:
+    """Returns how many tokens a window has.
+
+    Args:
+        asked: As many as were asked for; None takes the usual number, or a shorter context's, with a note.
+        usual: The usual number.
+        context: Tokens that the model holds.
+        what: Name of the option, for the error.
+
+    Raises:
+        GossamerError: more were asked for than the model holds.
+    """
+    if asked is None:
+        if context < usual:
+            logging.getLogger("gossamer").warning(
+                "the model holds %d tokens, fewer than the usual %d: %s is %d", context, usual, what, context
+            )
+        return min(usual, context)
+    if asked > context:
+        raise GossamerError(f"{what} {asked} is more than the model's context of {context} tokens")
+    return asked
+
+
+class Vocabulary(Protocol):
+    """What calibration needs of a tokenizer; `gossamer.tokenizer.Tokenizer` has it."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a text."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat` works."""
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Returns the tokens of a text."""
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns the text of a conversation."""
+
+    def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """Returns the tokens of a conversation."""
+
+
+class Stepper(Protocol):
+    """What sampling needs of an engine; `gossamer._core.Decoder` has it."""
+
+    def step(self, batch: list[tuple[int, NDArray[np.int32]]], all_logits: bool = False) -> NDArray[np.float32]:
+        """Appends tokens to sequences; returns the logits of the last token of each."""
+
+    def free(self, seq: int) -> None:
+        """Forgets a sequence."""
+
+
+def read_text(path: str | Path) -> str:
+    """Reads a UTF-8 text file, or all files below a folder in the order of their names, with a blank line between them.
+
+    Names that start with a dot are left out.
+
+    Raises:
+        GossamerError: the path does not exist, cannot be read, holds no file, or a file is not UTF-8.
+    """
+    root = Path(path)
+    if root.is_dir():
+        paths = sorted(
+            p for p in root.rglob("*") if p.is_file() and not any(n[0] == "." for n in p.relative_to(root).parts)
+        )
+        if not paths:
+            raise GossamerError(f"{root}: the folder holds no text files")
+    else:
+        paths = [root]
+    return "\n\n".join(_read_file(p) for p in paths)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise GossamerError(f"{path}: not UTF-8 text: byte {error.start} ({error.reason})") from None
+
+
+def text_windows(
+    text: str,
+    tokenizer: Vocabulary,
+    *,
+    windows: int = WINDOWS,
+    length: int = LENGTH,
+    seed: int = 0,
+    source: str = "the text",
+) -> NDArray[np.int32]:
+    """Cuts windows out of a text, one at a seeded random place in each of as many equal parts of it.
+
+    Args:
+        text: The text.
+        tokenizer: Gives its tokens.
+        windows: Windows wanted; a text too short for so many without overlap gives as many as fit.
+        length: Tokens a window.
+        seed: Of the places.
+        source: What to call the text in an error.
+
+    Returns:
+        Tokens, int32 [windows, length].
+
+    Raises:
+        GossamerError: the text is shorter than one window.
+    """
+    tokens = np.asarray(tokenizer.encode(text), dtype=np.int32)
+    if len(tokens) < length:
+        raise GossamerError(f"{source} has {len(tokens)} tokens, calibration needs at least one window of {length}")
+    windows = min(windows, len(tokens) // length)
+    edges = np.arange(windows + 1) * len(tokens) // windows
+    starts = np.random.default_rng(seed).integers(edges[:-1], edges[1:] - length, endpoint=True)
+    return np.stack([tokens[start : start + length] for start in starts])
+
+
+def sampled_windows(
+    decoder: Stepper,
+    tokenizer: Vocabulary,
+    *,
+    first: int = 0,
+    windows: int = WINDOWS,
+    length: int = LENGTH,
+    seed: int = 0,
+    temperature: float = 1.0,
+    conversations: Conversations | None = None,
+    documents: float = 0.5,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> NDArray[np.int32]:
+    """Lets a model write its own calibration text.
+
+    Windows open as chats if the tokenizer has a template for it, and answers go on to what the user says next, then to
+    another conversation; evenly among them, others open as documents do. A text that ends before its window is full is
+    followed by a new one. Each window has a random generator of its own, so the result depends on the seed, the
+    window's number and the weights alone.
+
+    Args:
+        decoder: The dense model; its sequences 0 ... 47 must be free, and are free again afterwards.
+        tokenizer: The model's.
+        first: Number of the first window.
+        windows: Windows wanted.
+        length: Tokens a window.
+        seed: Of the samples.
+        temperature: Above 0; below 1 the likelier tokens come more often.
+        conversations: What users say; None takes the questions above.
+        documents: Share of windows that open as documents; without a template all do.
+        progress: Called with (tokens done, tokens, what).
+
+    Returns:
+        Tokens, int32 [windows, length].
+    """
+    result = np.empty((windows, length), dtype=np.int32)
+    total = windows * length
+    chats, others = ([[opening] for opening in kind] for kind in openings(tokenizer))
+    if conversations is not None:
+        chats = [_turns(tokenizer, said) for said in conversations]
+    for done in range(0, windows, _BATCH):
+        rows = [
+            _Row(
+                result[i],
+                others if not chats or is_document(first + i, documents) else chats,
+                tokenizer.eos_ids,
+                np.random.default_rng([seed, first + i]),
+                temperature,
+            )
+            for i in range(done, min(done + _BATCH, windows))
+        ]
+        try:
+            while active := [(seq, row) for seq, row in enumerate(rows) if not row.full]:
+                logits = decoder.step([(seq, row.pending()) for seq, row in active])
+                for (_, row), scores in zip(active, logits, strict=True):
+                    row.sample(scores)
+                if progress is not None:
+                    progress(done * length + sum(row.filled for row in rows), total, "sampling calibration text")
+        finally:
+            for seq in range(len(rows)):
+                decoder.free(seq)
+    return result
+
+
+def is_document(window: int, share: float) -> bool:
+    """Whether a window opens as a document, where a share of them does, evenly."""
+    return math.floor((window + 1) * share) > math.floor(window * share)
+
+
+def openings(tokenizer: Vocabulary) -> tuple[list[list[int]], list[list[int]]]:
+    """Returns what texts of a model's own begin with, as tokens: chats, none without a template, and documents."""
+    questions = _QUESTIONS if tokenizer.has_chat_template else ()
+    chats = [tokenizer.chat([{"role": "user", "content": question}]) for question in questions]
+    return chats, [tokenizer.encode(opening) for opening in _OPENINGS]
+
+
+def _turns(tokenizer: Vocabulary, said: Sequence[str]) -> Turns:
+    """The tokens that each turn of a user puts into a conversation, from the end of the answer before it."""
+    turns = [tokenizer.chat([{"role": "user", "content": said[0]}])]
+    for before, text in itertools.pairwise(said):
+        asked = [{"role": "user", "content": before}, {"role": "assistant", "content": _ANSWER}]
+        whole = tokenizer.render([*asked, {"role": "user", "content": text}])
+        # The answer's end token is the model's to write.
+        turns.append(tokenizer.encode(whole.rpartition(_ANSWER)[2], special=False))
+        while turns[-1] and turns[-1][0] in tokenizer.eos_ids:
+            del turns[-1][0]
+    return turns
+
+
+def read_conversations(path: str | Path) -> list[list[str]]:
+    """Reads what users say: a line a turn, and a blank line between conversations.
+
+    Raises:
+        GossamerError: the file cannot be read, or holds no line.
+    """
+    blocks = re.split(r"\n\s*\n", _read_file(Path(path)).strip())
+    conversations = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
+    if not conversations[0]:
+        raise GossamerError(f"{path}: holds no questions")
+    return conversations
+
+
+class _Row:
+    """One window being written: what is filled, and what of it the decoder has not seen."""
+
+    def __init__(
+        self,
+        tokens: NDArray[np.int32],
+        openings: list[Turns],
+        ends: frozenset[int],
+        rng: np.random.Generator,
+        temperature: float,
+    ) -> None:
+        self.filled = 0
+        self._tokens = tokens
+        self._seen = 0
+        self._openings = openings
+        self._ends = ends
+        self._rng = rng
+        self._temperature = temperature
+        self._turns: Turns = []  # what is still to be said
+        self._open()
+
+    @property
+    def full(self) -> bool:
+        return self.filled == len(self._tokens)
+
+    def pending(self) -> NDArray[np.int32]:
+        """Returns the tokens that the decoder is to see next."""
+        part = self._tokens[self._seen : self.filled]
+        self._seen = self.filled
+        return part
+
+    def sample(self, logits: NDArray[np.float32]) -> None:
+        """Draws the next token from logits [vocab]; after an end-of-text token comes the next turn, or a new text."""
+        mass = np.cumsum(np.exp((logits - logits.max()) / self._temperature), dtype=np.float64)
+        token = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
+        self._append([min(token, len(logits) - 1)])
+        if token in self._ends and not self.full:
+            self._append(self._turns.pop(0)) if self._turns else self._open()
+
+    def _open(self) -> None:
+        first, *self._turns = self._openings[self._rng.integers(len(self._openings))]
+        self._append(first)
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        part = list(tokens)[: len(self._tokens) - self.filled]
+        self._tokens[self.filled : self.filled + len(part)] = part
+        self.filled += len(part)

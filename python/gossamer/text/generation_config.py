@@ -1,0 +1,64 @@
+"""What generation_config.json, and the like keys of GGUF files, say about drawing tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# As generation_config.json calls the sampling options -> as gossamer does.
+OPTION_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+_GGUF = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+
+# What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
+_UNHEEDED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "penalty_alpha": (0.0,),
+    "guidance_scale": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1.0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "exponential_decay_length_penalty": (),
+    "bad_words_ids": ([],),
+    "sequence_bias": ({}, []),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "xtc_probability": (0.0,),
+    "mirostat": (0,),
+}
+_GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat")}
+
+
+def unheeded(generation: Mapping[str, Any]) -> list[str]:
+    """Returns what a model asks for and gossamer does not do: keys of generation_config.json, with their values."""
+    asked = ((key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items())
+    return [f"{key} {value!r:.40}" for key, value, nothing in asked if value is not None and value not in nothing]
+
+
+def sampling_keys(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of generation_config.json is about drawing."""
+    keys = ("do_sample", *OPTION_NAMES, *_UNHEEDED)
+    return {key: generation[key] for key in keys if generation.get(key) is not None}
+
+
+def gguf_sampling(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the sampling options among the keys of a GGUF file, as generation_config.json would have them."""
+    found = {ours: keys[key] for key, ours in _GGUF.items() if keys.get(key) is not None}
+    # The file has them as float32: 0.05 is meant, and not 0.05000000074505806.
+    return {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in found.items()}

@@ -1,0 +1,81 @@
+"""Chat messages as clients send them, checked and made plain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import GossamerError
+
+Message = Mapping[str, Any]
+
+
+def checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Returns copies of messages, without contents that are null, and with lists of parts checked.
+
+    Args:
+        messages: `{"role": ..., "content": ...}` each; the content is a text, null, or a list of parts, which are
+            texts or `{"type": "text", "text": ...}`.
+
+    Raises:
+        GossamerError: it is no list of messages, there are none, or a content is something else.
+    """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise GossamerError(f"messages must be a list of objects with role and content, got {messages!r:.80}")
+    if not messages:
+        raise GossamerError("there are no messages")
+    return [_checked(number, message) for number, message in enumerate(messages, 1)]
+
+
+def _checked(number: int, message: Any) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise GossamerError(f"message {number} must be an object with role and content, got {message!r:.80}")
+    copy = {key: value for key, value in message.items() if key != "content" or value is not None}
+    content = copy.get("content", "")
+    if isinstance(content, (list, tuple)):
+        copy["content"] = [_part(number, part) for part in content]
+    elif not isinstance(content, str):
+        raise GossamerError(f"message {number}: content must be text or a list of parts, got {content!r:.80}")
+    return copy
+
+
+def _part(number: int, part: Any) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, Mapping) else part
+    if kind != "text":
+        raise GossamerError(f"message {number}: a part of type {kind!r:.80} is not supported; there is: text")
+    if not isinstance(part.get("text"), str):
+        raise GossamerError(f"message {number}: a part of type text must have a text, got {part.get('text')!r:.80}")
+    return dict(part)
+
+
+def has_parts(messages: list[dict[str, Any]]) -> bool:
+    """Returns whether the content of a message is a list of parts."""
+    return any(isinstance(message.get("content"), list) for message in messages)
+
+
+def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns messages with the texts of parts put together."""
+    return [
+        {**message, "content": "".join(part["text"] for part in message["content"])}
+        if has_parts([message])
+        else message
+        for message in messages
+    ]
+
+
+def completed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns messages with an empty text where there is no content."""
+    return [{"content": "", **message} for message in messages]
+
+
+def check_system(messages: Sequence[Message], text: str) -> None:
+    """Raises `GossamerError` where a system message is not in what a template made of the messages."""
+    for message in joined(checked(messages)):
+        if message["role"] == "system":
+            # A template may trim or quote: the longest run of plain words stays what it is.
+            words = max(re.split(r"[^\w ]+", str(message.get("content", ""))), key=len).strip()
+            if words not in text:
+                raise GossamerError("the chat template leaves the system message out: this model takes none")

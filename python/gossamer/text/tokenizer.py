@@ -1,0 +1,262 @@
+"""Text to token ids and back, on the `tokenizers` package, with chat templates and a decoder for streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GossamerError
+from ..files import refuse_pointer
+from .chat_template import render
+from .generation_config import sampling_keys
+from .messages import Message, check_system, checked, completed, has_parts, joined
+from .tokenizer_settings import apply_settings, chat_template
+
+if TYPE_CHECKING:
+    import tokenizers
+
+SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+_BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
+_PROBE = "a probe"
+_WINDOW = 64  # most tokens that a stream decodes again with a new one
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        GossamerError: the file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        refuse_pointer(path)
+        raise GossamerError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise GossamerError(f"{path}: must hold a JSON object")
+    return value
+
+
+class Tokenizer:
+    """A tokenizer with what a model says about text: end tokens, special tokens, chat template.
+
+    Attributes:
+        eos_ids: Tokens that end a text.
+        special_tokens: Texts of "bos_token", "eos_token", …, as chat templates know them.
+        chat_template: Jinja source; None where the model has none.
+        generation: What the model says about drawing tokens, as generation_config.json has it.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        eos_ids: Iterable[int] = (),
+        special_tokens: dict[str, str] | None = None,
+        chat_template: str | None = None,
+        generation: dict[str, Any] | None = None,
+    ) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        self.eos_ids = frozenset(eos_ids)
+        self.special_tokens = special_tokens or {}
+        self.chat_template = chat_template
+        self.generation = generation or {}
+        self._takes_parts: bool | None = None  # whether the template knows contents that are lists
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Opens tokenizer.json and the settings beside it, as checkpoint folders and packed folders have them.
+
+        Raises:
+            GossamerError: a file is missing or not valid.
+        """
+        import tokenizers
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise GossamerError(f"{folder}: no tokenizer.json")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            refuse_pointer(path)
+            raise GossamerError(f"{path}: not a valid tokenizer: {error}") from None
+        settings, named, added, generation, config = (
+            read_json(folder / name) if (folder / name).is_file() else {}
+            for name in (
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "added_tokens.json",
+                "generation_config.json",
+                "config.json",
+            )
+        )
+        special = apply_settings(backend, settings, named, added, config.get("model_type"))
+        ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
+        for holder in (generation, config):
+            value = holder.get("eos_token_id")
+            ends += value if isinstance(value, list) else [value]
+        return cls(
+            backend,
+            eos_ids=(token for token in ends if type(token) is int),
+            special_tokens=special,
+            chat_template=chat_template(folder, settings),
+            generation=sampling_keys(generation),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json, tokenizer_config.json and generation_config.json; `transformers` reads them, too."""
+        settings: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **self.special_tokens,
+        }
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template
+        generation = {**({"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}), **self.generation}
+        first, *others = SAVED_FILES
+        (folder / first).write_text(self._backend.to_str(), encoding="utf-8")
+        for name, values in zip(others, (settings, generation), strict=True):
+            (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included; a model's vocabulary may be padded beyond it."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Returns the id of every token, special ones included, by its text as the tokenizer writes it."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat` can be used."""
+        return self.chat_template is not None
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Returns the tokens of a text; special tokens written out in it are recognised.
+
+        Args:
+            text: Any text.
+            special: Whether to add what the model wants around a text, such as a begin token.
+
+        Raises:
+            GossamerError: the text cannot be written as UTF-8.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise GossamerError("the text holds half a surrogate pair and cannot be written as UTF-8") from None
+        return self._backend.encode(text, add_special_tokens=special).ids
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode(ids, skip_special_tokens=not special)
+
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+        """Returns the tokens of a conversation.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` each. A content may be null, which says nothing, or a list of
+                parts of type text; a template that knows no parts gets their texts put together.
+            add_generation_prompt: Whether to end with the opening of the assistant's answer.
+
+        Raises:
+            GossamerError: there is no chat template, it does not take these messages, or it drops the system's.
+        """
+        text = self.render(messages, add_generation_prompt)
+        check_system(messages, text)
+        return self.encode(text, special=False)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """Returns the text of a conversation; see `chat`."""
+        plain = checked(messages)
+        if has_parts(plain):
+            if self._takes_parts is None:
+                self._takes_parts = self._knows_parts()
+            plain = plain if self._takes_parts else joined(plain)
+        try:
+            return self._render(plain, add_generation_prompt)
+        except GossamerError:
+            if all("content" in message for message in plain):
+                raise
+            return self._render(completed(plain), add_generation_prompt)  # it takes every content for a text
+
+    def _knows_parts(self) -> bool:
+        """Whether the template writes the text of a part, and not the part as Python or JSON would write it."""
+        try:
+            text = self._render([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}], False)
+        except GossamerError:
+            return False
+        return _PROBE in text and "'text'" not in text and '"text"' not in text
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        if self.chat_template is None:
+            raise GossamerError("the model has no chat template")
+        variables = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.special_tokens,
+        }
+        return render(self.chat_template, variables)
+
+    def stream(self, begins: bool = False) -> StreamDecoder:
+        """Returns a decoder for one stream of tokens.
+
+        Args:
+            begins: Whether a text begins with the stream: then the blank that the tokenizer itself puts before a text
+                is dropped, as `decode` drops it. Otherwise the stream goes on with a text.
+        """
+        return StreamDecoder(self, [] if begins else self._word)
+
+    @cached_property
+    def _word(self) -> list[int]:
+        """Tokens that spell a word without blanks, for what depends on a text before it; none where none are found."""
+        ids = self.encode("a", special=False)
+        tries = [ids] if self.decode(ids).isalnum() else [[token] for token in self.vocabulary().values()]
+        return next((ids for ids in tries if self.decode(ids).isalnum()), [])
+
+
+class StreamDecoder:
+    """Decodes a stream token by token into pieces that are final: never half a character.
+
+    Each token is decoded with a few before it, since a token's text may depend on them: the cost of a token does not
+    grow with the stream.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(before)  # the window
+        self._old = len(before)  # tokens of the window whose text is out already
+        self._text = tokenizer.decode(before) if before else ""
+        self._done = len(self._text)  # letters of the window's text that are out already
+
+    def push(self, token: int) -> str:
+        """Takes the next token and returns the text that is final now; may be empty."""
+        self._ids.append(token)
+        self._text = self._tokenizer.decode(self._ids)
+        full = len(self._ids) - self._old >= _WINDOW
+        final = len(self._text if full else self._text.rstrip(_BROKEN))  # the rest may yet become a character
+        piece = self._text[self._done : final]
+        self._done = max(self._done, final)
+        if (piece and final == len(self._text)) or full:
+            del self._ids[: self._old]
+            self._old = len(self._ids)
+            self._text = self._tokenizer.decode(self._ids)
+            self._done = len(self._text)
+        return piece
+
+    def flush(self) -> str:
+        """Ends the stream and returns what was held back."""
+        piece = self._text[self._done :]
+        self._ids, self._old, self._done, self._text = [], 0, 0, ""
+        return piece

@@ -1,0 +1,121 @@
+"""What the files beside tokenizer.json say of a tokenizer, done as `transformers` does it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GossamerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
+_MORE = ("additional_special_tokens", "extra_special_tokens")
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
+_SPECIAL = {"special": True, "normalized": False}
+_LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def apply_settings(
+    backend: tokenizers.Tokenizer,
+    settings: dict[str, Any],
+    named: dict[str, Any],
+    added: dict[str, Any],
+    model_type: Any,
+) -> dict[str, str]:
+    """Changes a tokenizer to what the files beside it say.
+
+    Args:
+        backend: The tokenizer of tokenizer.json.
+        settings: Content of tokenizer_config.json.
+        named: Content of special_tokens_map.json. Newer settings, which list all added tokens, come before it.
+        added: Content of added_tokens.json, which settings that list all added tokens replace.
+        model_type: Of config.json.
+
+    Returns:
+        The texts of "bos_token", "eos_token", …; they are found in any text from now on.
+    """
+    usual: dict[str, Any] = {}
+    if settings.get("tokenizer_class") in _LLAMA and model_type == "llama":
+        # Mistral's models name the same class, and transformers takes their tokenizer.json as it is.
+        usual = _LLAMA_TOKENS
+        if getattr(backend.model, "byte_fallback", False):
+            _begin_as_llama(backend, settings)
+    listed = settings.get("added_tokens_decoder")
+    if isinstance(listed, dict):
+        # Those that the vocabulary lacks get the next numbers, in the order of their own.
+        for _, entry in sorted(listed.items(), key=lambda item: (len(item[0]), item[0])):
+            _register(backend, entry)
+    else:
+        for text in sorted(added, key=lambda text: str(added[text]).zfill(12)):
+            if backend.token_to_id(text) is None:
+                _register(backend, {"content": text})
+    special: dict[str, Any] = {}
+    for values in (named, usual, settings) if isinstance(listed, dict) else (usual, settings, named):
+        special |= {key: entry for key, entry in values.items() if key.endswith("_token") and _text(entry)}
+    for values in (named, settings):  # newer settings name what they add
+        if isinstance(values.get("extra_special_tokens"), dict):
+            special |= {key: entry for key, entry in values["extra_special_tokens"].items() if _text(entry)}
+    found = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    more = [values.get(key) for values in (settings, named) for key in _MORE]
+    for entry in [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]:
+        if _text(entry) not in found:
+            _register(
+                backend, {**entry, "special": True} if isinstance(entry, dict) else {"content": entry, **_SPECIAL}
+            )
+    return {key: _text(entry) for key, entry in special.items()}
+
+
+def _text(entry: Any) -> str:
+    """A special token is a text, or an object that holds one."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else ""
+
+
+def _register(backend: tokenizers.Tokenizer, entry: Any) -> None:
+    """Has a token found in any text, before it is cut into words; what the vocabulary lacks is added to its end."""
+    from tokenizers import AddedToken
+
+    if _text(entry):
+        token = AddedToken(_text(entry), **{flag: entry[flag] for flag in _FLAGS if type(entry.get(flag)) is bool})
+        if repr(token) not in map(repr, backend.get_added_tokens_decoder().values()):
+            (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+
+
+def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Puts a blank before a text as two settings of Llama's tokenizer say, whatever tokenizer.json does."""
+    from tokenizers import decoders, pre_tokenizers
+
+    prefix = settings.get("add_prefix_space") is not False
+    scheme = ("always" if settings.get("legacy") is True else "first") if prefix else "never"
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+
+
+def chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """Finds the template: in its own file, or in the settings the only one, or the one named "default" of several.
+
+    Raises:
+        GossamerError: its file cannot be read.
+    """
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        try:
+            return own.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise GossamerError(f"{own}: {error}") from None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+    if isinstance(template, dict):
+        if "default" not in template:
+            names = ", ".join(map(str, template))
+            logging.getLogger("gossamer").warning(
+                "%s: of the chat templates (%s) none is the default, so there is none", folder, names
+            )
+        template = template.get("default")
+    return template if isinstance(template, str) else None

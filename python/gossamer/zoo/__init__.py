@@ -1,0 +1,3 @@
+"""Built-in models, models of the hub, and synthetic ones."""
+
+from __future__ import annotations
