@@ -95,7 +95,7 @@ def test_measured_figures_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert not this_machine().measured
     kernels = [KernelRate(name, True, 0.5, 1.0, 7.0) for name in _core.kernels()]
     figures = Roofline({}, "", 1, 1, (Reads(1, 9.0, 20.0), Reads(4, 24.0, 80.0)), tuple(kernels))
-    monkeypatch.setattr(importlib.import_module("gossamer.roofline"), "cached", lambda: figures)
+    monkeypatch.setattr(importlib.import_module("gossamer.machine.roofline"), "cached", lambda: figures)
     machine = this_machine()
     assert machine.measured
     assert machine.bandwidth == 6.0

@@ -13,12 +13,10 @@ import pytest
 
 import gossamer
 from gossamer import _core
-from gossamer import roofline as function  # the name is the function's, whatever is imported
 from gossamer.cli import main
 from gossamer.generation.stats import Stats
+from gossamer.machine import roofline as module
 from gossamer.machine.roofline import KernelRate, Reads, Roofline, cached
-
-module = __import__("sys").modules["gossamer.roofline"]
 
 KERNELS = _core.kernels()
 
@@ -283,6 +281,6 @@ def test_unknown_caches_and_little_memory_are_told(monkeypatch: pytest.MonkeyPat
 
 
 def test_functions_keep_their_names() -> None:
-    assert gossamer.roofline is function is module.roofline
-    for name in ("convert", "roofline"):
-        assert getattr(gossamer, name) is getattr(importlib.import_module(f"gossamer.{name}"), name)
+    assert gossamer.roofline is module.roofline
+    importlib.import_module("gossamer.finetune.options")
+    assert gossamer.finetune is importlib.import_module("gossamer.finetune.pipeline").finetune

@@ -153,7 +153,7 @@ def test_what_is_stopped_halfway_does_not_count(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        for name in ("checkpoint", "convert", "packed"):
+        for name in ("checkpoints", "packing.convert", "packing.folder"):
             module = importlib.import_module(f"gossamer.{name}")
             if hasattr(module, stage):
                 patch.setattr(module, stage, stop)
