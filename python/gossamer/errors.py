@@ -5,12 +5,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # letters of a message: what it quotes may be as long as a file
+
 
 class GossamerError(Exception):
     """Bad input or a failed environment, told in one line that names the file, tensor or option at fault.
 
     The command line prints it as it is and exits with 1; everything else that escapes is a bug.
     """
+
+    def __str__(self) -> str:
+        """Returns the line, whatever names, values and messages of others it quotes."""
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Returns a text as one line of letters that can be printed.
+
+    Files and their names hold what they like: lines, sequences that move a terminal's cursor, halves of surrogate
+    pairs, which nothing can write. White space becomes a blank, and what cannot be printed an escape.
+    """
+    cut = text[:_LONGEST]
+    if not cut.isprintable():
+        cut = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in " ".join(cut.split())
+        )
+    return cut if len(text) <= _LONGEST >= len(cut) else f"{cut[:_LONGEST]}…"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

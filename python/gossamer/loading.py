@@ -11,6 +11,7 @@ from .folders import home
 from .formats import TYPES
 from .generation.model import Model
 from .generation.ready import ready
+from .machine.threads import usable_threads
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from .packing.planner import Machine
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-
-_MOST_THREADS = 1024
 
 
 def load(
@@ -40,7 +39,7 @@ def load(
             (org/name or org/name@revision).
         revision: Branch, tag or commit of a hub id.
         device: "cpu" or "cuda", which needs a card and kernels for it; see docs/gpu.md.
-        threads: Threads of the engine; 0 chooses.
+        threads: Threads of the engine, at most one a processor; 0 chooses.
         kv: Type of cached keys and values: "f32" or "f16"; on a card they have that of the activations.
         activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest. A card has
             bf16, and f16 where "auto" finds f16 values.
@@ -59,8 +58,7 @@ def load(
     ):
         if value not in allowed:
             raise GossamerError(f"{option} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-    if not 0 <= threads <= _MOST_THREADS:
-        raise GossamerError(f"threads must be from 0 to {_MOST_THREADS}, got {threads}")
+    threads = usable_threads(threads)
     if device == "cuda":
         from .gpu.cuda import check_available
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import GossamerError
+from ..errors import GossamerError, one_line
 from . import bench, chat, convert, evaluate, finetune, generate, inspect, models, prune, roofline, sample
 from .parser import SHELLS, Completion, Parser, Version
 
@@ -78,7 +78,7 @@ class _Notes(logging.Handler):
     """Tells notes of the package on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"gossamer: note: {' '.join(record.getMessage().split())}", file=sys.stderr)
+        print(f"gossamer: note: {one_line(record.getMessage())}", file=sys.stderr)
 
 
 _log = logging.getLogger("gossamer")
@@ -87,10 +87,10 @@ _NOTES = _Notes()
 
 def _explain(error: Exception) -> str:
     """One line for people: bad input and a failed environment are told as they are, anything else is a bug."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, OSError) and error.strerror:
         named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        return f"{named}{error.strerror}"
+        return one_line(f"{named}{error.strerror}")
     if isinstance(error, MemoryError):
         return f"out of memory{f': {text}' if text else ''}"
     if isinstance(error, (GossamerError, ValueError, OSError)):

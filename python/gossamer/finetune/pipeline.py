@@ -18,6 +18,7 @@ from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
 from ..nn import decoder as torch_decoder
 from ..nn.device import find_device
+from ..machine.threads import usable_threads
 from ..progress import Progress
 from ..text.calibration import window_length
 from .data import Data, prepare
@@ -169,7 +170,7 @@ def _threads(count: int) -> Iterator[None]:
     """Has torch use `count` threads within, unless it is 0, and as many as before behind."""
     before = torch.get_num_threads()
     if count:
-        torch.set_num_threads(count)
+        torch.set_num_threads(usable_threads(count))
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
+from ..machine.threads import usable_threads
 from .model import Model
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def ready(
 
     if device == "cuda":
         return _on_card(packed, activations)
+    threads = usable_threads(threads)
     try:
         decoder = _core.Decoder(
             packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations

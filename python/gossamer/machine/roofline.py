@@ -27,6 +27,7 @@ from ..errors import GossamerError
 from ..folders import home, write_file
 from ..progress import Progress
 from .memory import available_memory as _available_memory
+from .threads import usable_threads
 
 _SCHEMA = 2  # raised when what is measured, or how, changes: what was kept is then measured again
 
@@ -124,16 +125,16 @@ def roofline(*, refresh: bool = False, threads: int = 0, progress: Progress | No
 
     Args:
         refresh: Measure in any case.
-        threads: Most threads to read with; 0 for as many as pay.
+        threads: Most threads to read with, at most one a processor; 0 for as many as pay.
         progress: Called with (done, total, what).
 
     Returns:
         The figures, kept under $GOSSAMER_HOME from then on where that can be written.
 
     Raises:
-        ValueError: threads out of range.
+        GossamerError: threads out of range.
     """
-    machine = machine_key(threads)
+    machine = machine_key(usable_threads(threads))
     path = _path(machine)
     notes = []
     if not refresh:

@@ -14,6 +14,7 @@ from ..checkpoints.low_rank import LowRank, write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
+from ..machine.threads import usable_threads
 from ..progress import Progress
 from ..text.calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows, window_length
 from .allocation import Size, by_divergence, by_outliers, uniform
@@ -238,6 +239,7 @@ def _decoder(
     """
     from .. import _core
 
+    threads = usable_threads(threads)
     weights: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     sizes: dict[str, Size] = {}
