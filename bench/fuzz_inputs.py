@@ -14,10 +14,10 @@ from common import ROOT
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
-from gossamer.checkpoint import open_checkpoint
-from gossamer.convert import pack_checkpoint
-from gossamer.low_rank import FOLDER, LowRank, write_low_rank
-from gossamer.packed import write_packed
+from gossamer.checkpoints import open_checkpoint
+from gossamer.checkpoints.low_rank import FOLDER, LowRank, write_low_rank
+from gossamer.packing.convert import pack_checkpoint
+from gossamer.packing.folder import write_packed
 
 sys.path.insert(0, str(ROOT / "tests"))
 

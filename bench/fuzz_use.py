@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.errors import GossamerError
+from gossamer.generation.model import Model
+from gossamer.generation.sampling_options import SamplingOptions
 from gossamer.loading import load
-from gossamer.model import Model
-from gossamer.packed import changed_files
-from gossamer.sampling_options import SamplingOptions
+from gossamer.packing.folder import changed_files
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ from ..checkpoints import open_checkpoint, refuse_low_rank, refuse_unwritable
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
+from ..machine.threads import usable_threads
 from ..nn import decoder as torch_decoder
 from ..nn.device import find_device
-from ..machine.threads import usable_threads
 from ..progress import Progress
 from ..text.calibration import window_length
 from .data import Data, prepare
