@@ -23,6 +23,7 @@ from common import write_result
 
 from gossamer import _core, load
 from gossamer.arch import family
+from gossamer.arch.llama import flat
 from gossamer.checkpoints import Checkpoint, open_checkpoint
 
 PROMPTS = (
@@ -67,12 +68,13 @@ def transformers_logits(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
 def format_logits(checkpoint: Checkpoint, ids: list[int], type: str) -> dict[str, float]:
     """Largest difference from dense of the same stored values in every format, float activations, 2:4 weights."""
     chosen = family(checkpoint.config)
-    config = chosen.decoder_config(checkpoint.config)
+    config = chosen.describe(checkpoint.config)
     results: dict[str, np.ndarray] = {}
     values: dict[str, np.ndarray] = {}
     vectors: dict[str, np.ndarray] = {}
-    for name, (source, shape) in chosen.tensors(checkpoint.config).items():
-        tensor = checkpoint.tensor(source)
+    for name, source in chosen.sources(checkpoint.config).items():
+        tensor = checkpoint.read(source)
+        shape = tensor.shape
         if len(shape) == 1:
             vectors[name] = tensor
             continue
@@ -86,7 +88,7 @@ def format_logits(checkpoint: Checkpoint, ids: list[int], type: str) -> dict[str
         for name, tensor in values.items():
             used = "dense" if name in ("embed", "head") else form
             weights[name] = _core.pack(tensor, used, type, 64, (2, 4) if used == "nm" else None)
-        decoder = _core.Decoder(config.to_dict(), weights, vectors, activations="f32", kv="f32")
+        decoder = _core.Decoder(flat(config), weights, vectors, activations="f32", kv="f32")
         results[form] = decoder.step([(0, ids)], all_logits=True)
     return {form: float(np.abs(logits - results["dense"]).max()) for form, logits in results.items()}
 

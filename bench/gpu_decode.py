@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -26,17 +25,16 @@ from common import write_result
 from gpu_kernels import graph_of, seconds
 
 from gossamer import _core, arch
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.spec import Transformer
 from gossamer.nn.engine import Engine
-from gossamer.packing.folder import weight_shapes
 from gossamer.zoo import synthetic
 
 WANTED = {"ratio": 1.45, "outside": 0.12}  # at least, at most
 
 
-def weights_of(config: DecoderConfig, zeros: float, type: str, group: int) -> dict[str, _core.Weight]:
+def weights_of(config: Transformer, zeros: float, type: str, group: int) -> dict[str, _core.Weight]:
     """Random weights of one block with so many zeros, at random places, and dense tables."""
-    shapes = weight_shapes(replace(config, layers=1))
+    shapes = config.deeper(1).weights
 
     def draw(item: tuple[int, str]) -> _core.Weight:
         seed, name = item
@@ -52,14 +50,14 @@ def weights_of(config: DecoderConfig, zeros: float, type: str, group: int) -> di
 
 
 def engines(
-    config: DecoderConfig,
+    config: Transformer,
     weights: dict[str, _core.Weight],
     device: str = "cuda",
     kernels: ModuleType | None = None,
 ) -> dict[str, Engine]:
     """The sparse side and the dense one, whose matrices hold the same values in bf16."""
-    one = replace(config, layers=1)
-    vectors = {name: np.ones(config.hidden, np.float32) for name in ("layers.0.attn_norm", "layers.0.mlp_norm", "norm")}
+    one = config.deeper(1)
+    vectors = {name: np.ones(size, np.float32) for name, size in one.vectors.items()}
     sides = {}
     for side in ("sparse", "dense"):
         if side == "dense":
@@ -144,7 +142,7 @@ def main() -> None:
     parser.add_argument("--out", default="gpu_decode", help="name of the results file")
     args = parser.parse_args()
     sizes = synthetic.config(args.shape)
-    config = arch.family(sizes).decoder_config(sizes)
+    config = arch.family(sizes).describe(sizes)
     sides = engines(config, weights_of(config, args.zeros, args.weights, args.group))
     for engine in sides.values():
         if args.context:

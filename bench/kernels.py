@@ -39,9 +39,9 @@ def shapes(names: list[str]) -> dict[tuple[int, int], list[str]]:
     found: dict[tuple[int, int], list[str]] = {}
     for name in names:
         config = {**synthetic.config(name), "num_hidden_layers": 1}
-        tensors = arch.family(config).tensors(config)
+        sources = arch.family(config).sources(config)
         for linear in LINEARS:
-            models = found.setdefault(tensors[f"layers.0.{linear}"][1], [])
+            models = found.setdefault(sources[f"layers.0.{linear}"].shape, [])
             if name not in models:
                 models.append(name)
     return found

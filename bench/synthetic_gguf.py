@@ -19,6 +19,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from gossamer import arch
+from gossamer.arch.llama import Sizes
 from gossamer.zoo import synthetic
 
 TYPES = {"Q4_0": Type.Q4_0, "Q8_0": Type.Q8_0}
@@ -38,7 +39,7 @@ def write(path: Path, name: str, kind: str, seed: int = 0) -> None:
         seed: The same seed draws the same values.
     """
     config = synthetic.config(name)
-    tensors = dict(arch.family(config).tensors(config).values())
+    tensors = {source.tensor: source.shape for source in arch.family(config).sources(config).values()}
     head = "lm_head.weight" if "lm_head.weight" in tensors else "model.embed_tokens.weight"
     types = {tensor: _type(shape, kind, tensor == head) for tensor, shape in tensors.items()}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
@@ -97,7 +98,7 @@ def _draw(random: np.random.Generator, shape: tuple[int, ...], type_: Type) -> N
 def _add_keys(writer: gguf.GGUFWriter, name: str, kind: str) -> None:
     """Sizes, and the smallest vocabulary that spells every text: a token for each byte and one for the space."""
     config = synthetic.config(name)
-    sizes = arch.family(config).decoder_config(config)
+    sizes = Sizes.of(arch.family(config).describe(config))
     writer.add_name(f"synthetic {name}")
     writer.add_file_type(_FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
 from gossamer.generation.model import Model
 
 EOS = 0
@@ -126,10 +126,10 @@ def fake_model(
     lag: bool = False,
 ) -> Model:
     """A model over `FakeDecoder`; `script` is its text by position of the next token, with "." for the end."""
-    config = DecoderConfig(
+    config = Sizes(
         hidden=4, layers=1, heads=1, kv_heads=1, head_dim=4, intermediate=4, vocab=len(words), context=context,
         norm_eps=1e-5, inv_freq=(1.0, 0.1),
-    )  # fmt: skip
+    ).describe()  # fmt: skip
     tokenizer: Any = FakeTokenizer(words, template, lag)
     ids = None if script is None else [EOS if word == "." else words.index(word) for word in script]
     decoder: Any = FakeDecoder(len(words), ids)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.spec import Attention, Norm, Rope, Transformer
 
 Array = NDArray[np.float64]
 
@@ -21,11 +21,11 @@ class ReferenceModel:
     """The decoder over float64 copies of its weights.
 
     Args:
-        config: The decoder.
+        config: Its description.
         tensors: Weights [out, in], norm vectors and biases by canonical name, of any float dtype.
     """
 
-    def __init__(self, config: DecoderConfig, tensors: Mapping[str, ArrayLike]) -> None:
+    def __init__(self, config: Transformer, tensors: Mapping[str, ArrayLike]) -> None:
         self.config = config
         self.tensors: dict[str, Array] = {name: np.asarray(value, dtype=np.float64) for name, value in tensors.items()}
 
@@ -52,18 +52,19 @@ class ReferenceModel:
         layer = f"layers.{index}"
         inputs: dict[str, Array] = {}
 
-        normed = self._norm(x, f"{layer}.attn_norm")
-        inputs.update(q=normed, k=normed, v=normed)
-        inputs["o"] = np.concatenate(
-            [self._attention(layer, normed[start : start + length]) for start in range(0, len(x), length)]
-        )
-        x = x + self._linear(f"{layer}.o", inputs["o"])
-
-        normed = self._norm(x, f"{layer}.mlp_norm")
-        inputs.update(gate=normed, up=normed)
-        gate = self._linear(f"{layer}.gate", normed)
-        inputs["down"] = gate / (1 + np.exp(-gate)) * self._linear(f"{layer}.up", normed)
-        x = x + self._linear(f"{layer}.down", inputs["down"])
+        for branch in self.config.blocks[index].branches:
+            mixer = branch.mixer
+            normed = x if branch.before is None else self._norm(x, f"{layer}.{mixer.name}_norm", branch.before)
+            inputs.update(dict.fromkeys(mixer.groups[0], normed))
+            if isinstance(mixer, Attention):
+                parts = [normed[start : start + length] for start in range(0, len(x), length)]
+                mixed = np.concatenate([self._attention(mixer, layer, part) for part in parts])
+            else:
+                gate = self._linear(f"{layer}.gate", normed)
+                mixed = gate / (1 + np.exp(-gate)) * self._linear(f"{layer}.up", normed)
+            (last,) = mixer.groups[-1]
+            inputs[last] = mixed
+            x = x + self._linear(f"{layer}.{last}", mixed)
         return x, {name: inputs[name] for name in capture}
 
     def block_inputs(
@@ -74,7 +75,9 @@ class ReferenceModel:
 
     def head(self, hidden: ArrayLike) -> Array:
         """Returns logits [tokens, vocab] of the last block's outputs."""
-        normed = self._norm(np.asarray(hidden, dtype=np.float64), "norm")
+        normed = np.asarray(hidden, dtype=np.float64)
+        if self.config.stack.norm is not None:
+            normed = self._norm(normed, "norm", self.config.stack.norm)
         return normed @ self.tensors["embed" if self.config.tied else "head"].T
 
     def logits(self, tokens: ArrayLike) -> Array:
@@ -84,66 +87,45 @@ class ReferenceModel:
             x, _ = self.forward_block(index, x)
         return self.head(x)
 
-    def _norm(self, x: Array, name: str) -> Array:
-        scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + self.config.norm_eps)
+    def _norm(self, x: Array, name: str, norm: Norm) -> Array:
+        scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + norm.eps)
         return x / scale * self.tensors[name]
 
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self.tensors[name].T + self.tensors.get(f"{name}.bias", 0.0)
 
-    def _attention(self, layer: str, x: Array) -> Array:
+    def _attention(self, attention: Attention, layer: str, x: Array) -> Array:
         """Causal grouped-query attention over one sequence; returns the heads side by side."""
-        config = self.config
         tokens = len(x)
-        shape = (tokens, -1, config.head_dim)
-        q = self._rotate(self._linear(f"{layer}.q", x).reshape(shape))
-        k = self._rotate(self._linear(f"{layer}.k", x).reshape(shape))
-        v = self._linear(f"{layer}.v", x).reshape(shape)
-        k, v = (np.repeat(a, config.heads // config.kv_heads, axis=1) for a in (k, v))
-        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(config.head_dim)
+        shape = (tokens, -1, attention.head_dim)
+        q, k, v = (self._linear(f"{layer}.{name}", x).reshape(shape) for name in ("q", "k", "v"))
+        if attention.positions is not None:
+            q, k = _rotated(q, attention.positions), _rotated(k, attention.positions)
+        k, v = (np.repeat(a, attention.heads // attention.kv_heads, axis=1) for a in (k, v))
+        scores = np.einsum("qhd,khd->hqk", q, k) * attention.scale
         scores[:, np.triu(np.ones((tokens, tokens), dtype=bool), 1)] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         return np.einsum("hqk,khd->qhd", weights, v).reshape(tokens, -1)
 
-    def _rotate(self, x: Array) -> Array:
-        """Rotates pairs (j, j + rotary/2) of every head by position times frequency; x is [tokens, heads, head_dim]."""
-        half = len(self.config.inv_freq)
-        angle = np.arange(len(x))[:, None, None] * np.asarray(self.config.inv_freq, dtype=np.float64)
-        cos, sin = np.cos(angle) * self.config.rope_scale, np.sin(angle) * self.config.rope_scale
-        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+
+def _rotated(x: Array, rope: Rope) -> Array:
+    """Rotates pairs (j, j + rotary/2) of every head by position times frequency; x is [tokens, heads, head_dim]."""
+    half = len(rope.inv_freq)
+    angle = np.arange(len(x))[:, None, None] * np.asarray(rope.inv_freq, dtype=np.float64)
+    cos, sin = np.cos(angle) * rope.scale, np.sin(angle) * rope.scale
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def random_tensors(config: DecoderConfig, seed: int = 0, biases: Sequence[str] = ()) -> dict[str, NDArray[np.float32]]:
-    """Returns seeded float32 weights and vectors for a config, scaled so that activations stay of order one.
-
-    Args:
-        config: The decoder.
-        seed: Of the generator.
-        biases: Linears, by their short names, that get a bias.
-    """
+def random_tensors(config: Transformer, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Returns seeded float32 weights and vectors for a description, scaled so that activations stay of order one."""
     rng = np.random.default_rng(seed)
-    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    shapes = {"q": (q, config.hidden), "k": (kv, config.hidden), "v": (kv, config.hidden), "o": (config.hidden, q)}
-    shapes |= dict.fromkeys(("gate", "up"), (config.intermediate, config.hidden))
-    shapes["down"] = (config.hidden, config.intermediate)
-
-    def matrix(shape: tuple[int, int]) -> NDArray[np.float32]:
-        return (rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
-
-    def vector(size: int, mean: float) -> NDArray[np.float32]:
-        return (mean + 0.1 * rng.standard_normal(size)).astype(np.float32)
-
-    tensors = {"embed": rng.standard_normal((config.vocab, config.hidden)).astype(np.float32)}
-    for index in range(config.layers):
-        for name, shape in shapes.items():
-            tensors[f"layers.{index}.{name}"] = matrix(shape)
-            if name in biases:
-                tensors[f"layers.{index}.{name}.bias"] = vector(shape[0], 0.0)
-        for name in ("attn_norm", "mlp_norm"):
-            tensors[f"layers.{index}.{name}"] = vector(config.hidden, 1.0)
-    tensors["norm"] = vector(config.hidden, 1.0)
-    if not config.tied:
-        tensors["head"] = matrix((config.vocab, config.hidden))
+    tensors = {}
+    for name, shape in config.tensors.items():
+        values = rng.standard_normal(shape)
+        if len(shape) == 2:
+            tensors[name] = (values if name == "embed" else values / np.sqrt(shape[1])).astype(np.float32)
+        else:
+            tensors[name] = ((0.0 if name.endswith(".bias") else 1.0) + 0.1 * values).astype(np.float32)
     return tensors

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from gossamer.arch import families, family
+from gossamer.arch.llama import Sizes
+from gossamer.arch.sources import Source
 from gossamer.errors import GossamerError
 from tiny import tiny_config, tiny_shapes
 
@@ -46,7 +48,7 @@ def test_rotary_variants_are_those_of_transformers(case: str, layout: str) -> No
 
     config = rope_config(case, layout)
     expected = LlamaRotaryEmbedding(LlamaConfig(**config))
-    got = family(config).decoder_config(config)
+    got = Sizes.of(family(config).describe(config))
     # The one step that differs is the power, where each library may round its last bit otherwise.
     np.testing.assert_allclose(got.inv_freq, expected.inv_freq.numpy(), rtol=4 * np.finfo(np.float32).eps)
     assert got.rope_scale == pytest.approx(expected.attention_scaling, rel=1e-15)
@@ -55,9 +57,9 @@ def test_rotary_variants_are_those_of_transformers(case: str, layout: str) -> No
 
 def test_length_dependent_variants_end_where_they_would_change() -> None:
     config = rope_config("longrope", "rope_type")
-    assert family(config).decoder_config(config).context == 4096
+    assert family(config).describe(config).context == 4096
     config = rope_config("dynamic", "rope_type")
-    assert family(config).decoder_config(config).context == 4096
+    assert family(config).describe(config).context == 4096
 
 
 def test_an_original_context_beside_the_parameters_wins() -> None:
@@ -66,12 +68,12 @@ def test_an_original_context_beside_the_parameters_wins() -> None:
         original_max_position_embeddings=64,
     )
     other = tiny_config(rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64})
-    assert family(config).decoder_config(config) == family(other).decoder_config(other)
+    assert family(config).describe(config) == family(other).describe(other)
 
 
 def test_config_is_mapped() -> None:
     config = tiny_config(tie_word_embeddings=True)
-    got = family(config).decoder_config(config)
+    got = Sizes.of(family(config).describe(config))
     assert (got.hidden, got.layers, got.heads, got.kv_heads, got.head_dim) == (96, 2, 4, 2, 24)
     assert (got.intermediate, got.vocab, got.context, got.norm_eps, got.tied) == (160, 320, 128, 1e-5, True)
     assert got.inv_freq[:2] == (1.0, float(np.float32(1) / np.float32(10000.0 ** np.float64(np.float32(2 / 24)))))
@@ -80,7 +82,7 @@ def test_config_is_mapped() -> None:
 
 def test_defaults_of_absent_keys() -> None:
     config = tiny_config(num_key_value_heads=None, rms_norm_eps=None, rope_theta=None, tie_word_embeddings=None)
-    got = family(config).decoder_config(config)
+    got = Sizes.of(family(config).describe(config))
     assert (got.kv_heads, got.norm_eps, got.tied) == (4, 1e-6, False)
 
 
@@ -97,10 +99,10 @@ def test_defaults_of_absent_keys() -> None:
 )
 def test_every_tensor_is_listed_once_with_its_shape(overrides: dict[str, Any]) -> None:
     config = tiny_config(**overrides)
-    listed = family(config).tensors(config)
-    assert dict(listed.values()) == tiny_shapes(config)
+    listed = family(config).sources(config)
+    assert {source.tensor: source.shape for source in listed.values()} == tiny_shapes(config)
     assert len(listed) == len(tiny_shapes(config))
-    assert listed["layers.1.down"] == ("model.layers.1.mlp.down_proj.weight", (96, 160))
+    assert listed["layers.1.down"] == Source("model.layers.1.mlp.down_proj.weight", (96, 160))
     assert ("head" in listed) is not config["tie_word_embeddings"]
     assert ("layers.0.q.bias" in listed) is config["attention_bias"]
     assert ("layers.0.down.bias" in listed) is config["mlp_bias"]
@@ -112,14 +114,14 @@ def test_names_are_those_of_transformers() -> None:
     config = tiny_config(attention_bias=True, mlp_bias=True)
     model = LlamaForCausalLM(LlamaConfig(**config))
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert dict(family(config).tensors(config).values()) == expected
+    assert {source.tensor: source.shape for source in family(config).sources(config).values()} == expected
 
 
 def test_mistral_is_llama_inside_its_window() -> None:
     for window, context in ((64, 64), (None, 128), (4096, 128)):
         config = {**tiny_config(model_type="mistral"), "sliding_window": window}
-        assert family(config).decoder_config(config).context == context
-    assert dict(family(config).tensors(config).values()) == tiny_shapes(config)
+        assert family(config).describe(config).context == context
+    assert {source.tensor: source.shape for source in family(config).sources(config).values()} == tiny_shapes(config)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -186,8 +188,8 @@ def test_bad_configs_name_the_key(case: str) -> None:
     config = tiny_config(**overrides)
 
     def read() -> None:  # sizes first, as a checkpoint does
-        family(config).tensors(config)
-        family(config).decoder_config(config)
+        family(config).sources(config)
+        family(config).describe(config)
 
     with pytest.raises(GossamerError) as error:
         read()
@@ -198,8 +200,8 @@ def test_bad_configs_name_the_key(case: str) -> None:
 def test_every_module_of_the_folder_is_a_family_or_a_helper() -> None:
     for name in families():
         module = family({"model_type": name})
-        assert callable(module.decoder_config)
-        assert callable(module.tensors)
+        assert callable(module.describe)
+        assert callable(module.sources)
 
 
 ASKS_FOR_MORE: dict[str, dict[str, Any]] = {
@@ -225,7 +227,7 @@ ASKS_FOR_MORE: dict[str, dict[str, Any]] = {
 def test_keys_that_would_change_the_mathematics_are_refused_by_name(key: str) -> None:
     config = tiny_config(**ASKS_FOR_MORE[key])
     with pytest.raises(GossamerError) as error:
-        family(config).decoder_config(config)
+        family(config).describe(config)
     assert str(error.value).startswith(f"{key} ")
 
 
@@ -244,7 +246,7 @@ def test_keys_that_ask_for_nothing_are_taken() -> None:
         {"rope_scaling": {"rope_type": "default", "attn_factor": 1.0, "finetuned": True}},
     ):
         config = plain | neutral
-        assert family(config).decoder_config(config) == family(plain).decoder_config(plain)
+        assert family(config).describe(config) == family(plain).describe(plain)
         assert family(config).unread(config) == []
     written = LlamaConfig(**plain).to_dict()
     assert family(written).unread(written) == []
@@ -259,7 +261,7 @@ def test_a_window_of_attention_ends_the_context() -> None:
         ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, 64),
     ):
         config = tiny_config(**overrides)
-        assert family(config).decoder_config(config).context == context
+        assert family(config).describe(config).context == context
 
 
 @pytest.mark.parametrize(
@@ -278,4 +280,4 @@ def test_where_two_places_speak_of_rotation_the_one_of_transformers_counts(overr
 
     config = tiny_config(rope_theta=None) | overrides
     expected = LlamaRotaryEmbedding(LlamaConfig(**config)).inv_freq.numpy()
-    np.testing.assert_allclose(family(config).decoder_config(config).inv_freq, expected, rtol=4 * 2.0**-23)
+    np.testing.assert_allclose(Sizes.of(family(config).describe(config)).inv_freq, expected, rtol=4 * 2.0**-23)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
 from gossamer.errors import GossamerError
 from gossamer.text.calibration import (
     is_document,
@@ -46,7 +46,7 @@ class Decoder:
     """The reference model behind the engine's step protocol; counts the sequences that it holds."""
 
     def __init__(self) -> None:
-        config = DecoderConfig(
+        config = Sizes(
             hidden=16,
             layers=1,
             heads=2,
@@ -58,7 +58,7 @@ class Decoder:
             norm_eps=1e-5,
             inv_freq=(1.0, 0.1, 0.01, 0.001),
             tied=True,
-        )
+        ).describe()
         self.model = ReferenceModel(config, random_tensors(config))
         self.sequences: dict[int, list[int]] = {}
         self.largest_batch = 0

@@ -66,7 +66,7 @@ def test_what_does_not_end_is_ended(template: str) -> None:
 def test_what_does_not_end_takes_little_memory(template: str) -> None:
     """In a process of its own: what the system tells is the largest child that ever ended."""
     code = (
-        "import resource, sys\nfrom gossamer import GossamerError, chat_template\n"
+        "import resource, sys\nfrom gossamer import GossamerError\nfrom gossamer.text import chat_template\n"
         "try: chat_template.render(sys.argv[1], {})\nexcept GossamerError: pass\n"
         "chat_template._worker.stop()\nprint(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )

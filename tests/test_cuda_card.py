@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gossamer import GossamerError, _core
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
+from gossamer.arch.spec import Transformer
 
 torch = pytest.importorskip("torch")
 
@@ -241,13 +242,13 @@ def test_layers_name_themselves_when_devices_differ() -> None:
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def small_model(type: str) -> tuple[DecoderConfig, dict[str, _core.Weight], dict[str, np.ndarray]]:
+def small_model(type: str) -> tuple[Transformer, dict[str, _core.Weight], dict[str, np.ndarray]]:
     """Two blocks of random matrices, half of them zero, biases at q, k and v, and dense tables."""
     sizes = {"hidden": 96, "layers": 2, "heads": 6, "kv_heads": 2, "head_dim": 32, "intermediate": 160, "vocab": 320}
     frequencies = tuple(10000.0 ** -(i / 16) for i in range(16))
-    config = DecoderConfig(**sizes, context=128, norm_eps=1e-5, inv_freq=frequencies)
+    config = Sizes(**sizes, context=128, norm_eps=1e-5, inv_freq=frequencies, biases=("q", "k", "v")).describe()
     weights, vectors = {}, {}
-    for name, values in random_tensors(config, biases=("q", "k", "v")).items():
+    for name, values in random_tensors(config).items():
         if values.ndim == 1:
             vectors[name] = values
         elif "." in name:

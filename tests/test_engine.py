@@ -18,15 +18,16 @@ import pytest
 
 import reference
 from gossamer import _core
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes, flat
+from gossamer.arch.spec import Transformer
 from reference_model import ReferenceModel
 
 VOCAB = 150
 FORMAT_OF = {"embed": "dense", "head": "dense"}
 
 
-def config(**changes: Any) -> DecoderConfig:
-    base = DecoderConfig(
+def config(**changes: Any) -> Sizes:
+    base = Sizes(
         hidden=72,
         layers=2,
         heads=6,
@@ -45,15 +46,15 @@ def config(**changes: Any) -> DecoderConfig:
     return replace(chosen, inv_freq=tuple(float(np.float32(10000.0**-s)) for s in steps / chosen.head_dim))
 
 
-def shapes(c: DecoderConfig) -> dict[str, tuple[int, int]]:
-    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    block = {"q": (q, c.hidden), "k": (kv, c.hidden), "v": (kv, c.hidden), "o": (c.hidden, q)}
-    block |= {"gate": (c.intermediate, c.hidden), "up": (c.intermediate, c.hidden), "down": (c.hidden, c.intermediate)}
-    out = {f"layers.{i}.{name}": shape for i in range(c.layers) for name, shape in block.items()}
-    return {"embed": (c.vocab, c.hidden), **out, **({} if c.tied else {"head": (c.vocab, c.hidden)})}
+def described(c: Sizes, biases: bool) -> Transformer:
+    return replace(c, biases=("q", "k", "v", "o", "gate", "up", "down") if biases else ()).describe()
 
 
-def tensors(c: DecoderConfig, biases: bool = False) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def shapes(c: Sizes) -> dict[str, tuple[int, int]]:
+    return c.describe().weights
+
+
+def tensors(c: Sizes, biases: bool = False) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Seeded weights, half of them zero in the blocks, and vectors."""
     rng = np.random.default_rng(7)
     weights = {}
@@ -74,20 +75,18 @@ def tensors(c: DecoderConfig, biases: bool = False) -> tuple[dict[str, np.ndarra
     return weights, {name: value.astype(np.float32) for name, value in vectors.items()}
 
 
-def decoder(
-    c: DecoderConfig, format: str = "bitmap", type: str = "f32", biases: bool = False, **options: Any
-) -> _core.Decoder:
+def decoder(c: Sizes, format: str = "bitmap", type: str = "f32", biases: bool = False, **options: Any) -> _core.Decoder:
     weights, vectors = tensors(c, biases)
     packed = {}
     for name, values in weights.items():
         form = FORMAT_OF.get(name, format)
         packed[name] = _core.pack(values, form, type, 64, (2, 4) if form == "nm" else None)
-    return _core.Decoder(c.to_dict(), packed, vectors, **options)
+    return _core.Decoder(flat(described(c, biases)), packed, vectors, **options)
 
 
-def reference_logits(c: DecoderConfig, tokens: np.ndarray, biases: bool = False) -> np.ndarray:
+def reference_logits(c: Sizes, tokens: np.ndarray, biases: bool = False) -> np.ndarray:
     weights, vectors = tensors(c, biases)
-    model = ReferenceModel(c, {**weights, **vectors})
+    model = ReferenceModel(described(c, biases), {**weights, **vectors})
     hidden = model.embed(tokens)
     for i in range(c.layers):
         hidden, _ = model.forward_block(i, hidden)
@@ -151,7 +150,7 @@ def test_narrow_values_are_those_that_are_stored(type: str) -> None:
     c = config()
     weights, vectors = tensors(c)
     stored = {n: _core.pack(v, "dense", type, 64).unpack() for n, v in weights.items()}
-    model = ReferenceModel(c, {**stored, **vectors})
+    model = ReferenceModel(c.describe(), {**stored, **vectors})
     hidden = model.embed(tokens(40))
     for i in range(c.layers):
         hidden, _ = model.forward_block(i, hidden)
@@ -216,7 +215,7 @@ def test_rollback_and_free_forget() -> None:
 def test_forward_block_gives_what_the_reference_gives() -> None:
     c = config()
     weights, vectors = tensors(c)
-    model, d = ReferenceModel(c, {**weights, **vectors}), decoder(c)
+    model, d = ReferenceModel(c.describe(), {**weights, **vectors}), decoder(c)
     text = tokens(3 * 40)
     hidden = d.embed(text)
     np.testing.assert_array_equal(hidden, weights["embed"][text])
@@ -261,7 +260,7 @@ def test_set_weight_replaces_one_linear() -> None:
     d.free(0)
     d.set_weight("layers.1.up", _core.pack(np.zeros((100, 72), np.float32), "csr", "int8"))
     weights, vectors = tensors(c)
-    model = ReferenceModel(c, {**weights, "layers.1.up": np.zeros((100, 72)), **vectors})
+    model = ReferenceModel(c.describe(), {**weights, "layers.1.up": np.zeros((100, 72)), **vectors})
     hidden = model.embed(text)
     for i in range(2):
         hidden, _ = model.forward_block(i, hidden)
@@ -312,7 +311,7 @@ def test_contradictions_are_named(change: dict[str, Any], message: str) -> None:
     weights, vectors = tensors(c)
     packed = {name: _core.pack(v, "dense", "f32") for name, v in weights.items()}
     with pytest.raises(ValueError, match=message):
-        _core.Decoder({**c.to_dict(), **change}, packed, vectors)
+        _core.Decoder({**flat(c.describe()), **change}, packed, vectors)
 
 
 def test_unknown_and_missing_tensors_are_named() -> None:
@@ -320,16 +319,16 @@ def test_unknown_and_missing_tensors_are_named() -> None:
     weights, vectors = tensors(c)
     packed = {name: _core.pack(v, "dense", "f32") for name, v in weights.items()}
     with pytest.raises(ValueError, match="weight 'extra' is unknown"):
-        _core.Decoder(c.to_dict(), {**packed, "extra": packed["head"]}, vectors)
+        _core.Decoder(flat(c.describe()), {**packed, "extra": packed["head"]}, vectors)
     with pytest.raises(ValueError, match="vector 'norm' is missing"):
-        _core.Decoder(c.to_dict(), packed, {k: v for k, v in vectors.items() if k != "norm"})
+        _core.Decoder(flat(c.describe()), packed, {k: v for k, v in vectors.items() if k != "norm"})
     with pytest.raises(ValueError, match="vector 'norm' has 5 elements, but the config asks for 72"):
-        _core.Decoder(c.to_dict(), packed, {**vectors, "norm": np.ones(5, np.float32)})
+        _core.Decoder(flat(c.describe()), packed, {**vectors, "norm": np.ones(5, np.float32)})
     with pytest.raises(ValueError, match="config: tied is missing"):
-        _core.Decoder({k: v for k, v in c.to_dict().items() if k != "tied"}, packed, vectors)
+        _core.Decoder({k: v for k, v in flat(c.describe()).items() if k != "tied"}, packed, vectors)
     for option in ({"kv": "f8"}, {"activations": "a4"}, {"threads": -2}):
         with pytest.raises(ValueError, match=next(iter(option))):
-            _core.Decoder(c.to_dict(), packed, vectors, **option)
+            _core.Decoder(flat(c.describe()), packed, vectors, **option)
 
 
 def test_ctrl_c_stops_a_long_prefill_and_leaves_the_sequence() -> None:

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from gossamer import arch
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from test_gguf import write_gguf
 
 
-def decoder(path: Path, **options: Any) -> DecoderConfig:
+def decoder(path: Path, **options: Any) -> Sizes:
     config = open_checkpoint(write_gguf(path, **options)).config
-    return arch.family(config).decoder_config(config)
+    return Sizes.of(arch.family(config).describe(config))
 
 
 def frequencies(path: Path, **options: Any) -> tuple[list[float], float]:

@@ -24,7 +24,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_both_sides_are_the_same_model(bench: ModuleType) -> None:
     simt = pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the kernels as loops")
     sizes = tiny_config(num_hidden_layers=3)
-    config = arch.family(sizes).decoder_config(sizes)
+    config = arch.family(sizes).describe(sizes)
     weights = bench.weights_of(config, 0.7, "bf16", 64)
     assert weights["layers.0.down"].nnz == pytest.approx(0.3 * 96 * 160, rel=0.05)
     sides = bench.engines(config, weights, "cpu", simt)

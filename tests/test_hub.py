@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gossamer.folders import shown_name
 from gossamer.zoo import hub
 from tiny import tiny_llama
 
@@ -261,6 +262,6 @@ def test_ids(name: str, parts: tuple[str, str | None] | None) -> None:
 
 
 def test_names_of_models_on_disk() -> None:
-    assert hub.shown_name("/cache/models--org--na.me/snapshots/abc") == "org/na.me"
-    assert hub.shown_name("/cache/models/snapshots/abc") == "abc"
-    assert hub.shown_name("models/spider.gguf") == "spider.gguf"
+    assert shown_name("/cache/models--org--na.me/snapshots/abc") == "org/na.me"
+    assert shown_name("/cache/models/snapshots/abc") == "abc"
+    assert shown_name("models/spider.gguf") == "spider.gguf"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 
 from gossamer import _core
+from gossamer.arch.llama import Sizes, flat
+from gossamer.arch.spec import Transformer
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.packing.convert import pack_checkpoint
-from gossamer.packing.folder import PackedModel, is_packed, read_packed, weight_shapes, write_packed
+from gossamer.packing.folder import PackedModel, is_packed, read_packed, write_packed
 from gossamer.safetensors_io import SafetensorsFile, SafetensorsWriter
 from gossamer.zoo import builtin
 from tiny import tiny_llama
@@ -55,7 +58,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, options: dict[str, Any]
     assert read.config == written.config
     assert read.info == written.info
     assert read.reasons == written.reasons
-    assert read.weights.keys() == written.weights.keys() == weight_shapes(read.config).keys()
+    assert read.weights.keys() == written.weights.keys() == read.config.weights.keys()
     for name, weight in written.weights.items():
         other = read.weights[name]
         for field in ("rows", "cols", "format", "type", "group", "pattern", "nnz", "nbytes"):
@@ -89,7 +92,7 @@ def test_streams_are_views_of_the_file_aligned_to_cache_lines(folder: Path) -> N
 def test_a_mapped_model_gives_the_logits_of_the_one_in_memory(model: PackedModel, folder: Path) -> None:
     tokens = np.arange(40, dtype=np.int32)
     logits = [
-        _core.Decoder(packed.config.to_dict(), packed.weights, packed.vectors).step([(0, tokens)], all_logits=True)
+        _core.Decoder(flat(packed.config), packed.weights, packed.vectors).step([(0, tokens)], all_logits=True)
         for packed in (model, read_packed(folder))
     ]
     np.testing.assert_array_equal(logits[0], logits[1])
@@ -161,28 +164,40 @@ def drop(*keys: Any) -> Change:
 
 
 Q = ("weights", "layers.0.q")
+MODEL = ("transformer",)
+MIXERS = [("transformer", "stack", "kinds", 0, "branches", place, "mixer") for place in range(2)]
+ROPE = (*MIXERS[0], "positions")
 BAD: dict[str, tuple[Change, str]] = {
-    "version": (set_at("format_version", to=2), "format_version is 2; this version of gossamer knows only 1"),
+    "version": (set_at("format_version", to=3), "format_version is 3; this version of gossamer knows 1 and 2"),
+    "version true": (set_at("format_version", to=True), "format_version is True"),
     "no version": (drop("format_version"), "format_version is None"),
-    "layout": (set_at("layout", to="gpu"), "layout is 'gpu'; this version of gossamer knows only 'cpu16x4-v1'"),
-    "no decoder": (drop("decoder"), "decoder must be an object"),
-    "unknown field": (set_at("decoder", "moe", to=1), "unknown fields: moe"),
-    "missing field": (drop("decoder", "hidden"), "hidden"),
-    "text": (set_at("decoder", "hidden", to="96"), "hidden must be from 1 to 16777216, got '96'"),
-    "boolean": (set_at("decoder", "layers", to=True), "layers must be from 1"),
-    "float": (set_at("decoder", "vocab", to=320.0), "vocab must be from 1"),
-    "overflow": (set_at("decoder", "head_dim", to=1 << 62), "head_dim must be from 1"),
-    "wide": (set_at("decoder", "head_dim", to=1 << 24), "are too wide"),
-    "many layers": (set_at("decoder", "layers", to=1 << 24), "16 weights do not make a decoder of 16777216 layers"),
-    "negative": (set_at("decoder", "context", to=-1), "context must be from 1"),
-    "eps": (set_at("decoder", "norm_eps", to=float("nan")), "norm_eps must be a number above 0"),
-    "heads": (set_at("decoder", "kv_heads", to=3), "heads 4 is not a multiple of kv_heads 3"),
-    "inv_freq": (set_at("decoder", "inv_freq", to=[1.0] * 13), "inv_freq must be at most 12"),
-    "inv_freq inf": (set_at("decoder", "inv_freq", to=[float("inf")]), "inv_freq must be at most 12 finite"),
-    "inv_freq text": (set_at("decoder", "inv_freq", to=["x"]), "decoder config"),
-    "activation": (set_at("decoder", "activation", to="gelu"), "activation must be 'silu'"),
-    "tied": (set_at("decoder", "tied", to=True), "16 weights do not make a decoder of 2 layers"),
-    "no weight": (drop(*Q), "15 weights do not make"),
+    "layout": (set_at("layout", to="gpu"), "layout is 'gpu'; this version of gossamer knows 'cpu16x4-v1'"),
+    "no description": (drop("transformer"), "transformer must be an object, got None"),
+    "unknown field": (set_at(*MODEL, "moe", to=1), "transformer: moe is not known; there are: hidden, vocab"),
+    "missing field": (drop(*MODEL, "hidden"), "transformer: hidden is missing"),
+    "text": (set_at(*MODEL, "hidden", to="96"), "transformer.hidden must be of type int, got '96'"),
+    "boolean": (set_at(*MODEL, "context", to=True), "transformer.context must be of type int"),
+    "float": (set_at(*MODEL, "vocab", to=320.0), "transformer.vocab must be of type int"),
+    "overflow": (set_at(*MIXERS[0], "head_dim", to=1 << 62), "head_dim must be from 1 to 16777216"),
+    "wide": (set_at(*MIXERS[0], "head_dim", to=1 << 24), "are too wide"),
+    "many layers": (set_at(*MODEL, "stack", "layers", to=[0] * 4097), "layers must be from 1 to 4096 numbers"),
+    "no layers": (set_at(*MODEL, "stack", "layers", to=[]), "layers must be from 1 to 4096 numbers"),
+    "other kinds": (set_at(*MODEL, "stack", "layers", to=[0, 1]), "layers must be numbers of the 1 kinds of blocks"),
+    "no branches": (set_at(*MIXERS[0][:5], to=[]), "branches must be different ones, got none"),
+    "negative": (set_at(*MODEL, "context", to=-1), "context must be from 1"),
+    "eps": (set_at(*MODEL, "stack", "norm", "eps", to=float("nan")), "stack.norm: eps must be finite"),
+    "norm": (set_at(*MODEL, "stack", "norm", "kind", to="layer"), "stack.norm.kind must be 'rms', got 'layer'"),
+    "heads": (set_at(*MIXERS[0], "kv_heads", to=3), "heads 4 is not a multiple of kv_heads 3"),
+    "window": (set_at(*MIXERS[0], "window", to=3), "branches[0].mixer: window is not known; there are: heads"),
+    "inv_freq": (set_at(*ROPE, "inv_freq", to=[1.0] * 13), "inv_freq must be at most 12"),
+    "inv_freq inf": (set_at(*ROPE, "inv_freq", to=[float("inf")]), "positions: inv_freq holds a value that is not"),
+    "inv_freq text": (set_at(*ROPE, "inv_freq", to=["x"]), "positions.inv_freq[0] must be of type float, got 'x'"),
+    "positions": (set_at(*ROPE, "part", to="alibi"), "positions: part 'alibi' is not known; there are: rope"),
+    "activation": (set_at(*MIXERS[1], "activation", to="gelu"), "mixer.activation must be 'silu', got 'gelu'"),
+    "mixer": (set_at(*MIXERS[1], "part", to="mamba"), "mixer: part 'mamba' is not known; there are: attention, mlp"),
+    "biases": (set_at(*MIXERS[1], "biases", to=["q"]), "biases must be some of gate, up, down, got 'q'"),
+    "tied": (set_at(*MODEL, "head", "tied", to=True), "weight head is not part of the decoder"),
+    "no weight": (drop(*Q), "weight layers.0.q is missing"),
     "no weights": (set_at("weights", to=[]), "weights and info must be objects"),
     "no info": (drop("info"), "weights and info must be objects"),
     "other weight": (
@@ -205,6 +220,56 @@ BAD: dict[str, tuple[Change, str]] = {
     "other type": (set_at(*Q, "type", to="int4"), "weights.safetensors: weight layers.0.q: stream"),
     "other group": (set_at(*Q, "group", to=32), "weights.safetensors: weight layers.0.q: stream 'scales'"),
 }
+
+
+OLD = ("decoder",)
+BAD_OLD: dict[str, tuple[Change, str]] = {
+    "no decoder": (drop("decoder"), "decoder must be an object"),
+    "unknown field": (set_at(*OLD, "moe", to=1), "unknown fields: moe"),
+    "missing field": (drop(*OLD, "hidden"), "hidden"),
+    "text": (set_at(*OLD, "hidden", to="96"), "decoder: hidden is of the wrong type: '96'"),
+    "boolean": (set_at(*OLD, "layers", to=True), "layers is of the wrong type"),
+    "overflow": (set_at(*OLD, "head_dim", to=1 << 62), "decoder: head_dim must be from 1"),
+    "wide": (set_at(*OLD, "head_dim", to=1 << 24), "are too wide"),
+    "many layers": (set_at(*OLD, "layers", to=1 << 24), "layers must be from 1 to 4096"),
+    "eps": (set_at(*OLD, "norm_eps", to=float("nan")), "eps must be finite"),
+    "inv_freq text": (set_at(*OLD, "inv_freq", to=["x"]), "decoder: could not convert"),
+    "activation": (set_at(*OLD, "activation", to="gelu"), "activation must be 'silu'"),
+    "biases": (set_at(*OLD, "biases", to=[]), "unknown fields: biases"),
+    "tied": (set_at(*OLD, "tied", to=True), "weight head is not part of the decoder"),
+}
+
+
+def as_version_1(folder: Path) -> dict[str, Any]:
+    """Rewrites a folder's description as the first version had it."""
+    document = json.loads((folder / "gossamer.json").read_text())
+    sizes = Sizes.of(Transformer.from_dict(document.pop("transformer")))
+    values = {**asdict(sizes), "activation": "silu"}
+    del values["biases"]
+    document |= {"format_version": 1, "decoder": values}
+    (folder / "gossamer.json").write_text(json.dumps(document))
+    return document
+
+
+def test_folders_of_version_1_say_the_same(folder: Path) -> None:
+    new = read_packed(folder)
+    as_version_1(folder)
+    old = read_packed(folder)
+    assert old.config == new.config
+    assert "k" in old.config.blocks[0].branches[0].mixer.biases
+    assert old.vectors.keys() == new.vectors.keys()
+
+
+@pytest.mark.parametrize("case", BAD_OLD)
+def test_bad_descriptions_of_version_1(folder: Path, case: str) -> None:
+    change, words = BAD_OLD[case]
+    document = as_version_1(folder)
+    change(document)
+    (folder / "gossamer.json").write_text(json.dumps(document))
+    with pytest.raises(GossamerError) as error:
+        read_packed(folder)
+    assert words in str(error.value)
+    assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from gossamer import _core
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm, magnitude, solvers, sparsegpt, wanda
 from gossamer.pruning.masks import keep_pattern
-from gossamer.pruning.sequential import GROUPS, prune_blocks
+from gossamer.pruning.sequential import prune_blocks
 from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse, inverse_factor
 from reference_model import ReferenceModel, random_tensors
 
@@ -277,7 +278,7 @@ def test_targets_that_make_no_sense(sparsity: Any, pattern: Any, message: str) -
         Target.parse(sparsity, pattern)
 
 
-CONFIG = DecoderConfig(
+CONFIG = Sizes(
     hidden=32,
     layers=3,
     heads=4,
@@ -289,7 +290,7 @@ CONFIG = DecoderConfig(
     norm_eps=1e-5,
     inv_freq=tuple(10000.0 ** (-j / 4) for j in range(4)),
     tied=True,
-)
+).describe()
 
 
 def walk(model: ReferenceModel, windows: Any, method: Method, tensors: Any, target: Target) -> list[Any]:
@@ -301,7 +302,7 @@ def walk(model: ReferenceModel, windows: Any, method: Method, tensors: Any, targ
 
     prune_blocks(
         model,
-        CONFIG.layers,
+        CONFIG,
         windows,
         method,
         dict.fromkeys(tensors, target),
@@ -327,19 +328,20 @@ class Spy:
 
 @pytest.mark.parametrize("updates", [False, True])
 def test_blocks_are_measured_behind_pruned_ones_and_aimed_at_the_dense_model(updates: bool) -> None:
-    tensors = random_tensors(CONFIG, biases=("q", "o", "down"))
+    config = replace(Sizes.of(CONFIG), biases=("q", "o", "down")).describe()
+    tensors = random_tensors(config)
     windows = np.random.default_rng(5).integers(0, CONFIG.vocab, (7, 20)).astype(np.int32)
     spy = Spy()
-    model = ReferenceModel(CONFIG, tensors)
+    model = ReferenceModel(config, tensors)
     calls = walk(model, windows, Method(spy, updates), tensors, Target(0.5))
     assert [call[:2] for call in calls] == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
     # The same by hand, over all tokens at once, with the pruned weights that the walk chose.
-    dense, pruned = ReferenceModel(CONFIG, tensors), ReferenceModel(CONFIG, tensors)
+    dense, pruned = ReferenceModel(config, tensors), ReferenceModel(config, tensors)
     wanted = hidden = dense.embed(windows.reshape(-1))
     seen = iter(zip(spy.weights, spy.grams, strict=True))
     for layer in range(CONFIG.layers):
-        linears = [linear for group in GROUPS for linear in group]
+        linears = [linear for group in CONFIG.blocks[0].groups for linear in group.linears]
         wanted_out, wanted_inputs = dense.forward_block(layer, wanted, linears, 20)
         for linear in linears:
             if linear == "down":

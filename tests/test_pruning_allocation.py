@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target
 from gossamer.pruning.allocation import Size, by_divergence, by_outliers
 from gossamer.pruning.masks import keep_even_rows
-from gossamer.pruning.sensitivity import PARTS, Probe
-from gossamer.pruning.sequential import GROUPS
+from gossamer.pruning.sensitivity import Probe
 from reference_model import ReferenceModel, random_tensors
 
 ENTRIES = {"a": 1000, "b": 331776, "c": 7, "d": 884736, "e": 1, "f": 110592}
@@ -91,7 +90,7 @@ def test_rows_share_zeros_evenly(zeros: int) -> None:
         assert next_lowest[each > zeros // 4].max() < next_lowest[each == zeros // 4].min()
 
 
-CONFIG = DecoderConfig(
+CONFIG = Sizes(
     hidden=32,
     layers=2,
     heads=4,
@@ -103,7 +102,10 @@ CONFIG = DecoderConfig(
     norm_eps=1e-5,
     inv_freq=tuple(10000.0 ** (-j / 4) for j in range(4)),
     tied=True,
-)
+).describe()
+
+PARTS = (("q", "k", "v", "o"), ("gate", "up"), ("down",))
+LINEARS = sum(PARTS, ())
 
 
 @pytest.fixture
@@ -111,15 +113,16 @@ def probed() -> tuple[ReferenceModel, dict[str, Any], Any, Probe]:
     tensors = random_tensors(CONFIG)
     model = ReferenceModel(CONFIG, tensors)
     windows = np.random.default_rng(5).integers(0, CONFIG.vocab, (5, 24)).astype(np.int32)
-    return model, tensors, windows, Probe(model, CONFIG.layers, windows, lambda name: tensors[name])
+    return model, tensors, windows, Probe(model, CONFIG, windows, lambda name: tensors[name])
 
 
 def inputs_of(model: ReferenceModel, windows: Any) -> dict[str, Any]:
     """Inputs of every matrix over two of the windows, by name."""
     hidden, inputs = model.embed(windows[[0, 3]].reshape(-1)), {}
-    linears = [linear for group in GROUPS for linear in group]
     for layer in range(CONFIG.layers):
-        hidden, captured = model.forward_block(layer, hidden, linears, windows.shape[1])
+        hidden, captured = model.forward_block(
+            layer, hidden, [name for group in CONFIG.blocks[layer].groups for name in group.linears], windows.shape[1]
+        )
         inputs.update({f"layers.{layer}.{linear}": x for linear, x in captured.items()})
     return inputs
 
@@ -183,7 +186,7 @@ def test_what_is_not_finite_names_its_layer(tensor: str, message: str) -> None:
     model = ReferenceModel(CONFIG, tensors)
 
     def measure() -> None:
-        probe = Probe(model, CONFIG.layers, np.zeros((2, 8), dtype=np.int32), lambda name: tensors[name])
+        probe = Probe(model, CONFIG, np.zeros((2, 8), dtype=np.int32), lambda name: tensors[name])
         probe.divergence(Target(0.5), model.set_weight, lambda *_: None)
 
     with pytest.raises(GossamerError, match=message):

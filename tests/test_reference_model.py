@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gossamer.arch.spec import DecoderConfig
+from gossamer.arch.llama import Sizes
 from reference_model import ReferenceModel, random_tensors
 
 
-def _config(**changes: object) -> DecoderConfig:
+def _config(**changes: object) -> Sizes:
     fields = {
         "hidden": 48, "layers": 2, "heads": 6, "kv_heads": 2, "head_dim": 8, "intermediate": 80, "vocab": 96,
         "context": 64, "norm_eps": 1e-5, "inv_freq": tuple(10000.0 ** (-j / 4) for j in range(4)),
     }  # fmt: skip
-    return DecoderConfig.from_dict(fields | changes)
+    return Sizes(**(fields | changes))
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"kv_heads": 6, "head_dim": 16}])
@@ -24,8 +24,8 @@ def test_logits_equal_transformers(changes: dict[str, object], biases: tuple[str
     transformers = pytest.importorskip("transformers", reason="the oracle")
     if "head_dim" in changes:
         changes = changes | {"inv_freq": tuple(10000.0 ** (-j / 8) for j in range(8))}
-    config = _config(**changes)
-    tensors = random_tensors(config, seed=3, biases=biases)
+    config = _config(**changes, biases=biases)
+    tensors = random_tensors(config.describe(), seed=3)
     oracle = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=config.vocab,
@@ -51,13 +51,13 @@ def test_logits_equal_transformers(changes: dict[str, object], biases: tuple[str
     tokens = np.random.default_rng(0).integers(0, config.vocab, 40)
     with torch.no_grad():
         expected = oracle.eval()(torch.from_numpy(tokens)[None]).logits[0].numpy()
-    actual = ReferenceModel(config, tensors).logits(tokens)
+    actual = ReferenceModel(config.describe(), tensors).logits(tokens)
     # transformers holds rotary angles and tables in float32: 40 positions x 2^-24 of an angle, through two blocks.
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 def test_sequences_of_a_call_do_not_see_each_other() -> None:
-    config = _config()
+    config = _config().describe()
     model = ReferenceModel(config, random_tensors(config))
     hidden = model.embed(np.arange(24))
     together, captured = model.forward_block(0, hidden, ["o", "down"], sequence_length=8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gossamer
+from gossamer.arch.llama import Sizes
 from gossamer.cli import main
 from gossamer.errors import GossamerError
 from gossamer.finetune.samples import read_samples, sample
@@ -95,7 +96,7 @@ def test_folders_go_on_and_name_what_wrote_them(sampler: Sampler, model: Path, t
 
 
 def test_memory_bounds_what_is_written_at_once(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    c = sampler.config
+    c = Sizes.of(sampler.config)
     each = 2 * c.layers * c.kv_heads * c.head_dim * 50 * 4
     for room, windows in ((5 * each, 4), (4 * each, 4), (each // 2, 1), (100 * each, 8)):
         monkeypatch.setattr(module, "_CACHE_BYTES", room)

@@ -13,10 +13,11 @@ import gossamer
 from conftest import ROOT
 from gossamer import _core
 from gossamer.arch import family
+from gossamer.arch.llama import Sizes
 from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
-from gossamer.packing.folder import PackedModel, weight_shapes
+from gossamer.packing.folder import PackedModel
 from gossamer.zoo import synthetic
 from tiny import tiny_config
 
@@ -38,8 +39,8 @@ def linears(packed: PackedModel) -> dict[str, _core.Weight]:
 def test_the_shape_is_that_of_the_config(name: str) -> None:
     packed = synthetic.pack(name)
     sizes = synthetic.CONFIGS[name]
-    assert packed.config == family(sizes).decoder_config(sizes)
-    assert {key: (weight.rows, weight.cols) for key, weight in packed.weights.items()} == weight_shapes(packed.config)
+    assert packed.config == family(sizes).describe(sizes)
+    assert {key: (weight.rows, weight.cols) for key, weight in packed.weights.items()} == packed.config.weights
     assert packed.reasons.keys() == packed.weights.keys()
     assert ("head" in packed.weights) == (name == "untied")
 
@@ -188,8 +189,8 @@ def test_the_same_shape_as_gguf(name: str, kind: str, tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == [path]
     checkpoint = open_checkpoint(path)
     sizes = synthetic.CONFIGS[name]
-    expected = family(sizes).decoder_config(sizes)
-    found = family(checkpoint.config).decoder_config(checkpoint.config)
+    expected = Sizes.of(family(sizes).describe(sizes))
+    found = Sizes.of(family(checkpoint.config).describe(checkpoint.config))
     assert replace(found, norm_eps=0.0) == replace(expected, norm_eps=0.0)
     assert found.norm_eps == np.float32(expected.norm_eps)
     head = "model.embed_tokens.weight" if sizes["tie_word_embeddings"] else "lm_head.weight"

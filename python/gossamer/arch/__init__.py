@@ -7,30 +7,46 @@ import pkgutil
 from typing import Any, Protocol, cast
 
 from ..errors import GossamerError
-from .spec import DecoderConfig
+from .sources import Source
+from .spec import Transformer
 
-_HELPERS = {"fields", "keys", "rope"}  # modules of this folder that are no family
+_HELPERS = {"fields", "keys", "parse", "rope", "sources", "spec"}  # modules of this folder that are no family
 
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
+Sources = dict[str, Source]
+"""Where each canonical tensor lies: weights [outputs, inputs] and vectors."""
 
 
 class Family(Protocol):
     """What a family's module has."""
 
-    def decoder_config(self, config: dict[str, Any]) -> DecoderConfig:
+    def describe(self, config: dict[str, Any]) -> Transformer:
         """Maps the content of config.json; raises `GossamerError` naming the key that is missing or unsupported."""
 
-    def tensors(self, config: dict[str, Any]) -> Tensors:
-        """Returns (checkpoint name, shape) of every tensor that the model needs, by canonical name.
+    def sources(self, config: dict[str, Any]) -> Sources:
+        """Returns where every tensor that the description asks for lies in a checkpoint.
 
-        Weights are 2-D [outputs, inputs], vectors 1-D. Only sizes are read, and nothing is computed from them yet.
+        Only sizes are read, and nothing is computed from them yet.
         """
 
-    def biases(self, config: dict[str, Any]) -> dict[str, Tensors]:
+    def biases(self, config: dict[str, Any]) -> dict[str, Sources]:
         """Returns the biases that there may be, by the key of config.json that announces them."""
 
     def unread(self, config: dict[str, Any]) -> list[str]:
         """Returns the keys that ask for something and are not known; raises as `gossamer.arch.keys.unread` does."""
+
+
+def stored(sources: Sources) -> dict[str, Sources]:
+    """Returns what lies in each stored tensor: the canonical tensors of some sources, by stored name."""
+    found: dict[str, Sources] = {}
+    for name, source in sources.items():
+        found.setdefault(source.tensor, {})[name] = source
+    return found
+
+
+def label(name: str, sources: Sources) -> str:
+    """Returns what people call a canonical tensor: its stored name, and its own where that holds others, too."""
+    source = sources[name]
+    return source.tensor if source.whole else f"{source.tensor} ({name.rpartition('.')[2]})"
 
 
 def families() -> list[str]:

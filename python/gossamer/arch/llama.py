@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+import numpy as np
 
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
 from .rope import rotary
-from .spec import DecoderConfig
+from .sources import Source
+from .spec import MOST_LAYERS, Attention, Block, Branch, Embedding, Head, Mlp, Norm, Rope, Stack, Transformer
 
-_ATTENTION = ("q", "k", "v", "o")
-_MOST_LAYERS = 4096
-_MLP = ("gate", "up", "down")
-_BIASES = {"attention_bias": ("self_attn", _ATTENTION), "mlp_bias": ("mlp", _MLP)}
+_BIASES = {"attention_bias": ("q", "k", "v", "o"), "mlp_bias": ("gate", "up", "down")}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _KEYS = words(
     """
@@ -24,11 +24,36 @@ _KEYS = words(
     sliding_window tie_word_embeddings use_sliding_window vocab_size
     """
 )
+_STORED = {
+    "embed": "model.embed_tokens",
+    "attn_norm": "input_layernorm",
+    **{name: f"self_attn.{name}_proj" for name in _BIASES["attention_bias"]},
+    "mlp_norm": "post_attention_layernorm",
+    **{name: f"mlp.{name}_proj" for name in _BIASES["mlp_bias"]},
+    "norm": "model.norm",
+    "head": "lm_head",
+}
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """What the shapes of tensors follow from."""
+class Sizes:
+    """A decoder of this family as plain fields, as folders of version 1 have them.
+
+    Attributes:
+        hidden: Width of the residual stream.
+        layers: Number of blocks, all alike.
+        heads: Query heads.
+        kv_heads: Key/value heads.
+        head_dim: Width of one head.
+        intermediate: Width of the MLP.
+        vocab: Rows of the embedding and of the head.
+        context: Largest number of tokens that a sequence may hold.
+        norm_eps: Epsilon of the norms.
+        inv_freq: Rotary inverse frequencies, see `Rope`.
+        rope_scale: Factor on the rotary cosines and sines.
+        tied: Whether the head is the embedding.
+        biases: Linears of a block that have a bias.
+    """
 
     hidden: int
     layers: int
@@ -37,10 +62,111 @@ class _Sizes:
     head_dim: int
     intermediate: int
     vocab: int
-    tied: bool
+    context: int
+    norm_eps: float
+    inv_freq: tuple[float, ...]
+    rope_scale: float = 1.0
+    tied: bool = False
+    biases: tuple[str, ...] = ()
+
+    def describe(self) -> Transformer:
+        """Returns the description.
+
+        Raises:
+            GossamerError: a size is out of range or contradicts another.
+        """
+        if type(self.head_dim) is not int or self.head_dim < 1:
+            raise GossamerError(f"head_dim must be from 1, got {self.head_dim!r:.80}")
+        if type(self.layers) is not int or not 1 <= self.layers <= MOST_LAYERS:
+            raise GossamerError(f"layers must be from 1 to {MOST_LAYERS}, got {self.layers!r:.80}")
+        norm = Norm("rms", self.norm_eps)
+        attention = Attention(
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            float(np.float32(1) / np.sqrt(np.float32(self.head_dim))),
+            Rope(self.inv_freq, self.rope_scale),
+            tuple(name for name in _BIASES["attention_bias"] if name in self.biases),
+        )
+        mlp = Mlp(self.intermediate, "silu", biases=tuple(name for name in _BIASES["mlp_bias"] if name in self.biases))
+        block = Block((Branch(attention, norm), Branch(mlp, norm)))
+        stack = Stack((block,), (0,) * self.layers, norm)
+        return Transformer(self.hidden, self.vocab, self.context, Embedding(), stack, Head(self.tied))
+
+    @classmethod
+    def of(cls, transformer: Transformer) -> Sizes:
+        """Returns the fields of a description of this family.
+
+        Raises:
+            GossamerError: it describes something else.
+        """
+        parts = [branch.mixer for branch in transformer.blocks[0].branches]
+        norm = transformer.stack.norm
+        if len(parts) == 2 and isinstance(parts[0], Attention) and isinstance(parts[1], Mlp) and norm is not None:
+            attention, mlp = parts[0], parts[1]
+            rope = attention.positions or Rope(())
+            sizes = cls(
+                hidden=transformer.hidden,
+                layers=transformer.layers,
+                heads=attention.heads,
+                kv_heads=attention.kv_heads,
+                head_dim=attention.head_dim,
+                intermediate=mlp.width,
+                vocab=transformer.vocab,
+                context=transformer.context,
+                norm_eps=norm.eps,
+                inv_freq=rope.inv_freq,
+                rope_scale=rope.scale,
+                tied=transformer.tied,
+                biases=(*attention.biases, *mlp.biases),
+            )
+            if sizes.describe().blocks == transformer.blocks:
+                return sizes
+        raise GossamerError("this is no decoder of the Llama family: it has other blocks")
 
 
-def _sizes(config: dict[str, Any]) -> _Sizes:
+def flat(transformer: Transformer) -> dict[str, Any]:
+    """Returns what the native engine is built from."""
+    values = asdict(Sizes.of(transformer))
+    values.pop("biases")
+    return {**values, "inv_freq": list(values["inv_freq"]), "activation": "silu"}
+
+
+def read_flat(values: Any, biases: tuple[str, ...] = ()) -> Transformer:
+    """Builds the description of a packed folder of version 1.
+
+    Args:
+        values: What its gossamer.json has as "decoder".
+        biases: Linears that have a bias, which only the stored vectors tell.
+
+    Raises:
+        GossamerError: a field is unknown, missing, of the wrong type or out of range; the line names it.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("inv_freq"), list):
+        raise GossamerError("decoder must be an object with a list inv_freq")
+    values = dict(values)
+    if (activation := values.pop("activation", "silu")) != "silu":
+        raise GossamerError(f"decoder: activation must be 'silu', got {activation!r:.80}")
+    known = {field.name: field.type for field in fields(Sizes)}
+    if unknown := sorted(set(values) - set(known) | set(values) & {"biases"}, key=str):
+        raise GossamerError(f"decoder has unknown fields: {', '.join(map(str, unknown)):.80}")
+    for name, value in values.items():
+        kinds = {"int": (int,), "bool": (bool,), "float": (int, float)}.get(str(known[name]), (list,))
+        if type(value) not in kinds:
+            raise GossamerError(f"decoder: {name} is of the wrong type: {value!r:.80}")
+    try:
+        frequencies = tuple(float(value) for value in values.pop("inv_freq"))
+        numbers: dict[str, Any] = {
+            name: float(value) if known[name] == "float" else value for name, value in values.items()
+        }
+        return Sizes(**numbers, inv_freq=frequencies, biases=biases).describe()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GossamerError(f"decoder: {error}") from None
+    except GossamerError as error:
+        raise GossamerError(f"decoder: {error}") from None
+
+
+def _sizes(config: dict[str, Any]) -> Sizes:
     """The sizes alone: nothing here takes memory, so that they can be held against what is stored first."""
     heads = integer(config, "num_attention_heads")
     kv_heads = integer(config, "num_key_value_heads", heads)
@@ -52,19 +178,23 @@ def _sizes(config: dict[str, Any]) -> _Sizes:
         raise GossamerError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
         raise GossamerError(f"the width of a head must be even, got {head_dim}")
-    return _Sizes(
+    return Sizes(
         hidden=hidden,
-        layers=integer(config, "num_hidden_layers", most=_MOST_LAYERS),
+        layers=integer(config, "num_hidden_layers", most=MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         intermediate=integer(config, "intermediate_size"),
         vocab=integer(config, "vocab_size"),
+        context=1,
+        norm_eps=1.0,
+        inv_freq=(),
         tied=flag(config, "tie_word_embeddings"),
+        biases=tuple(name for key, names in _BIASES.items() if flag(config, key) for name in names),
     )
 
 
-def decoder_config(config: dict[str, Any]) -> DecoderConfig:
+def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     sizes = _sizes(config)
     activation = config.get("hidden_act", "silu")
@@ -72,13 +202,13 @@ def decoder_config(config: dict[str, Any]) -> DecoderConfig:
         raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there is: silu")
     unread(config)
     positions = rotary(config, sizes.head_dim)
-    return DecoderConfig(
-        **asdict(sizes),
+    return replace(
+        sizes,
         context=min(positions.context, _window(config) or positions.context),
         norm_eps=number(config, "rms_norm_eps", 1e-6),
         inv_freq=positions.inv_freq,
         rope_scale=positions.scale,
-    )
+    ).describe()
 
 
 def unread(config: dict[str, Any]) -> list[str]:
@@ -100,40 +230,23 @@ def _window(config: dict[str, Any]) -> int | None:
     return integer(config, "sliding_window")
 
 
-def biases(config: dict[str, Any]) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
     """Lists the biases that there may be; see `gossamer.arch.Family`."""
-    every = tensors({**config, **dict.fromkeys(_BIASES, True)})
+    every = sources({**config, **dict.fromkeys(_BIASES, True)})
     return {
-        key: {name: tensor for name, tensor in every.items() if tensor[0].endswith("bias") and f".{part}." in tensor[0]}
-        for key, (part, _) in _BIASES.items()
+        key: {name: source for name, source in every.items() if name.split(".")[2:] in [[n, "bias"] for n in names]}
+        for key, names in _BIASES.items()
     }
 
 
-def tensors(config: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    sizes = _sizes(config)
-    hidden, inner = sizes.hidden, sizes.intermediate
-    query, key = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    linears = {
-        "q": (query, hidden),
-        "k": (key, hidden),
-        "v": (key, hidden),
-        "o": (hidden, query),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-    }
-    found: dict[str, tuple[str, tuple[int, ...]]] = {"embed": ("model.embed_tokens.weight", (sizes.vocab, hidden))}
-    for layer in range(sizes.layers):
-        own, stored = f"layers.{layer}.", f"model.layers.{layer}."
-        for bias, (part, names) in _BIASES.items():
-            for name in names:
-                found[f"{own}{name}"] = (f"{stored}{part}.{name}_proj.weight", linears[name])
-                if flag(config, bias):
-                    found[f"{own}{name}.bias"] = (f"{stored}{part}.{name}_proj.bias", linears[name][:1])
-        found[f"{own}attn_norm"] = (f"{stored}input_layernorm.weight", (hidden,))
-        found[f"{own}mlp_norm"] = (f"{stored}post_attention_layernorm.weight", (hidden,))
-    found["norm"] = ("model.norm.weight", (hidden,))
-    if not sizes.tied:
-        found["head"] = ("lm_head.weight", (sizes.vocab, hidden))
+    outline = _sizes(config).describe()
+    found: dict[str, Source] = {}
+    for name, shape in outline.tensors.items():
+        if name.startswith("layers."):
+            _, layer, own, *rest = name.split(".")
+            found[name] = Source(f"model.layers.{layer}.{_STORED[own]}.{rest[0] if rest else 'weight'}", shape)
+        else:
+            found[name] = Source(f"{_STORED[name]}.weight", shape)
     return found

@@ -7,15 +7,15 @@ from typing import Any
 
 from . import llama
 from .fields import integer
-from .llama import biases, tensors, unread
-from .spec import DecoderConfig
+from .llama import biases, sources, unread
+from .spec import Transformer
 
-__all__ = ["biases", "decoder_config", "tensors", "unread"]
+__all__ = ["biases", "describe", "sources", "unread"]
 
 
-def decoder_config(config: dict[str, Any]) -> DecoderConfig:
+def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`. The context ends with the sliding window, where there is one."""
-    plain = llama.decoder_config(config)
+    plain = llama.describe(config)
     if "sliding_window" in config and config["sliding_window"] is None:
         return plain
     return replace(plain, context=min(plain.context, integer(config, "sliding_window", 4096)))

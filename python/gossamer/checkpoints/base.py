@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.sources import Source
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
 from .low_rank import LowRank
@@ -68,6 +69,18 @@ class Checkpoint(ABC):
     def same(self, first: str, second: str) -> bool:
         """Returns whether two tensors have the same values."""
         return np.array_equal(self.tensor(first), self.tensor(second))
+
+    def read(self, source: Source, *, finite: bool = False) -> NDArray[np.float32]:
+        """Reads a canonical tensor.
+
+        Args:
+            source: Where it lies.
+            finite: Whether NaN and infinity are refused.
+
+        Raises:
+            GossamerError: there is no such tensor, or it has a value that is refused.
+        """
+        return source.read(self.finite(source.tensor) if finite else self.tensor(source.tensor))
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:

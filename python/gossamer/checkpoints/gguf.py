@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.sources import Source
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
@@ -91,7 +92,8 @@ class GgufCheckpoint(Checkpoint):
         part = name.rpartition(".")[0].rpartition(".")[2]
         if part in ("q_proj", "k_proj"):
             heads = self.config["num_attention_heads"]
-            values = _unpermute(values, heads if part == "q_proj" else self.config.get("num_key_value_heads", heads))
+            heads = heads if part == "q_proj" else self.config.get("num_key_value_heads", heads)
+            values = Source(name, values.shape, heads=heads).read(values)
         return values
 
     def _tensor(self, name: str) -> Any:
@@ -166,9 +168,3 @@ def _checkpoint_name(path: Path, name: str) -> str:
     if own is None or kind not in ("weight", "bias"):
         raise GossamerError(f"{path}: tensor {name} has no place in the Llama family")
     return f"{own}.{kind}"
-
-
-def _unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Puts the rows of a query or key back: the file has each rotary pair side by side, we have halves of a head."""
-    pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)

@@ -65,21 +65,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             checkpoint.notes += (f"{source}: keys that are not known are left out: {', '.join(unread)}",)
         _untie(checkpoint, source)
         _announce_biases(checkpoint, family.biases(checkpoint.config))
-        needed = family.tensors(checkpoint.config)
+        needed = family.sources(checkpoint.config)
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
     present = set(checkpoint.names())
-    for name, expected in needed.values():
+    for name, expected in {source.tensor: source.shape for source in needed.values()}.items():
         if name not in present:
             raise GossamerError(f"{path}: tensor {name} is missing")
         if (shape := checkpoint.shape(name)) != expected:
             raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
     try:
-        family.decoder_config(checkpoint.config)  # of these sizes: tables follow from some, and cost what they say
+        family.describe(checkpoint.config)  # of these sizes: tables follow from some, and cost what they say
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
-    _refuse_unused(checkpoint, present - {name for name, _ in needed.values()})
-    shapes = {stored: shape for name, (stored, shape) in needed.items() if name.startswith("layers.") and shape[1:]}
+    _refuse_unused(checkpoint, present - {source.tensor for source in needed.values()})
+    shapes = {
+        source.tensor: source.shape
+        for name, source in needed.items()
+        if name.startswith("layers.") and source.whole and source.shape[1:]
+    }
     for name, branch in checkpoint.low_rank.items():
         if name not in shapes:
             raise GossamerError(f"{path}: no linear of a block goes with the low-rank branch of {name}")
@@ -101,17 +105,17 @@ def _untie(checkpoint: Checkpoint, source: Path) -> None:
         )
 
 
-def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Tensors]) -> None:
+def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Sources]) -> None:
     """Takes biases that are stored though the config does not announce them; where some are missing they are zero."""
     present = set(checkpoint.names())
-    for key, tensors in biases.items():
-        stored = [name for name, _ in tensors.values() if name in present]
+    for key, sources in biases.items():
+        stored = [source.tensor for source in sources.values() if source.tensor in present]
         if not stored or checkpoint.config.get(key) is True:
             continue
         checkpoint.config[key] = True
-        for name, shape in tensors.values():
-            if name not in present:
-                checkpoint.add_zeros(name, shape[0])
+        for source in sources.values():
+            if source.tensor not in present:
+                checkpoint.add_zeros(source.tensor, source.shape[0])
         checkpoint.notes += (
             f"{checkpoint.path}: the config does not announce {stored[0]} ({len(stored)} such biases): they are used",
         )

@@ -90,13 +90,15 @@ def _layers(model: str, revision: str | None) -> list[Layer]:
         if is_packed(path):
             return [Layer.of_weight(name, weight) for name, weight in read_packed(path).weights.items()]
         checkpoint = open_checkpoint(path)
-        tensors = arch.family(checkpoint.config).tensors(checkpoint.config)
-        matrices = [(name, stored) for name, (stored, shape) in tensors.items() if len(shape) == 2]
+        sources = arch.family(checkpoint.config).sources(checkpoint.config)
         layers = []
-        for done, (name, stored) in enumerate(matrices):
-            report(done, len(matrices), "measuring")
-            layers.append(_measured(name, checkpoint.tensor(stored), checkpoint.dtype(stored)))
-            if branch := checkpoint.low_rank.get(stored):
+        for done, (name, source) in enumerate(sources.items()):
+            report(done, len(sources), "measuring")
+            values = checkpoint.read(source)
+            if values.ndim == 1:
+                continue
+            layers.append(_measured(name, values, checkpoint.dtype(source.tensor)))
+            if branch := checkpoint.low_rank.get(source.tensor):
                 layers += [_measured(name + LOW_RANK_U, branch.u, "f32"), _measured(name + LOW_RANK_V, branch.v, "f32")]
         return layers
 

@@ -194,7 +194,7 @@ def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> i
     """Returns the tokens that both hold; raises `GossamerError` where the teacher cannot teach this student."""
     from ..arch import family
 
-    one, two = (family(checkpoint.config).decoder_config(checkpoint.config) for checkpoint in (student, teacher))
+    one, two = (family(checkpoint.config).describe(checkpoint.config) for checkpoint in (student, teacher))
     where = f"{student.path} cannot learn from {teacher.path}: "
     for what, needed in (
         ("hidden", options.loss.squarehead),

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..arch import spec
 from ..errors import GossamerError
 from ..nn.decoder import Block, Decoder
 from ..pruning.masks import Target
-from ..pruning.sequential import GROUPS
 from ..pruning.solvers import sparsegpt
 
 _BATCH = 4  # windows in one forward pass
@@ -47,10 +47,11 @@ def raise_zeros(
     cos, sin = student.angles(windows.shape[1])
     for index, block in enumerate(student.layers):
         assert isinstance(block, Block)
-        with autocast(), _moments(block) as grams:
+        with autocast(), _moments(block, student.config.blocks[index]) as grams:
             for state in states:
                 block(state, cos, sin)
-        for group in GROUPS:
+        groups = student.config.blocks[index].groups
+        for group in (each.linears for each in groups):
             gram = grams[group[0]].to("cpu", torch.float64).numpy()
             if not np.isfinite(gram).all():
                 raise GossamerError(f"layers.{index}.{group[0]}: its inputs are not finite")
@@ -71,7 +72,7 @@ def _pruned(values: Tensor, keep: Tensor, zeros: int, gram: NDArray[np.float64])
 
 
 @contextmanager
-def _moments(block: Block) -> Iterator[dict[str, Tensor]]:
+def _moments(block: Block, description: spec.Block) -> Iterator[dict[str, Tensor]]:
     """Sums x x^T over the inputs of a block's linears while it runs, float32, by the first linear that has them."""
     sums: dict[str, Tensor] = {}
 
@@ -84,7 +85,7 @@ def _moments(block: Block) -> Iterator[dict[str, Tensor]]:
 
         return getattr(block, name).register_forward_pre_hook(add)
 
-    hooks = [watch(group[0]) for group in GROUPS]
+    hooks = [watch(group.linears[0]) for group in description.groups]
     try:
         yield sums
     finally:

@@ -21,7 +21,7 @@ from .stats import Stats
 
 if TYPE_CHECKING:
     from .. import _core
-    from ..arch.spec import DecoderConfig
+    from ..arch.spec import Transformer
     from ..text.tokenizer import Tokenizer
     from .conversation import Conversation
 
@@ -47,7 +47,7 @@ class Model:
     def __init__(
         self,
         decoder: Any,
-        config: DecoderConfig,
+        config: Transformer,
         tokenizer: Tokenizer,
         info: dict[str, Any],
         weights: dict[str, _core.Weight],

@@ -29,7 +29,7 @@ def why_unavailable() -> str | None:
     try:
         from .. import _cuda
     except ImportError as error:
-        if error.name == f"{__package__}._cuda" or "cannot import name" in str(error):
+        if error.name == "gossamer._cuda" or "cannot import name" in str(error):
             return "this installation has no CUDA kernels; install with nvcc and SKBUILD_CMAKE_DEFINE=GOSSAMER_CUDA=ON"
         return f"the CUDA kernels do not load: {error}"
     try:

@@ -18,8 +18,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recompute
 
 from .. import arch
-from ..arch import Tensors
-from ..arch.spec import DecoderConfig
+from ..arch import spec
+from ..arch.llama import Sizes
+from ..arch.spec import Transformer
 from ..checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from ..errors import GossamerError
 from .functions import rms_norm, rotary_angles, rotate
@@ -56,13 +57,22 @@ class Norm(nn.Module):
 class Block(nn.Module):
     """One block: attention and gated MLP, each behind a norm, each added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, shapes: dict[str, tuple[int, ...]]) -> None:
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+    o: nn.Linear
+    gate: nn.Linear
+    up: nn.Linear
+    down: nn.Linear
+
+    def __init__(self, sizes: Sizes, block: spec.Block) -> None:
         super().__init__()
-        self.heads, self.kv_heads = config.heads, config.kv_heads
-        self.attn_norm = Norm(config.hidden, config.norm_eps)
-        self.mlp_norm = Norm(config.hidden, config.norm_eps)
-        self.q, self.k, self.v, self.o = (_linear(shapes, name) for name in ("q", "k", "v", "o"))
-        self.gate, self.up, self.down = (_linear(shapes, name) for name in ("gate", "up", "down"))
+        self.heads, self.kv_heads = sizes.heads, sizes.kv_heads
+        self.attn_norm = Norm(sizes.hidden, sizes.norm_eps)
+        self.mlp_norm = Norm(sizes.hidden, sizes.norm_eps)
+        for branch in block.branches:
+            for name, linear in branch.mixer.linears(sizes.hidden).items():
+                self.add_module(name, nn.Linear(linear.cols, linear.rows, bias=linear.bias))
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Runs the block.
@@ -97,30 +107,24 @@ class Decoder(nn.Module):
 
     inv_freq: Tensor
 
-    def __init__(self, config: DecoderConfig, tensors: Tensors) -> None:
+    def __init__(self, config: Transformer) -> None:
         """Builds the modules with weights that torch initializes; `load` fills them.
 
         Args:
             config: The architecture.
-            tensors: What `gossamer.arch.Family.tensors` gives: the shapes, and which biases there are.
 
         Raises:
             GossamerError: the architecture has something that this module does not.
         """
         super().__init__()
-        if config.activation != "silu":
-            raise GossamerError(f"the torch decoder has no activation {config.activation!r}; there is: silu")
-        self.config = config
-        shapes = {name: shape for name, (_, shape) in tensors.items()}
+        self.config, sizes = config, Sizes.of(config)
         self.embed = nn.Embedding(config.vocab, config.hidden)
-        self.layers = nn.ModuleList(
-            Block(config, {n.removeprefix(p): s for n, s in shapes.items() if n.startswith(p)})
-            for p in (f"layers.{layer}." for layer in range(config.layers))
-        )
-        self.norm = Norm(config.hidden, config.norm_eps)
+        self.layers = nn.ModuleList(Block(sizes, block) for block in config.blocks)
+        self.norm = Norm(config.hidden, sizes.norm_eps)
         if not config.tied:
             self.head = nn.Linear(config.hidden, config.vocab, bias=False)
-        self.register_buffer("inv_freq", torch.tensor(config.inv_freq), persistent=False)
+        self.register_buffer("inv_freq", torch.tensor(sizes.inv_freq), persistent=False)
+        self._rope_scale = sizes.rope_scale
 
     def forward(self, tokens: Tensor, *, logits: bool = True, recompute_blocks: bool = False) -> Output:
         """Runs sequences from their beginning.
@@ -156,7 +160,7 @@ class Decoder(nn.Module):
     def angles(self, length: int) -> tuple[Tensor, Tensor]:
         """Returns cosines and sines of the rotary angles of so many places, [length, rotary_dim / 2] each."""
         places = torch.arange(length, device=self.inv_freq.device)
-        return rotary_angles(places, self.inv_freq, self.config.rope_scale)
+        return rotary_angles(places, self.inv_freq, self._rope_scale)
 
 
 def parameter_name(canonical: str) -> str:
@@ -176,14 +180,15 @@ def load(source: Checkpoint | str | Path) -> Decoder:
     """
     opened = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     family = arch.family(opened.config)
-    tensors = family.tensors(opened.config)
+    config = family.describe(opened.config)
     with torch.device("meta"):
-        decoder = Decoder(family.decoder_config(opened.config), tensors)
+        decoder = Decoder(config)
     values = {
-        parameter_name(name): torch.from_numpy(_owned(opened.finite(stored))) for name, (stored, _) in tensors.items()
+        parameter_name(name): torch.from_numpy(_owned(opened.read(source, finite=True)))
+        for name, source in family.sources(opened.config).items()
     }
     decoder.load_state_dict(values, assign=True)
-    decoder.inv_freq = torch.tensor(decoder.config.inv_freq)
+    decoder.inv_freq = torch.tensor(Sizes.of(config).inv_freq)
     return decoder
 
 
@@ -200,29 +205,24 @@ def save(decoder: Decoder, dst: str | Path, source: Checkpoint, dtype: str = "")
     Raises:
         GossamerError: `dst` is in use or cannot be written, or a value does not fit f16.
     """
-    names = {
-        stored: parameter_name(name) for name, (stored, _) in arch.family(source.config).tensors(source.config).items()
-    }
+    inside = arch.stored(arch.family(source.config).sources(source.config))
     parameters = dict(decoder.named_parameters())
 
     def tensors() -> Iterator[tuple[str, NDArray[np.float32], str]]:
         for name in source.names():
             own = source.dtype(name)
             kind = dtype or (own if own in ("f32", "f16", "bf16") else "f32")
-            if name not in names:
+            if name not in inside:
                 yield name, source.tensor(name), own if own in ("f32", "f16", "bf16") else "f32"
                 continue
-            values = parameters[names[name]].detach().to("cpu", torch.float32).numpy()
+            values = np.array(source.tensor(name))
+            for canonical, part in inside[name].items():
+                part.write(values, parameters[parameter_name(canonical)].detach().to("cpu", torch.float32).numpy())
             if kind == "f16" and np.abs(values).max(initial=0.0) > _F16_MAX:
                 raise GossamerError(f"{dst}: tensor {name} does not fit f16")
             yield name, values + np.float32(0), kind  # no negative zeros
 
     write_checkpoint(dst, source.config, tensors(), source)
-
-
-def _linear(shapes: dict[str, tuple[int, ...]], name: str) -> nn.Linear:
-    rows, cols = shapes[name]
-    return nn.Linear(cols, rows, bias=f"{name}.bias" in shapes)
 
 
 def _owned(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ Everything is plain torch and runs on any of its devices; only the packed produc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -15,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..arch.spec import DecoderConfig
+from ..arch.llama import Sizes
+from ..arch.spec import Transformer
 from ..errors import GossamerError
 from ..gpu.cuda import check_available
 from .engine_parts import Block, Cache, Rows, Vectors, Weights, dense_weight, linear_of
@@ -41,7 +41,7 @@ class Engine:
 
     def __init__(
         self,
-        config: DecoderConfig,
+        config: Transformer,
         weights: Weights,
         vectors: Vectors,
         device: torch.device | str = "cuda",
@@ -64,7 +64,7 @@ class Engine:
             GossamerError: the device cannot be used or has too little memory, or a matrix has values that its kernels
                 do not take; the line names it.
         """
-        self.config = config
+        self.config, self._sizes = config, Sizes.of(config)  # another architecture is refused here
         self.device = torch.device(device)
         if self.device.type == "cuda":
             check_available()
@@ -94,7 +94,7 @@ class Engine:
         def norm(name: str) -> Tensor:
             return torch.from_numpy(np.array(vectors[name])).to(self.device)
 
-        self._inv_freq = torch.tensor(self.config.inv_freq, dtype=torch.float32, device=self.device)
+        self._inv_freq = torch.tensor(self._sizes.inv_freq, dtype=torch.float32, device=self.device)
         self._blocks = []
         for layer in range(self.config.layers):
             own = f"layers.{layer}."
@@ -122,12 +122,13 @@ class Engine:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values a token."""
-        return 2 * self.config.layers * self.config.kv_heads * self.config.head_dim * self.dtype.itemsize
+        return 2 * self._sizes.layers * self._sizes.kv_heads * self._sizes.head_dim * self.dtype.itemsize
 
     def repeat_block(self, layers: int) -> None:
         """Makes a model of so many copies of the first block, each in memory of its own: for benches."""
         self._blocks = [self._blocks[0], *(self._blocks[0].clone() for _ in range(layers - 1))]
-        self.config = replace(self.config, layers=layers)
+        self.config = self.config.deeper(layers)
+        self._sizes = Sizes.of(self.config)
 
     # --- the protocol -------------------------------------------------------------------------------------------------
 
@@ -194,13 +195,13 @@ class Engine:
         """The sequence's cache, with room for so many tokens more."""
         cache = self._caches.get(seq)
         if cache is None:
-            cache = self._parked.pop() if self._parked else Cache(self.config, _FIRST, self.device, self.dtype)
+            cache = self._parked.pop() if self._parked else Cache(self._sizes, _FIRST, self.device, self.dtype)
             cache.length = 0
             self._caches[seq] = cache
         needed = cache.length + count
         if needed > cache.capacity:
             capacity = max(2 * cache.capacity, -(-needed // _FIRST) * _FIRST)
-            larger = Cache(self.config, capacity, self.device, self.dtype)
+            larger = Cache(self._sizes, capacity, self.device, self.dtype)
             larger.keys[:, :, : cache.length] = cache.keys[:, :, : cache.length]
             larger.values[:, :, : cache.length] = cache.values[:, :, : cache.length]
             larger.length = cache.length
@@ -246,14 +247,14 @@ class Engine:
         Returns:
             Hidden states [n, hidden] behind the last block, normed.
         """
-        cos, sin = rotary_angles(places, self._inv_freq, self.config.rope_scale)
+        cos, sin = rotary_angles(places, self._inv_freq, self._sizes.rope_scale)
         states, update = functional.embedding(tokens, self._embed), None
-        steps, eps = self._steps, self.config.norm_eps
+        steps, eps = self._steps, self._sizes.norm_eps
         for index, block in enumerate(self._blocks):
             states, x = steps.add_norm(states, update, block.attn_norm, eps)
-            qkv = block.qkv(x).view(len(x), -1, self.config.head_dim)
+            qkv = block.qkv(x).view(len(x), -1, self._sizes.head_dim)
             keys, values = cache.keys[index], cache.values[index]
-            queries = steps.rotate(qkv, self.config.heads, cos, sin, places, keys, values)
+            queries = steps.rotate(qkv, self._sizes.heads, cos, sin, places, keys, values)
             update = block.o(steps.attend(queries, keys, values, places, seen))
             states, x = steps.add_norm(states, update, block.mlp_norm, eps)
             update = block.down(steps.gate(block.gate_up(x)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import _core
-from ..arch.spec import DecoderConfig
+from ..arch.llama import Sizes
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..formats import INTEGER_TYPES
@@ -166,9 +166,9 @@ class Cache:
 
     logits: Tensor
 
-    def __init__(self, config: DecoderConfig, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, sizes: Sizes, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
         self.capacity, self.length = capacity, 0
-        shape = (config.layers, config.kv_heads, capacity, config.head_dim)
+        shape = (sizes.layers, sizes.kv_heads, capacity, sizes.head_dim)
         # Zeros: what is not written yet is masked, and times zero it must not be NaN.
         self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         self.token, self.place = (torch.zeros(1, device=device, dtype=torch.int64) for _ in range(2))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ..arch.llama import Sizes
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..packing.folder import PackedModel
@@ -53,19 +54,19 @@ class Sampler:
         for name in packed.weights:
             if name + LOW_RANK_U in values:
                 values[name] += values.pop(name + LOW_RANK_U) @ values.pop(name + LOW_RANK_V)
-        shapes = {name: (name, tuple(value.shape)) for name, value in values.items()}
         try:
             with torch.device("meta"):
-                self._decoder = Decoder(packed.config, shapes)
+                self._decoder = Decoder(packed.config)
         except GossamerError as error:
             raise GossamerError(f"{self.info.get('path') or self.info['name']}: {error}") from None
         state = {parameter_name(name): value.to(self._device, dtype) for name, value in values.items()}
         self._decoder.load_state_dict(state, assign=True)
-        self._decoder.inv_freq = torch.tensor(packed.config.inv_freq, device=self._device)
+        self._sizes = Sizes.of(packed.config)
+        self._decoder.inv_freq = torch.tensor(self._sizes.inv_freq, device=self._device)
 
     def part_windows(self, length: int) -> int:
         """Returns how many windows of so many tokens are written together: a power of two that memory has room for."""
-        c = self.config
+        c = self._sizes
         each = 2 * c.layers * c.kv_heads * c.head_dim * length * self._dtype.itemsize
         return 1 << min(max(_CACHE_BYTES // each, 1), _MOST).bit_length() - 1
 
@@ -140,7 +141,7 @@ class Sampler:
 
     def _cache(self, rows: int, length: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of each block, [rows, kv_heads, length, head_dim]."""
-        c = self.config
+        c = self._sizes
         shape = (rows, c.kv_heads, length, c.head_dim)
         return [
             (
@@ -152,7 +153,7 @@ class Sampler:
 
     def _logits(self, tokens: Tensor, at: int, cos: Tensor, sin: Tensor, cache: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Appends a token to each window, all at place `at`; returns logits [rows, vocab]."""
-        c, rows = self.config, len(tokens)
+        c, rows = self._sizes, len(tokens)
         hidden = self._decoder.embed(tokens)
         for block, (keys, values) in zip(self._decoder.layers, cache, strict=True):
             assert isinstance(block, Block)

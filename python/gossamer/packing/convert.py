@@ -128,12 +128,12 @@ def pack_checkpoint(
             raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
         reasons[name] = choice.reason
 
-    tensors = family.tensors(checkpoint.config)
-    for done, (name, (stored, shape)) in enumerate(tensors.items()):
+    sources = family.sources(checkpoint.config)
+    for done, (name, source) in enumerate(sources.items()):
         if progress:
-            progress(done, len(tensors), f"packing {name}")
-        values = checkpoint.tensor(stored)
-        if len(shape) == 1:
+            progress(done, len(sources), f"packing {name}")
+        values, stored = checkpoint.read(source), source.tensor
+        if values.ndim == 1:
             vectors[name] = np.array(values, np.float32)
             continue
         type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
@@ -143,7 +143,7 @@ def pack_checkpoint(
             for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
                 put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
     if progress:
-        progress(len(tensors), len(tensors), "packing")
+        progress(len(sources), len(sources), "packing")
     info: dict[str, Any] = {
         "name": shown_name(checkpoint.path),
         "source": shown_name(checkpoint.path),
@@ -152,7 +152,7 @@ def pack_checkpoint(
     }
     if machine is None and format == "auto":
         info[PLANNED_FOR] = this_processor()
-    return PackedModel(family.decoder_config(checkpoint.config), packed, vectors, tokenizer, info, reasons)
+    return PackedModel(family.describe(checkpoint.config), packed, vectors, tokenizer, info, reasons)
 
 
 def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -7,7 +7,6 @@ config, and every stream against the numbers, before a kernel sees them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..arch.spec import DecoderConfig
+from ..arch.llama import read_flat
+from ..arch.spec import Transformer
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..folders import new_folder
@@ -26,13 +26,13 @@ from ..hashes import sha256
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..text.tokenizer import Tokenizer, read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_VERSIONS = (1, FORMAT_VERSION)  # that can be read
 LAYOUT = "cpu16x4-v1"
 
 _CONFIG = "gossamer.json"
 _WEIGHTS = "weights.safetensors"
 _LARGEST = 1 << 24
-_LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _STREAMS = {
     "values": "U8",
     "masks": "U64",
@@ -52,7 +52,7 @@ class PackedModel:
     """A packed model in memory, or mapped from its folder.
 
     Attributes:
-        config: The decoder.
+        config: Its description.
         weights: Matrices by canonical name: embed, head, layers.3.q, …
         vectors: Norms and biases by canonical name, float32.
         tokenizer: Of the model.
@@ -60,7 +60,7 @@ class PackedModel:
         reasons: Why each matrix has its format, in words.
     """
 
-    config: DecoderConfig
+    config: Transformer
     weights: dict[str, _core.Weight]
     vectors: dict[str, NDArray[np.float32]]
     tokenizer: Tokenizer
@@ -71,20 +71,6 @@ class PackedModel:
 def is_packed(folder: Path) -> bool:
     """Returns whether a folder is a packed one, whole or not."""
     return (folder / _CONFIG).is_file()
-
-
-def weight_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """Returns [outputs, inputs] of every matrix of a decoder."""
-    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    hidden, inner = config.hidden, config.intermediate
-    shapes = {"embed": (config.vocab, hidden)}
-    for layer in range(config.layers):
-        sizes = ((query, hidden), (key, hidden), (key, hidden), (hidden, query))
-        mlp = ((inner, hidden), (inner, hidden), (hidden, inner))
-        shapes |= {f"layers.{layer}.{name}": size for name, size in zip(_LINEARS, (*sizes, *mlp), strict=True)}
-    if not config.tied:
-        shapes["head"] = (config.vocab, hidden)
-    return shapes
 
 
 def _factor_shapes(
@@ -102,15 +88,6 @@ def _factor_shapes(
             rows, cols = shapes[owner]
             found |= {owner + LOW_RANK_U: (rows, rank), owner + LOW_RANK_V: (rank, cols)}
     return found
-
-
-def _vector_lengths(config: DecoderConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Lengths of the vectors that must be there, and of the biases that may be."""
-    norms = {"norm": config.hidden}
-    for layer in range(config.layers):
-        norms |= {f"layers.{layer}.attn_norm": config.hidden, f"layers.{layer}.mlp_norm": config.hidden}
-    biases = {f"{name}.bias": rows for name, (rows, _) in weight_shapes(config).items() if "." in name}
-    return norms, biases
 
 
 def write_packed(
@@ -139,7 +116,7 @@ def write_packed(
         document = {
             "format_version": FORMAT_VERSION,
             "layout": LAYOUT,
-            "decoder": model.config.to_dict(),
+            "transformer": model.config.to_dict(),
             "weights": {name: _describe(weight, model.reasons.get(name)) for name, weight in model.weights.items()},
             "info": model.info,
         }
@@ -198,25 +175,24 @@ def read_packed(folder: str | Path) -> PackedModel:
     folder = Path(folder)
     path = folder / _CONFIG
     document = read_json(path)
-    for key, expected in (("format_version", FORMAT_VERSION), ("layout", LAYOUT)):
-        if document.get(key) != expected:
+    for key, known in (("format_version", _VERSIONS), ("layout", (LAYOUT,))):
+        found = document.get(key)
+        if type(found) is not type(known[0]) or found not in known:
             raise GossamerError(
-                f"{path}: {key} is {document.get(key)!r:.80}; this version of gossamer knows only {expected!r}"
+                f"{path}: {key} is {found!r:.80}; this version of gossamer knows {' and '.join(map(repr, known))}"
             )
-    config = _decoder_config(path, document.get("decoder"))
+    file = SafetensorsFile(folder / _WEIGHTS)
+    config = _describe_model(path, document, file.tensors)
     entries, info = document.get("weights"), document.get("info")
     if not isinstance(entries, dict) or not isinstance(info, dict):
         raise GossamerError(f"{path}: weights and info must be objects")
     factors = [name for name in entries if name.endswith((LOW_RANK_U, LOW_RANK_V))]
-    if len(entries) - len(factors) != len(_LINEARS) * config.layers + (1 if config.tied else 2):
-        raise GossamerError(f"{path}: {len(entries)} weights do not make a decoder of {config.layers} layers")
-    shapes = weight_shapes(config)
+    shapes = config.weights
     shapes |= _factor_shapes(path, entries, shapes, factors)
     if set(entries) != set(shapes):
         name = min(set(entries) ^ set(shapes))
         raise GossamerError(f"{path}: weight {name} is {'missing' if name in shapes else 'not part of the decoder'}")
-    file = SafetensorsFile(folder / _WEIGHTS)
-    norms, biases = _vector_lengths(config)
+    lengths = config.vectors
     streams: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in shapes}
     vectors: dict[str, NDArray[np.float32]] = {}
     for name, found in file.tensors.items():
@@ -225,14 +201,14 @@ def read_packed(folder: str | Path) -> PackedModel:
             if found.dtype != _STREAMS[stream] or len(found.shape) != 1:
                 raise GossamerError(f"{file.path}: tensor {name} must be a vector of {_STREAMS[stream]}")
             streams[owner][stream] = file.raw(name)
-        elif name in norms or name in biases:
-            length = norms[name] if name in norms else biases[name]
+        elif name in lengths:
+            length = lengths[name]
             if found.dtype != "F32" or found.shape != (length,):
                 raise GossamerError(f"{file.path}: tensor {name} must be a vector of {length} F32 values")
             vectors[name] = file.float32(name)
         else:
             raise GossamerError(f"{file.path}: tensor {name} is not part of the decoder")
-    if missing := set(norms) - set(vectors):
+    if missing := set(lengths) - set(vectors):
         raise GossamerError(f"{file.path}: tensor {min(missing)} is missing")
     weights = {}
     for name, shape in shapes.items():
@@ -245,31 +221,16 @@ def read_packed(folder: str | Path) -> PackedModel:
     return PackedModel(config, weights, vectors, Tokenizer.from_folder(folder), info, reasons)
 
 
-def _decoder_config(path: Path, values: Any) -> DecoderConfig:
-    """Reads the decoder's config and checks every value: sizes multiply without overflow behind this."""
-    if not isinstance(values, dict) or not isinstance(values.get("inv_freq"), list):
-        raise GossamerError(f"{path}: decoder must be an object with a list inv_freq")
+def _describe_model(path: Path, document: dict[str, Any], vectors: Iterable[str]) -> Transformer:
+    """The description of a folder, of whichever version; sizes multiply without overflow behind this."""
     try:
-        config = DecoderConfig.from_dict(values)
+        if document["format_version"] == FORMAT_VERSION:
+            return Transformer.from_dict(document.get("transformer"))
+        # Version 1 says of no bias that it is there.
+        found = (name.split(".") for name in vectors if name.endswith(".bias"))
+        return read_flat(document.get("decoder"), tuple(dict.fromkeys(parts[-2] for parts in found if len(parts) == 4)))
     except GossamerError as error:
         raise GossamerError(f"{path}: {error}") from None
-    for key in ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "context"):
-        value = getattr(config, key)
-        if type(value) is not int or not 1 <= value <= _LARGEST:
-            raise GossamerError(f"{path}: decoder: {key} must be from 1 to {_LARGEST}, got {value!r:.80}")
-    for key in ("norm_eps", "rope_scale"):
-        value = getattr(config, key)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise GossamerError(f"{path}: decoder: {key} must be a number above 0, got {value!r:.80}")
-    if config.heads % config.kv_heads:
-        raise GossamerError(f"{path}: decoder: heads {config.heads} is not a multiple of kv_heads {config.kv_heads}")
-    if config.heads * config.head_dim > _LARGEST:
-        raise GossamerError(f"{path}: decoder: {config.heads} heads of {config.head_dim} are too wide")
-    if 2 * len(config.inv_freq) > config.head_dim or not all(map(math.isfinite, config.inv_freq)):
-        raise GossamerError(f"{path}: decoder: inv_freq must be at most {config.head_dim // 2} finite numbers")
-    if config.activation != "silu" or type(config.tied) is not bool:
-        raise GossamerError(f"{path}: decoder: activation must be 'silu' and tied true or false")
-    return config
 
 
 def _check_weight(

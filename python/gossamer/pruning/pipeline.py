@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.llama import flat
 from ..checkpoints.low_rank import LowRank, write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
@@ -22,12 +22,14 @@ from .masks import Target
 from .options import Options, read_zeros
 from .result import REPORT_FILE, PrunedCheckpoint, Report, stored_type
 from .sensitivity import Probe
-from .sequential import GROUPS, prune_blocks
+from .sequential import prune_blocks
 from .solvers import CALIBRATED, DEFAULT_METHOD, Int4, Matrix, Method, magnitude, rounded
 
 if TYPE_CHECKING:
     from .. import _core
-    from ..arch.spec import DecoderConfig
+    from ..arch import Sources
+    from ..arch.sources import Source
+    from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
 
 _F16_MAX = float(np.finfo(np.float16).max)
@@ -120,7 +122,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
     Raises:
         GossamerError: the source, the calibration text or a tensor is not usable.
     """
-    from ..arch import family
+    from .. import arch
     from ..checkpoints import refuse_low_rank, refuse_unwritable
 
     started = time.perf_counter()
@@ -128,20 +130,25 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
     windows, length, seed, method = options.windows, options.length, options.seed, options.method
     refuse_low_rank(source, "pruned")
     refuse_unwritable(source)
-    fam = family(source.config)
-    config = fam.decoder_config(source.config)
-    tensors = fam.tensors(source.config)
-    names = {name: tensors[name][0] for name in _linears(config)}
-    for stored, shape in (tensors[name] for name in names):
-        if options.rank > min(shape):
+    fam = arch.family(source.config)
+    config = fam.describe(source.config)
+    sources = fam.sources(source.config)
+    names = {name: arch.label(name, sources) for name in config.linears}
+    for name, linear in config.linears.items():
+        if options.rank > min(linear.rows, linear.cols):
+            size = [linear.rows, linear.cols]
             raise GossamerError(
-                f"{source.path}: tensor {stored} is {list(shape)}: a rank of {options.rank} is beyond that"
+                f"{source.path}: tensor {names[name]} is {size}: a rank of {options.rank} is beyond that"
+            )
+        if options.rank and not sources[name].whole:
+            raise GossamerError(
+                f"{source.path}: tensor {sources[name].tensor} holds more than one matrix, and no low-rank branch"
             )
     given: dict[str, Target] | None = None
     if options.zeros is not None:
         zeros = read_zeros(options.zeros, list(names.values()))
         given = {name: zeros[stored] for name, stored in names.items()}
-        entries = {name: math.prod(tensors[name][1]) for name in names}
+        entries = {name: linear.rows * linear.cols for name, linear in config.linears.items()}
         target = Target(sum(given[name].sparsity * entries[name] for name in names) / sum(entries.values()))
     else:
         target = Target.parse(options.sparsity, options.pattern)
@@ -160,7 +167,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
             tokens = text_windows(
                 text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(options.calibration)
             )
-        decoder, sizes = _decoder(source, config, tensors, options.threads)
+        decoder, sizes = _decoder(source, config, sources, options.threads)
         if tokens is None:
             origin = "the dense model's own samples"
             tokens = sampled_windows(
@@ -174,7 +181,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
             decoder,
             source,
             config,
-            names,
+            sources,
             dtype,
             tokens,
             solver,
@@ -186,8 +193,12 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
         )
     else:
         pruned = {
-            name: _packed(source, stored, magnitude(source.finite(stored), given[name] if given else target))
-            for name, stored in names.items()
+            name: _packed(
+                source,
+                sources[name],
+                magnitude(source.read(sources[name], finite=True), given[name] if given else target),
+            )
+            for name in names
         }
 
     reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
@@ -210,27 +221,23 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
     )
     return PrunedCheckpoint(
         source,
-        {names[name]: weight for name, weight in pruned.items()},
-        {names[name]: branch for name, branch in branches.items()},
+        {sources[name]: weight for name, weight in pruned.items()},
+        {sources[name].tensor: branch for name, branch in branches.items()},
         result,
     )
 
 
-def _linears(config: DecoderConfig) -> list[str]:
-    return [f"layers.{layer}.{linear}" for layer in range(config.layers) for group in GROUPS for linear in group]
-
-
-def _packed(source: Checkpoint, name: str, values: Matrix, dtype: str | None = None) -> _core.Weight:
+def _packed(source: Checkpoint, place: Source, values: Matrix, dtype: str | None = None) -> _core.Weight:
     from .. import _core
 
-    dtype = dtype or stored_type(source, name)
+    dtype = dtype or stored_type(source, place.tensor)
     if dtype == "f16" and np.abs(values).max(initial=0.0) > _F16_MAX:
-        raise GossamerError(f"{source.path}: tensor {name} no longer fits f16 after pruning")
+        raise GossamerError(f"{source.path}: tensor {place.tensor} no longer fits f16 after pruning")
     return _core.pack(values, "dense", dtype)
 
 
 def _decoder(
-    source: Checkpoint, config: DecoderConfig, tensors: dict[str, tuple[str, tuple[int, ...]]], threads: int
+    source: Checkpoint, config: Transformer, sources: Sources, threads: int
 ) -> tuple[_core.Decoder, dict[str, Size]]:
     """The dense model to measure on, and what its matrices have.
 
@@ -243,14 +250,14 @@ def _decoder(
     weights: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     sizes: dict[str, Size] = {}
-    for name, (stored, shape) in tensors.items():
-        values = source.finite(stored)
-        if len(shape) == 2:
+    for name, place in sources.items():
+        values = source.read(place, finite=True)
+        if values.ndim == 2:
             weights[name] = _measured(values)
             sizes[name] = _size(values)
         else:
             vectors[name] = values
-    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="a8"), sizes
+    return _core.Decoder(flat(config), weights, vectors, threads=threads, activations="a8"), sizes
 
 
 def _measured(values: Matrix) -> _core.Weight:
@@ -267,8 +274,8 @@ def _size(values: Matrix) -> Size:
 def _calibrated(
     decoder: _core.Decoder,
     source: Checkpoint,
-    config: DecoderConfig,
-    names: dict[str, str],
+    config: Transformer,
+    sources: Sources,
     dtype: str | None,
     tokens: NDArray[np.int32],
     method: Method,
@@ -287,7 +294,7 @@ def _calibrated(
     branches: dict[str, LowRank] = {}
 
     def read(name: str) -> Matrix:
-        return source.finite(names[name])
+        return source.read(sources[name], finite=True)
 
     def put(name: str, values: Matrix) -> None:
         decoder.set_weight(name, _measured(values))
@@ -297,14 +304,14 @@ def _calibrated(
     elif allocation == "uniform":
         targets = uniform(target, sizes)
     else:
-        probe = Probe(decoder, config.layers, tokens, read)
+        probe = Probe(decoder, config, tokens, read)
         if allocation == "owl":
             targets = by_outliers(target, sizes, probe.outliers(progress))
         else:
             targets = by_divergence(target, sizes, probe.divergence(target, put, progress))
 
     def replace(name: str, values: Matrix, branch: LowRank | None) -> Matrix:
-        pruned[name] = _packed(source, names[name], values, dtype)
+        pruned[name] = _packed(source, sources[name], values, dtype)
         whole: Matrix = pruned[name].unpack()
         if branch is not None:
             branches[name] = branch
@@ -314,7 +321,7 @@ def _calibrated(
 
     prune_blocks(
         decoder,
-        config.layers,
+        config,
         tokens,
         method,
         targets,

@@ -17,6 +17,7 @@ from ..text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .. import _core
+    from ..arch.sources import Source
 
 REPORT_FILE = "gossamer_prune.json"
 
@@ -76,17 +77,19 @@ class PrunedCheckpoint(Checkpoint):
     def __init__(
         self,
         source: Checkpoint,
-        weights: Mapping[str, _core.Weight],
+        weights: Mapping[Source, _core.Weight],
         low_rank: Mapping[str, LowRank],
         report: Report,
     ) -> None:
-        """Puts pruned matrices in place of those of `source`, by their names there."""
+        """Puts pruned matrices in place of those of `source`, by where they lie there."""
         self.path = source.path
         self.config = source.config
         self.low_rank = low_rank
         self.report = report
         self._source = source
-        self._weights = weights
+        self._weights: dict[str, dict[Source, _core.Weight]] = {}
+        for place, weight in weights.items():
+            self._weights.setdefault(place.tensor, {})[place] = weight
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
         return self._source.names()
@@ -95,12 +98,19 @@ class PrunedCheckpoint(Checkpoint):
         return self._source.shape(name)
 
     def dtype(self, name: str) -> str:  # noqa: D102
-        weight = self._weights.get(name)
-        return stored_type(self._source, name) if weight is None else weight.type
+        types = [weight.type for weight in self._weights.get(name, {}).values()]
+        return types[0] if types else stored_type(self._source, name)
 
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
-        weight = self._weights.get(name)
-        return self._source.tensor(name) if weight is None else weight.unpack()
+        inside = self._weights.get(name)
+        if inside is None:
+            return self._source.tensor(name)
+        if len(inside) == 1 and next(iter(inside)).whole:
+            return next(iter(inside.values())).unpack()
+        values = np.array(self._source.tensor(name))
+        for place, weight in inside.items():
+            place.write(values, weight.unpack())
+        return values
 
     def tokenizer(self) -> Tokenizer:  # noqa: D102
         return self._source.tokenizer()

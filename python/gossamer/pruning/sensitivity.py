@@ -7,15 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.spec import Attention, Block, Transformer
 from ..errors import GossamerError
 from ..generation.divergence import log_probabilities, mean_divergence
 from ..progress import Progress
 from .masks import Target
-from .sequential import GROUPS, Blocks
+from .sequential import Blocks
 from .solvers import Matrix, importance, keep_important
 
-# What is pruned at once to see what it does: attention is small and matters little, and counts as one.
-PARTS: tuple[tuple[str, ...], ...] = (("q", "k", "v", "o"), ("gate", "up"), ("down",))
 _PROBES = 2
 _PROBE_LENGTH = 256
 # Of OWL: what counts as an outlier, in means over the block.
@@ -29,7 +28,7 @@ class Probe:
 
     Args:
         blocks: The engine that holds the dense model.
-        layers: Number of blocks.
+        model: Its description.
         windows: Calibration tokens, [windows, length]; up to 256 tokens of each of two are used.
         read: Gives the weight of a canonical name such as "layers.3.q".
 
@@ -37,23 +36,25 @@ class Probe:
         GossamerError: an input of a matrix is NaN or infinite.
     """
 
-    def __init__(self, blocks: Blocks, layers: int, windows: NDArray[np.int32], read: Read) -> None:
+    def __init__(self, blocks: Blocks, model: Transformer, windows: NDArray[np.int32], read: Read) -> None:
         chosen = windows[:: max(1, -(-len(windows) // _PROBES)), :_PROBE_LENGTH]
         self._blocks = blocks
-        self._layers = layers
+        self._model = model
         self._length = chosen.shape[1]
         self._read = read
         self._states = [blocks.embed(chosen.reshape(-1))]
         self._squares: dict[str, NDArray[np.float64]] = {}
-        firsts = [group[0] for group in GROUPS]
-        for layer in range(layers):
+        for layer, block in enumerate(model.blocks):
+            firsts = [group.linears[0] for group in block.groups]
             state, inputs = blocks.forward_block(layer, self._states[-1], firsts, self._length)
             self._states.append(state)
-            for group in GROUPS:
-                squares = np.square(inputs[group[0]], dtype=np.float64).sum(axis=0)
+            for group in block.groups:
+                squares = np.square(inputs[group.linears[0]], dtype=np.float64).sum(axis=0)
                 if not np.isfinite(squares).all():
-                    raise GossamerError(f"layers.{layer}.{group[0]}: the inputs measured in calibration are not finite")
-                self._squares.update({f"layers.{layer}.{linear}": squares for linear in group})
+                    raise GossamerError(
+                        f"layers.{layer}.{group.linears[0]}: the inputs measured in calibration are not finite"
+                    )
+                self._squares.update({f"layers.{layer}.{linear}": squares for linear in group.linears})
 
     def outliers(self, progress: Progress) -> dict[str, float]:
         """Returns, for every matrix, the share of its block's scores that exceed five times their mean.
@@ -61,13 +62,14 @@ class Probe:
         Scores are those of `wanda`, |w| times the norm of the input (Yin et al. 2023, equation 1).
         """
         result: dict[str, float] = {}
-        for layer in range(self._layers):
-            progress(layer, self._layers, "measuring outliers")
-            names = [f"layers.{layer}.{linear}" for group in GROUPS for linear in group]
+        layers = self._model.layers
+        for layer, each in enumerate(self._model.blocks):
+            progress(layer, layers, "measuring outliers")
+            names = [f"layers.{layer}.{linear}" for group in each.groups for linear in group.linears]
             block = np.concatenate([importance(self._read(name), self._squares[name]).ravel() for name in names])
             share = float(np.mean(block > _OUTLIER * block.mean(dtype=np.float64)))
             result.update(dict.fromkeys(names, share))
-        progress(self._layers, self._layers, "measuring outliers")
+        progress(layers, layers, "measuring outliers")
         return result
 
     def divergence(self, target: Target, put: Callable[[str, Matrix], None], progress: Progress) -> dict[str, float]:
@@ -86,24 +88,33 @@ class Probe:
         """
         result: dict[str, float] = {}
         dense = log_probabilities(self._blocks.head(self._states[-1]))
-        total = self._layers * len(PARTS)
-        for index in range(total):
+        parts = [(layer, part) for layer, block in enumerate(self._model.blocks) for part in _parts(block)]
+        total = len(parts)
+        for index, (layer, part) in enumerate(parts):
             progress(index, total, "measuring what matters")
-            layer, part = divmod(index, len(PARTS))
-            weights = {f"layers.{layer}.{linear}": self._read(f"layers.{layer}.{linear}") for linear in PARTS[part]}
+            weights = {f"layers.{layer}.{linear}": self._read(f"layers.{layer}.{linear}") for linear in part}
             try:
                 for name, weight in weights.items():
                     put(name, keep_important(weight, importance(weight, self._squares[name]), target))
                 state = self._states[layer]
-                for after in range(layer, self._layers):
+                for after in range(layer, self._model.layers):
                     state, _ = self._blocks.forward_block(after, state, (), self._length)
             finally:
                 for name, weight in weights.items():
                     put(name, weight)
             cost = mean_divergence(dense, self._blocks.head(state))
             if not np.isfinite(cost):
-                raise GossamerError(f"layers.{layer}: predictions are not finite with {', '.join(PARTS[part])} pruned")
+                raise GossamerError(f"layers.{layer}: predictions are not finite with {', '.join(part)} pruned")
             entries = sum(weight.size for weight in weights.values())
             result.update({name: max(cost, 0.0) * weight.size / entries for name, weight in weights.items()})
         progress(total, total, "measuring what matters")
         return result
+
+
+def _parts(block: Block) -> list[tuple[str, ...]]:
+    """What is pruned at once to see what it does: attention is small and matters little, and counts as one."""
+    parts: list[tuple[str, ...]] = []
+    for branch in block.branches:
+        groups = branch.mixer.groups
+        parts += [sum(groups, ())] if isinstance(branch.mixer, Attention) else groups
+    return parts

@@ -21,13 +21,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.spec import Group, Transformer
 from ..checkpoints.low_rank import LowRank
 from ..errors import GossamerError
 from .masks import Target
 from .solvers import Gram, Matrix, Method, damped, inverse, sparse_plus_low_rank
-
-# Linears of a block that read the same inputs, in the order of the computation.
-GROUPS: tuple[tuple[str, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 # Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
 _CHUNK_TOKENS = 4096
@@ -55,7 +53,7 @@ class Blocks(Protocol):
 
 def prune_blocks(
     blocks: Blocks,
-    layers: int,
+    model: Transformer,
     windows: NDArray[np.int32],
     method: Method,
     targets: Mapping[str, Target],
@@ -68,7 +66,7 @@ def prune_blocks(
 
     Args:
         blocks: The engine that holds the dense model, and the pruned one afterwards.
-        layers: Number of blocks.
+        model: Its description.
         windows: Calibration tokens, [windows, length]; each window is a sequence of its own.
         method: The method.
         targets: The zeros to make, by the canonical name of the matrix.
@@ -85,9 +83,9 @@ def prune_blocks(
     pruned = [blocks.embed(part.reshape(-1)) for part in np.split(windows, range(per_chunk, len(windows), per_chunk))]
     dense = list(pruned)
 
-    def prune_group(group: tuple[str, ...], moments: _Moments) -> Matrix:
+    def prune_group(group: Group, moments: _Moments) -> Matrix:
         """Prunes the linears of a group; returns by how much the last of them changed."""
-        for linear in group:
+        for linear in group.linears:
             name = f"layers.{layer}.{linear}"
             weight = read(name)
             moments.check(name)
@@ -102,37 +100,38 @@ def prune_blocks(
                 raise GossamerError(f"{name}: {error}") from None
         return stored - weight
 
-    for layer in range(layers):
-        progress(layer, layers, "pruning blocks")
+    for layer, block in enumerate(model.blocks):
+        progress(layer, model.layers, "pruning blocks")
         # With the whole block still dense, behind dense and behind pruned blocks.
-        inner = {group: _Moments() for group in GROUPS[:-1]}
-        firsts = [group[0] for group in inner]
+        *others, final = block.groups
+        inner = {group: _Moments() for group in others}
+        firsts = [group.linears[0] for group in others]
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
             inputs = blocks.block_inputs(layer, hidden, firsts, length)
-            scales: dict[tuple[str, ...], Matrix] = {("o",): _token_scales(hidden)}
+            scale = _token_scales(hidden)
             for group, moments in inner.items():
-                moments.add(inputs[group[0]], scales.get(group))
+                moments.add(inputs[group.linears[0]], scale if group.joins else None)
             if method.updates:
                 dense[index], wanted = blocks.forward_block(layer, hidden_dense, firsts, length)
                 for group, moments in inner.items():
-                    x, lacks = inputs[group[0]], hidden_dense - hidden if group == ("o",) else None
-                    moments.add_drift(x, wanted[group[0]] - x, lacks, scales.get(group))
+                    x, lacks = inputs[group.linears[0]], hidden_dense - hidden if group.joins else None
+                    moments.add_drift(x, wanted[group.linears[0]] - x, lacks, scale if group.joins else None)
         for group, moments in inner.items():
             prune_group(group, moments)
 
         # With all of the block pruned but its last linear, which so makes up for the others, too.
         last, inputs_last = _Moments(), []
         for index, hidden in enumerate(pruned):
-            pruned[index], captured = blocks.forward_block(layer, hidden, GROUPS[-1], length)
-            inputs_last.append(captured["down"])
+            pruned[index], captured = blocks.forward_block(layer, hidden, final.linears, length)
+            inputs_last.append(captured[final.linears[0]])
             scale = _token_scales(pruned[index])
             last.add(inputs_last[index], scale)
             if method.updates:
                 last.add_drift(inputs_last[index], None, dense[index] - pruned[index], scale)
-        change = prune_group(GROUPS[-1], last)
+        change = prune_group(final, last)
         for index, x in enumerate(inputs_last):
             pruned[index] = pruned[index] + x @ change.T
-    progress(layers, layers, "pruning blocks")
+    progress(model.layers, model.layers, "pruning blocks")
 
 
 def _token_scales(hidden: Matrix) -> Matrix:

@@ -146,6 +146,7 @@ def pack(
     layers = sizes["num_hidden_layers"]
     first = {key.removeprefix("layers.0."): weight for key, weight in packed.weights.items() if "." in key}
     _check_memory(name, (layers - 1) * sum(weight.nbytes for weight in first.values()))
+    vectors = {key.removeprefix("layers.0."): vector for key, vector in packed.vectors.items() if "." in key}
     others = {key: copies(weight, layers - 1) for key, weight in first.items()}
     for layer in range(1, layers):
         if progress:
@@ -153,13 +154,11 @@ def pack(
         own = f"layers.{layer}."
         packed.weights.update((own + key, next(copy)) for key, copy in others.items())
         packed.reasons.update((own + key, packed.reasons[f"layers.0.{key}"]) for key in first)
-        packed.vectors.update(
-            (f"{own}{norm}", packed.vectors[f"layers.0.{norm}"]) for norm in ("attn_norm", "mlp_norm")
-        )
+        packed.vectors.update((own + key, vector) for key, vector in vectors.items())
     if progress:
         progress(layers, layers, "copying blocks")
     packed.info["synthetic"] = {"sparsity": target.sparsity, "pattern": target.pattern, "seed": seed}
-    return replace(packed, config=replace(packed.config, layers=layers))
+    return replace(packed, config=packed.config.deeper(layers))
 
 
 class _RandomBlock(Checkpoint):
@@ -170,7 +169,8 @@ class _RandomBlock(Checkpoint):
         self.config = {**config, "num_hidden_layers": 1}
         self._target = target
         self._seed = seed
-        self._shapes = dict(arch.family(self.config).tensors(self.config).values())
+        sources = arch.family(self.config).sources(self.config)
+        self._shapes = {source.tensor: source.shape for source in sources.values()}
 
     def names(self) -> list[str]:
         return list(self._shapes)

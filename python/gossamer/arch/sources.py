@@ -1,0 +1,91 @@
+"""Where a canonical tensor lies in a checkpoint: fused, transposed, stacked and shifted tensors are one idea.
+
+A `Source` reads a tensor of the description out of what is stored, and writes it back into it, so that a pruned q goes
+back into a fused qkv.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a canonical tensor follows from a stored one; the steps are taken in the order of the attributes.
+
+    Attributes:
+        tensor: Name of the stored tensor.
+        shape: Its whole shape.
+        index: Which of a stack along the first axis; None where there is no stack.
+        transpose: Whether inputs come first.
+        rows: (start, block, stride): of every `stride` rows, `block` from `start` on; None takes all.
+        heads: Heads that have each rotary pair side by side, where ours has halves of a head; 0 where they do not.
+        plus: Added to every value.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    index: int | None = None
+    transpose: bool = False
+    rows: tuple[int, int, int] | None = None
+    heads: int = 0
+    plus: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the canonical tensor is the stored one, value for value."""
+        return self == Source(self.tensor, self.shape)
+
+    def read(self, stored: Values) -> Values:
+        """Returns the canonical tensor, float32; a view where nothing is computed.
+
+        Args:
+            stored: The whole stored tensor.
+
+        Raises:
+            GossamerError: it has another shape.
+        """
+        place = self._place(stored)
+        values = place.reshape(-1, *place.shape[2:])
+        if self.heads:
+            pairs = values.reshape(self.heads, len(values) // self.heads // 2, 2, *values.shape[1:])
+            values = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+        return values + np.float32(self.plus) if self.plus else values
+
+    def write(self, stored: Values, values: Values) -> None:
+        """Puts a canonical tensor back where `read` takes it from.
+
+        Args:
+            stored: The whole stored tensor, which changes.
+            values: The canonical tensor.
+
+        Raises:
+            GossamerError: a shape is another one.
+        """
+        if self.plus:
+            values = values - np.float32(self.plus)
+        if self.heads:
+            halves = values.reshape(self.heads, 2, len(values) // self.heads // 2, *values.shape[1:])
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        place = self._place(stored)
+        shape = (place.shape[0] * place.shape[1], *place.shape[2:])
+        if values.shape != shape:
+            raise GossamerError(f"tensor {self.tensor}: has place for {list(shape)}, got {list(values.shape)}")
+        place[...] = values.reshape(place.shape)
+
+    def _place(self, stored: Values) -> Values:
+        """A view of the canonical tensor's rows in the stored one, [repeats, rows of each, ...]."""
+        if stored.shape != self.shape:
+            raise GossamerError(f"tensor {self.tensor} is {list(stored.shape)}, not {list(self.shape)}")
+        values = stored if self.index is None else stored[self.index]
+        if self.transpose:
+            values = values.T
+        start, block, stride = self.rows or (0, len(values), len(values))
+        return values.reshape(-1, stride, *values.shape[1:])[:, start : start + block]
