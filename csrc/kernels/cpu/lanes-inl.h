@@ -19,78 +19,178 @@ namespace {
 
 #define GOSSAMER_INLINE inline __attribute__((always_inline))
 
-typedef float F16 __attribute__((vector_size(64)));
-typedef int32_t I16 __attribute__((vector_size(64)));
-
 constexpr int kLanes = 16;
+
+// Bytes of a register.
+#if defined(__AVX512F__)
+constexpr int kPartBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kPartBytes = 32;
+#else
+constexpr int kPartBytes = 16;
+#endif
+constexpr int kPartLanes = kPartBytes / 4;
+
+// Sixteen lanes, as the registers that hold them: compilers keep wider vectors in memory, and compare, choose and convert
+// them one by one.
+template <class Element>
+struct Lanes {
+  typedef Element Part __attribute__((vector_size(kPartBytes)));
+  Part part[kLanes / kPartLanes];
+};
+typedef Lanes<float> F16;
+typedef Lanes<int32_t> I16;
 
 template <int kValue>
 struct Constant {
   static constexpr int value = kValue;
 };
 
-GOSSAMER_INLINE F16 splat(float value) { return value - F16{}; }
+// `of` each part of some lanes.
+template <class To, class From, class Of>
+GOSSAMER_INLINE Lanes<To> each(const Lanes<From>& a, const Of& of) {
+  Lanes<To> out;
+  for (int i = 0; i < kLanes / kPartLanes; ++i) out.part[i] = of(a.part[i]);
+  return out;
+}
+template <class To, class From, class Of>
+GOSSAMER_INLINE Lanes<To> each(const Lanes<From>& a, const Lanes<From>& b, const Of& of) {
+  Lanes<To> out;
+  for (int i = 0; i < kLanes / kPartLanes; ++i) out.part[i] = of(a.part[i], b.part[i]);
+  return out;
+}
 
+#define GOSSAMER_OPERATOR(element, sign)                                                            \
+  GOSSAMER_INLINE Lanes<element> operator sign(const Lanes<element>& a, const Lanes<element>& b) {  \
+    return each<element>(a, b, [](auto x, auto y) { return x sign y; });                            \
+  }                                                                                                 \
+  GOSSAMER_INLINE Lanes<element>& operator sign## = (Lanes<element> & a, const Lanes<element>& b) { \
+    return a = a sign b;                                                                            \
+  }
+GOSSAMER_OPERATOR(float, +)
+GOSSAMER_OPERATOR(float, -)
+GOSSAMER_OPERATOR(float, *)
+GOSSAMER_OPERATOR(float, /)
+GOSSAMER_OPERATOR(int32_t, +)
+GOSSAMER_OPERATOR(int32_t, -)
+GOSSAMER_OPERATOR(int32_t, &)
+GOSSAMER_OPERATOR(int32_t, |)
+#undef GOSSAMER_OPERATOR
+
+GOSSAMER_INLINE F16 operator-(const F16& a) {
+  return each<float>(a, [](auto x) { return -x; });
+}
+GOSSAMER_INLINE I16 operator~(const I16& a) {
+  return each<int32_t>(a, [](auto x) { return ~x; });
+}
+GOSSAMER_INLINE I16 operator<<(const I16& a, int by) {
+  return each<int32_t>(a, [by](auto x) { return x << by; });
+}
+GOSSAMER_INLINE I16 operator>>(const I16& a, int by) {
+  return each<int32_t>(a, [by](auto x) { return x >> by; });
+}
+
+GOSSAMER_INLINE F16 splat(float value) {
+  F16 v = {};
+  return each<float>(v, [value](auto zero) { return value - zero; });
+}
+GOSSAMER_INLINE I16 splat_int(int32_t value) {
+  I16 v = {};
+  return each<int32_t>(v, [value](auto zero) { return value - zero; });
+}
+
+// Register by register, since what is copied as a whole stays in memory.
 GOSSAMER_INLINE F16 load(const float* p) {
   F16 v;
-  memcpy(&v, p, sizeof v);
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+    F16::Part part;
+    memcpy(&part, p + i * kPartLanes, sizeof part);
+    v.part[i] = part;
+  }
   return v;
 }
 
-GOSSAMER_INLINE void store(float* p, F16 v) { memcpy(p, &v, sizeof v); }
+GOSSAMER_INLINE void store(float* p, const F16& v) {
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+    const F16::Part part = v.part[i];
+    memcpy(p + i * kPartLanes, &part, sizeof part);
+  }
+}
+
+// The same bits.
+GOSSAMER_INLINE I16 bits_of(const F16& v) {
+  return each<int32_t>(v, [](auto x) { return (I16::Part)x; });
+}
+GOSSAMER_INLINE F16 floats_of(const I16& v) {
+  return each<float>(v, [](auto x) { return (F16::Part)x; });
+}
+// Whole numbers, of as many bits as both hold.
+GOSSAMER_INLINE I16 to_int(const F16& v) {
+  return each<int32_t>(v, [](auto x) { return __builtin_convertvector(x, I16::Part); });
+}
 
 // The first `count` lanes; the others are zero.
 GOSSAMER_INLINE F16 load_part(const float* p, int64_t count) {
-  F16 v = {};
+  float lanes[kLanes] = {};
   for (int i = 0; i < kLanes; ++i)
-    if (i < count) v[i] = p[i];
-  return v;
+    if (i < count) lanes[i] = p[i];
+  return load(lanes);
 }
 
-GOSSAMER_INLINE void store_part(float* p, F16 v, int64_t count) {
+GOSSAMER_INLINE void store_part(float* p, const F16& v, int64_t count) {
+  float lanes[kLanes];
+  store(lanes, v);
   for (int i = 0; i < kLanes; ++i)
-    if (i < count) p[i] = v[i];
+    if (i < count) p[i] = lanes[i];
 }
 
-GOSSAMER_INLINE float sum_lanes(F16 v) {
-  for (int width = 8; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] += v[i + width];
-  return v[0];
+// Lanes i and i + width as one, for widths 8, 4, 2 and 1. In halves, since shuffles of 16 lanes are many where
+// registers hold fewer.
+template <class Lane, class Join>
+GOSSAMER_INLINE Lane fold_lanes(const Lanes<Lane>& lanes, const Join& join) {
+  typedef Lane V8 __attribute__((vector_size(32)));
+  typedef Lane V4 __attribute__((vector_size(16)));
+  V8 halves[2];
+  memcpy(halves, &lanes, sizeof halves);
+  const V8 eight = join(halves[0], halves[1]);
+  V4 quarters[2];
+  memcpy(quarters, &eight, sizeof quarters);
+  const V4 four = join(quarters[0], quarters[1]);
+  return join(join(four[0], four[2]), join(four[1], four[3]));
 }
 
-GOSSAMER_INLINE F16 maximum(F16 a, F16 b) {
-#if defined(__AVX2__) && !defined(__AVX512F__)  // where compilers choose lane by lane
-  __m256 x[2];
-  __m256 y[2];
-  memcpy(x, &a, sizeof x);
-  memcpy(y, &b, sizeof y);
-  for (int h = 0; h < 2; ++h) x[h] = _mm256_max_ps(x[h], y[h]);
-  memcpy(&a, x, sizeof a);
-  return a;
-#else
-  return a > b ? a : b;
-#endif
+GOSSAMER_INLINE float sum_lanes(const F16& v) {
+  return fold_lanes(v, [](auto a, auto b) { return a + b; });
 }
 
-GOSSAMER_INLINE float max_lanes(F16 v) {
-  for (int width = 8; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
-  return v[0];
+GOSSAMER_INLINE F16 maximum(const F16& a, const F16& b) {
+  return each<float>(a, b, [](auto x, auto y) { return x > y ? x : y; });
+}
+
+GOSSAMER_INLINE float max_lanes(const F16& v) {
+  return fold_lanes(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // Adding and subtracting 1.5 * 2^23 rounds to an integer, nearest even, for |v| < 2^22.
-GOSSAMER_INLINE F16 round_even(F16 v) {
+GOSSAMER_INLINE F16 round_even(const F16& v) {
   const F16 magic = splat(12582912.0F);
   return (v + magic) - magic;
 }
 
+// All bits of the lanes where a < b.
+GOSSAMER_INLINE I16 less(const F16& a, const F16& b) {
+  I16 out;
+  for (int i = 0; i < kLanes / kPartLanes; ++i) out.part[i] = a.part[i] < b.part[i];
+  return out;
+}
+
 // e^x to about 2 ulp; 0 below -87, and at most e^88. NaN stays NaN.
-GOSSAMER_INLINE F16 exponential(F16 x) {
+GOSSAMER_INLINE F16 exponential(const F16& x) {
   const F16 low = splat(-87.33654F);
   const F16 high = splat(88.0F);
-  const I16 tiny = x < low;
-  F16 v = x > high ? high : x;
-  v = tiny ? low : v;
+  const I16 tiny = less(x, low);
+  const F16 v = each<float>(each<float>(x, high, [](auto a, auto b) { return a > b ? b : a; }), low,
+                            [](auto a, auto b) { return a < b ? b : a; });
   const F16 n = round_even(v * splat(1.44269504F));
   F16 r = v - n * splat(0.693359375F);  // ln 2 in two parts
   r = r - n * splat(-2.12194440e-4F);
@@ -101,23 +201,19 @@ GOSSAMER_INLINE F16 exponential(F16 x) {
   p = p * r + splat(1.6666665459e-1F);
   p = p * r + splat(5.0000001201e-1F);
   p = p * r * r + r + splat(1.0F);
-  const I16 power = (__builtin_convertvector(n, I16) + 127) << 23;
-  F16 scale;
-  memcpy(&scale, &power, sizeof scale);
-  const F16 zero = {};
-  return tiny ? zero : p * scale;
+  const F16 scale = floats_of((to_int(n) + splat_int(127)) << 23);
+  return floats_of(bits_of(p * scale) & ~tiny);
 }
 
 // 16 halves, at any address.
 GOSSAMER_INLINE F16 load_f16(const uint16_t* p) {
 #if defined(__AVX512F__)
-  return (F16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+  return {{(F16::Part)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p))}};
+#elif defined(__F16C__)
+  return {{(F16::Part)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+           (F16::Part)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))}};
 #else
   float wide[kLanes];
-#if defined(__F16C__)
-  _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
-  _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));
-#else
   for (int i = 0; i < kLanes; ++i) {
     uint16_t half;
     memcpy(&half, p + i, 2);
@@ -135,15 +231,14 @@ GOSSAMER_INLINE F16 load_f16(const uint16_t* p) {
     bits |= sign;
     memcpy(wide + i, &bits, 4);
   }
-#endif
   return load(wide);
 #endif
 }
 
 // 16 numbers to halves, nearest even, infinite beyond the largest.
-GOSSAMER_INLINE void store_f16(F16 v, uint16_t* out) {
+GOSSAMER_INLINE void store_f16(const F16& v, uint16_t* out) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256((__m256i*)out, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256((__m256i*)out, _mm512_maskz_cvtps_ph(0xffff, (__m512)v.part[0], _MM_FROUND_TO_NEAREST_INT));
 #else
   float wide[kLanes];
   memcpy(wide, &v, sizeof v);

@@ -25,35 +25,23 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
-// Lanes i and i + width as one, for widths 8, 4, 2 and 1. In halves, since shuffles of 16 lanes are many where
-// registers hold fewer.
-template <class Lane, class Join>
-GOSSAMER_INLINE Lane fold_lanes(const void* lanes, const Join& join) {
-  typedef Lane V8 __attribute__((vector_size(32)));
-  typedef Lane V4 __attribute__((vector_size(16)));
-  V8 halves[2];
-  memcpy(halves, lanes, sizeof halves);
-  const V8 eight = join(halves[0], halves[1]);
-  V4 quarters[2];
-  memcpy(quarters, &eight, sizeof quarters);
-  const V4 four = join(quarters[0], quarters[1]);
-  return join(join(four[0], four[2]), join(four[1], four[3]));
+// All bits of the lanes that are NaN.
+GOSSAMER_INLINE I16 is_nan(const F16& v) {
+  return (splat_int(0x7f800000) - (bits_of(v) & splat_int(0x7fffffff))) >> 31;
 }
 
-// All bits of the lanes that are NaN. By integers, since compilers compare lane by lane where registers hold fewer.
-GOSSAMER_INLINE I16 is_nan(F16 v) { return (0x7f800000 - ((I16)v & 0x7fffffff)) >> 31; }
-
 // Codes of at most 8 bits.
-GOSSAMER_INLINE void store_codes(I16 code, int8_t* out) {
+GOSSAMER_INLINE void store_codes(const I16& code, int8_t* out) {
 #if defined(__AVX2__) && !defined(__AVX512F__)  // which compilers narrow one by one
-  __m256i halves[2];
-  memcpy(halves, &code, sizeof halves);
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(halves[0], halves[1]), 0xd8);
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)code.part[0], (__m256i)code.part[1]), 0xd8);
   _mm_storeu_si128((__m128i*)out, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 #else
-  typedef int8_t C16 __attribute__((vector_size(16)));
-  const C16 bytes = __builtin_convertvector(code, C16);
-  memcpy(out, &bytes, sizeof bytes);
+  typedef int8_t Bytes __attribute__((vector_size(kPartLanes)));
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+    const Bytes bytes = __builtin_convertvector(code.part[i], Bytes);
+    memcpy(out + i * kPartLanes, &bytes, sizeof bytes);
+  }
 #endif
 }
 
@@ -66,7 +54,7 @@ GOSSAMER_INLINE void quantize_unit(const F16 (&parts)[kParts], int8_t* codes, fl
     largest = maximum(largest, maximum(parts[j], -parts[j]));
     bad |= is_nan(parts[j]);
   }
-  const float magnitude = fold_lanes<float>(&largest, [](auto a, auto b) { return a > b ? a : b; });
+  const float magnitude = fold_lanes(largest, [](auto a, auto b) { return a > b ? a : b; });
   const float inverse = magnitude > 0 ? 127.0F / magnitude : 0.0F;
   // A magnitude too small for its inverse, or one that is not finite, has no codes; the scale tells the rest. NaN
   // poisons the unit instead of vanishing.
@@ -76,14 +64,13 @@ GOSSAMER_INLINE void quantize_unit(const F16 (&parts)[kParts], int8_t* codes, fl
     I16 code = {};
     if (codable) {
       const F16 scaled = round_even(parts[j] * splat(inverse));
-      const I16 bits = (I16)scaled & ~is_nan(scaled);
-      code = __builtin_convertvector((F16)bits, I16);
+      code = to_int(floats_of(bits_of(scaled) & ~is_nan(scaled)));
     }
     total += code;
     store_codes(code, codes + j * kLanes);
   }
-  *scale_out = fold_lanes<int32_t>(&bad, [](auto a, auto b) { return a | b; }) != 0 ? NAN : magnitude / 127.0F;
-  *surplus = -128 * fold_lanes<int32_t>(&total, [](auto a, auto b) { return a + b; });
+  *scale_out = fold_lanes(bad, [](auto a, auto b) { return a | b; }) != 0 ? NAN : magnitude / 127.0F;
+  *surplus = -128 * fold_lanes(total, [](auto a, auto b) { return a + b; });
 }
 
 template <int kParts>
