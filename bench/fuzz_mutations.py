@@ -243,6 +243,8 @@ def gguf_fields(data: bytes) -> list[tuple[int, int]]:
         nonlocal place
         found.append((place, size))
         place += size
+        if place > len(data):
+            raise IndexError("the header of a file that was changed before")
         return int.from_bytes(data[place - size : place], "little")
 
     def text() -> None:

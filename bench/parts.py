@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import GossamerError
+from gossamer.files import read_json
 from gossamer.folders import new_folder
-from gossamer.text.tokenizer import read_json
 
 PART_BYTES = 16_000_000
 LIST = "parts.json"

@@ -110,3 +110,18 @@ def test_a_system_message_that_the_template_drops_is_an_error(folder: Path):
     assert tokenizer.chat([ASK])
     with pytest.raises(GossamerError, match="the chat template leaves the system message out"):
         tokenizer.chat([{"role": "system", "content": "you are kind"}, ASK])
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "user", "content": "caf\udce9"}, "message 2 is no valid Unicode text"),
+        (texts("a", "\ud83d"), "message 2 is no valid Unicode text"),
+        ({"role": "us\udfffer", "content": "a"}, "the role of message 2 is no valid Unicode text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_with_the_number_of_its_message(
+    folder: Path, message: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(GossamerError, match=words):
+        Tokenizer.from_folder(folder).chat([ASK, message])

@@ -294,8 +294,8 @@ def test_reports_that_do_not_say_the_zeros_are_refused(tmp_path: Path) -> None:
     layers = dict.fromkeys(gossamer.prune(source, tmp_path / "one", method="magnitude", sparsity=0.5).layers, 0.5)
     name = next(iter(layers))
     for content, message in (
-        ("[]", "not a report of pruning"),
-        ("{", "not a report of pruning"),
+        ("[]", "must hold a JSON object"),
+        ("{", "not valid JSON"),
         (json.dumps({"layers": 3}), "is about another model"),
         (json.dumps({"layers": {**layers, "another": 0.5}}), "is about another model: only one of the two has another"),
         (json.dumps({"layers": {**layers, name: 1.0}}), "zeros must be at least 0 and below 1, got 1.0"),

@@ -39,6 +39,11 @@ def test_options_out_of_range_are_named(name: str, value: Any):
         SamplingOptions(**{name: value})
 
 
+def test_a_stop_string_that_no_text_can_hold_is_refused():
+    with pytest.raises(GossamerError, match="a stop string is no valid Unicode text"):
+        SamplingOptions(stop=("a", "caf\udce9"))
+
+
 def test_one_stop_string_will_do():
     assert SamplingOptions(stop="end").stop == ("end",)  # type: ignore[arg-type]
     assert SamplingOptions(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]

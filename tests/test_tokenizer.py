@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ def test_settings_of_padding_and_truncation_in_the_file_do_not_matter(folder: Pa
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(GossamerError, match="UTF-8"):
+    with pytest.raises(GossamerError, match="no valid Unicode text"):
         tokenizer.encode("a\udc80")
 
 
@@ -76,9 +78,25 @@ def test_end_tokens_come_from_every_file(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
     (folder / "config.json").write_text('{"eos_token_id": 7}')
     assert Tokenizer.from_folder(folder).eos_ids == {2, 5, 6, 7}
-    (folder / "generation_config.json").write_text('{"eos_token_id": ["x", null, true]}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": []}')
     (folder / "config.json").write_text('{"eos_token_id": null}')
     assert settings(folder, eos_token=None).eos_ids == set()
+
+
+@pytest.mark.parametrize("value", ['"2"', "true", "2.0", "[2, null]", "{}"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_end_tokens_that_are_no_tokens_are_refused(folder: Path, name: str, value: str) -> None:
+    (folder / name).write_text('{"eos_token_id": ' + value + "}")
+    with pytest.raises(GossamerError, match=f"{re.escape(str(folder))}: eos_token_id must be a token's number"):
+        Tokenizer.from_folder(folder)
+
+
+def test_a_folder_whose_name_is_no_unicode(folder: Path) -> None:
+    other = folder.with_name(os.fsdecode(b"caf\xe9"))
+    folder.rename(other)
+    assert Tokenizer.from_folder(other).encode("ab")
+    Tokenizer.from_folder(other).save(other)
+    assert Tokenizer.from_folder(other).eos_ids == {2}
 
 
 def test_special_tokens_may_be_objects(folder: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
+from gossamer.errors import GossamerError
 from gossamer.text.tokenizer import Tokenizer
 from tiny import tiny_config
 
@@ -115,3 +117,43 @@ def test_settings_are_saved_with_what_they_changed(tmp_path: Path) -> None:
     for text in TEXTS:
         assert again.encode(text) == tokenizer.encode(text)
     assert again.eos_ids == tokenizer.eos_ids == {2}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tokenizer_config": {"bos_token": 5}},
+        {"tokenizer_config": {"eos_token": ["</s>"]}},
+        {"tokenizer_config": {"added_tokens_decoder": {"3": {"content": 7}}}},
+        {"special_tokens_map": {"unk_token": {"content": ["<unk>"]}}},
+        {"special_tokens_map": {"additional_special_tokens": ["<a>", 3]}},
+        {"tokenizer_config": {"extra_special_tokens": {"tool": 1.5}}},
+    ],
+)
+def test_special_tokens_that_are_no_texts_are_refused(tmp_path: Path, values: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(GossamerError, match=f"{re.escape(str(tmp_path))}: .*a special token must be a text"):
+        Tokenizer.from_folder(write(tmp_path, **values))
+
+
+def test_special_tokens_never_stand_for_the_messages(tmp_path: Path) -> None:
+    named = {"messages": "[TOOL]", "add_generation_prompt": "[MORE]", "tool_token": "[A]", "chat_template": "[B]"}
+    template = "{{ messages[0].content }}{{ add_generation_prompt }}{{ tool_token }}"
+    write(tmp_path, tokenizer_config={"chat_template": template, "extra_special_tokens": named})
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    for _ in range(2):
+        assert tokenizer.render([{"role": "user", "content": "hi"}]) == "hiTrue[A]"
+        assert tokenizer.special_tokens == named
+        (tmp_path / "again").mkdir(exist_ok=True)
+        tokenizer.save(tmp_path / "again")  # and as it is saved
+        tokenizer = Tokenizer.from_folder(tmp_path / "again")
+
+
+def test_many_added_tokens_have_the_numbers_of_transformers(tmp_path: Path) -> None:
+    listed = {
+        str(1000 + number): {"content": f"<{number}>", "special": number % 3 == 0, "normalized": False}
+        for number in range(300)
+    }
+    named = {"additional_special_tokens": [f"<{number}>" for number in range(290, 320)], "bos_token": "<s>"}
+    tokenizer = compare(write(tmp_path, tokenizer_config={"added_tokens_decoder": listed, **named}))
+    text = "".join(f"<{number}>" for number in range(320))
+    assert tokenizer.encode(text) == AutoTokenizer.from_pretrained(tmp_path).encode(text)

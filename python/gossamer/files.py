@@ -1,12 +1,16 @@
-"""What a file turns out to be before it is read."""
+"""Files of strangers: what one turns out to be before it is read, and JSON that says one thing only."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 from .errors import GossamerError
 
 _POINTER = b"version https://git-lfs"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def refuse_pointer(path: Path) -> None:
@@ -18,3 +22,50 @@ def refuse_pointer(path: Path) -> None:
         return  # whoever reads it says so
     if found:
         raise GossamerError(f"{path}: a git-lfs pointer, not the file itself; `git lfs pull` fetches it")
+
+
+def parse_json(text: str) -> Any:
+    """Parses JSON that readers cannot differ about.
+
+    Raises:
+        ValueError: it is none, an object has a key twice with different values, a text holds half a surrogate pair,
+            which nothing could write again, or it is nested too deeply.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.start + 1]
+        raise ValueError(f"a text holds half a surrogate pair, {half!r}") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON itself would let the last of two equal keys win."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        for key, value in pairs:
+            if values[key] != value:
+                raise ValueError(f"key {key!r:.80} stands twice, with different values")
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file that holds a JSON object, as `parse_json` does.
+
+    Raises:
+        GossamerError: the file cannot be read, or holds something else.
+    """
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        refuse_pointer(path)
+        raise GossamerError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise GossamerError(f"{path}: must hold a JSON object")
+    return value

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GossamerError
-from .files import refuse_pointer
+from .files import parse_json, refuse_pointer
 from .parts import Part
 
 # The element types of the format, as they lie in the file; those that numpy lacks are read as their bits.
@@ -129,22 +129,12 @@ class SafetensorsFile:
         raise GossamerError(f"{self.path}: tensor {name} is of type {dtype}; weights must be F32, F16 or BF16")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the header; JSON itself would let the last of two equal keys win."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"key {key!r} stands twice")
-        values[key] = value
-    return values
-
-
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     try:
         if not text.startswith(b"{"):
             raise ValueError("it does not begin with {")
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text.decode("utf-8"))
+    except ValueError as error:
         raise GossamerError(f"{path}: not a safetensors file: bad header: {error}") from None
     assert isinstance(header, dict)
     return header

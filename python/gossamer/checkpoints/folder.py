@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
-from ..files import refuse_pointer
+from ..files import read_json, refuse_pointer
 from ..safetensors_io import SafetensorsFile
-from ..text.tokenizer import Tokenizer, read_json
+from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
 from .bitmask import BitmaskTensor, find_bitmask_tensors
 from .low_rank import read_low_rank

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..files import read_json
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from ..text.tokenizer import read_json
 
 FOLDER = "low_rank"
 # What the factors of a weight are called: its canonical name and this.

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
 from ..generation.model import Model
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..text.calibration import Conversations, sampled_windows, window_length
-from ..text.tokenizer import read_json
 
 if TYPE_CHECKING:
     from ..nn.sampler import Sampler

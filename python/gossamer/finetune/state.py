@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import GossamerError
+from ..files import read_json
 from ..folders import write_file
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from ..text.tokenizer import read_json
 
 _STATE, _SETTINGS, _LOCK = "state.safetensors", "settings.json", "lock"
 _PROGRESS = "progress"  # the entry of the header that holds all that is no tensor

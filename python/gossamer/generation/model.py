@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..text.generation_config import unheeded
-from ..text.messages import Message
+from ..text.messages import Message, check_text
 from .sampling import sampler
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
 from .stats import Stats
@@ -157,8 +157,8 @@ class Model:
 
     def _encode(self, prompt: str | Sequence[Message], chat: bool | None) -> list[int]:
         """Token ids of a prompt: at least one, at most the context length."""
-        if isinstance(prompt, str) and any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise GossamerError("the prompt is not valid Unicode text: it holds lone surrogates")
+        if isinstance(prompt, str):
+            check_text("the prompt", prompt)
         if not self._chats(prompt, chat):
             ids = self.tokenizer.encode(str(prompt))
         else:

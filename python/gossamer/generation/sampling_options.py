@@ -10,12 +10,15 @@ from typing import Any
 
 from ..errors import GossamerError, did_you_mean
 from ..text.generation_config import OPTION_NAMES
+from ..text.messages import check_text
 
 
 def _stops(stop: Any) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) or not isinstance(stop, Iterable) else tuple(stop)
     if not all(isinstance(text, str) for text in stops):
         raise GossamerError(f"stop must be a text or several, got {stop!r:.80}")
+    for text in stops:
+        check_text("a stop string", text)
     if not all(stops):
         raise GossamerError("stop: a stop string must not be empty")
     return stops

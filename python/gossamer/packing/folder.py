@@ -20,11 +20,12 @@ from ..arch.llama import read_flat
 from ..arch.spec import Transformer
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
+from ..files import read_json
 from ..folders import new_folder
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
 from ..hashes import sha256
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from ..text.tokenizer import Tokenizer, read_json
+from ..text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 2
 _VERSIONS = (1, FORMAT_VERSION)  # that can be read
@@ -157,8 +158,8 @@ def changed_files(folder: str | Path) -> dict[str, bool]:
             changed[name] = sha256(file) != digest
         except FileNotFoundError:
             changed[name] = True
-        except OSError as error:
-            raise GossamerError(f"{file}: {error.strerror or error}") from None
+        except (OSError, ValueError) as error:  # the latter of names that hold a zero byte
+            raise GossamerError(f"{file}: {error}") from None
     return changed
 
 

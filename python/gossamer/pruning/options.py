@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import GossamerError
+from ..files import read_json
 from ..formats import STORED, check_group
 from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
@@ -99,10 +99,7 @@ def read_zeros(path: Path, names: list[str]) -> dict[str, Target]:
     Raises:
         GossamerError: it is not such a file, or is about other matrices.
     """
-    try:
-        layers = json.loads(path.read_text(encoding="utf-8")).get("layers")
-    except (OSError, ValueError, AttributeError) as error:
-        raise GossamerError(f"{path}: not a report of pruning: {error}") from None
+    layers = read_json(path).get("layers")
     if not isinstance(layers, dict) or set(layers) != set(names):
         other = min(set(names) ^ set(layers if isinstance(layers, dict) else ()))
         raise GossamerError(f"{path}: is about another model: only one of the two has {other}")

@@ -11,6 +11,15 @@ from ..errors import GossamerError
 Message = Mapping[str, Any]
 
 
+def check_text(what: str, text: str) -> None:
+    """Raises `GossamerError` where a text cannot be written, as bytes of a command line that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise GossamerError(f"{what} is no valid Unicode text: it holds half a surrogate pair, {half!r}") from None
+
+
 def checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Returns copies of messages, without contents that are null, and with lists of parts checked.
 
@@ -33,21 +42,25 @@ def _checked(number: int, message: Any) -> dict[str, Any]:
         raise GossamerError(f"message {number} must be an object with role and content, got {message!r:.80}")
     copy = {key: value for key, value in message.items() if key != "content" or value is not None}
     content = copy.get("content", "")
+    check_text(f"the role of message {number}", message["role"])
     if isinstance(content, (list, tuple)):
         copy["content"] = [_part(number, part) for part in content]
-    elif not isinstance(content, str):
+    elif isinstance(content, str):
+        check_text(f"message {number}", content)
+    else:
         raise GossamerError(f"message {number}: content must be text or a list of parts, got {content!r:.80}")
     return copy
 
 
 def _part(number: int, part: Any) -> dict[str, Any]:
     if isinstance(part, str):
-        return {"type": "text", "text": part}
+        part = {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, Mapping) else part
     if kind != "text":
         raise GossamerError(f"message {number}: a part of type {kind!r:.80} is not supported; there is: text")
     if not isinstance(part.get("text"), str):
         raise GossamerError(f"message {number}: a part of type text must have a text, got {part.get('text')!r:.80}")
+    check_text(f"message {number}", part["text"])
     return dict(part)
 
 

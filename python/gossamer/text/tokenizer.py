@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..files import refuse_pointer
+from ..files import read_json, refuse_pointer
 from .chat_template import render
 from .generation_config import sampling_keys
-from .messages import Message, check_system, checked, completed, has_parts, joined
+from .messages import Message, check_system, check_text, checked, completed, has_parts, joined
+from .tokenizer_limits import check_growth, refused
 from .tokenizer_settings import apply_settings, chat_template
 
 if TYPE_CHECKING:
@@ -23,24 +24,6 @@ SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.jso
 _BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
 _PROBE = "a probe"
 _WINDOW = 64  # most tokens that a stream decodes again with a new one
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        GossamerError: the file cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        refuse_pointer(path)
-        raise GossamerError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise GossamerError(f"{path}: must hold a JSON object")
-    return value
 
 
 class Tokenizer:
@@ -83,11 +66,10 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise GossamerError(f"{folder}: no tokenizer.json")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises nothing narrower
-            refuse_pointer(path)
-            raise GossamerError(f"{path}: not a valid tokenizer: {error}") from None
+        refuse_pointer(path)
+        with refused(f"{path}: not a valid tokenizer"):
+            backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())  # by its name only where that is UTF-8
+            check_growth(backend)
         settings, named, added, generation, config = (
             read_json(folder / name) if (folder / name).is_file() else {}
             for name in (
@@ -98,14 +80,16 @@ class Tokenizer:
                 "config.json",
             )
         )
-        special = apply_settings(backend, settings, named, added, config.get("model_type"))
-        ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
-        for holder in (generation, config):
-            value = holder.get("eos_token_id")
-            ends += value if isinstance(value, list) else [value]
+        try:
+            with refused("its special tokens"):
+                special = apply_settings(backend, settings, named, added, config.get("model_type"))
+            ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
+            ends += [token for holder in (generation, config) for token in _end_tokens(holder.get("eos_token_id"))]
+        except GossamerError as error:
+            raise GossamerError(f"{folder}: {error}") from None
         return cls(
             backend,
-            eos_ids=(token for token in ends if type(token) is int),
+            eos_ids=(token for token in ends if token is not None),
             special_tokens=special,
             chat_template=chat_template(folder, settings),
             generation=sampling_keys(generation),
@@ -113,11 +97,14 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json, tokenizer_config.json and generation_config.json; `transformers` reads them, too."""
+        special = {name: text for name, text in self.special_tokens.items() if name.endswith("_token")}
         settings: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **self.special_tokens,
+            **special,
         }
+        if more := {name: text for name, text in self.special_tokens.items() if name not in special}:
+            settings["extra_special_tokens"] = more
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
         generation = {**({"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}), **self.generation}
@@ -150,15 +137,14 @@ class Tokenizer:
         Raises:
             GossamerError: the text cannot be written as UTF-8.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise GossamerError("the text holds half a surrogate pair and cannot be written as UTF-8") from None
-        return self._backend.encode(text, add_special_tokens=special).ids
+        check_text("the text", text)
+        with refused("the tokenizer does not take this text"):
+            return self._backend.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""
-        return self._backend.decode(ids, skip_special_tokens=not special)
+        with refused("the tokenizer does not decode these tokens"):
+            return self._backend.decode(ids, skip_special_tokens=not special)
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Returns the tokens of a conversation.
@@ -201,11 +187,11 @@ class Tokenizer:
         if self.chat_template is None:
             raise GossamerError("the model has no chat template")
         variables = {
+            **self.special_tokens,
             "messages": messages,
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            **self.special_tokens,
         }
         return render(self.chat_template, variables)
 
@@ -224,6 +210,15 @@ class Tokenizer:
         ids = self.encode("a", special=False)
         tries = [ids] if self.decode(ids).isalnum() else [[token] for token in self.vocabulary().values()]
         return next((ids for ids in tries if self.decode(ids).isalnum()), [])
+
+
+def _end_tokens(value: Any) -> list[int]:
+    """The tokens that a config says a text ends with: none, one or several."""
+    tokens = value if isinstance(value, list) else [] if value is None else [value]
+    for token in tokens:
+        if type(token) is not int:
+            raise GossamerError(f"eos_token_id must be a token's number or a list of them, got {token!r:.80}")
+    return tokens
 
 
 class StreamDecoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,42 +47,54 @@ def apply_settings(
     listed = settings.get("added_tokens_decoder")
     if isinstance(listed, dict):
         # Those that the vocabulary lacks get the next numbers, in the order of their own.
-        for _, entry in sorted(listed.items(), key=lambda item: (len(item[0]), item[0])):
-            _register(backend, entry)
+        _register(backend, [entry for _, entry in sorted(listed.items(), key=lambda item: (len(item[0]), item[0]))])
     else:
-        for text in sorted(added, key=lambda text: str(added[text]).zfill(12)):
-            if backend.token_to_id(text) is None:
-                _register(backend, {"content": text})
+        texts = sorted(added, key=lambda text: str(added[text]).zfill(12))
+        _register(backend, [text for text in texts if backend.token_to_id(text) is None])
     special: dict[str, Any] = {}
     for values in (named, usual, settings) if isinstance(listed, dict) else (usual, settings, named):
         special |= {key: entry for key, entry in values.items() if key.endswith("_token") and _text(entry)}
     for values in (named, settings):  # newer settings name what they add
         if isinstance(values.get("extra_special_tokens"), dict):
             special |= {key: entry for key, entry in values["extra_special_tokens"].items() if _text(entry)}
-    found = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    found = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     more = [values.get(key) for values in (settings, named) for key in _MORE]
-    for entry in [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]:
-        if _text(entry) not in found:
-            _register(
-                backend, {**entry, "special": True} if isinstance(entry, dict) else {"content": entry, **_SPECIAL}
-            )
+    entries = [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]
+    new = [
+        {**entry, "special": True} if isinstance(entry, dict) else {"content": entry, **_SPECIAL}
+        for entry in entries
+        if _text(entry) not in found
+    ]
+    _register(backend, new)
     return {key: _text(entry) for key, entry in special.items()}
 
 
 def _text(entry: Any) -> str:
-    """A special token is a text, or an object that holds one."""
+    """A special token is a text, or an object that holds one; the empty text where there is none."""
     text = entry.get("content") if isinstance(entry, dict) else entry
-    return text if isinstance(text, str) else ""
+    if isinstance(text, str):
+        return text
+    if text is None or isinstance(text, bool):  # settings named add_bos_token and the like are flags
+        return ""
+    raise GossamerError(f"a special token must be a text or an object with one, got {entry!r:.80}")
 
 
-def _register(backend: tokenizers.Tokenizer, entry: Any) -> None:
-    """Has a token found in any text, before it is cut into words; what the vocabulary lacks is added to its end."""
+def _register(backend: tokenizers.Tokenizer, entries: list[Any]) -> None:
+    """Has tokens found in any text, before it is cut into words; what the vocabulary lacks is added to its end."""
     from tokenizers import AddedToken
 
-    if _text(entry):
-        token = AddedToken(_text(entry), **{flag: entry[flag] for flag in _FLAGS if type(entry.get(flag)) is bool})
-        if repr(token) not in map(repr, backend.get_added_tokens_decoder().values()):
-            (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    known = set(map(repr, backend.get_added_tokens_decoder().values()))
+    tokens = []
+    for entry in entries:
+        if text := _text(entry):
+            flags = entry if isinstance(entry, dict) else {}
+            token = AddedToken(text, **{flag: flags[flag] for flag in _FLAGS if type(flags.get(flag)) is bool})
+            if repr(token) not in known:
+                known.add(repr(token))
+                tokens.append(token)
+    # Each call goes through all that there are, so that as many as can be go into one.
+    for special, run in itertools.groupby(tokens, key=lambda token: bool(token.special)):
+        (backend.add_special_tokens if special else backend.add_tokens)(list(run))
 
 
 def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:

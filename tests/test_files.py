@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gossamer.errors import GossamerError
+from gossamer.files import parse_json, read_json
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": {"b": [1, 2.5, null, true, "ü"]}, "c": "\\ud83d\\ude00"}',
+        '{"a": 1, "a": 1}',  # twice the same says one thing
+        "[" * 500 + "]" * 500,
+        '{"limits": [0.0, Infinity]}',
+    ],
+)
+def test_what_says_one_thing_is_read_as_it_is(text: str) -> None:
+    assert parse_json(text) == json.loads(text)
+
+
+BAD = {
+    "two values": ('{"x": {"a": 1, "b": 0, "a": 2}}', "key 'a' stands twice, with different values"),
+    "one, and true": ('{"a": 0, "a": null}', "'a' stands twice"),
+    "half a pair": (r'["\ud83d"]', r"a text holds half a surrogate pair, '\ud83d'"),
+    "the other half": (r'{"a": "\ude00\ud83d"}', r"half a surrogate pair, '\ude00'"),
+    "in a key": (r'{"x\uDFFF": 1}', r"half a surrogate pair, '\udfff'"),
+    "lists": ("[" * 100_000, "nested too deeply"),
+    "objects": ('{"a":' * 100_000, "nested too deeply"),
+    "digits": ("9" * 5000, "digits"),
+    "nothing": ("", "Expecting value"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_readers_would_differ_about_is_refused(tmp_path: Path, case: str) -> None:
+    text, words = BAD[case]
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - what it says is looked at below
+        parse_json(text)
+    assert words in str(error.value)
+    path = tmp_path / "x.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(GossamerError) as refused:
+        read_json(path)
+    assert str(refused.value).startswith(f"{path}: not valid JSON: ")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "words"), [("[]", "must hold a JSON object"), (None, "No such file")])
+def test_what_is_no_object_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "x.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(GossamerError, match=words):
+        read_json(path)
