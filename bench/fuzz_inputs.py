@@ -19,10 +19,10 @@ from gossamer.checkpoints.low_rank import FOLDER, LowRank, write_low_rank
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.packing.folder import write_packed
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from test_bitmask_tensors import sparse_checkpoint
-from test_gguf import write_gguf
+from bitmask_files import sparse_checkpoint
+from gguf_files import write_gguf
 from tiny import CHAT_TEMPLATE, tiny_llama
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 300}

@@ -79,7 +79,7 @@ def packed(kind: float | tuple[int, int], type: str, group: int, rows: int, cols
 
 
 def check(weight: _core.Weight, card: CudaWeight) -> float:
-    """The largest error over its bound (tests/cuda_cases.py derives it), for 4 and 64 tokens and the first rows.
+    """The largest error over its bound (see tests/support/cuda_cases.py), with 4 and 64 tokens, of the first rows.
 
     More than 1, or NaN, is wrong.
     """

@@ -1,5 +1,5 @@
 # Writes gossamer_build.h: the version, and one hash over everything that the native module is built from. The tests
-# compute the same hash (tests/conftest.py), so a module that is older than its sources is told from a fresh one by
+# compute the same hash (`source_hash`), so a module that is older than its sources is told from a fresh one by
 # content; times of files say nothing after a clone. Run as a script:
 #   cmake -DROOT=<repository> -DVERSION=<version> -DOUT=<header> -P source_hash.cmake
 cmake_minimum_required(VERSION 3.20)

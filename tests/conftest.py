@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import signal
 import subprocess
@@ -12,16 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def source_hash(root: Path) -> str:
-    """The hash of everything that the native module is built from, as cmake/source_hash.cmake computes it."""
-    files = [path for end in ("h", "inc", "cc", "cu") for path in (root / "csrc").rglob(f"*.{end}")]
-    files += [*(root / "cmake").rglob("*.cmake"), root / "CMakeLists.txt"]
-    names = sorted(path.relative_to(root).as_posix() for path in files)
-    lines = (f"{hashlib.sha256((root / name).read_bytes()).hexdigest()} {name}\n" for name in names)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+from checkout import ROOT, source_hash
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import gossamer.torch as gt
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ("text", "translation", "speech", "vision", "embeddings")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from checkout import ROOT
 
 PACKAGE = ROOT / "python" / "gossamer"
 NATIVE = ("_core", "_cuda", "_simt")  # reached from anywhere

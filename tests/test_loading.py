@@ -9,12 +9,12 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 import gossamer
+from gguf_files import write_gguf
 from gossamer.errors import GossamerError
 from gossamer.loading import load, locate
 from gossamer.packing.convert import convert
 from gossamer.packing.replan import PLANNED_FOR, this_processor
 from gossamer.zoo import builtin
-from test_gguf import write_gguf
 from tiny import tiny_llama
 
 TOKENS = list(range(3, 40))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT
+from checkout import ROOT
 from gossamer.cli import layer_picture
 from gossamer.cli.layers import Layer
 

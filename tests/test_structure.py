@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, source_hash
+from checkout import ROOT, source_hash
 
 CSRC = ROOT / "csrc"
 LAYERS = ("common", "formats", "kernels", "ops", "engine", "bindings")

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from checkout import ROOT
+
+FACTS = {
+    "processor": "A processor", "cores": 2, "isa": "avx2", "compiler": "GCC 1", "date": "2031-02-03T04:05:06+00:00",
+    "commit": "0123456789abcdef",
+}  # fmt: skip
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module("report")
+
+
+def kernel_row(kernel: str, rows: int, rate: float, **values: Any) -> dict[str, Any]:
+    format, _, type, _ = kernel.partition("__")[0].split("_")
+    return {
+        "kernel": kernel, "models": ["m"], "format": format, "type": type, "rows": rows, "cols": 64, "zeros": 0.5,
+        "batch": 1, "bytes": rows * 64 // 2, "positions_per_second": rate, "bandwidth": rate / 2, "plain_reads": 30.0,
+        "prefetched_reads": 40.0, "share": rate / 80, **values,
+    }  # fmt: skip
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"median": value, "min": value - 0.25, "max": value + 0.25}
+
+
+def results() -> dict[str, Any]:
+    """One small result of each kind, with numbers that can be told apart."""
+    rows = [
+        kernel_row("bitmap_linear_int8_a8__avx2", 32, 20.0, zeros=0.4999),
+        kernel_row("bitmap_linear_int8_a8__avx2", 64, 60.0, zeros=0.5001),
+        kernel_row("bitmap_linear_int8_a8__scalar", 32, 1.0, zeros=0.4999),
+        kernel_row("bitmap_linear_int8_a8__avx2", 32, 99.0, zeros=0.4999, batch=4),
+        kernel_row("dense_linear_f16_f32__avx2", 32, 10.0, zeros=0.0),
+    ]
+    kernels = {"facts": FACTS, "threads": 2, "rounds": 5, "in_cache": False, "rows": rows}
+    wanted = [
+        {"what": "fast", "value": 0.875, "at_least": 0.9, "reached": False, "measured": rows[:1]},
+        {"what": "small", "value": 1.125, "at_most": 1.2, "reached": True, "measured": rows[:2]},
+    ]
+    model = {
+        "llama_cpp": {"type": "Q4_0", "head": "Q6_K", "file_bytes": 77e6, "tg8": {"median": 100.0}, "perplexity": 11.5},
+        "gossamer": {
+            "model": "packed", "synthetic": None, "weights": {"head dense int8": 1, "bitmap int4": 14},
+            "bytes_per_token": 55e6, "tg8": {"median": 150.0}, "perplexity": 12.5,
+        },
+        "tg8_ratio": spread(1.5),
+    }  # fmt: skip
+    llama = {"facts": FACTS, "gguf": "a.gguf", "text": "prose", "threads": 2, "rounds": 3, "pairs": [model]}
+    made_up = copy.deepcopy(llama)
+    made_up |= {"gguf": None, "text": None}
+    made_up["pairs"][0]["gossamer"] |= {"model": "shape", "synthetic": {"sparsity": 0.75, "pattern": None}}
+    side = {"seconds": 1.0, "rounds": [1.0]}
+    row = {"layers": 8, "sparsity": 0.75, "format": "bitmap", "deepsparse_version": "1.8", "ratio": spread(1.25)}
+    row |= {name: {**side, "positions_per_second": speed} for name, speed in (("deepsparse", 80.0), ("gossamer", 99.5))}
+    stacks = {"facts": FACTS, "size": 4096, "group": 64, "rounds": 5, "threads": 2, "median_ratio": 1.25, "rows": [row]}
+    times = {"step": 0.004, "regions": 0.0035, "no_barriers": 0.003}
+    shares = {"regions": 0.125, "no_barriers": 0.25}
+    step = {"model": "packed", "threads": 2, "seconds": times, "overhead": shares}
+    return {
+        "overhead": {"facts": FACTS, "context": 48, "steps": 20, "rows": [step]},
+        "kernels": kernels,
+        "kernels-in-cache": {**kernels, "in_cache": True},
+        "kernels_acceptance": {
+            "facts": FACTS, "threads": 2, "rows": wanted,
+            "avx2_wins_below": {"dense_x": None, "bitmap_x": 6.25, "nm_x": None, "csr_x": 0.0},
+        },
+        "llama_cpp": llama,
+        "llama_cpp-shape": made_up,
+        "deepsparse": stacks,
+    }  # fmt: skip
+
+
+def test_the_committed_page_is_made_from_the_committed_results(report: ModuleType) -> None:
+    text = (report.DOCS / "performance.md").read_text(encoding="utf-8")
+    found = report.read_results()
+    assert text == report.page(found), "run: python bench/report.py"
+    assert (f"]({report.PLOT})" in text) == (report.DOCS / report.PLOT).exists() == ("kernels" in found)
+
+
+def test_every_figure_has_its_place(report: ModuleType) -> None:
+    text = report.page(results())
+    lines = text.splitlines()
+    speeds = "| 77 | 55 | 100.0 | 150.0 | 1.50 (1.25 to 1.75) |"
+    for line in (
+        "`bench/results/kernels.json`: A processor, 2 cores, avx2, GCC 1; 2031-02-03, commit 0123456789.",
+        "| `bitmap_linear_int8_a8__avx2` | 50% | 1 | 40.0 | 20.0 | 0.50 (0.25 to 0.75) |",  # both shapes in one row
+        "| `bitmap_linear_int8_a8__avx2` | 50% | 1 | 40.0 | 20.0 |",  # in cache
+        "| `bitmap_linear_int8_a8__avx2` | 50% | 4 | 99.0 | 49.5 | 1.24 (1.24 to 1.24) |",
+        "| fast | 0.88 | at least 0.9 | no | 10.0 |",
+        "| small | 1.12 | at most 1.2 | yes | 10.0, 30.0 |",
+        "| packed | 2 | 4.00 | 3.50 | 3.00 | 12.5% | 25.0% |",
+        "| `bitmap_x` | 6.2 |",
+        "| `nm_x` | any |",
+        "| `csr_x` | none |",
+        f"| Q4_0, head Q6_K | packed: bitmap int4, head dense int8 {speeds} 11.5 | 12.5 |",
+        f"| Q4_0, head Q6_K | 75% zeros: bitmap int4, head dense int8 {speeds}",
+        "| 8 | 75% | bitmap | 80.0 | 99.5 | 1.25 (1.00 to 1.50) |",
+    ):
+        assert line in lines
+    for isa in ("avx2", "scalar"):
+        assert lines.count(f"### {isa}") == 2  # beyond and in cache
+    assert "40.0 GB/s" in text  # the roof: the better kind of reads
+    assert "dense_x" not in text
+    assert "Not measured" not in text
+    tables = [line.count("|") for line in lines if line.startswith("|")]
+    heads = [line.count("|") for line in lines if line.startswith("| ---")]
+    assert set(tables) == set(heads)
+
+
+@pytest.mark.parametrize("name", ["kernels", "kernels_acceptance", "llama_cpp", "overhead", "deepsparse"])
+def test_what_is_not_measured_is_named(report: ModuleType, name: str) -> None:
+    kept = {key: value for key, value in results().items() if key.split("-")[0] != name}
+    text = report.page(kept)
+    _, _, missing = text.partition("## Not measured yet")
+    assert f"`bench/results/{name}.json`" in missing
+    assert missing.count("bench/results/") == 1
+    assert (f"]({report.PLOT})" in text) == (name != "kernels")
+
+
+def test_points_are_of_the_fastest_kernel_for_one_token(report: ModuleType) -> None:
+    assert report.points(results()["kernels"]) == {
+        ("bitmap", "int8"): [(4.0, 20.0), (4.0, 60.0)],
+        ("dense", "f16"): [(4.0, 10.0)],
+    }
+
+
+def test_the_plot_is_the_same_for_the_same_results(report: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a.svg", "b.svg"):
+        report.plot(results()["kernels"], tmp_path / name)
+    drawn = (tmp_path / "a.svg").read_bytes()
+    assert drawn == (tmp_path / "b.svg").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg"]
+    assert all(f"<!-- {text} -->".encode() in drawn for text in ("bitmap int8", "dense f16", "reads, 40.0 GB/s"))
+
+
+def test_it_writes_page_and_plot(report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    made = tmp_path / "results"
+    made.mkdir()
+    for name, document in results().items():
+        (made / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    monkeypatch.setattr(report, "RESULTS", made)
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.main()
+    assert (tmp_path / "performance.md").read_text(encoding="utf-8") == report.page(results())
+    assert (tmp_path / report.PLOT).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["performance.md", "results", report.PLOT]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gguf_files import write_gguf
+from gossamer.checkpoints import open_checkpoint
+from gossamer.errors import GossamerError
+from gossamer.text.tokenizer import Tokenizer
+
+EOS = "tokenizer.ggml.eos_token_id"
+
+
+def tokenizer(path: Path, **options: Any) -> Tokenizer:
+    return open_checkpoint(write_gguf(path, **options)).tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("texts", "ends"),
+    [
+        ({0: "<s>"}, {1, 2}),  # ChatML whose eos is another token
+        ({0: "<s>", 2: "<|eot_id|>"}, {1, 2}),
+        ({0: "<s>", 2: "<end_of_turn>", 200: "<|end_of_text|>"}, {1, 2, 200}),
+        ({0: "<s>", 2: "<|im_stop|>"}, {1}),
+        ({0: "<|return|>", 2: "<|call|>", 200: "<|end|>"}, {0, 1, 2}),  # there the last one ends no answer
+        ({0: "<s>", 2: "<|call|>", 200: "<|end|>"}, {1, 2, 200}),
+    ],
+)
+def test_a_text_ends_at_what_its_tokens_are_called(tmp_path: Path, texts: dict[int, str], ends: set[int]) -> None:
+    got = tokenizer(tmp_path / "m.gguf", keys={EOS: 1}, texts=texts)
+    assert got.eos_ids == ends
+    for token in ends:
+        assert got.decode([5, token]) == got.decode([5])  # whatever its type in the file
+        assert got.encode(f"x{got._backend.id_to_token(token)}", special=False)[-1] == token
+
+
+def test_ends_that_the_file_names(tmp_path: Path) -> None:
+    keys = {EOS: 1, "tokenizer.ggml.eot_token_id": 20, "tokenizer.ggml.fim_pad_token_id": 21}
+    assert tokenizer(tmp_path / "m.gguf", keys=keys, texts={0: "<s>", 2: "</t>"}).eos_ids == {1, 20, 21}
+
+
+@pytest.mark.parametrize(
+    ("keys", "before", "behind"),
+    [
+        ({}, [], []),
+        ({"tokenizer.ggml.add_bos_token": True}, [0], []),
+        ({"tokenizer.ggml.add_eos_token": True}, [], [2]),
+        ({"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}, [0], [2]),
+        ({"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_space_prefix": False}, [], []),
+    ],
+)
+def test_what_stands_around_a_text(tmp_path: Path, keys: dict[str, Any], before: list[int], behind: list[int]) -> None:
+    got = tokenizer(tmp_path / "m.gguf", keys=keys)
+    assert got.encode("net") == [*before, *got.encode("net", special=False), *behind]
+
+
+def test_keys_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(GossamerError, match=r"m\.gguf: tokenizer\.ggml\.normalizer\.lowercase is not supported"):
+        tokenizer(tmp_path / "m.gguf", keys={"tokenizer.ggml.normalizer.lowercase": True})
+    tokenizer(
+        tmp_path / "m.gguf", keys={"tokenizer.ggml.mask_token_id": 4, "tokenizer.ggml.remove_extra_whitespaces": True}
+    )

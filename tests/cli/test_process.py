@@ -1,0 +1,126 @@
+"""The command line in processes of its own: interrupts, readers that go away, full disks, poor terminals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkout import ROOT
+
+SERVER = """
+import sys, time
+sys.path[:0] = {paths!r}
+from fakes import fake_model
+import gossamer.loading
+from gossamer import cli
+model = {model}
+step = model.decoder.step
+def slow(batch, all_logits=False):
+    time.sleep({delay})
+    return step(batch, all_logits)
+model.decoder.step = slow
+gossamer.loading.load = lambda name, **options: model
+raise SystemExit(cli.main())
+"""
+
+
+def process(*argv: str, delay: float = 0.0, model: str = "fake_model('ab')", **options: Any) -> subprocess.Popen[bytes]:
+    """Starts the command in a process of its own, over the fake model."""
+    import gossamer
+
+    paths = [str(ROOT / "tests" / "support"), *(str(Path(path).parent) for path in gossamer.__path__)]
+    code = SERVER.format(paths=paths, delay=delay, model=model)
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([sys.executable, "-c", code, *argv], **options)
+
+
+def test_sigint_in_the_middle_of_an_answer():
+    with process("generate", "a", "-n", "900", delay=0.05) as running:
+        assert running.stdout is not None
+        first = os.read(running.stdout.fileno(), 1)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert re.fullmatch(rb"[ab]{1,899}\n", first + out)
+    assert err == b""
+
+
+def test_a_reader_that_goes_away_ends_it_quietly():
+    with process("generate", "a", "-n", "900", delay=0.01) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        os.read(running.stdout.fileno(), 1)
+        running.stdout.close()
+        err = running.stderr.read()
+        running.wait(timeout=60)
+    assert running.returncode == 141
+    assert err == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+@pytest.mark.parametrize("argv", [("generate", "a"), ("generate", "a", "--json")])
+def test_a_full_disk_behind_stdout_is_an_error(argv: tuple[str, ...]):
+    with Path("/dev/full").open("wb") as full, process(*argv, stdout=full) as running:
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert err == b"gossamer: error: No space left on device\n"
+
+
+def test_a_terminal_without_the_letters_prints_question_marks():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with process("generate", "a", "-n", "1", model="fake_model(words=['', 'a', 'é'])", env=environment) as running:
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (0, b"?\n", b"")
+
+
+def test_closed_streams_are_as_if_nobody_reads_and_nothing_is_there():
+    main = "from gossamer.cli import main; raise SystemExit(main())"
+    close = "import os; [os.close(n) for n in {}]; os.execv({!r}, [{!r}, '-c', {!r}, *{!r}])"
+
+    def run(streams: tuple[int, ...], *argv: str) -> subprocess.CompletedProcess[bytes]:
+        code = close.format(streams, sys.executable, sys.executable, main, argv)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+    assert run((1,), "convert", "a", "b").returncode == 1
+    assert b"PROMPT is empty" in run((0,), "generate").stderr
+    done = run((2,), "convert", "a", "b")
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_what_draws_is_imported_only_where_it_draws():
+    code = "import sys; import gossamer.cli; sys.exit('matplotlib' in sys.modules or 'rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "gossamer", "fry"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gossamer: error: ")
+
+
+def test_sigint_while_modules_are_imported_is_quiet():
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gossamer.cli.generate":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from gossamer.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_the_installed_command_is_quiet_from_the_first_import_on():
+    (entry,) = metadata.entry_points(group="console_scripts", name="gossamer")
+    assert entry.value == "gossamer.__main__:main"

@@ -1,0 +1,176 @@
+"""Options of a text: fair values, names, and whose defaults hold, from every place that a model may keep its own in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gossamer
+from fakes import fake_model
+from gguf_files import write_gguf
+from gossamer.checkpoints import open_checkpoint
+from gossamer.errors import GossamerError
+from gossamer.generation.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
+from gossamer.packing.convert import convert
+from gossamer.pruning import prune
+from gossamer.text.generation_config import unheeded
+from tiny import tiny_llama
+
+OWN = {"do_sample": True, "temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2}
+DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_penalty": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("top_k", -1), ("top_p", 0.0),
+        ("top_p", 1.01), ("top_p", math.nan), ("min_p", -0.1), ("min_p", 1.5), ("repeat_penalty", 0.0),
+        ("repeat_penalty", math.inf), ("seed", -1), ("max_new_tokens", 0), ("temperature", "hot"), ("top_k", 2.5),
+        ("top_p", None), ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_named(name: str, value: Any):
+    with pytest.raises(GossamerError, match=f"^{name}(:| must be .*got)"):
+        SamplingOptions(**{name: value})
+
+
+def test_a_stop_string_that_no_text_can_hold_is_refused():
+    with pytest.raises(GossamerError, match="a stop string is no valid Unicode text"):
+        SamplingOptions(stop=("a", "caf\udce9"))
+
+
+def test_one_stop_string_will_do():
+    assert SamplingOptions(stop="end").stop == ("end",)  # type: ignore[arg-type]
+    assert SamplingOptions(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_options_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GENERATE.temperature = 1.0  # type: ignore[misc]
+    assert GENERATE.changed({"top_k": 3}) == SamplingOptions(top_k=3)
+
+
+@pytest.mark.parametrize(
+    ("generation", "for_generate", "for_chat"),
+    [
+        ({}, {}, CHAT),
+        ({"eos_token_id": 2, "temperature": None}, {}, CHAT),
+        (OWN, DRAWN, DRAWN),
+        ({"do_sample": True}, {"temperature": 1.0}, {"temperature": 1.0}),
+        ({"do_sample": True, "top_k": -1}, {"temperature": 1.0}, {"temperature": 1.0}),
+        ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
+        # The likeliest token: what filters the model has would change nothing.
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {}, {}),
+        ({"do_sample": False, "repetition_penalty": 1.1}, {"repeat_penalty": 1.1}, {"repeat_penalty": 1.1}),
+        # Whether to draw is not said: only what is said is laid over ours.
+        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}, dataclasses.replace(CHAT, repeat_penalty=1.1)),
+        ({"top_p": 0.8}, {"top_p": 0.8}, dataclasses.replace(CHAT, top_p=0.8)),
+    ],
+)
+def test_the_models_own_defaults_hold(generation: dict[str, Any], for_generate: Any, for_chat: Any):
+    assert model_defaults(generation, GENERATE) == SamplingOptions(**for_generate)
+    if isinstance(for_chat, dict):
+        for_chat = SamplingOptions(max_new_tokens=CHAT.max_new_tokens, **for_chat)
+    assert model_defaults(generation, CHAT) == for_chat
+
+
+@pytest.mark.parametrize(
+    ("generation", "line"),
+    [
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
+        ({"temperature": "warm"}, "temperature must be a number, got 'warm'"),
+        ({"do_sample": "yes"}, "do_sample must be true or false, got 'yes'"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be above 0, got 0"),
+    ],
+)
+def test_bad_defaults_of_a_model_are_named(generation: dict[str, Any], line: str):
+    model = fake_model()
+    model.tokenizer.generation = generation
+    with pytest.raises(GossamerError, match=f"^fake: the model's own sampling defaults: {line}$"):
+        model.stream("a")
+
+
+def test_they_are_read_from_a_checkpoint_and_kept_by_packing_and_pruning(tmp_path: Path):
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({**OWN, "eos_token_id": [2, 1], "cache": "x"}), "utf-8")
+    convert(folder, tmp_path / "packed")
+    prune(folder, tmp_path / "pruned", method="magnitude", sparsity=0.5, length=32)
+    convert(tmp_path / "pruned", tmp_path / "both")
+    for place in ("m", "packed", "pruned", "both"):
+        model = gossamer.load(tmp_path / place)
+        assert model.defaults() == SamplingOptions(**DRAWN), place
+        assert model.tokenizer.eos_ids == {1, 2}, place
+
+
+def test_they_are_read_from_a_gguf_file_and_kept(tmp_path: Path):
+    sampling = {"temp": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "penalty_repeat": 1.2, "mirostat": 0}
+    keys = {f"general.sampling.{name}": value for name, value in sampling.items()}
+    path = write_gguf(tmp_path / "m.gguf", keys=keys)
+    assert model_defaults(open_checkpoint(path).tokenizer().generation, CHAT).changed(
+        {"max_new_tokens": 128}
+    ) == SamplingOptions(**DRAWN)
+    convert(path, tmp_path / "packed")
+    prune(path, tmp_path / "pruned", method="magnitude", sparsity=0.5, length=32)
+    for place in ("packed", "pruned"):
+        assert gossamer.load(tmp_path / place).defaults() == SamplingOptions(**DRAWN)
+    plain = write_gguf(tmp_path / "plain.gguf")
+    assert open_checkpoint(plain).tokenizer().generation == {}
+
+
+def test_what_was_chosen_is_told():
+    model = fake_model(template=True)
+    model.generate("a", max_new_tokens=2)
+    assert model.last_stats is not None
+    assert model.last_stats.text().splitlines()[2] == "sampling: the likeliest token"
+    list(model.conversation().say("a", max_new_tokens=2, seed=3))
+    told = "temperature 0.7, top-p 0.95, min-p 0.05, repeat penalty 1.05, seed 3"
+    assert model.last_stats.text().splitlines()[2] == f"sampling: {told}"
+    document = json.loads(json.dumps(model.last_stats.to_dict()))
+    assert document["sampling"] == {**dataclasses.asdict(CHAT), "seed": 3, "max_new_tokens": 2, "stop": []}
+
+
+def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
+    folder = tiny_llama(tmp_path / "m")
+    asked = {"num_beams": 4, "typical_p": 1.0, "no_repeat_ngram_size": 3, "bad_words_ids": [], "min_length": None}
+    (folder / "generation_config.json").write_text(json.dumps(asked), "utf-8")
+    convert(folder, tmp_path / "packed")
+    for place in ("m", "packed"):
+        model = gossamer.load(tmp_path / place)
+        model.generate("a", max_new_tokens=1)
+        assert model.last_stats is not None
+        assert model.last_stats.text().splitlines()[2] == (
+            "sampling: the likeliest token; the model also asks for num_beams 4, no_repeat_ngram_size 3, not done here"
+        )
+        assert model.last_stats.to_dict()["unheeded"] == ["num_beams 4", "no_repeat_ngram_size 3"]
+    keys = {"general.sampling.mirostat": 2, "general.sampling.xtc_probability": 0.0}
+    path = write_gguf(tmp_path / "m.gguf", keys=keys)
+    assert unheeded(open_checkpoint(path).tokenizer().generation) == ["mirostat 2"]
+
+
+def test_options_that_there_are_not_are_answered_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch):
+    model = fake_model(template=True)
+    known = "max_new_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop"
+    for call in (model.stream, model.generate):
+        with pytest.raises(
+            TypeError, match=f"^there is no option temprature; .*: {known}, .*; did you mean temperature"
+        ):
+            call("a", temprature=1.0)
+    with pytest.raises(TypeError, match=f"^there is no option frequency; there are: {known}$"):
+        model.conversation().say("a", frequency=1)
+    monkeypatch.setattr("gossamer.loading.load", lambda *_: pytest.fail("nothing may be loaded"))
+    with pytest.raises(TypeError, match="there is no option max_length; there are: "):
+        gossamer.generate("a", max_length=3)
+
+
+def test_options_may_be_given_whole():
+    model = fake_model()
+    model.tokenizer.generation = OWN
+    assert model.generate("ab", gossamer.SamplingOptions(max_new_tokens=3)) == "cde"
+    assert model.last_stats is not None
+    assert model.last_stats.sampling == SamplingOptions(max_new_tokens=3)
+    assert model.generate("ab", GENERATE, max_new_tokens=2, stop="d") == "c"

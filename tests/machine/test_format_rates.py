@@ -1,0 +1,113 @@
+"""What formats reach here: measured once a type, kept for this machine and build, and not believed where garbled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer.formats import FORMATS, expected_shape, measure, stored_bytes
+from gossamer.machine import format_rates
+from gossamer.machine.format_rates import FormatRate, known, load, measured, seconds
+from matrices import patterned, sparse
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home of its own, and little to measure."""
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    monkeypatch.setattr(format_rates, "_ROWS", 32)
+    monkeypatch.setattr(format_rates, "_COLS", 128)
+    monkeypatch.setattr(format_rates, "_SECONDS", 1e-4)
+    monkeypatch.setattr(format_rates, "last_level_bytes", lambda: 1 << 16)
+    return tmp_path
+
+
+@pytest.mark.parametrize("type", ["f32", "int8", "int4"])
+@pytest.mark.usefixtures("small")
+def test_every_format_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, type: str) -> None:
+    assert known(type) is None
+    told: list[tuple[int, int, str]] = []
+    rates = measured(type, lambda *step: told.append(step))
+    assert set(rates) == set(FORMATS)
+    assert all(point.seconds > 0 for points in rates.values() for point in points)
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("measured twice")
+
+    monkeypatch.setattr(format_rates, "_measure", refuse)
+    assert measured(type) == known(type) == rates
+
+
+def test_types_lie_beside_one_another(small: Path) -> None:
+    first, second = measured("int8"), measured("int4")
+    assert known("int8") == first
+    assert known("int4") == second
+    assert len(list(small.glob("formats/*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row.pop("csr"),
+        lambda row: row.update(dense=[]),
+        lambda row: row.update(dense=[[0.0, -1.0]]),
+        lambda row: row.update(dense=[["x", 1.0]]),
+        lambda row: row.update(bitmap=[[0.5, 1.0], [0.5, 2.0]]),
+        lambda row: row.update(nm=7),
+    ],
+)
+def test_garbled_files_are_measured_again(small: Path, change: Any) -> None:
+    measured("int8")
+    (path,) = small.glob("formats/*")
+    document = json.loads(path.read_text())
+    change(document["rates"]["int8"])
+    path.write_text(json.dumps(document))
+    assert known("int8") is None
+    measured("int8")
+    assert known("int8") is not None
+
+
+@pytest.mark.usefixtures("small")
+def test_figures_of_another_build_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured("int8")
+    monkeypatch.setattr(format_rates, "machine_key", lambda: {"processor": "another"})
+    assert known("int8") is None
+
+
+def test_time_changes_evenly_with_the_load_and_beyond_what_was_measured() -> None:
+    rates = {"bitmap": (FormatRate(0.2, 1.0), FormatRate(0.4, 1.5), FormatRate(0.8, 3.5))}
+    times = {}
+    for zeros in (0.9, 0.7, 0.5, 0.0):
+        shape = measure(sparse(64, 256, zeros))
+        times[zeros] = seconds(rates, shape, "bitmap") / shape.positions
+        at = load(shape, "bitmap")
+        low, high = ((0.2, 1.0), (0.4, 1.5)) if at <= 0.4 else ((0.4, 1.5), (0.8, 3.5))
+        assert times[zeros] == pytest.approx(low[1] + (at - low[0]) * (high[1] - low[1]) / (high[0] - low[0]))
+    assert times[0.0] > 4.0
+    assert seconds({"bitmap": (FormatRate(0.4, 1.0), FormatRate(0.5, 5.0))}, expected_shape(16, 64, 1), "bitmap") > 0
+
+
+@pytest.mark.parametrize("zeros", [0.3, 0.5, 0.8, 0.95])
+def test_expected_shapes_are_near_those_of_even_zeros(zeros: float) -> None:
+    values = sparse(256, 512, zeros)
+    real, expected = measure(values), expected_shape(256, 512, int(np.count_nonzero(values)))
+    assert expected.nonzeros == real.nonzeros
+    assert expected.steps == pytest.approx(real.steps, rel=0.03)
+    for format in ("dense", "bitmap", "csr"):
+        assert stored_bytes(expected, format, "int8") == pytest.approx(stored_bytes(real, format, "int8"), rel=0.03)
+
+
+def test_expected_shapes_know_a_pattern_and_take_any_size() -> None:
+    assert expected_shape(64, 64, 2048, (2, 4)).patterns == {4: 2}
+    assert measure(patterned(64, 64, 2, 4)).patterns[4] == 2
+    for rows, cols in ((1, 1), (17, 65), (16, 64)):
+        for nonzeros in (0, 1, rows * cols):
+            shape = expected_shape(rows, cols, nonzeros)
+            assert shape.positions == measure(np.ones((rows, cols), np.float32)).positions
+            assert stored_bytes(shape, "csr", "int4") > 0
