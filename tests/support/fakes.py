@@ -134,3 +134,8 @@ def fake_model(
     ids = None if script is None else [EOS if word == "." else words.index(word) for word in script]
     decoder: Any = FakeDecoder(len(words), ids)
     return Model(decoder, config, tokenizer, {"name": "fake"}, {})
+
+
+def decoder_of(model: Model) -> FakeDecoder:
+    assert isinstance(model.decoder, FakeDecoder)
+    return model.decoder
