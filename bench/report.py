@@ -223,7 +223,8 @@ def _origin(name: str, facts: Document) -> str:
     """The file, and where and when it was measured."""
     compiler = f", {facts['compiler']}" if "compiler" in facts else ""
     machine = f"{facts['processor']}, {facts['cores']} cores, {facts['isa']}{compiler}"
-    return f"`bench/results/{name}.json`: {machine}; {facts['date'][:10]}, commit {facts['commit'][:10]}."
+    when = f"{facts['date'][:10]}, commit {facts['commit'][:10]}"
+    return _filled("`bench/results/{name}.json`: {machine}; {when}.", name=name, machine=machine, when=when)
 
 
 def _filled(text: str, **values: Any) -> str:
