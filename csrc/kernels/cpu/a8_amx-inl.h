@@ -117,10 +117,6 @@ inline const uint8_t* tile_words(const uint64_t*& masks, const uint8_t*& v, int 
     for (int i = 0; i < words; ++i) _mm_prefetch((const char*)here + kPrefetch + i * kWordBits, _MM_HINT_T0);
     return here;
   } else {
-    if constexpr (kLayout != Layout::kDense) {
-      for (int line = 0; line < words; line += 8)
-        _mm_prefetch((const char*)(masks + line) + kPrefetchThin, _MM_HINT_T0);
-    }
 #pragma GCC unroll 4
     for (int i = 0; i < words; ++i) {
       __m512i codes;
@@ -162,10 +158,12 @@ __attribute__((noinline)) void amx_panels(Tiles& tiles, const LinearArgs& a, int
       clear_totals(tokens, totals[p]);
     }
     for (int u = 0; u < units; ++u) {
+      if constexpr (kLayout != Layout::kDense) prefetch_masks(w, masks, u * words, words);
       UnitFactors factors[kPanels];
       for (int p = 0; p < kPanels; ++p) {
         const __m512 place = _mm512_set1_ps(p == 1 ? 0.0625F : 1.0F);
-        const __m512 scale = grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit)), place) : place;
+        const __m512 scale =
+            grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit), kPanels), place) : place;
         factors[p] = {scale, 1.0F};
       }
       tiles.template load<kCodeTile>(tile_words<kLayout, kType, false>(masks[0], v[0], fixed_step, words, expanded[0]),

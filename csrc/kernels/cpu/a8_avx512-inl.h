@@ -49,6 +49,7 @@ __attribute__((noinline)) void a8_panels(const LinearArgs& a, int panel, int t0)
   constexpr bool kLastHigh = kPanels == 2 || kFirstHigh;
   constexpr int kRun = 8;  // words: every unit has whole runs
   constexpr int kChains = kTokens * kPanels == 1 ? 4 : kTokens * kPanels <= 4 ? 2 : 1;
+  constexpr int kAhead = kLayout != Layout::kDense && kPanels == 2 ? kPrefetchShared : kPrefetch;
   const uint8_t* v[kPanels];
   const uint64_t* masks[kPanels];
   __m512 total[kPanels][kTokens];
@@ -65,11 +66,7 @@ __attribute__((noinline)) void a8_panels(const LinearArgs& a, int panel, int t0)
   const float* unit_scales = a.x.unit_scales + t0 * a.x.unit_stride;
   const int32_t* surplus = a.x.unit_surplus + t0 * a.x.unit_stride;
   for (int u = 0; u < units; ++u) {
-    if constexpr (kLayout != Layout::kDense) {
-      for (int p = 0; p < kPanels; ++p)
-        for (int line = 0; line < unit / kWordCols; line += 8)
-          _mm_prefetch((const char*)(masks[p] + line) + kPrefetchThin, _MM_HINT_T0);
-    }
+    if constexpr (kLayout != Layout::kDense) prefetch_masks(w, masks, u * (unit / kWordCols), unit / kWordCols);
     __m512i acc[kPanels][kTokens][kChains];
     for (int t = 0; t < kTokens; ++t) {
       const __m512i less = _mm512_set1_epi32(surplus[t * a.x.unit_stride + u]);
@@ -89,13 +86,15 @@ __attribute__((noinline)) void a8_panels(const LinearArgs& a, int panel, int t0)
           for (int t = 0; t < kTokens; ++t)
             add_dots(acc[1][t][i % kChains], second, x + t * a.x.stride + i * kWordCols);
         }
-        // Two words with zeros seldom hold more than a line of values.
-        if (kLayout == Layout::kDense || i % 2 == 0) _mm_prefetch((const char*)v[0] + kPrefetch, _MM_HINT_T0);
+        // Two words with zeros of a lone panel seldom hold more than a line of values.
+        if (kLayout == Layout::kDense || kPanels == 2 || i % 2 == 0)
+          _mm_prefetch((const char*)v[0] + kAhead, _MM_HINT_T0);
       }
     }
     for (int p = 0; p < kPanels; ++p) {
       const __m512 place = _mm512_set1_ps(p == 1 || kFirstHigh ? 0.0625F : 1.0F);
-      const __m512 scale = grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit)), place) : place;
+      const __m512 scale =
+          grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit), kPanels), place) : place;
       for (int t = 0; t < kTokens; ++t) {
         __m512i sum = acc[p][t][0];
         for (int i = 1; i < kChains; ++i) sum = _mm512_add_epi32(sum, acc[p][t][i]);

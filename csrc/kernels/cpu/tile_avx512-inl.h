@@ -36,9 +36,17 @@ inline void with_layout(const LinearArgs& a, const Use& use) {
     use(LayoutOf<Layout::kMasked>());
 }
 
-// Bytes ahead that are fetched, of values and of the thinner streams: far enough for memory, near enough to stay in L1.
+// Bytes ahead that are fetched, of values, of values that two panels share, and of the thinner streams: far enough for
+// memory, near enough to stay in L1.
 constexpr int kPrefetch = 4096;
+constexpr int kPrefetchShared = 2048;
 constexpr int kPrefetchThin = 1024;
+
+// How far ahead of byte `at` of a panel's part of a thin stream its reader will be in kPrefetchThin bytes' time, where
+// `panels` panels are gone over at once: behind the last byte of the part it goes on `panels` parts further.
+inline int64_t thin_ahead(int64_t at, int64_t part, int panels) {
+  return kPrefetchThin + (at + kPrefetchThin >= part ? (panels - 1) * part : 0);
+}
 
 inline const uint8_t* stream_start(const WeightView& w, int panel) {
   const int stream = w.type == ValueType::kInt4 ? panel / 2 : panel;
@@ -49,14 +57,27 @@ inline const uint64_t* mask_start(const WeightView& w, int panel) {
   return w.masks + (int64_t)panel * w.blocks * kBlockWords;
 }
 
+// Fetches what follows `words` words at each of `masks`, word `at` of as many panels that are gone over at once.
+template <int kPanels>
+inline void prefetch_masks(const WeightView& w, const uint64_t* const (&masks)[kPanels], int at, int words) {
+  constexpr int kBytes = (int)sizeof(uint64_t);
+  const int64_t ahead = thin_ahead((int64_t)at * kBytes, (int64_t)w.blocks * kBlockWords * kBytes, kPanels);
+  for (int p = 0; p < kPanels; ++p)
+    for (int line = 0; line < words; line += 64 / kBytes)
+      _mm_prefetch((const char*)(masks[p] + line) + ahead, _MM_HINT_T0);
+}
+
 inline __mmask16 rows_mask(const WeightView& w, int panel) {
   const int rows = w.rows - panel * kPanelRows;
   return rows >= kPanelRows ? (__mmask16)0xffff : (__mmask16)((1U << rows) - 1);
 }
 
-inline __m512 load_scales(const WeightView& w, int panel, int group) {
+// Scales of a panel's group; `panels` are gone over at once.
+inline __m512 load_scales(const WeightView& w, int panel, int group, int panels = 1) {
+  constexpr int kBytes = kPanelRows * (int)sizeof *w.scales;
   const uint16_t* scales = w.scales + ((int64_t)panel * w.groups + group) * kPanelRows;
-  _mm_prefetch((const char*)scales + kPrefetchThin, _MM_HINT_T0);
+  _mm_prefetch((const char*)scales + thin_ahead((int64_t)group * kBytes, (int64_t)w.groups * kBytes, panels),
+               _MM_HINT_T0);
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)scales));
 }
 
