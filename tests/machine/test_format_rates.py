@@ -11,7 +11,7 @@ import pytest
 
 from gossamer.formats import FORMATS, expected_shape, measure, stored_bytes
 from gossamer.machine import format_rates
-from gossamer.machine.format_rates import FormatRate, known, load, measured, seconds
+from gossamer.machine.format_rates import FormatRate, kept, known, load, measured, remeasured, seconds, settled
 from matrices import patterned, sparse
 
 
@@ -49,6 +49,54 @@ def test_types_lie_beside_one_another(small: Path) -> None:
     assert known("int8") == first
     assert known("int4") == second
     assert len(list(small.glob("formats/*"))) == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_measuring_again_replaces_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = measured("int8"), measured("int4")
+    assert kept() == {"int8": first, "int4": other}
+    slower = {format: tuple(FormatRate(p.load, 3 * p.seconds) for p in points) for format, points in first.items()}
+    monkeypatch.setattr(format_rates, "_measure", lambda *_: slower)
+    assert remeasured("int8") == known("int8") == slower
+    assert kept() == {"int8": slower, "int4": other}
+
+
+@pytest.mark.usefixtures("small")
+def test_rates_are_in_the_order_of_their_zeros() -> None:
+    for format, points in measured("int8").items():
+        assert len(format_rates.zeros(format)) == len(points)
+        if format == "bitmap":
+            assert [1 - point.load for point in points] == pytest.approx(format_rates.zeros(format), abs=0.05)
+
+
+def test_rounds_that_were_disturbed_do_not_count() -> None:
+    clean = [4.0, 3.0, 2.0]
+    rounds = [[factor * time for time in clean] for factor in (1.0, 1.01, 1.7, 2.0, 1.3, 1.02, 2.5, 1.6, 1.9)]
+    assert settled(rounds) == pytest.approx([4.04, 3.03, 2.02])
+    rounds[0][1] = 9.0  # one case alone
+    assert settled(rounds) == pytest.approx([4.04, 3.06, 2.02])
+    assert settled([clean]) == clean
+
+
+@pytest.mark.usefixtures("small")
+def test_more_rounds_are_made_while_they_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = format_rates._core.time_linears
+    noisy, calls = True, 0
+
+    def time_linears(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        passes, y = real(*args, **options)
+        passes[:] = 1.0 + (calls * calls if noisy else 0.0)
+        return passes, y
+
+    monkeypatch.setattr(format_rates._core, "time_linears", time_linears)
+    measured("int8")
+    many, calls, noisy = calls, 0, False
+    measured("int4")
+    cases = sum(len(format_rates.zeros(format)) for format in ("dense", "bitmap", "csr", "nm"))
+    assert calls == cases * (format_rates._ROUNDS + 1)  # and once to know how many passes a turn takes
+    assert many == cases * (format_rates._MOST_ROUNDS + 1)
 
 
 @pytest.mark.parametrize(

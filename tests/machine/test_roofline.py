@@ -16,8 +16,11 @@ import gossamer
 from gossamer import _core
 from gossamer.cli import main
 from gossamer.errors import GossamerError
+from gossamer.formats import FORMATS
 from gossamer.generation.stats import Stats
+from gossamer.machine import format_rates
 from gossamer.machine import roofline as module
+from gossamer.machine.format_rates import FormatRate
 from gossamer.machine.roofline import KernelRate, Reads, Roofline, cached
 
 KERNELS = _core.kernels()
@@ -166,6 +169,35 @@ def test_json_is_one_document(calls: list[dict[str, Any]], capsys: pytest.Captur
     assert document["reads"][1] == {"threads": 2, "memory": 10.0, "cache": 40.0}
     assert document["kernels"][1]["gigabytes_per_second"] == 25.0
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("calls")
+def test_refresh_measures_the_formats_of_known_types_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def measure(type: str, _: Any) -> format_rates.Rates:
+        made.append(type)
+        points = {
+            format: [1e-3 * (1 + place) for place in range(len(format_rates.zeros(format)))] for format in FORMATS
+        }
+        return {
+            format: tuple(FormatRate(float(place), time * len(made)) for place, time in enumerate(times))
+            for format, times in points.items()
+        }
+
+    monkeypatch.setattr(format_rates, "_measure", measure)
+    assert main(["roofline"]) == 0
+    assert made == []
+    format_rates.measured("int4")
+    assert main(["roofline"]) == 0
+    assert ["int4", "bitmap", "90%", "1000.0"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert made == ["int4"]
+    assert main(["roofline", "--refresh", "--json"]) == 0
+    assert made == ["int4", "int4"]
+    rows = json.loads(capsys.readouterr().out)["formats"]
+    assert {"type": "int4", "format": "bitmap", "zeros": 0.9, "positions_per_second": 500.0} in rows
 
 
 @pytest.mark.parametrize("arguments", [["--threads", "0"], ["--threads", "x"], ["model"]])

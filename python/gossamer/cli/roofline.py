@@ -22,22 +22,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="what to measure: the processor, or a card's memory"
     )
-    parser.add_argument("--refresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument(
+        "--refresh", action="store_true", help="measure again what was measured before, the speed of formats included"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document, with every usable kernel")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures or recalls, prints, and returns the exit code."""
+    from ..machine import format_rates
     from ..machine.roofline import KernelRate, roofline
 
     if args.device == "cuda":
         return _card(args)
     with progress() as report:
         result = roofline(refresh=args.refresh, threads=args.threads, progress=report)
+    formats = format_rates.kept()
+    if args.refresh:
+        with progress() as report:
+            formats = {type: format_rates.remeasured(type, report) for type in formats}
+    planned = [
+        {"type": type, "format": format, "zeros": zeros, "positions_per_second": 1 / point.seconds}
+        for type, rates in formats.items()
+        for format, points in rates.items()
+        for zeros, point in zip(format_rates.zeros(format), points, strict=True)
+    ]
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     if args.json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), "formats": planned})
         return 0
     machine = result.machine
     print(f"{machine['processor']}, {machine['cores']} CPUs, {machine['isa']}; measured {result.date}\n")
@@ -71,6 +84,13 @@ def run(args: argparse.Namespace) -> int:
         if rate.chosen
     ]
     print(table(header, cells))
+    if planned:
+        print("\nFormats that were chosen among, with weights in memory and all threads: positions, 1e9 a second")
+        lines = [
+            (str(row["type"]), str(row["format"]), f"{row['zeros']:.0%}", f"{row['positions_per_second']:.1f}")
+            for row in planned
+        ]
+        print(table(("values", "format", "zeros", "positions/s"), lines))
     return 0
 
 

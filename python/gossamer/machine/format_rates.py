@@ -12,24 +12,29 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _core
 from ..folders import write_file
-from ..formats import Shape, measure
+from ..formats import TYPES, Shape, measure
 from ..progress import Progress
 from .memory import available_memory, copies
 from .roofline import GROUP, PATTERN, kept_file, last_level_bytes, machine_key, random_values
 
-_SCHEMA = 1  # raised when what is measured, or how, changes
+_SCHEMA = 2  # raised when what is measured, or how, changes
 _ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 0.97), "nm": (0.5,)}
 _ROWS, _COLS = 1024, 2048
-_ROUNDS, _SECONDS = 3, 0.12  # all formats take turns in each round, so that what else runs does not hit one alone
+_SECONDS = 0.012  # of one format in one round
+# All formats take turns in short rounds, so that what else runs here or beside this machine does not hit one alone. The
+# best few rounds of each count, and more are made while those differ by more than so much.
+_ROUNDS, _MOST_ROUNDS, _BEST, _AGREED = 15, 60, 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,25 @@ def measured(type: str, progress: Progress | None = None) -> Rates:
         type: One of `TYPES`.
         progress: Called with (done, total, what).
     """
-    rates = known(type)
-    if rates is not None:
-        return rates
+    return known(type) or remeasured(type, progress)
+
+
+def remeasured(type: str, progress: Progress | None = None) -> Rates:
+    """Returns what this machine reaches with a value type, measured in any case, and keeps it."""
     rates = _measure(type, progress or (lambda *_: None))
     _keep(type, rates)
     return rates
+
+
+def kept() -> dict[str, Rates]:
+    """Returns what was measured before on this machine, by value type."""
+    found = {type: known(type) for type in TYPES}
+    return {type: rates for type, rates in found.items() if rates is not None}
+
+
+def zeros(format: str) -> tuple[float, ...]:
+    """Returns the fractions of zeros that a format is measured at, in the order of its rates."""
+    return tuple(sorted(_ZEROS[format], reverse=True))
 
 
 def seconds(rates: Rates, shape: Shape, format: str) -> float:
@@ -148,16 +166,39 @@ def _measure(type: str, progress: Progress) -> Rates:
         weight = _core.pack(values, format, type, GROUP, pattern)
         stacks.append(list(copies(weight, max(1, -(-size // weight.nbytes)))))
         loads.append(load(measure(values), format))
-    times: list[list[float]] = [[] for _ in cases]
-    for turn in range(_ROUNDS):
+    repeats = [0] * len(cases)
+    rounds: list[list[float]] = []
+    while len(rounds) < _ROUNDS or (len(rounds) < _MOST_ROUNDS and not _agree(rounds)):
+        rounds.append([])
         for place, stack in enumerate(stacks):
-            progress(len(cases) + (turn * len(cases) + place) // _ROUNDS, 2 * len(cases), what)
-            once = _core.time_linears(stack, repeats=2)[0].min()
-            repeats = max(2, min(200, int(_SECONDS / _ROUNDS / once)))
-            times[place] += _core.time_linears(stack, repeats=repeats)[0].tolist()
+            progress(
+                min(len(cases) + (len(rounds) - 1) * len(cases) // _ROUNDS, 2 * len(cases) - 1), 2 * len(cases), what
+            )
+            if not repeats[place]:
+                repeats[place] = max(3, min(100, int(_SECONDS / _core.time_linears(stack, repeats=2)[0].min())))
+            # The first pass finds other weights in the caches.
+            rounds[-1].append(float(np.median(_core.time_linears(stack, repeats=1 + repeats[place])[0][1:])))
     rates: dict[str, list[FormatRate]] = {format: [] for format in _ZEROS}
-    for (format, _), stack, at, passes in zip(cases, stacks, loads, times, strict=True):
-        positions = len(stack) * _ROWS * _COLS
-        rates[format].append(FormatRate(at, 1e9 * float(np.quantile(passes, 0.2)) / positions))
+    for (format, _), stack, at, passes in zip(cases, stacks, loads, settled(rounds), strict=True):
+        rates[format].append(FormatRate(at, 1e9 * passes / (len(stack) * _ROWS * _COLS)))
     progress(2 * len(cases), 2 * len(cases), what)
     return {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
+
+
+def settled(rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Returns one time for each case of rounds in which all cases took turns: the median of its best few rounds.
+
+    What else runs only ever adds time, and to cases that compute more than to those that wait for memory. So neither
+    means nor ratios within a round tell what the machine reaches.
+    """
+    return [float(time) for time in np.median(_best(rounds), axis=0)]
+
+
+def _best(rounds: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """The best few rounds of each case."""
+    return np.sort(np.array(rounds, np.float64), axis=0)[:_BEST]
+
+
+def _agree(rounds: Sequence[Sequence[float]]) -> bool:
+    best = _best(rounds)
+    return len(best) == _BEST and bool(np.all(best[-1] <= (1 + _AGREED) * best[0]))
