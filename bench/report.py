@@ -22,6 +22,7 @@ RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
 PLOT = "roofline.svg"
 
 Document = dict[str, Any]
+_SIDES = ("dense", "sparse")
 
 _INTRODUCTION = (
     "Made by `python bench/report.py` from the files in `bench/results`; every section names its own. Absolute figures "
@@ -55,6 +56,15 @@ _OVERHEAD = (
     "A decode step at a context of {context} tokens beside its products alone, as the engine runs them (region by "
     "region, each with its barrier) and in regions so long that no thread waits for another. The overhead is the part "
     "of the step that is not in the products."
+)
+_WHOLE = (
+    "Random weights in the shape of real models, zeros at random places in the matrices of the blocks; sparse beside "
+    "dense of the same value type, taking turns. Bytes allow: bytes a token of dense over those of sparse. The speedup "
+    "is the median of the rounds and their span."
+)
+_FORMATS = (
+    "The formats that `auto` chooses beside every single one, as tokens a second, taking turns. The last column is the "
+    "speed of `auto` over the best single format's."
 )
 
 
@@ -170,9 +180,39 @@ def overhead(document: Document) -> Iterator[str]:
     yield _table(header, lines)
 
 
+def whole_models(document: Document) -> Iterator[str]:
+    """Sparse beside dense: a row for each model and fraction of zeros."""
+    yield _filled(_WHOLE)
+    lines = []
+    for row in document["rows"]:
+        ratios = [dense / sparse for dense, sparse in zip(*(row["seconds"][side] for side in _SIDES), strict=True)]
+        zeros = row["zeros"] if ":" in row["zeros"] else f"{float(row['zeros']):.0%}"
+        line = [row["model"], row["weights"], row["head"], zeros, ", ".join(row["formats"])]
+        line += [f"{row['tokens_per_second'][side]:.1f}" for side in _SIDES]
+        line.append(_span({"median": row["speedup"], "min": min(ratios), "max": max(ratios)}))
+        lines.append([*line, f"{row['bytes_allow']:.2f}", f"{row['asked']:.2f}"])
+    header = ["model", "blocks", "head", "zeros", "formats", *_SIDES, "speedup", "bytes allow", "asked"]
+    yield _table(header, lines, left=5)
+
+
+def format_choices(document: Document) -> Iterator[str]:
+    """`auto` beside every single format: a row for each model, type and fraction of zeros."""
+    yield _filled(_FORMATS)
+    rows = document["rows"]
+    names = list(dict.fromkeys(name for row in rows for name in row["tokens_per_second"]))
+    lines = []
+    for row in rows:
+        speeds = [f"{row['tokens_per_second'][name]:.1f}" for name in names]
+        line = [row["model"], row["weights"], f"{float(row['zeros']):.0%}", ", ".join(row["auto"]), *speeds]
+        lines.append([*line, f"{row['auto_over_best']:.2f}"])
+    yield _table(["model", "blocks", "zeros", "auto chooses", *names, "over best"], lines, left=4)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "kernels": ("Kernels", "python bench/kernels.py", kernels),
     "kernels_acceptance": ("What is asked of the kernels", "python bench/kernels.py --acceptance", acceptance),
+    "whole_models_zeros": ("Whole models, sparse beside dense", "python bench/whole_models.py zeros", whole_models),
+    "whole_models_formats": ("The formats chosen", "python bench/whole_models.py formats", format_choices),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
     "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),

@@ -69,7 +69,19 @@ def results() -> dict[str, Any]:
     times = {"step": 0.004, "regions": 0.0035, "no_barriers": 0.003}
     shares = {"regions": 0.125, "no_barriers": 0.25}
     step = {"model": "packed", "threads": 2, "seconds": times, "overhead": shares}
+    sides = {"dense": 20.0, "sparse": 30.0}
+    whole = {
+        "model": "shape", "weights": "int4", "head": "int8", "zeros": "0.75", "asked": 1.4, "speedup": 1.5,
+        "formats": ["bitmap", "csr"], "bytes_allow": 1.625, "tokens_per_second": sides,
+        "seconds": {"dense": [0.5, 0.75, 1.0], "sparse": [0.25, 0.5, 1.0]},
+    }  # fmt: skip
+    chosen = {
+        "model": "shape", "weights": "int8", "zeros": "0.3", "best": "dense", "auto": ["bitmap"],
+        "auto_over_best": 0.975, "tokens_per_second": {"auto": 39.0, **sides},
+    }  # fmt: skip
     return {
+        "whole_models_zeros": {"facts": FACTS, "rows": [whole, {**whole, "zeros": "2:4"}]},
+        "whole_models_formats": {"facts": FACTS, "rows": [chosen]},
         "overhead": {"facts": FACTS, "context": 48, "steps": 20, "rows": [step]},
         "kernels": kernels,
         "kernels-in-cache": {**kernels, "in_cache": True},
@@ -108,6 +120,9 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         f"| Q4_0, head Q6_K | packed: bitmap int4, head dense int8 {speeds} 11.5 | 12.5 |",
         f"| Q4_0, head Q6_K | 75% zeros: bitmap int4, head dense int8 {speeds}",
         "| 8 | 75% | bitmap | 80.0 | 99.5 | 1.25 (1.00 to 1.50) |",
+        "| shape | int4 | int8 | 75% | bitmap, csr | 20.0 | 30.0 | 1.50 (1.00 to 2.00) | 1.62 | 1.40 |",
+        "| shape | int4 | int8 | 2:4 | bitmap, csr | 20.0 | 30.0 | 1.50 (1.00 to 2.00) | 1.62 | 1.40 |",
+        "| shape | int8 | 30% | bitmap | 39.0 | 20.0 | 30.0 | 0.97 |",
     ):
         assert line in lines
     for isa in ("avx2", "scalar"):
@@ -120,7 +135,9 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
     assert set(tables) == set(heads)
 
 
-@pytest.mark.parametrize("name", ["kernels", "kernels_acceptance", "llama_cpp", "overhead", "deepsparse"])
+@pytest.mark.parametrize(
+    "name", ["kernels", "kernels_acceptance", "llama_cpp", "overhead", "deepsparse", "whole_models_zeros"]
+)
 def test_what_is_not_measured_is_named(report: ModuleType, name: str) -> None:
     kept = {key: value for key, value in results().items() if key.split("-")[0] != name}
     text = report.page(kept)
