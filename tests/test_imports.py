@@ -16,7 +16,7 @@ LEVELS = (
     ("cli",),
     ("loading", "finetune"),
     ("zoo", "pruning", "generation", "nn"),
-    ("packing", "gpu"),
+    ("packing", "gpu", "engine"),
     ("checkpoints", "machine"),
     ("arch", "text"),
     ("errors", "files", "folders", "formats", "hashes", "parts", "pictures", "progress", "safetensors_io", "tables"),

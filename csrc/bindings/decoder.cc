@@ -68,7 +68,9 @@ std::vector<std::int32_t> to_tokens(const py::object& ids, int vocab) {
 // The engine takes one call at a time. Python threads queue here without the GIL, and still hear Ctrl-C.
 class Turn {
  public:
-  // Runs f without the GIL when it is this thread's turn.
+  explicit Turn(std::function<void()> first) : first_(std::move(first)) {}
+
+  // Runs what every turn begins with, then f, without the GIL when it is this thread's turn.
   template <class F>
   auto take(const F& f) {
     const WithoutGil released;
@@ -83,7 +85,15 @@ class Turn {
     // By the system's clock, since ThreadSanitizer does not see locks that are taken by the steady one.
     while (!mutex_.try_lock_until(std::chrono::system_clock::now() + std::chrono::milliseconds(50))) poll();
     const Hold hold{*this};
+    first_();
     return f();
+  }
+
+  // Runs what every turn begins with if nobody has the turn: never waits, and keeps the GIL.
+  void try_take() {
+    if (holder_ == std::this_thread::get_id() || !mutex_.try_lock()) return;
+    const Hold hold{*this};
+    first_();
   }
 
  private:
@@ -98,9 +108,39 @@ class Turn {
     Hold& operator=(const Hold&) = delete;
   };
 
+  std::function<void()> first_;
   std::timed_mutex mutex_;
   std::atomic<std::thread::id> holder_{};
   std::atomic<pid_t> pid_ = getpid();
+};
+
+// Sequences to forget when a turn comes. It has no lock, which a fork could leave taken for ever.
+class Forgotten {
+ public:
+  Forgotten() = default;
+  ~Forgotten() {
+    take([](std::int64_t) {});
+  }
+  Forgotten(const Forgotten&) = delete;
+  Forgotten& operator=(const Forgotten&) = delete;
+
+  void add(std::int64_t sequence) {
+    auto* note = new Note{sequence, first_.load()};
+    while (!first_.compare_exchange_weak(note->next, note)) {
+    }
+  }
+
+  template <class F>
+  void take(const F& f) {
+    for (std::unique_ptr<Note> note(first_.exchange(nullptr)); note; note.reset(note->next)) f(note->sequence);
+  }
+
+ private:
+  struct Note {
+    std::int64_t sequence;
+    Note* next;
+  };
+  std::atomic<Note*> first_{};
 };
 
 class PyDecoder {
@@ -139,8 +179,10 @@ class PyDecoder {
   void rollback(std::int64_t sequence, int n) {
     turn_.take([&] { decoder_->rollback(sequence, n); });
   }
+  // The garbage collector may drop a sequence at any moment, in a thread that is inside a call too: this never waits.
   void free(std::int64_t sequence) {
-    turn_.take([&] { decoder_->free(sequence); });
+    forgotten_.add(sequence);
+    turn_.try_take();
   }
   int length(std::int64_t sequence) {
     return turn_.take([&] { return decoder_->length(sequence); });
@@ -187,6 +229,10 @@ class PyDecoder {
   const py::dict& config() const { return config_; }
 
  private:
+  void forget() {
+    forgotten_.take([&](std::int64_t sequence) { decoder_->free(sequence); });
+  }
+
   std::pair<std::vector<float>, py::dict> run_block(int index, const py::object& array,
                                                     const std::vector<std::string>& names, int sequence_length,
                                                     bool whole) {
@@ -214,7 +260,8 @@ class PyDecoder {
 
   py::dict config_;
   std::unique_ptr<Decoder> decoder_;
-  Turn turn_;
+  Forgotten forgotten_;
+  Turn turn_{[this] { forget(); }};
 };
 
 }  // namespace
@@ -237,6 +284,7 @@ void register_decoder(py::module_& module) {
       .def("head", &PyDecoder::head, arg("hidden"))
       .def("set_weight", &PyDecoder::set_weight, arg("name"), arg("weight"))
       .def("kernels", &PyDecoder::kernels)
+      .def_property_readonly("vocab", [](const PyDecoder& d) { return d.decoder().config().vocab; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().threads(); })
       .def_property_readonly(
           "kv", [](const PyDecoder& d) { return std::string(d.decoder().kv() == KvType::kF32 ? "f32" : "f16"); })

@@ -262,7 +262,7 @@ class Decoder:
         """Forgets the last n tokens of a sequence."""
 
     def free(self, seq: int) -> None:
-        """Forgets a sequence; unknown ids are ignored."""
+        """Forgets a sequence; unknown ids are ignored. Never waits: a call that runs ends first."""
 
     def length(self, seq: int) -> int:
         """Returns the tokens that a sequence holds, 0 for an unknown one."""
@@ -299,6 +299,8 @@ class Decoder:
     def kernels(self) -> list[tuple[str, str]]:
         """Returns (weight name, kernel) pairs."""
 
+    @property
+    def vocab(self) -> int: ...
     @property
     def threads(self) -> int: ...
     @property

@@ -267,7 +267,6 @@ def test_bench_rows_and_spread(served, capsys):
     model = fake_model(context=64)
     decoder = model.decoder
     assert isinstance(decoder, FakeDecoder)
-    decoder.threads, decoder.kv = 2, "f32"  # type: ignore[attr-defined]
     served(model)
     assert main(["bench", "m", "-p", "32", "-n", "16", "-r", "3"]) == 0
     out = capsys.readouterr().out

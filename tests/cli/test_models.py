@@ -270,12 +270,12 @@ def process(prelude: str, *argv: object) -> subprocess.CompletedProcess[str]:
 
 INTERRUPT = """
 import os, signal
-from gossamer.generation.model import Model
-plain = Model._step
+from gossamer.generation.model import _Cached
+plain = _Cached.extend
 def step(*arguments, **options):
     os.kill(os.getpid(), signal.SIGINT)
     return plain(*arguments, **options)
-Model._step = step
+_Cached.extend = step
 """
 
 

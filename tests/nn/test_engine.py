@@ -180,6 +180,18 @@ def test_the_command_and_its_refusals(
     assert "activations must be auto or bf16 on a card, got 'a8'" in capsys.readouterr().err
     model = load(folder, device="cuda", weights="int8")
     assert model.device == "cuda"
+    kernels = dict(model.decoder.kernels())
+    assert set(kernels) == set(model.weights) - {"embed"}
+    assert set(kernels.values()) <= set(simt.kernels())
+    capsys.readouterr()
+    bench = ["bench", folder, "-p", "8", "-n", "4", "-r", "1", "--weights", "int8", "--device", "cuda"]
+    assert main([*bench, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["kv"], document["weight_bytes"]) == ("bf16", model.decoder.weight_bytes)
+    assert [row["test"] for row in document["rows"]] == ["pp8", "tg4"]
+    with pytest.raises(SystemExit):
+        main([*bench, "--threads", "2"])
+    assert "argument --threads: not allowed with --device cuda" in capsys.readouterr().err
     chat = model.conversation()
     for text in ("The net", "and the thread"):
         assert "".join(chat.say(text, max_new_tokens=4))

@@ -8,19 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.arch.llama import Sizes
+from gossamer.engine import Batch
 from gossamer.generation.model import Model
 
 EOS = 0
 
 
 class FakeDecoder:
-    """Says `script[position]` next whatever it was fed, or, without a script, the last token plus one.
+    """An `Engine` that says `script[position]` next whatever it was fed, or, without a script, the last token plus one.
 
     Keeps what each sequence holds, so that tests can see what was computed, rolled back and freed.
     """
 
     weight_bytes = 1000
     kv_bytes_per_token = 10
+    threads = 2
+    kv = "f32"
 
     def __init__(self, vocab: int, script: list[int] | None = None) -> None:
         self.vocab = vocab
@@ -30,19 +33,20 @@ class FakeDecoder:
         self.fail_at: tuple[int, BaseException] | None = None  # (step number, what it raises)
         self.logits: NDArray[np.float32] | None = None
 
-    def step(self, batch: list[tuple[int, NDArray[np.int32]]], all_logits: bool = False) -> NDArray[np.float32]:
+    def step(self, batch: Batch, all_logits: bool = False) -> NDArray[np.float32]:
         if self.fail_at is not None and len(self.steps) == self.fail_at[0]:
             error, self.fail_at = self.fail_at[1], None
             raise error
         rows = []
         for sequence, tokens in batch:
             held = self.held.setdefault(sequence, [])
-            self.steps.append((sequence, tokens.tolist()))
-            for token in tokens.tolist():
+            ids = np.asarray(tokens).tolist()
+            self.steps.append((sequence, ids))
+            for token in ids:
                 held.append(token)
                 rows.append(self._row(held))
             if not all_logits:
-                del rows[-len(tokens) : -1]
+                del rows[-len(ids) : -1]
         return np.stack(rows)
 
     def _row(self, held: list[int]) -> NDArray[np.float32]:
@@ -61,6 +65,9 @@ class FakeDecoder:
 
     def length(self, seq: int) -> int:
         return len(self.held.get(seq, []))
+
+    def kernels(self) -> list[tuple[str, str]]:
+        return [("head", "script")]
 
 
 class FakeTokenizer:
@@ -132,8 +139,7 @@ def fake_model(
     ).describe()  # fmt: skip
     tokenizer: Any = FakeTokenizer(words, template, lag)
     ids = None if script is None else [EOS if word == "." else words.index(word) for word in script]
-    decoder: Any = FakeDecoder(len(words), ids)
-    return Model(decoder, config, tokenizer, {"name": "fake"}, {})
+    return Model(FakeDecoder(len(words), ids), config, tokenizer, {"name": "fake"}, {})
 
 
 def decoder_of(model: Model) -> FakeDecoder:

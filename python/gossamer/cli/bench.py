@@ -13,11 +13,14 @@ from ..errors import GossamerError
 from ..formats import TYPES
 from ..generation.describe import weight_kinds
 from ..generation.ready import ready
+from ..gpu.cuda import check_available
+from ..loading import check_card_activations
 from ..tables import table
 from ..text.calibration import window_length
 from ..zoo import synthetic
 from .options import (
     MODEL_HELP,
+    add_device_option,
     add_engine_options,
     add_packing_options,
     add_revision_option,
@@ -84,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document, with every single run")
     add_engine_options(parser, threads=False)
+    add_device_option(parser)
     _add_synthetic_options(parser)
 
 
@@ -103,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     options = given(args, *_SYNTHETIC)
     if args.synthetic and args.revision:
         args.parser.error("argument --revision: not allowed with argument --synthetic")
+    if args.device == "cuda" and args.threads != [0]:
+        args.parser.error("argument --threads: not allowed with --device cuda")
     if args.model and options:
         args.parser.error(f"--{next(iter(options))} goes with --synthetic, not with MODEL")
     rows: list[dict[str, Any]] = []
@@ -139,10 +145,13 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
         for threads in args.threads:
             yield open_model(args, args.model, threads)
         return
+    if args.device == "cuda":
+        check_available()
+        check_card_activations(args.activations)
     with progress() as report:
         packed = synthetic.pack(args.synthetic, weights=args.weights or "auto", **synthetic_options, progress=report)
     for threads in args.threads:
-        yield ready(packed, threads=threads, kv=args.kv, activations=args.activations)
+        yield ready(packed, device=args.device, threads=threads, kv=args.kv, activations=args.activations)
 
 
 def measure(model: Model, prompt: int | None, new: int | None, repeats: int, report: Report) -> list[dict[str, Any]]:
@@ -168,12 +177,13 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
         raise GossamerError(f"-n {new}, behind {START} others, is more than the model's context of {context} tokens")
     if new is None:
         new = window_length(None, NEW, max(context - START, 1), "-n")
-    tokens = np.array([(100 + i % 1000) % model.config.vocab for i in range(max(prompt, new, START))], np.int32)
+    tokens = np.array([(100 + i % 1000) % model.decoder.vocab for i in range(max(prompt, new, START))], np.int32)
     decoder = model.decoder
+    where = f"{decoder.threads} threads" if decoder.threads else model.device
     prefills: list[float] = []
     decodes: list[float] = []
     for repeat in range(repeats + 1):
-        report(repeat, repeats + 1, f"timing, {decoder.threads} threads")
+        report(repeat, repeats + 1, f"timing, {where}")
         if prompt:
             start = time.perf_counter()
             decoder.step([(0, tokens[:prompt])])
@@ -213,7 +223,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     if row["bytes_per_token"]:
         traffic = [f"{row['bytes_per_token'] / 1e6:.1f}", f"{row['gigabytes_per_second']:.1f}"]
     speeds = (row["tokens_per_second"], row["stdev"], min(row["runs"]), max(row["runs"]))
-    return [row["test"], str(row["threads"]), *(f"{speed:.1f}" for speed in speeds), *traffic]
+    return [row["test"], str(row["threads"] or "-"), *(f"{speed:.1f}" for speed in speeds), *traffic]
 
 
 def _thread_list(text: str) -> list[int]:

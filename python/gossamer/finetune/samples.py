@@ -21,8 +21,9 @@ from ..errors import GossamerError
 from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
 from ..generation.model import Model
+from ..generation.windows import sampled_windows
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from ..text.calibration import Conversations, sampled_windows, window_length
+from ..text.calibration import Conversations, window_length
 
 if TYPE_CHECKING:
     from ..nn.sampler import Sampler

@@ -36,6 +36,6 @@ def describe(model: Model) -> str:
         parts.append(f"{1 - sum(weight.nnz for weight in blocks) / positions:.0%} zeros in the blocks")
         parts.append(f"{sum(weight.nbytes for weight in weights.values()) / 1e6:.1f} MB")
     parts.append(f"context {model.config.context}")
-    threads = getattr(model.decoder, "threads", None)
-    parts.append(f"{threads} threads" if threads and model.device == "cpu" else model.device)
+    threads = model.decoder.threads
+    parts.append(f"{threads} threads" if threads else model.device)
     return f"<gossamer.Model {str(model.info.get('name', '?'))[:80]}{family}: {', '.join(parts)}>"

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import GossamerError
+from ..formats import INTEGER_TYPES
 from . import nonzeros
 from .counters import counters_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 LAYOUTS = ("bitmap", "nm24")
+_HALVES = {"torch.float16": "f16", "torch.bfloat16": "bf16"}
 MINIMUM_CAPABILITY = (8, 0)  # asynchronous copies, bf16 and sparse matrix instructions
 
 
@@ -153,6 +155,11 @@ class CudaWeight:
             return self._nonzeros.nbytes + scales
         return 4 * int(self._weight.words) + (4 * self._offsets.numel() if self._offsets is not None else 0) + scales
 
+    def kernel(self, dtype: torch.dtype) -> str:
+        """Returns the name of the kernel that multiplies one token of a type."""
+        format = "csr" if self._nonzeros is not None else self.layout.removesuffix("24")
+        return f"{format}_linear_{self.type}_{self._type_name(dtype, 'x')}__cuda"
+
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x W^T (+ bias), without gradients.
 
@@ -209,10 +216,7 @@ class CudaWeight:
 
     def takes(self, dtype: torch.dtype) -> bool:
         """Whether inputs of a type can be multiplied."""
-        import torch
-
-        own = {"f16": (torch.float16,), "bf16": (torch.bfloat16,)}
-        return dtype in own.get(self.type, (torch.float16, torch.bfloat16))
+        return (name := _HALVES.get(str(dtype))) is not None and self.type in (name, *INTEGER_TYPES)
 
     def dense(self, dtype: torch.dtype, *, scaled: bool = True) -> torch.Tensor:
         """Returns the matrix [rows, cols] in a float type; integer codes as they are if not `scaled`.
@@ -349,10 +353,7 @@ class CudaWeight:
     # --- checks -------------------------------------------------------------------------------------------------------
 
     def _type_name(self, dtype: torch.dtype, what: str) -> str:
-        import torch
-
-        names = {torch.float16: "f16", torch.bfloat16: "bf16"}
-        name = names.get(dtype)
+        name = _HALVES.get(str(dtype))
         if name is None or (self.type in ("f16", "bf16") and name != self.type):
             wanted = f"{self.type} as the weight is" if self.type in ("f16", "bf16") else "float16 or bfloat16"
             raise ValueError(f"{what} must be {wanted}, got {dtype}")

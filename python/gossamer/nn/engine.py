@@ -1,23 +1,28 @@
-"""The decoder on a card: `gossamer.Model`'s protocol over packed weights, static caches and captured steps.
+"""The decoder on a card: the engine's protocol over packed weights, static caches and captured steps.
 
 Everything is plain torch and runs on any of its devices; only the packed products and the graphs are a card's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from ..arch.llama import Sizes
 from ..arch.spec import Transformer
+from ..engine import Batch
 from ..errors import GossamerError
 from ..gpu.cuda import check_available
+from ..gpu.dtypes import NAMES
 from .engine_parts import Block, Cache, Rows, Vectors, Weights, dense_weight, linear_of
 from .engine_steps import CardSteps, Steps, TorchSteps
 from .functions import rotary_angles
@@ -28,7 +33,7 @@ _PARKED = 1  # caches without a sequence that are kept, with their graphs
 
 
 class Engine:
-    """A decoder-only transformer on a device of torch; stands behind `gossamer.Model` as `_core.Decoder` does.
+    """A decoder-only transformer on a device of torch: the `gossamer.engine.Engine` of GPUs.
 
     One token is a step of fixed shapes and addresses, which a card captures once a cache and replays. A prompt runs in
     chunks. Activations, keys and values have one type of 16 bits; norms and sums are taken in float32.
@@ -79,6 +84,8 @@ class Engine:
             raise GossamerError(f"out of memory on {self.device} while the model was moved there") from None
         self._caches: dict[int, Cache] = {}
         self._parked: list[Cache] = []
+        self._turn = threading.Lock()
+        self._forgotten: deque[int] = deque()
 
     def _choose_steps(self, kernels: ModuleType | None) -> Steps:
         if kernels is None and self.device.type == "cuda":
@@ -113,6 +120,73 @@ class Engine:
         shared = self._head.table if self.config.tied else None
         self._embed = dense_weight(weights["embed"], self.device, self.dtype) if shared is None else shared
 
+    def repeat_block(self, layers: int) -> None:
+        """Makes a model of so many copies of the first block, each in memory of its own: for benches."""
+        self._blocks = [self._blocks[0], *(self._blocks[0].clone() for _ in range(layers - 1))]
+        self.config = self.config.deeper(layers)
+        self._sizes = Sizes.of(self.config)
+
+    # --- the protocol -------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Batch, all_logits: bool = False) -> NDArray[np.float32]:
+        """Appends tokens to sequences and returns logits; see `gossamer.engine.Engine.step`."""
+        entries = [(seq, np.asarray(tokens, dtype=np.int64).reshape(-1)) for seq, tokens in batch]
+        if len({seq for seq, _ in entries}) != len(entries):
+            raise ValueError("a sequence is named twice")
+        with self._turns():
+            for seq, tokens in entries:
+                self._check(seq, tokens)
+            try:
+                with torch.inference_mode():
+                    logits = [self._extend(seq, tokens, all_logits) for seq, tokens in entries]
+            except torch.cuda.OutOfMemoryError:
+                raise GossamerError(f"out of memory on {self.device}") from None
+            for seq, tokens in entries:
+                self._caches[seq].length += len(tokens)
+        return np.concatenate(logits)
+
+    def rollback(self, seq: int, n: int) -> None:
+        """Forgets the last n tokens of a sequence."""
+        with self._turns():
+            if not 0 <= n <= self._length(seq):
+                raise ValueError(f"cannot roll {n} tokens of {self._length(seq)} back")
+            if n:
+                self._caches[seq].length -= n
+
+    def free(self, seq: int) -> None:
+        """Forgets a sequence; unknown ids are ignored. Never waits: a call that runs ends first."""
+        self._forgotten.append(seq)
+        if self._turn.acquire(blocking=False):
+            try:
+                self._forget()
+            finally:
+                self._turn.release()
+
+    def length(self, seq: int) -> int:
+        """Returns the tokens that a sequence holds, 0 for an unknown one."""
+        with self._turns():
+            return self._length(seq)
+
+    def kernels(self) -> list[tuple[str, str]]:
+        """Returns (weight name, kernel) pairs; what torch multiplies dense has its library's."""
+        blocks = (linear for block in self._blocks for linear in (block.qkv, block.o, block.gate_up, block.down))
+        return [pair for linear in (*blocks, self._head) for pair in linear.kernels(self.dtype)]
+
+    @property
+    def vocab(self) -> int:
+        """Tokens that there are."""
+        return self.config.vocab
+
+    @property
+    def threads(self) -> int:
+        """None of the processor's."""
+        return 0
+
+    @property
+    def kv(self) -> str:
+        """Type of cached keys and values."""
+        return NAMES[self.dtype]
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that a step reads."""
@@ -124,45 +198,20 @@ class Engine:
         """Bytes of keys and values a token."""
         return 2 * self._sizes.layers * self._sizes.kv_heads * self._sizes.head_dim * self.dtype.itemsize
 
-    def repeat_block(self, layers: int) -> None:
-        """Makes a model of so many copies of the first block, each in memory of its own: for benches."""
-        self._blocks = [self._blocks[0], *(self._blocks[0].clone() for _ in range(layers - 1))]
-        self.config = self.config.deeper(layers)
-        self._sizes = Sizes.of(self.config)
+    @contextmanager
+    def _turns(self) -> Iterator[None]:
+        """Calls run one at a time; each begins with what `free` left over."""
+        with self._turn:
+            self._forget()
+            yield
 
-    # --- the protocol -------------------------------------------------------------------------------------------------
+    def _forget(self) -> None:
+        while self._forgotten:
+            cache = self._caches.pop(self._forgotten.popleft(), None)
+            if cache is not None and len(self._parked) < _PARKED:
+                self._parked.append(cache)
 
-    def step(self, batch: Sequence[tuple[int, ArrayLike]], all_logits: bool = False) -> NDArray[np.float32]:
-        """Appends tokens to sequences and returns logits; see `_core.Decoder.step`."""
-        entries = [(seq, np.asarray(tokens, dtype=np.int64).reshape(-1)) for seq, tokens in batch]
-        if len({seq for seq, _ in entries}) != len(entries):
-            raise ValueError("a sequence is named twice")
-        for seq, tokens in entries:
-            self._check(seq, tokens)
-        try:
-            with torch.inference_mode():
-                logits = [self._extend(seq, tokens, all_logits) for seq, tokens in entries]
-        except torch.cuda.OutOfMemoryError:
-            raise GossamerError(f"out of memory on {self.device}") from None
-        for seq, tokens in entries:
-            self._caches[seq].length += len(tokens)
-        return np.concatenate(logits)
-
-    def rollback(self, seq: int, n: int) -> None:
-        """Forgets the last n tokens of a sequence."""
-        if not 0 <= n <= self.length(seq):
-            raise ValueError(f"cannot roll {n} tokens of {self.length(seq)} back")
-        if n:
-            self._caches[seq].length -= n
-
-    def free(self, seq: int) -> None:
-        """Forgets a sequence; unknown ids are ignored."""
-        cache = self._caches.pop(seq, None)
-        if cache is not None and len(self._parked) < _PARKED:
-            self._parked.append(cache)
-
-    def length(self, seq: int) -> int:
-        """Returns the tokens that a sequence holds, 0 for an unknown one."""
+    def _length(self, seq: int) -> int:
         cache = self._caches.get(seq)
         return 0 if cache is None else cache.length
 
@@ -172,8 +221,8 @@ class Engine:
         if tokens.min() < 0 or tokens.max() >= self.config.vocab:
             bad = int(tokens[(tokens < 0) | (tokens >= self.config.vocab)][0])
             raise ValueError(f"token {bad} is not in the vocabulary of {self.config.vocab}")
-        if self.length(seq) + len(tokens) > self.config.context:
-            raise ValueError(f"{self.length(seq) + len(tokens)} tokens exceed the context of {self.config.context}")
+        if self._length(seq) + len(tokens) > self.config.context:
+            raise ValueError(f"{self._length(seq) + len(tokens)} tokens exceed the context of {self.config.context}")
 
     # --- running ------------------------------------------------------------------------------------------------------
 

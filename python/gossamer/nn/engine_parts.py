@@ -30,11 +30,13 @@ class Rows:
     """y = x W^T + b for the rows of one or several matrices, one after the other.
 
     Attributes:
+        names: The matrices' canonical names.
         parts: The matrices, as few as could be made of them: packed, or dense [rows, cols].
         biases: As the parts; [rows], or None.
         low_rank: Branches U (V x) that are added: the first row of each, U [rows of one matrix, rank], V [rank, cols].
     """
 
+    names: tuple[str, ...]
     parts: tuple[Part, ...]
     biases: tuple[Tensor | None, ...]
     low_rank: tuple[tuple[int, Tensor, Tensor], ...] = ()
@@ -56,6 +58,12 @@ class Rows:
         factors = sum(u.nbytes + v.nbytes for _, u, v in self.low_rank)
         return sum(part.nbytes for part in self.parts) + factors
 
+    def kernels(self, dtype: torch.dtype) -> list[tuple[str, str]]:
+        """Returns (name, kernel) pairs, for one token of a type."""
+        parts = self.parts if len(self.parts) > 1 else self.parts * len(self.names)
+        kernels = ["torch" if isinstance(part, Tensor) else part.kernel(dtype) for part in parts]
+        return list(zip(self.names, kernels, strict=True))
+
     @property
     def table(self) -> Tensor | None:
         """The dense matrix, where it is one."""
@@ -64,7 +72,7 @@ class Rows:
     def clone(self) -> Rows:
         """Returns the same in memory of its own."""
         factors = tuple((first, u.clone(), v.clone()) for first, u, v in self.low_rank)
-        return Rows(tuple(part.clone() for part in self.parts), self.biases, factors)
+        return Rows(self.names, tuple(part.clone() for part in self.parts), self.biases, factors)
 
 
 def linear_of(
@@ -111,12 +119,12 @@ def linear_of(
             parts.append(CudaWeight(weight, device, kernels=kernels))
     one = _stacked(parts)
     if one is None:
-        return Rows(tuple(parts), tuple(biases), tuple(branches))
+        return Rows(tuple(names), tuple(parts), tuple(biases), tuple(branches))
     if all(bias is None for bias in biases):
-        return Rows((one,), (None,), tuple(branches))
+        return Rows(tuple(names), (one,), (None,), tuple(branches))
     none = [torch.zeros(weights[name].rows, device=device, dtype=dtype) for name in names]
     joined = torch.cat([a if b is None else b for a, b in zip(none, biases, strict=True)])
-    return Rows((one,), (joined,), tuple(branches))
+    return Rows(tuple(names), (one,), (joined,), tuple(branches))
 
 
 def _stacked(parts: list[Part]) -> Part | None:

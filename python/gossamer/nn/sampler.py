@@ -1,7 +1,7 @@
 """Many samples of a model at once, on a card: all windows grow together, a token a step.
 
 Every window stands at the same place, so that there is nothing to pad and nothing to ask the card before the end. The
-native engine writes the same kind of text, window by window reproducible (`gossamer.calibration.sampled_windows`).
+native engine writes the same kind of text, window by window reproducible (`sampled_windows` of `generation`).
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from ..checkpoints.low_rank import LowRank, write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
+from ..generation.windows import sampled_windows
 from ..machine.threads import usable_threads
 from ..progress import Progress
-from ..text.calibration import LENGTH, WINDOWS, read_text, sampled_windows, text_windows, window_length
+from ..text.calibration import LENGTH, WINDOWS, read_text, text_windows, window_length
 from .allocation import Size, by_divergence, by_outliers, uniform
 from .masks import Target
 from .options import Options, read_zeros

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.spec import Attention, Block, Transformer
+from ..engine import Blocks
 from ..errors import GossamerError
 from ..generation.divergence import log_probabilities, mean_divergence
 from ..progress import Progress
 from .masks import Target
-from .sequential import Blocks
 from .solvers import Matrix, importance, keep_important
 
 _PROBES = 2

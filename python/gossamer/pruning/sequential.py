@@ -15,40 +15,20 @@ inverse square of it. In most models the stream of the first token is a hundred 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.spec import Group, Transformer
 from ..checkpoints.low_rank import LowRank
+from ..engine import Blocks
 from ..errors import GossamerError
 from .masks import Target
 from .solvers import Gram, Matrix, Method, damped, inverse, sparse_plus_low_rank
 
 # Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
 _CHUNK_TOKENS = 4096
-
-
-class Blocks(Protocol):
-    """What the walk needs of an engine; `gossamer._core.Decoder` has it."""
-
-    def embed(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Returns [tokens, hidden] for [tokens] ids."""
-
-    def forward_block(
-        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str] = (), sequence_length: int = 0
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-        """Runs one block over hidden [tokens, hidden]; also returns the inputs of the linears named in `capture`."""
-
-    def block_inputs(
-        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str], sequence_length: int = 0
-    ) -> dict[str, NDArray[np.float32]]:
-        """Returns the inputs alone."""
-
-    def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns logits [tokens, vocab] of the last block's outputs."""
 
 
 def prune_blocks(

@@ -1,4 +1,4 @@
-"""Token windows to measure a model on: cut from a text, or sampled from the model itself."""
+"""Token windows to measure a model on, cut from a text, and what texts of a model's own begin with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +20,6 @@ Turns = list[list[int]]
 
 WINDOWS = 48
 LENGTH = 512
-
-# Sequences in one decode step: on SmolLM2 a token costs a quarter less in steps of 48 than in steps of 16.
-_BATCH = 48
 
 _QUESTIONS = (
     "What is the capital of France?",
@@ -99,16 +96,6 @@ class Vocabulary(Protocol):
         """Returns the tokens of a conversation."""
 
 
-class Stepper(Protocol):
-    """What sampling needs of an engine; `gossamer._core.Decoder` has it."""
-
-    def step(self, batch: list[tuple[int, NDArray[np.int32]]], all_logits: bool = False) -> NDArray[np.float32]:
-        """Appends tokens to sequences; returns the logits of the last token of each."""
-
-    def free(self, seq: int) -> None:
-        """Forgets a sequence."""
-
-
 def read_text(path: str | Path) -> str:
     """Reads a UTF-8 text file, or all files below a folder in the order of their names, with a blank line between them.
 
@@ -172,70 +159,6 @@ def text_windows(
     return np.stack([tokens[start : start + length] for start in starts])
 
 
-def sampled_windows(
-    decoder: Stepper,
-    tokenizer: Vocabulary,
-    *,
-    first: int = 0,
-    windows: int = WINDOWS,
-    length: int = LENGTH,
-    seed: int = 0,
-    temperature: float = 1.0,
-    conversations: Conversations | None = None,
-    documents: float = 0.5,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> NDArray[np.int32]:
-    """Lets a model write its own calibration text.
-
-    Windows open as chats if the tokenizer has a template for it, and answers go on to what the user says next, then to
-    another conversation; evenly among them, others open as documents do. A text that ends before its window is full is
-    followed by a new one. Each window has a random generator of its own, so the result depends on the seed, the
-    window's number and the weights alone.
-
-    Args:
-        decoder: The dense model; its sequences 0 ... 47 must be free, and are free again afterwards.
-        tokenizer: The model's.
-        first: Number of the first window.
-        windows: Windows wanted.
-        length: Tokens a window.
-        seed: Of the samples.
-        temperature: Above 0; below 1 the likelier tokens come more often.
-        conversations: What users say; None takes the questions above.
-        documents: Share of windows that open as documents; without a template all do.
-        progress: Called with (tokens done, tokens, what).
-
-    Returns:
-        Tokens, int32 [windows, length].
-    """
-    result = np.empty((windows, length), dtype=np.int32)
-    total = windows * length
-    chats, others = ([[opening] for opening in kind] for kind in openings(tokenizer))
-    if conversations is not None:
-        chats = [_turns(tokenizer, said) for said in conversations]
-    for done in range(0, windows, _BATCH):
-        rows = [
-            _Row(
-                result[i],
-                others if not chats or is_document(first + i, documents) else chats,
-                tokenizer.eos_ids,
-                np.random.default_rng([seed, first + i]),
-                temperature,
-            )
-            for i in range(done, min(done + _BATCH, windows))
-        ]
-        try:
-            while active := [(seq, row) for seq, row in enumerate(rows) if not row.full]:
-                logits = decoder.step([(seq, row.pending()) for seq, row in active])
-                for (_, row), scores in zip(active, logits, strict=True):
-                    row.sample(scores)
-                if progress is not None:
-                    progress(done * length + sum(row.filled for row in rows), total, "sampling calibration text")
-        finally:
-            for seq in range(len(rows)):
-                decoder.free(seq)
-    return result
-
-
 def is_document(window: int, share: float) -> bool:
     """Whether a window opens as a document, where a share of them does, evenly."""
     return math.floor((window + 1) * share) > math.floor(window * share)
@@ -248,8 +171,8 @@ def openings(tokenizer: Vocabulary) -> tuple[list[list[int]], list[list[int]]]:
     return chats, [tokenizer.encode(opening) for opening in _OPENINGS]
 
 
-def _turns(tokenizer: Vocabulary, said: Sequence[str]) -> Turns:
-    """The tokens that each turn of a user puts into a conversation, from the end of the answer before it."""
+def turns_of(tokenizer: Vocabulary, said: Sequence[str]) -> Turns:
+    """Returns the tokens that each turn of a user puts into a conversation, from the end of the answer before it."""
     turns = [tokenizer.chat([{"role": "user", "content": said[0]}])]
     for before, text in itertools.pairwise(said):
         asked = [{"role": "user", "content": before}, {"role": "assistant", "content": _ANSWER}]
@@ -272,52 +195,3 @@ def read_conversations(path: str | Path) -> list[list[str]]:
     if not conversations[0]:
         raise GossamerError(f"{path}: holds no questions")
     return conversations
-
-
-class _Row:
-    """One window being written: what is filled, and what of it the decoder has not seen."""
-
-    def __init__(
-        self,
-        tokens: NDArray[np.int32],
-        openings: list[Turns],
-        ends: frozenset[int],
-        rng: np.random.Generator,
-        temperature: float,
-    ) -> None:
-        self.filled = 0
-        self._tokens = tokens
-        self._seen = 0
-        self._openings = openings
-        self._ends = ends
-        self._rng = rng
-        self._temperature = temperature
-        self._turns: Turns = []  # what is still to be said
-        self._open()
-
-    @property
-    def full(self) -> bool:
-        return self.filled == len(self._tokens)
-
-    def pending(self) -> NDArray[np.int32]:
-        """Returns the tokens that the decoder is to see next."""
-        part = self._tokens[self._seen : self.filled]
-        self._seen = self.filled
-        return part
-
-    def sample(self, logits: NDArray[np.float32]) -> None:
-        """Draws the next token from logits [vocab]; after an end-of-text token comes the next turn, or a new text."""
-        mass = np.cumsum(np.exp((logits - logits.max()) / self._temperature), dtype=np.float64)
-        token = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
-        self._append([min(token, len(logits) - 1)])
-        if token in self._ends and not self.full:
-            self._append(self._turns.pop(0)) if self._turns else self._open()
-
-    def _open(self) -> None:
-        first, *self._turns = self._openings[self._rng.integers(len(self._openings))]
-        self._append(first)
-
-    def _append(self, tokens: Sequence[int]) -> None:
-        part = list(tokens)[: len(self._tokens) - self.filled]
-        self._tokens[self.filled : self.filled + len(part)] = part
-        self.filled += len(part)

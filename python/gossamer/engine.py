@@ -1,0 +1,108 @@
+"""The protocols of what runs a model: `Engine` writes text, `Blocks` is walked block by block.
+
+`_core.Decoder` has both, a GPU's `nn.engine.Engine` the first; whoever steps or walks a model asks for no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from . import _core
+
+Batch = Sequence[tuple[int, ArrayLike]]
+
+
+class Engine(Protocol):
+    """A model over packed weights and the keys and values of any number of sequences.
+
+    Calls from several threads wait for one another, `free` alone never waits. A call that raises leaves every sequence
+    as it was.
+    """
+
+    def step(self, batch: Batch, all_logits: bool = False) -> NDArray[np.float32]:
+        """Appends tokens to sequences and returns logits.
+
+        Args:
+            batch: (sequence id, token ids) pairs; a new id begins a sequence.
+            all_logits: Logits of every token instead of each entry's last.
+
+        Returns:
+            [n, vocab], in the order of the batch.
+
+        Raises:
+            ValueError: a token outside the vocabulary, a sequence named twice or grown beyond the context.
+        """
+
+    def rollback(self, seq: int, n: int) -> None:
+        """Forgets the last n tokens of a sequence."""
+
+    def free(self, seq: int) -> None:
+        """Forgets a sequence; unknown ids are ignored.
+
+        The garbage collector may call this at any moment, in a thread that is inside another call, too: where one
+        runs, the sequence goes when it is over, before the next begins.
+        """
+
+    def length(self, seq: int) -> int:
+        """Returns the tokens that a sequence holds, 0 for an unknown one."""
+
+    def kernels(self) -> list[tuple[str, str]]:
+        """Returns (weight name, kernel) pairs, of a step with one token."""
+
+    @property
+    def vocab(self) -> int:
+        """Tokens that there are."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of the processor that a step runs on; 0 where it runs on a GPU."""
+
+    @property
+    def kv(self) -> str:
+        """Type of cached keys and values."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one step reads; the embedding's row is not counted."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that a token of a sequence takes."""
+
+
+class Blocks(Protocol):
+    """The blocks of a model, run one at a time over hidden states that the caller holds."""
+
+    def embed(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Returns embeddings [n, hidden] of token ids [n]."""
+
+    def forward_block(
+        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str] = (), sequence_length: int = 0
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        """Runs one block over hidden states, without touching any sequence.
+
+        Args:
+            index: The block.
+            hidden: [tokens, hidden]; consecutive sequences, positions from 0, causal within each.
+            capture: Linears whose inputs to return.
+            sequence_length: Tokens a sequence; 0 for one sequence of all tokens.
+
+        Returns:
+            The new hidden states, and the captured inputs [tokens, cols] by name.
+        """
+
+    def block_inputs(
+        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str], sequence_length: int = 0
+    ) -> dict[str, NDArray[np.float32]]:
+        """Returns what `forward_block` captures, and runs the block only as far as that needs."""
+
+    def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns logits [tokens, vocab] of hidden states [tokens, hidden] behind the last block."""
+
+    def set_weight(self, name: str, weight: _core.Weight) -> None:
+        """Replaces a block's weight, e.g. "layers.3.q", by one of the same shape."""

@@ -1,0 +1,137 @@
+"""`Sequence`: the state of one text that is being written; it takes logits and gives pieces of text."""
+
+from __future__ import annotations
+
+import time
+from collections import abc
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .sampling import sampler
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+    from .stats import Stats
+
+
+class Sequence:
+    """One text: its tokens, how they are chosen, what of them is text already, and when it ends.
+
+    Nothing here runs the model. Whoever does gives the logits of the last token, and again of the token that was chosen
+    from them, until `finish` says why there is no more.
+
+    Attributes:
+        tokens: The prompt and what was chosen. The engine has seen all but the last.
+        finish: Why the text ended, as in `Stats`; "" while it goes on.
+        stats: What there is to count of it.
+    """
+
+    def __init__(
+        self,
+        prompt: abc.Sequence[int],
+        tokenizer: Tokenizer,
+        stats: Stats,
+        *,
+        context: int,
+        kv_bytes_per_token: int = 0,
+        draw: int = 0,
+        begins: bool = True,
+    ) -> None:
+        """Begins a text.
+
+        Args:
+            prompt: Its tokens.
+            tokenizer: Decodes them, and says which end a text.
+            stats: Counts them; its `sampling` are the options.
+            context: Tokens that the model holds.
+            kv_bytes_per_token: Of the engine.
+            draw: Texts of the same options but another number are drawn with other random numbers.
+            begins: Whether the text that comes begins with it, and does not go on with the prompt's.
+        """
+        self.tokens = list(prompt)
+        self.finish = ""
+        self.stats = stats
+        self._sample = sampler(stats.sampling, draw)
+        self._most = stats.sampling.max_new_tokens
+        self._context = context
+        self._ends = tokenizer.eos_ids
+        self._pieces = tokenizer.stream(begins)
+        self._stop = _StopText(stats.sampling.stop)
+        self._kv_bytes_per_token = kv_bytes_per_token
+        self._kv_tokens = 0  # read in decode steps so far
+
+    def push(self, logits: NDArray[np.float32], seconds: float = 0.0) -> str:
+        """Chooses the next token.
+
+        Args:
+            logits: Of the token after `tokens`, [vocab].
+            seconds: That they took.
+
+        Returns:
+            The text that is final now; may be empty.
+
+        Raises:
+            GossamerError: no logit is finite, or one is NaN or infinite.
+        """
+        start = time.perf_counter()
+        token = self._sample(logits, self.tokens)
+        seen = len(self.tokens)
+        self.tokens.append(token)
+        self.stats.new_tokens += 1
+        ended = token in self._ends
+        text = "" if ended else self._stop.push(self._pieces.push(token))
+        if ended:
+            self.finish = "eos"
+        elif self.stats.new_tokens == self._most:
+            self.finish = "length"
+        elif seen == self._context:
+            self.finish = "context"
+        if self.finish and not self._stop.found:
+            text += self._stop.push(self._pieces.flush())
+        if self._stop.found:
+            self.finish = "stop"
+        if self.finish:
+            text += self._stop.flush()
+            self.stats.finish = self.finish
+        self._count(seconds + time.perf_counter() - start, seen)
+        return text
+
+    def _count(self, seconds: float, seen: int) -> None:
+        if self.stats.new_tokens == 1:
+            self.stats.prefill_seconds = seconds
+        else:
+            self.stats.decode_seconds += seconds
+            self._kv_tokens += seen
+            self.stats.kv_bytes = self._kv_bytes_per_token * self._kv_tokens / (self.stats.new_tokens - 1)
+
+
+class _StopText:
+    """Passes text on until a stop string, holding back an end that may still become one."""
+
+    def __init__(self, stops: abc.Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """Returns the text that is certain by now; sets `found` at a stop string and returns what came before it."""
+        text = self._held + text
+        starts = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if starts:
+            self.found, self._held = True, ""
+            return text[: min(starts)]
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def flush(self) -> str:
+        """Returns what was held back: no more text comes, so it is no stop string."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop` without completing it."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
