@@ -2,10 +2,11 @@
 
     python bench/fuzz.py --count 10000 --isa scalar --minutes 9     # again and again, until it says that it is done
 
-A build with sanitizers (CONTRIBUTING.md) sees more: it is told by the module, and their runtimes are loaded first.
-Every input is used in a process that many share; one that dies, takes longer than 10 s or 500 MB more than before
-is noted with its number, kept, and the rest goes on in another. The same seed and number always give the same input:
-`--only NUMBER` makes it again. What was found stands in bench/results/fuzz.json, by ISA.
+A build with sanitizers (CONTRIBUTING.md) sees more: the module tells it, and their runtimes are loaded first.
+Every input is used in a process that many share. One that dies, takes more than 10 s of the processor, 40 s of the
+clock or 500 MB more than before is noted with its number, and the rest goes on in another process. The same seed and
+number always give the same input: `--only NUMBER` makes it again. What was found stands in bench/results/fuzz.json, by
+ISA.
 """
 
 from __future__ import annotations
@@ -49,10 +50,14 @@ class Inputs:
         for name, files in fuzz_inputs.read(folder):
             self._kinds[name.partition("/")[0]].append((name, files))
 
+    def kinds(self) -> list[str]:
+        """Returns the kinds that there are."""
+        return [kind for kind in SHARES if kind in self._kinds]
+
     def get(self, number: int) -> tuple[str, dict[str, bytes], random.Random]:
         """Returns KIND/NAME, files, and what draws further."""
         rng = random.Random(f"{self.seed} {number}")
-        kinds = [kind for kind in SHARES if kind in self._kinds]
+        kinds = self.kinds()
         (kind,) = rng.choices(kinds, [SHARES[kind] for kind in kinds])
         name, files = rng.choice(self._kinds[kind])
         return name, changed(kind, files, rng), rng
@@ -104,8 +109,9 @@ def work(inputs: Inputs, numbers: list[int], out: IO[str]) -> None:
     """Uses inputs, and tells before and after each."""
     import logging
 
-    from fuzz_use import use
+    from fuzz_use import prepare, use
 
+    prepare(inputs.kinds())
     logging.getLogger("gossamer").addHandler(logging.NullHandler())
     logging.getLogger("gossamer").propagate = False
     with tempfile.TemporaryDirectory(dir=os.environ.get("FUZZ_PLACE")) as place:
@@ -115,13 +121,13 @@ def work(inputs: Inputs, numbers: list[int], out: IO[str]) -> None:
             write(folder, files)
             before = _peak(reset=True)
             print(json.dumps({"number": number, "name": name}), file=out, flush=True)
-            start = time.monotonic()
+            start = time.process_time()
             outcome, line = "ran", ""
             try:
                 use(kind, folder, rng)
             except Exception as error:
                 outcome, line = judge(error)
-            answer = {"outcome": outcome, "line": line[:_LONGEST], "seconds": time.monotonic() - start}
+            answer = {"outcome": outcome, "line": line[:_LONGEST], "seconds": time.process_time() - start}
             print(json.dumps({**answer, "bytes": _peak() - before}), file=out, flush=True)
             shutil.rmtree(folder)
 

@@ -29,6 +29,22 @@ LAYERS: dict[str, dict[str, Any]] = {
 """Options of the packed layers that saved torch models have."""
 
 
+def prepare(kinds: list[str]) -> None:
+    """Imports what inputs of these kinds need, which costs more than most of them."""
+    if {"torch", "transformers"} & set(kinds):
+        import torch
+
+        import gossamer.torch
+
+        assert gossamer.torch
+        torch.set_num_threads(1)
+    if "transformers" in kinds:
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+        assert AutoModelForCausalLM
+        assert LlamaForCausalLM
+
+
 def use(kind: str, path: Path, rng: random.Random) -> None:
     """Opens and runs an input; whatever is wrong with it comes up as an exception."""
     if kind == "torch":

@@ -32,6 +32,7 @@ BAD = {
     "objects": ('{"a":' * 100_000, "nested too deeply"),
     "digits": ("9" * 5000, "digits"),
     "nothing": ("", "Expecting value"),
+    "endless lists": ("[" + "[]," * 1_050_000 + "1]", "more than 1048576 objects and lists"),
 }
 
 
@@ -47,6 +48,14 @@ def test_what_readers_would_differ_about_is_refused(tmp_path: Path, case: str) -
         read_json(path)
     assert str(refused.value).startswith(f"{path}: not valid JSON: ")
     assert words in str(refused.value)
+
+
+def test_a_file_beyond_all_that_are_known_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # zeros that take no room
+    with pytest.raises(GossamerError, match="has more than 16777216 bytes, which no such file needs"):
+        read_json(path)
 
 
 @pytest.mark.parametrize(("text", "words"), [("[]", "must hold a JSON object"), (None, "No such file")])

@@ -10,6 +10,8 @@ from typing import Any
 from .errors import GossamerError
 
 _POINTER = b"version https://git-lfs"
+_MOST_BYTES = 16 << 20  # of a JSON file: the longest that are known, lists of a million tensors' names, stay below
+_MOST_OBJECTS = 1 << 20  # in one, and lists: each takes a hundred bytes and more of memory
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -24,13 +26,29 @@ def refuse_pointer(path: Path) -> None:
         raise GossamerError(f"{path}: a git-lfs pointer, not the file itself; `git lfs pull` fetches it")
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """Returns what a file holds.
+
+    Raises:
+        GossamerError: it has more than `most` bytes.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise GossamerError(f"{path}: has more than {most} bytes, which no such file needs")
+    return data
+
+
 def parse_json(text: str) -> Any:
     """Parses JSON that readers cannot differ about.
 
     Raises:
         ValueError: it is none, an object has a key twice with different values, a text holds half a surrogate pair,
-            which nothing could write again, or it is nested too deeply.
+            which nothing could write again, it is nested too deeply, or it has more in it than is believed.
     """
+    if text.count("[") + text.count("{") > _MOST_OBJECTS:
+        raise ValueError(f"more than {_MOST_OBJECTS} objects and lists")
     try:
         value = json.loads(text, object_pairs_hook=_object)
         if _SURROGATE.search(text):
@@ -60,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
         GossamerError: the file cannot be read, or holds something else.
     """
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bytes(path, _MOST_BYTES).decode())
     except OSError as error:
         raise GossamerError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:

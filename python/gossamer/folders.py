@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import GossamerError
+from .errors import GossamerError, one_line
 from .parts import Part, flush, new_file, new_name
 
 _SIGNS = ("gossamer.json", "config.json", "samples.json")
@@ -28,12 +28,15 @@ def home() -> Path:
 
 
 def shown_name(path: str | Path) -> str:
-    """Returns what a model on disk is called: its folder or file, and org/name where that lies in the hub's cache."""
+    """Returns what a model on disk is called: its folder or file, and org/name where that lies in the hub's cache.
+
+    It can be printed and written whatever the name is.
+    """
     path = Path(path)
     parts = path.parts[-3:]
     if len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "snapshots":
-        return parts[0].removeprefix("models--").replace("--", "/", 1)
-    return path.name
+        return one_line(parts[0].removeprefix("models--").replace("--", "/", 1))
+    return one_line(path.name)
 
 
 def holds_model(folder: Path) -> bool:

@@ -40,7 +40,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items() if name not in ("F8_E4M3", "F8_E5M2", "F8_E8M0", "BF16")}
 
-_MAX_HEADER = 100_000_000  # bytes; the format's own limit
+_MAX_HEADER = 16_000_000  # bytes, 100,000 tensors; the format itself has 100,000,000, which take gigabytes
 _MAX_DIMENSIONS = 8
 _CHUNK = 16 << 20  # bytes a write call, so that Ctrl-C is prompt
 _PAD = "__pad."  # tensors that fill the gaps which alignment needs: the format allows no holes

@@ -48,7 +48,12 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),  # the zeros that follow are all the list
     "lists of lists": (header([listed(9, 1 << 20)]), "a list of lists"),
     "unknown type": (header([listed(99, 4)]), "not a valid GGUF file"),
-    "flags as the whole rest": (header([listed(7, FILLER - 512)]), "16776704 entries, more than 4194304"),
+    "flags as the whole rest": (header([listed(7, FILLER - 512)]), "16776704 entries, more than 4194304 in all"),
+    "flags of several lists": (
+        header([listed(7, 3 << 20) + bytes(3 << 20), listed(7, 3 << 20)]),
+        "3145728 entries, more than 4194304 in all",
+    ),
+    "a text as long as the rest": (header([key("text", 8, number(1 << 30))]), "a text of 1073741824 bytes"),
     "keys": (header([], count=1 << 20), "1048576 keys, more than 65536"),
     "endless keys": (header([], count=1 << 63), "truncated"),
     "tensors": (header([], tensors=1 << 19), "524288 tensors, more than 16384"),

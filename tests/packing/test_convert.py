@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,11 @@ def test_packed_folders_are_not_packed_again(tmp_path: Path) -> None:
     convert(tiny_llama(tmp_path / "m"), tmp_path / "packed")
     with pytest.raises(GossamerError, match="packed already"):
         convert(tmp_path / "packed", tmp_path / "twice")
+
+
+def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "m", unknown_key=3).rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    folder = convert(source, tmp_path / os.fsdecode(b"packed\xe9")).path
+    read = read_packed(folder)
+    assert read.info["name"] == "caf\\udce9"
+    assert "caf\\udce9/config.json: keys that are not known" in read.info["notes"][0]

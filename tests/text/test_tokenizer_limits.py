@@ -41,7 +41,7 @@ GROWS = {
     "between letters": (sequence(*[replace("y", Regex="z*")] * 7), "makes up to 128 letters of one"),
     "at borders": (sequence(*[replace("y", Regex=r"\b")] * 7), "makes up to 128 letters of one"),
     "of nothing": (sequence(*[replace("y", String="")] * 7), "makes up to 128 letters of one"),
-    "by its length": (replace("y" * 2000, String="x" * 2000), "its normalizer puts a text of 2000 letters into others"),
+    "by its length": (replace("y" * 2000, String="x" * 2000), "content of it has more than 1024 letters"),
     "in front": ({"type": "Prepend", "prepend": "y" * 2000}, "its normalizer puts a text of 2000 letters into others"),
     "beyond floats": (sequence(*[replace("y" * 999, Regex=".")] * 500), "letters of one"),
 }
@@ -77,6 +77,24 @@ def test_a_decoder_may_not_either(folder: Path) -> None:
 def test_usual_normalizers_are_taken(folder: Path, normalizer: Any) -> None:
     write(folder, normalizer=normalizer)
     assert Tokenizer.from_folder(folder).encode("the net")
+
+
+def test_a_token_that_is_as_long_as_a_book_is_refused(folder: Path) -> None:
+    write(folder, added_tokens=[{"id": 300, "content": "<" + '"' * 1200, "special": True}])
+    with pytest.raises(GossamerError, match="a token or another content of it has more than 1024 letters"):
+        Tokenizer.from_folder(folder)
+    save_tokenizer(folder)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "x" * 2000}))
+    with pytest.raises(GossamerError, match="a special token has 2000 letters, more than 1024"):
+        Tokenizer.from_folder(folder)
+
+
+def test_files_beyond_all_that_are_known_are_not_read(folder: Path) -> None:
+    for name in ("chat_template.jinja", "tokenizer.json"):
+        with (folder / name).open("ab") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(GossamerError, match=f"{name}: .*has more than"):
+            Tokenizer.from_folder(folder)
 
 
 def test_panics_are_errors_and_ctrl_c_is_none() -> None:

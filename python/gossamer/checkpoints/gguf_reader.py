@@ -18,7 +18,8 @@ from numpy.typing import DTypeLike
 from ..errors import GossamerError
 from ..files import refuse_pointer
 
-_MOST_ENTRIES = 1 << 22  # of a list; vocabularies and their merges have a tenth of it
+_MOST_ENTRIES = 1 << 22  # of all lists; vocabularies and their merges have a third of it
+_MOST_TEXT = 64 << 20  # bytes of all texts; the same have a tenth of it
 _MOST_TENSORS = 1 << 14
 _MOST_KEYS = 1 << 16
 _MOST_DIMENSIONS = 4  # of the format
@@ -74,6 +75,7 @@ def _reader_class() -> Any:
 
         def __init__(self, path: Path) -> None:
             self.checked: set[str] = set()
+            self._entries, self._text = _MOST_ENTRIES, _MOST_TEXT
             super().__init__(path)
 
         def _room(self, offset: int, size: int) -> None:
@@ -87,6 +89,8 @@ def _reader_class() -> Any:
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
             self.checked.add("_get_field_parts")
+            if raw_type == text_type:
+                self._spell(int(self._get(orig_offs, np.uint64)[0]))
             if raw_type != list_type:
                 return super()._get_field_parts(orig_offs, raw_type)
             kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
@@ -94,13 +98,19 @@ def _reader_class() -> Any:
             if kind == list_type:
                 raise ValueError("a list of lists")
             self._room(start, count)  # an entry takes a byte at least
-            if count > _MOST_ENTRIES:
-                raise ValueError(f"a list of {count} entries, more than {_MOST_ENTRIES}")
+            self._entries -= count
+            if self._entries < 0:
+                raise ValueError(f"a list of {count} entries, more than {_MOST_ENTRIES} in all")
             if kind == text_type:
                 texts, end = self._texts(start, count)
                 return end - orig_offs, [texts], [0], [list_type, kind]
             values = self._get(start, self.gguf_scalar_to_np[kind], count)
             return 12 + values.nbytes, [values], [0], [list_type, kind]
+
+        def _spell(self, size: int) -> None:
+            self._text -= size
+            if self._text < 0:
+                raise ValueError(f"a text of {size} bytes, more than {_MOST_TEXT} in all")
 
         def _texts(self, start: int, count: int) -> tuple[list[str], int]:
             """A list of texts, and where it ends."""
@@ -110,6 +120,7 @@ def _reader_class() -> Any:
             for _ in range(count):
                 size = int.from_bytes(data[start : start + 8], "little")
                 self._room(start, 8 + size)
+                self._spell(size)
                 texts.append(str(data[start + 8 : start + 8 + size], "utf-8", "replace"))
                 start += 8 + size
             return texts, start

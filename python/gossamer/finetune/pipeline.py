@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoints import open_checkpoint, refuse_low_rank, refuse_unwritable
-from ..errors import GossamerError
+from ..errors import GossamerError, one_line
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
 from ..machine.threads import usable_threads
@@ -114,9 +114,9 @@ def finetune(
     options = replace(options, length=window_length(options.length or None, LENGTH, context))
     device = find_device(options.device)
     settings = {
-        "student": str(Path(student).resolve()),
-        "teacher": str(Path(teacher).resolve()),
-        "data": [str(Path(path).resolve()) for path in data],
+        "student": one_line(str(Path(student).resolve())),
+        "teacher": one_line(str(Path(teacher).resolve())),
+        "data": [one_line(str(Path(path).resolve())) for path in data],
         **options.pinned(),
     }
     with _threads(options.threads), training_folder(folder, settings) as work:
@@ -148,7 +148,7 @@ def finetune(
         result = Report(
             student=shown_name(student),
             teacher=shown_name(teacher),
-            data=[Path(path).name for path in data],
+            data=[one_line(Path(path).name) for path in data],
             options=asdict(options),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             tokens=trainer.tokens,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import arch
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
-from ..errors import GossamerError
+from ..errors import GossamerError, one_line
 from ..folders import check_destination, shown_name
 from ..formats import FORMATS, STORED, TYPES, check_group
 from ..progress import Progress
@@ -144,11 +144,12 @@ def pack_checkpoint(
                 put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
     if progress:
         progress(len(sources), len(sources), "packing")
+    name = shown_name(checkpoint.path)
     info: dict[str, Any] = {
-        "name": shown_name(checkpoint.path),
-        "source": shown_name(checkpoint.path),
+        "name": name,
+        "source": name,
         "family": checkpoint.config["model_type"],
-        "notes": [note.replace(str(checkpoint.path), shown_name(checkpoint.path)) for note in checkpoint.notes],
+        "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
     }
     if machine is None and format == "auto":
         info[PLANNED_FOR] = this_processor()

@@ -23,7 +23,8 @@ from ..errors import GossamerError
 from .template_worker import frame
 
 _SECONDS = 8.0  # of the clock, in which the process has used its processor time long since
-_LONGEST = 1 << 20  # characters of a template
+LONGEST = 1 << 20
+"""Characters of a template."""
 
 
 class _Worker:
@@ -139,8 +140,8 @@ def render(template: str, variables: dict[str, Any]) -> str:
     Raises:
         GossamerError: it does not take these values, is not valid, or takes too much time or memory.
     """
-    if len(template) > _LONGEST:
-        raise GossamerError(f"the chat template has {len(template)} characters, more than {_LONGEST}")
+    if len(template) > LONGEST:
+        raise GossamerError(f"the chat template has {len(template)} characters, more than {LONGEST}")
     try:
         answer = _worker.ask({"template": template, "variables": variables})
     except (TypeError, ValueError, RecursionError) as error:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..files import read_json, refuse_pointer
+from ..files import read_bytes, read_json, refuse_pointer
 from .chat_template import render
 from .generation_config import sampling_keys
 from .messages import Message, check_system, check_text, checked, completed, has_parts, joined
-from .tokenizer_limits import check_growth, refused
+from .tokenizer_limits import check_contents, check_growth, refused
 from .tokenizer_settings import apply_settings, chat_template
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
+_MOST_BYTES = 128 << 20  # of tokenizer.json; the longest that are known have a quarter
 _BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
 _PROBE = "a probe"
 _WINDOW = 64  # most tokens that a stream decodes again with a new one
@@ -68,7 +69,9 @@ class Tokenizer:
             raise GossamerError(f"{folder}: no tokenizer.json")
         refuse_pointer(path)
         with refused(f"{path}: not a valid tokenizer"):
-            backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())  # by its name only where that is UTF-8
+            data = read_bytes(path, _MOST_BYTES)
+            check_contents(data)
+            backend = tokenizers.Tokenizer.from_buffer(data)  # by its name only where that is UTF-8
             check_growth(backend)
         settings, named, added, generation, config = (
             read_json(folder / name) if (folder / name).is_file() else {}

@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     import tokenizers
 
 _MOST_GROWTH = 64  # letters that one may become: one or two in all tokenizers that are known
-_LONGEST = 1024  # letters of a text that is put into others
+LONGEST = 1024
+"""Letters of a text that is put into others or found in them."""
+
+_LONG_CONTENT = re.compile(rb'"content"\s*:\s*"(?:[^"\\]|\\.){%d}' % (LONGEST + 1))
 _LOOKS = re.compile(r"\(\?[=!<]|\\[bBGAzZ]|[\^$]")  # what matches between letters
+
+
+def check_contents(data: bytes) -> None:
+    """Refuses a tokenizer.json with an added token so long that finding it in texts takes a hundred times its bytes.
+
+    Raises:
+        GossamerError: there is one.
+    """
+    if _LONG_CONTENT.search(data):
+        raise GossamerError(f"a token or another content of it has more than {LONGEST} letters")
 
 
 def check_growth(backend: tokenizers.Tokenizer) -> None:
@@ -38,7 +51,7 @@ def _growth(name: str, step: Any) -> float:
     for inner in step.get("normalizers") or step.get("decoders") or ():
         growth = min(growth * _growth(name, inner), 1e300)
     longest = max((len(value) for value in step.values() if isinstance(value, str)), default=0)
-    if longest > _LONGEST:
+    if longest > LONGEST:
         raise GossamerError(f"its {name} puts a text of {longest} letters into others")
     pattern, content = step.get("pattern"), step.get("content")
     if step.get("type") == "Replace" and isinstance(pattern, dict) and isinstance(content, str):

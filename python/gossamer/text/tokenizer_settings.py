@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
+from ..files import read_bytes
+from .chat_template import LONGEST as LONGEST_TEMPLATE
+from .tokenizer_limits import LONGEST
 
 if TYPE_CHECKING:
     import tokenizers
@@ -73,6 +76,8 @@ def _text(entry: Any) -> str:
     """A special token is a text, or an object that holds one; the empty text where there is none."""
     text = entry.get("content") if isinstance(entry, dict) else entry
     if isinstance(text, str):
+        if len(text) > LONGEST:
+            raise GossamerError(f"a special token has {len(text)} letters, more than {LONGEST}")
         return text
     if text is None or isinstance(text, bool):  # settings named add_bos_token and the like are flags
         return ""
@@ -118,7 +123,7 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     own = folder / "chat_template.jinja"
     if own.is_file():
         try:
-            return own.read_text(encoding="utf-8")
+            return read_bytes(own, 4 * LONGEST_TEMPLATE).decode()
         except (OSError, ValueError) as error:
             raise GossamerError(f"{own}: {error}") from None
     template = settings.get("chat_template")
