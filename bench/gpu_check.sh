@@ -32,14 +32,14 @@ step "build" 150 env SKBUILD_CMAKE_DEFINE="GOSSAMER_CUDA=ON;GOSSAMER_SIMT=OFF" S
   "$python" -m pip install --no-deps --no-build-isolation --no-index -e .
 "$python" -c 'from gossamer.gpu.cuda import why_unavailable as w; raise SystemExit(w())' || exit 1
 
-step "tests" 70 "$python" -m pytest -q tests/gpu/test_cuda.py tests/kernels/test_cuda_card.py
+step "tests" 70 "$python" -m pytest -q tests/gpu/test_cuda.py tests/kernels/test_cuda_device.py
 if command -v compute-sanitizer > /dev/null; then
   # Without torch's cache every tensor is an allocation of its own, so that a step beyond its end is seen. Filters are
   # by substrings of mangled names; older tools call the option otherwise.
   filter=$(compute-sanitizer --help 2>&1 | grep -o -m 1 -E -- '--kernel-(name|regex)' | head -n 1)
   for tool in memcheck racecheck; do
     step "$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      ${filter:+"$filter" kns=gossamer} "$python" -m pytest -q -x tests/kernels/test_cuda_card.py -k "test_small and (int8 or between)"
+      ${filter:+"$filter" kns=gossamer} "$python" -m pytest -q -x tests/kernels/test_cuda_device.py -k "test_small and (int8 or between)"
   done
 else
   echo "--- sanitizers: skipped, compute-sanitizer is not on PATH"
