@@ -1,57 +1,184 @@
 #include "engine/kv_cache.h"
 
+#include <algorithm>
+#include <cstring>
+
+#include "common/buffer.h"
 #include "common/error.h"
 
 namespace gossamer {
+namespace {
 
-KvCache::KvCache(int layers, int kv_heads, int head_dim, KvType type)
-    : kv_heads_(kv_heads),
-      padded_dim_(static_cast<int>(round_up(static_cast<std::size_t>(head_dim), 16))),
-      type_(type) {
+// Bytes of pages that are kept though no sequence has them, beside one page of each pool.
+constexpr std::int64_t kMostSpare = 32 << 20;
+
+std::size_t pages_of(int length) { return static_cast<std::size_t>((length + kPageTokens - 1) / kPageTokens); }
+
+}  // namespace
+
+KvCache::KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit)
+    : shapes_(std::move(layers)), type_(type), limit_(limit) {
+  require(limit >= 0, "kv_limit must not be negative, got ", limit);
   const std::int64_t element = type == KvType::kF32 ? 4 : 2;
-  head_bytes_ = static_cast<std::int64_t>(
-      round_up(static_cast<std::size_t>(kPageTokens * (std::int64_t{head_dim} + padded_dim_) * element), kCacheLine));
-  page_bytes_ = std::int64_t{layers} * kv_heads * head_bytes_;
+  for (const KvShape& shape : shapes_) {
+    auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) { return p.shape == shape; });
+    if (pool == pools_.end()) pool = pools_.insert(pools_.end(), {shape, 0, {}});
+    KvPlace place;
+    place.padded_dim = static_cast<int>(round_up(static_cast<std::size_t>(shape.head_dim), 16));
+    place.offset = pool->page_bytes;
+    place.v_offset = std::int64_t{kPageTokens} * shape.head_dim * element;
+    place.head_bytes = static_cast<std::int64_t>(round_up(
+        static_cast<std::size_t>(place.v_offset + std::int64_t{kPageTokens} * place.padded_dim * element), kCacheLine));
+    pool->page_bytes += shape.kv_heads * place.head_bytes;
+    layers_.push_back({static_cast<int>(pool - pools_.begin()), place});
+  }
 }
 
-std::int64_t KvCache::token_bytes() const { return page_bytes_ / kPageTokens; }
+KvCache::~KvCache() {
+  for (auto& [unused, sequence] : sequences_) shorten(sequence, 0);
+  drop_spare();
+}
+
+std::int64_t KvCache::token_bytes() const {
+  std::int64_t total = 0;
+  for (const Pool& pool : pools_) total += pool.page_bytes;
+  return total / kPageTokens;
+}
+
+KvCache::Sequence& KvCache::sequence(std::int64_t id) {
+  Sequence& sequence = sequences_[id];
+  if (sequence.tables.empty()) sequence.tables.resize(pools_.size());
+  return sequence;
+}
 
 int KvCache::length(std::int64_t id) const {
   const auto found = sequences_.find(id);
   return found == sequences_.end() ? 0 : found->second.length;
 }
 
-void KvCache::reserve(Sequence& sequence, int length) {
-  while (static_cast<int>(sequence.pages.size()) * kPageTokens < length) {
-    if (unused_.empty()) {
-      memory_.push_back(std::make_unique<Buffer<std::uint8_t>>(static_cast<std::size_t>(page_bytes_)));
-      unused_.push_back(memory_.back()->data());
-    }
-    sequence.pages.push_back(unused_.back());
-    unused_.pop_back();
+KvCache::Page* KvCache::take(Pool& pool) {
+  if (limit_ != 0 && used_ + pool.page_bytes > limit_)
+    throw CacheFull(concat("the KV cache is at its limit: ", used_, " bytes are in use, kv_limit is ", limit_,
+                           ", and a page more takes ", pool.page_bytes));
+  Page* page = nullptr;
+  if (pool.spare.empty()) {
+    if (limit_ != 0 && used_ + spare_ + pool.page_bytes > limit_) drop_spare();
+    page = new Page{Mapping(static_cast<std::size_t>(pool.page_bytes)), 0};
+  } else {
+    page = pool.spare.back();
+    pool.spare.pop_back();
+    spare_ -= pool.page_bytes;
+  }
+  page->users = 1;
+  used_ += pool.page_bytes;
+  return page;
+}
+
+void KvCache::release(Pool& pool, Page* page) {
+  if (page == nullptr || --page->users != 0) return;
+  used_ -= pool.page_bytes;
+  if (pool.spare.empty() || spare_ + pool.page_bytes <= kMostSpare) {
+    pool.spare.push_back(page);
+    spare_ += pool.page_bytes;
+  } else {
+    delete page;
   }
 }
 
-void KvCache::trim(Sequence& sequence) {
-  while ((static_cast<int>(sequence.pages.size()) - 1) * kPageTokens >= sequence.length && !sequence.pages.empty()) {
-    unused_.push_back(sequence.pages.back());
-    sequence.pages.pop_back();
+void KvCache::drop_spare() {
+  for (Pool& pool : pools_) {
+    for (const Page* page : pool.spare) delete page;
+    pool.spare.clear();
   }
+  spare_ = 0;
+}
+
+KvCache::Page* KvCache::copy(Pool& pool, const Page& page) {
+  Page* mine = take(pool);
+  std::memcpy(mine->memory.data(), page.memory.data(), static_cast<std::size_t>(pool.page_bytes));
+  return mine;
+}
+
+void KvCache::reserve(Sequence& sequence, int length) {
+  const auto begun = static_cast<std::size_t>(sequence.length / kPageTokens);
+  for (std::size_t i = 0; i < pools_.size(); ++i) {
+    Table& table = sequence.tables[i];
+    table.pages.reserve(pages_of(length));
+    table.data.reserve(pages_of(length));
+    if (begun < table.pages.size() && table.pages[begun]->users > 1) {
+      Page* mine = copy(pools_[i], *table.pages[begun]);
+      release(pools_[i], table.pages[begun]);
+      table.pages[begun] = mine;
+      table.data[begun] = mine->memory.data();
+    }
+    while (table.pages.size() < pages_of(length)) {
+      table.pages.push_back(take(pools_[i]));
+      table.data.push_back(table.pages.back()->memory.data());
+    }
+  }
+}
+
+void KvCache::shorten(Sequence& sequence, int length) {
+  for (std::size_t i = 0; i < sequence.tables.size(); ++i) {
+    Table& table = sequence.tables[i];
+    while (table.pages.size() > pages_of(length)) {
+      release(pools_[i], table.pages.back());
+      table.pages.pop_back();
+      table.data.pop_back();
+    }
+  }
+}
+
+void KvCache::trim(std::int64_t id) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  shorten(found->second, found->second.length);
+  if (found->second.length == 0) sequences_.erase(found);
 }
 
 void KvCache::rollback(std::int64_t id, int n) {
-  const auto found = sequences_.find(id);
-  const int have = found == sequences_.end() ? 0 : found->second.length;
+  const int have = length(id);
   require(n >= 0 && n <= have, "cannot roll back ", n, " tokens of sequence ", id, ", which has ", have);
   if (n == 0) return;
-  found->second.length -= n;
-  trim(found->second);
+  sequences_[id].length -= n;
+  trim(id);
+}
+
+void KvCache::fork(std::int64_t from, std::int64_t to, int length) {
+  require(to >= 0, "sequence ids must not be negative, got ", to);
+  const int have = this->length(from);
+  require(length >= 0 && length <= have, "cannot fork ", length, " tokens of sequence ", from, ", which has ", have);
+  require(this->length(to) == 0, "cannot fork into sequence ", to, ", which has ", this->length(to), " tokens");
+  if (length == 0) return;
+  const Sequence& source = sequence(from);
+  Sequence& sink = sequence(to);
+  const auto whole = static_cast<std::size_t>(length / kPageTokens);
+  try {
+    for (std::size_t i = 0; i < pools_.size(); ++i) {
+      Table& table = sink.tables[i];
+      table.pages.reserve(pages_of(length));
+      table.data.reserve(pages_of(length));
+      for (std::size_t p = 0; p < pages_of(length); ++p) {
+        Page* page = source.tables[i].pages[p];
+        if (p < whole)
+          ++page->users;
+        else
+          page = copy(pools_[i], *page);
+        table.pages.push_back(page);
+        table.data.push_back(page->memory.data());
+      }
+    }
+  } catch (...) {
+    trim(to);  // still of no length
+    throw;
+  }
+  sink.length = length;
 }
 
 void KvCache::free(std::int64_t id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return;
-  for (std::uint8_t* page : found->second.pages) unused_.push_back(page);
+  shorten(found->second, 0);
   sequences_.erase(found);
 }
 

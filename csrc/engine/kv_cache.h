@@ -1,54 +1,104 @@
-// Keys and values of many sequences in pages of 64 tokens behind a page table each.
+// Keys and values of many sequences in pages of 64 tokens behind page tables.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
-#include "common/buffer.h"
-#include "kernels/vector_kernels.h"
+#include "common/mapping.h"
+#include "ops/attention.h"
 
 namespace gossamer {
 
-// A page holds 64 tokens of every layer and KV head: [layer][kv head] x (K as [head_dim][64], V as [64][padded_dim]).
+// What a layer keeps of a token.
+struct KvShape {
+  int kv_heads = 0;
+  int head_dim = 0;
+  bool operator==(const KvShape&) const = default;
+};
+
+// The cache is at its limit. The bindings turn it into CacheFull.
+struct CacheFull : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Layers of one shape are a pool. A page of a pool holds 64 tokens of all its layers: [layer][kv head] x (K as
+// [head_dim][64], V as [64][padded_dim]). Sequences that were forked share pages until one of them writes there.
 class KvCache {
  public:
+  // Where a layer's keys and values lie.
+  struct Layer {
+    int pool;
+    KvPlace place;
+  };
+  struct Page {
+    Mapping memory;
+    int users;
+  };
+  struct Table {
+    std::vector<Page*> pages;
+    std::vector<std::uint8_t*> data;  // the pages' memory
+  };
   struct Sequence {
     int length = 0;
-    std::vector<std::uint8_t*> pages;
+    std::vector<Table> tables;  // by pool
   };
 
-  KvCache(int layers, int kv_heads, int head_dim, KvType type);
+  // limit: most bytes of all pages; 0 for none.
+  KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit = 0);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
 
   KvType type() const { return type_; }
-  int padded_dim() const { return padded_dim_; }
-  std::int64_t head_bytes() const { return head_bytes_; }
-  std::int64_t layer_offset(int layer) const { return std::int64_t{layer} * kv_heads_ * head_bytes_; }
-  std::int64_t token_bytes() const;  // K and V of one token, all layers
+  const std::vector<KvShape>& shapes() const { return shapes_; }
+  const Layer& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
+  std::size_t pools() const { return pools_.size(); }
+  std::int64_t token_bytes() const;                  // K and V of one token, all layers
+  std::int64_t used_bytes() const { return used_; }  // pages that sequences have, a shared one once
+  std::int64_t limit() const { return limit_; }
 
   // The sequence, made empty when new. References stay valid until `free`.
-  Sequence& sequence(std::int64_t id) { return sequences_[id]; }
+  Sequence& sequence(std::int64_t id);
   int length(std::int64_t id) const;
 
-  // Pages for `length` tokens; lengths themselves change only through `commit`.
+  // Pages for `length` tokens, none of those behind the present length shared with others; lengths themselves change
+  // only through `commit`. Throws CacheFull; `trim` then undoes what was had.
   void reserve(Sequence& sequence, int length);
   static void commit(Sequence& sequence, int length) { sequence.length = length; }
 
   // Forgets the last n tokens and gives back whole pages. Throws InvalidArgument when the sequence has fewer.
   void rollback(std::int64_t id, int n);
+  // Begins sequence `to` with the first `length` tokens of another. Throws InvalidArgument when `to` holds tokens or
+  // `from` has fewer, and CacheFull; then nothing has changed.
+  void fork(std::int64_t from, std::int64_t to, int length);
   void free(std::int64_t id);
-  void trim(Sequence& sequence);  // gives back pages behind the length
+  // Gives back pages behind the length, and the sequence itself when it is empty.
+  void trim(std::int64_t id);
 
  private:
-  int kv_heads_;
-  int padded_dim_;
+  struct Pool {
+    KvShape shape;
+    std::int64_t page_bytes = 0;
+    std::vector<Page*> spare;
+  };
+
+  Page* take(Pool& pool);
+  void release(Pool& pool, Page* page);
+  void drop_spare();
+  void shorten(Sequence& sequence, int length);
+  Page* copy(Pool& pool, const Page& page);
+
+  std::vector<KvShape> shapes_;
   KvType type_;
-  std::int64_t head_bytes_;
-  std::int64_t page_bytes_;
+  std::int64_t limit_;
+  std::int64_t used_ = 0;
+  std::int64_t spare_ = 0;
+  std::vector<Layer> layers_;
+  std::vector<Pool> pools_;
   std::map<std::int64_t, Sequence> sequences_;
-  std::vector<std::unique_ptr<Buffer<std::uint8_t>>> memory_;
-  std::vector<std::uint8_t*> unused_;
 };
 
 }  // namespace gossamer

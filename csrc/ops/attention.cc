@@ -46,14 +46,23 @@ int block_at(const std::vector<TokenPlace>& tokens, std::size_t first, int most)
 
 }  // namespace
 
-void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape,
-                    const std::vector<TokenPlace>& tokens, std::int64_t layer_offset, std::int64_t head_bytes,
-                    const float* q, std::int64_t q_stride, float* out, std::int64_t out_stride) {
+void append(const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place, const TokenPlace& token,
+            const float* k, const float* v) {
+  std::uint8_t* head = token.pages[token.position / kPageTokens] + place.offset;
+  const int slot = token.position % kPageTokens;
+  for (int h = 0; h < shape.kv_heads; ++h, head += place.head_bytes) {
+    kernels.store_k(k + h * shape.head_dim, shape.head_dim, head, slot);
+    kernels.store_v(v + h * shape.head_dim, shape.head_dim, place.padded_dim, head + place.v_offset, slot);
+  }
+}
+
+void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place,
+                    const std::vector<TokenPlace>& tokens, const float* q, std::int64_t q_stride, float* out,
+                    std::int64_t out_stride) {
   const int group = shape.heads / shape.kv_heads;
   const int block = std::max(1, kAttentionRows / group);
-  const std::int64_t record = static_cast<std::int64_t>(group) * (shape.padded_dim + 2);
+  const std::int64_t record = static_cast<std::int64_t>(group) * (place.padded_dim + 2);
   const std::int64_t scratch = static_cast<std::int64_t>(block) * group * (kScoreStride + shape.head_dim);
-  const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
   scratch_.resize(static_cast<std::size_t>(team.size() * scratch));
 
   std::vector<Task> tasks;
@@ -61,7 +70,7 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
   const auto attend = [&](std::int64_t first, std::int64_t last, int thread) {
     for (std::int64_t i = first; i < last; ++i) {
       const Task& task = tasks[static_cast<std::size_t>(i)];
-      const TokenPlace& place = tokens[task.token];
+      const TokenPlace& token = tokens[task.token];
       AttentionArgs args{};
       args.q = q + static_cast<std::int64_t>(task.token) * q_stride +
                static_cast<std::int64_t>(task.kv_head) * group * shape.head_dim;
@@ -69,13 +78,13 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       args.tokens = task.tokens;
       args.query_heads = group;
       args.head_dim = shape.head_dim;
-      args.padded_dim = shape.padded_dim;
-      args.pages = place.pages;
-      args.offset = layer_offset + task.kv_head * head_bytes;
+      args.padded_dim = place.padded_dim;
+      args.pages = token.pages;
+      args.offset = place.offset + task.kv_head * place.head_bytes;
       args.begin = task.begin;
       args.end = task.end;
-      args.position = place.position;
-      args.scale = scale;
+      args.position = token.position;
+      args.scale = shape.scale;
       args.scratch = scratch_.data() + thread * scratch;
       args.results = results_.data() + task.result;
       args.result_stride = task.stride;
@@ -97,7 +106,7 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
           const float* from = results + s * record;
           const float weight = mine.spans == 1 ? 1.0F : std::exp(from[h] - top);
           total += weight * from[group + h];
-          const float* values = from + 2 * group + static_cast<std::int64_t>(h) * shape.padded_dim;
+          const float* values = from + 2 * group + static_cast<std::int64_t>(h) * place.padded_dim;
           for (int d = 0; d < shape.head_dim; ++d) to[d] = (s == 0 ? 0.0F : to[d]) + weight * values[d];
         }
         for (int d = 0; d < shape.head_dim; ++d) to[d] /= total;

@@ -12,25 +12,37 @@ namespace gossamer {
 
 // One token of a call: where its sequence's pages are, and where it stands in it.
 struct TokenPlace {
-  const std::uint8_t* const* pages;
+  std::uint8_t* const* pages;
   int position;
+};
+
+// Where a layer's keys and values are in a page: of KV head h, K lies offset + h * head_bytes behind the page's start,
+// and V v_offset behind that.
+struct KvPlace {
+  std::int64_t offset = 0;
+  std::int64_t head_bytes = 0;
+  std::int64_t v_offset = 0;
+  int padded_dim = 0;
 };
 
 struct AttentionShape {
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  int padded_dim = 0;
+  float scale = 0;  // of the products of queries and keys
 };
 
+// Writes one token's keys and values, [kv_heads][head_dim] each, where it stands.
+void append(const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place, const TokenPlace& token,
+            const float* k, const float* v);
+
 // out[t] = attention of q[t] over positions 0 .. position(t); q and out are [tokens][stride], heads one behind the
-// other. `layer_offset` and `head_bytes` locate a KV head in a page: offset = layer_offset + kv_head * head_bytes. The
-// work is split by position, never by the number of threads, and tokens that follow one another in a sequence share
-// what is read of it; a token's result is the same in any company.
+// other. The work is split by position, never by the number of threads, and tokens that follow one another in a
+// sequence share what is read of it; a token's result is the same in any company.
 class Attention {
  public:
-  void run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape, const std::vector<TokenPlace>& tokens,
-           std::int64_t layer_offset, std::int64_t head_bytes, const float* q, std::int64_t q_stride, float* out,
+  void run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place,
+           const std::vector<TokenPlace>& tokens, const float* q, std::int64_t q_stride, float* out,
            std::int64_t out_stride);
 
  private:

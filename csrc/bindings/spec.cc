@@ -1,0 +1,229 @@
+#include "bindings/spec.h"
+
+#include <cmath>
+#include <optional>
+#include <type_traits>
+#include <variant>
+
+namespace gossamer {
+namespace {
+
+// A word out of a description, as errors quote it.
+std::string quoted(const py::handle& value) { return "'" + py::str(value).cast<std::string>().substr(0, 80) + "'"; }
+
+template <class T>
+void read(const py::handle& value, const std::string& path, T& to);
+
+// Reads the fields that a part's `visit` names, and refuses others.
+class PartReader {
+ public:
+  PartReader(const py::handle& value, std::string path, const char* part) : path_(std::move(path)) {
+    require(py::isinstance<py::dict>(value), path_, " must be an object");
+    values_ = py::reinterpret_borrow<py::dict>(value);
+    if (part != nullptr) known_.emplace_back("part");
+  }
+
+  template <class T>
+  void operator()(const char* name, T& to) {
+    known_.emplace_back(name);
+    require(values_.contains(name), path_, ".", name, " is missing");
+    read(values_[name], path_ + "." + name, to);
+  }
+
+  void refuse_others() const {
+    for (const auto& [key, unused] : values_) {
+      bool found = false;
+      for (const std::string& name : known_)
+        found = found || (py::isinstance<py::str>(key) && key.equal(py::str(name)));
+      require(found, path_, ": ", quoted(key), " is not known; there are: ", names());
+    }
+  }
+
+ private:
+  std::string names() const {
+    std::string text;
+    for (const std::string& name : known_) text += (text.empty() ? "" : ", ") + name;
+    return text;
+  }
+
+  py::dict values_;
+  std::string path_;
+  std::vector<std::string> known_;
+};
+
+template <class T, class = void>
+struct PartName {
+  static constexpr const char* value = nullptr;
+};
+template <class T>
+struct PartName<T, std::void_t<decltype(T::kPart)>> {
+  static constexpr const char* value = T::kPart;
+};
+
+// A value of each kind that a field may have.
+template <class T>
+struct Reader {  // a part
+  static void read(const py::handle& value, const std::string& path, T& to) {
+    PartReader reader(value, path, PartName<T>::value);
+    to.visit(reader);
+    reader.refuse_others();
+  }
+};
+
+template <>
+struct Reader<bool> {
+  static void read(const py::handle& value, const std::string& path, bool& to) {
+    require(py::isinstance<py::bool_>(value), path, " must be true or false, got ", quoted(value));
+    to = value.cast<bool>();
+  }
+};
+
+template <>
+struct Reader<int> {
+  static void read(const py::handle& value, const std::string& path, int& to) {
+    require(py::isinstance<py::int_>(value) && !py::isinstance<py::bool_>(value), path, " must be an integer, got ",
+            quoted(value));
+    int overflow = 0;
+    const long long wide = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+    require(overflow == 0 && wide >= INT32_MIN && wide <= INT32_MAX, path, " is out of range: ", quoted(value));
+    to = static_cast<int>(wide);
+  }
+};
+
+template <>
+struct Reader<float> {
+  static void read(const py::handle& value, const std::string& path, float& to) {
+    const bool fair =
+        py::isinstance<py::float_>(value) || (py::isinstance<py::int_>(value) && !py::isinstance<py::bool_>(value));
+    require(fair, path, " must be a number, got ", quoted(value));
+    const double wide = PyFloat_AsDouble(value.ptr());
+    if (PyErr_Occurred() != nullptr) {
+      PyErr_Clear();
+      throw InvalidArgument(concat(path, " is out of range"));
+    }
+    to = static_cast<float>(wide);
+  }
+};
+
+template <>
+struct Reader<std::string> {
+  static void read(const py::handle& value, const std::string& path, std::string& to) {
+    require(py::isinstance<py::str>(value), path, " must be a word, got ", quoted(value));
+    to = value.cast<std::string>();
+  }
+};
+
+template <class T>
+struct Reader<std::vector<T>> {
+  static void read(const py::handle& value, const std::string& path, std::vector<T>& to) {
+    require(py::isinstance<py::list>(value) || py::isinstance<py::tuple>(value), path, " must be a list");
+    const auto items = py::reinterpret_borrow<py::sequence>(value);
+    for (std::size_t i = 0; i < items.size(); ++i)
+      Reader<T>::read(items[i], path + "[" + std::to_string(i) + "]", to.emplace_back());
+  }
+};
+
+template <class T>
+struct Reader<std::optional<T>> {
+  static void read(const py::handle& value, const std::string& path, std::optional<T>& to) {
+    if (!value.is_none()) Reader<T>::read(value, path, to.emplace());
+  }
+};
+
+template <class... Parts>
+struct Reader<std::variant<Parts...>> {
+  static void read(const py::handle& value, const std::string& path, std::variant<Parts...>& to) {
+    require(py::isinstance<py::dict>(value), path, " must be an object");
+    const auto values = py::reinterpret_borrow<py::dict>(value);
+    require(values.contains("part"), path, ".part is missing");
+    const py::object part = values["part"];
+    const bool found = (try_part<Parts>(part, value, path, to) || ...);
+    std::string known;
+    ((known += (known.empty() ? "" : ", ") + std::string(Parts::kPart)), ...);
+    require(found, path, ": part ", quoted(part), " is not known; there are: ", known);
+  }
+
+ private:
+  template <class Part>
+  static bool try_part(const py::object& part, const py::handle& value, const std::string& path,
+                       std::variant<Parts...>& to) {
+    if (!py::isinstance<py::str>(part) || !part.equal(py::str(Part::kPart))) return false;
+    Reader<Part>::read(value, path, to.template emplace<Part>());
+    return true;
+  }
+};
+
+template <class Enum>
+void read_word(const py::handle& value, const std::string& path, Enum& to) {
+  std::string known;
+  int number = 0;
+  for (const char* word : spec::Words<Enum>::list) {
+    if (py::isinstance<py::str>(value) && value.equal(py::str(word))) {
+      to = static_cast<Enum>(number);
+      return;
+    }
+    known += (known.empty() ? "'" : " or '") + std::string(word) + "'";
+    ++number;
+  }
+  throw InvalidArgument(concat(path, " must be ", known, ", got ", quoted(value)));
+}
+
+template <class T>
+void read(const py::handle& value, const std::string& path, T& to) {
+  if constexpr (std::is_enum_v<T>)
+    read_word(value, path, to);
+  else
+    Reader<T>::read(value, path, to);
+}
+
+template <class T>
+T field(const py::dict& config, const char* name) {
+  T value{};
+  require(config.contains(name), "decoder config: ", name, " is missing");
+  read(config[name], std::string("decoder config: ") + name, value);
+  return value;
+}
+
+// The description of one family's fields.
+spec::Transformer from_flat(const py::dict& values, const Vectors& vectors) {
+  spec::Transformer transformer;
+  transformer.hidden = field<int>(values, "hidden");
+  transformer.vocab = field<int>(values, "vocab");
+  transformer.context = field<int>(values, "context");
+  transformer.head.tied = field<bool>(values, "tied");
+  const auto activation = field<std::string>(values, "activation");
+  require(activation == "silu", "decoder config: activation must be silu, got '", activation, "'");
+  const spec::Norm norm{spec::NormKind::kRms, field<float>(values, "norm_eps")};
+  const spec::Rope rope{field<std::vector<float>>(values, "inv_freq"), field<float>(values, "rope_scale")};
+  spec::Attention attention;
+  attention.heads = field<int>(values, "heads");
+  attention.kv_heads = field<int>(values, "kv_heads");
+  attention.head_dim = field<int>(values, "head_dim");
+  attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
+  attention.positions = rope;
+  spec::Mlp mlp;
+  mlp.width = field<int>(values, "intermediate");
+  transformer.stack.norm = norm;
+  for (int i = 0; i < field<int>(values, "layers"); ++i) {
+    transformer.stack.layers.push_back(i);
+    attention.biases.clear();
+    mlp.biases.clear();
+    for (const char* name : {"q", "k", "v", "o"})
+      if (vectors.count(concat("layers.", i, ".", name, ".bias")) != 0) attention.biases.emplace_back(name);
+    for (const char* name : {"gate", "up", "down"})
+      if (vectors.count(concat("layers.", i, ".", name, ".bias")) != 0) mlp.biases.emplace_back(name);
+    transformer.stack.kinds.push_back({{{attention, norm}, {mlp, norm}}});
+  }
+  return transformer;
+}
+
+}  // namespace
+
+spec::Transformer to_spec(const py::dict& values, const Vectors& vectors) {
+  if (!values.contains("stack")) return from_flat(values, vectors);
+  spec::Transformer transformer;
+  Reader<spec::Transformer>::read(values, "transformer", transformer);
+  return transformer;
+}
+
+}  // namespace gossamer

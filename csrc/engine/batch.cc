@@ -1,0 +1,75 @@
+#include "engine/batch.h"
+
+#include <set>
+
+#include "common/error.h"
+
+namespace gossamer {
+
+void Chunk::clear(std::size_t pools) {
+  ids.clear();
+  positions.clear();
+  places.resize(pools);
+  for (auto& tokens : places) tokens.clear();
+  wanted.clear();
+}
+
+void Chunk::push(const KvCache::Sequence& sequence, int position) {
+  positions.push_back(position);
+  for (std::size_t i = 0; i < places.size(); ++i) places[i].push_back({sequence.tables[i].data.data(), position});
+}
+
+void check_token(std::int32_t token, int vocab) {
+  require(token >= 0 && token < vocab, "token id ", token, " is outside the vocabulary of ", vocab);
+}
+
+Batch::Batch(const std::vector<StepEntry>& entries, bool all_logits, int vocab, int context, KvCache& cache)
+    : entries_(entries), all_logits_(all_logits), cache_(cache) {
+  std::set<std::int64_t> seen;
+  for (const StepEntry& entry : entries) {
+    require(entry.sequence >= 0, "sequence ids must not be negative, got ", entry.sequence);
+    require(seen.insert(entry.sequence).second, "sequence ", entry.sequence, " appears twice in one step");
+    require(entry.count > 0, "sequence ", entry.sequence, " got no tokens");
+    const std::int64_t end = static_cast<std::int64_t>(cache.length(entry.sequence)) + entry.count;
+    require(end <= context, "sequence ", entry.sequence, " would grow to ", end, " tokens, beyond the context of ",
+            context);
+    for (int i = 0; i < entry.count; ++i) check_token(entry.tokens[i], vocab);
+    wanted_ += all_logits ? entry.count : 1;
+  }
+}
+
+Batch::~Batch() {
+  if (committed_) return;
+  for (const StepEntry& entry : entries_) cache_.trim(entry.sequence);
+}
+
+void Batch::reserve() {
+  sequences_.reserve(entries_.size());
+  for (const StepEntry& entry : entries_) {
+    KvCache::Sequence& sequence = cache_.sequence(entry.sequence);
+    sequences_.push_back(&sequence);
+    cache_.reserve(sequence, sequence.length + entry.count);
+  }
+}
+
+bool Batch::next(Chunk& chunk) {
+  chunk.clear(cache_.pools());
+  for (; entry_ < entries_.size(); ++entry_, token_ = 0) {
+    const StepEntry& entry = entries_[entry_];
+    for (; token_ < entry.count; ++token_) {
+      if (chunk.tokens() == kChunkTokens) return true;
+      if (all_logits_ || token_ + 1 == entry.count) chunk.wanted.push_back(chunk.tokens());
+      chunk.ids.push_back(entry.tokens[token_]);
+      chunk.push(*sequences_[entry_], sequences_[entry_]->length + token_);
+    }
+  }
+  return chunk.tokens() > 0;
+}
+
+void Batch::commit() {
+  for (std::size_t i = 0; i < entries_.size(); ++i)
+    KvCache::commit(*sequences_[i], sequences_[i]->length + entries_[i].count);
+  committed_ = true;
+}
+
+}  // namespace gossamer

@@ -1,0 +1,49 @@
+// Branches, one behind the other, that read the stream and add to it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/layers/mixer.h"
+#include "engine/layers/norm.h"
+#include "engine/stream.h"
+
+namespace gossamer {
+
+class Block {
+ public:
+  // prefix: of its weights' names, "layers.3."; kv_layer: as for make_mixer.
+  Block(const spec::Block& spec, const std::string& prefix, int& kv_layer, Build& build);
+
+  // False when the probe has seen enough; the stream is then of no use.
+  bool run(Step& step, ResidualStream& stream);
+
+  int first_kv_layer() const { return first_kv_layer_; }
+  const std::vector<KvShape>& kv_shapes() const { return kv_shapes_; }
+
+  // Calls f(projection) for each linear, in the order of the computation.
+  template <class F>
+  void visit(const F& f) const {
+    for (const Branch& branch : branches_)
+      for (const ProjectionGroup& group : std::as_const(*branch.mixer).groups())
+        for (const Projection& projection : group.projections()) f(projection);
+  }
+  // The linear of that full name; null when there is none.
+  Projection* find(const std::string& name);
+
+ private:
+  struct Branch {
+    std::unique_ptr<Mixer> mixer;
+    std::optional<NormLayer> before;
+  };
+
+  std::vector<Branch> branches_;
+  int first_kv_layer_;
+  std::vector<KvShape> kv_shapes_;
+  Matrix& read_;
+};
+
+}  // namespace gossamer

@@ -1,0 +1,39 @@
+// What a branch computes of the rows that it reads.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/kv_cache.h"
+#include "engine/layers/projection.h"
+
+namespace gossamer {
+
+class Mixer {
+ public:
+  virtual ~Mixer() = default;
+
+  // What joins the stream, a row a token; null when the probe has seen enough.
+  virtual Matrix* run(Step& step, const Matrix& x) = 0;
+
+  // Its linears in the order of the computation.
+  std::vector<ProjectionGroup>& groups() { return groups_; }
+  const std::vector<ProjectionGroup>& groups() const { return groups_; }
+
+ protected:
+  // prefix: of its weights' names, "layers.3.".
+  Mixer(const std::vector<spec::Group>& groups, const std::string& prefix, Build& build) {
+    for (const spec::Group& group : groups) groups_.emplace_back(group, prefix, build);
+  }
+
+  std::vector<ProjectionGroup> groups_;
+};
+
+// kv_layer: the number of layers with keys and values before this one; counts it.
+std::unique_ptr<Mixer> make_mixer(const spec::Mixer& spec, const std::string& prefix, int& kv_layer, Build& build);
+
+// What a mixer keeps of every token; none for one that keeps nothing.
+std::vector<KvShape> kv_shapes(const spec::Mixer& spec);
+
+}  // namespace gossamer

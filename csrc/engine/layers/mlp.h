@@ -1,0 +1,20 @@
+// down(activation(gate(x)) * up(x))
+#pragma once
+
+#include <string>
+
+#include "engine/layers/mixer.h"
+
+namespace gossamer {
+
+class MlpLayer final : public Mixer {
+ public:
+  MlpLayer(const spec::Mlp& spec, const std::string& prefix, Build& build);
+
+  Matrix* run(Step& step, const Matrix& x) override;
+
+ private:
+  decltype(VectorKernels::silu_mul) gate_ = nullptr;
+};
+
+}  // namespace gossamer

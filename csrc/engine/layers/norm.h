@@ -1,0 +1,31 @@
+// Norms of one token's row.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/spec.h"
+#include "engine/step.h"
+
+namespace gossamer {
+
+class NormLayer {
+ public:
+  NormLayer(const spec::Norm& spec, const std::string& name, int width, Build& build);
+
+  void run(const float* x, float* out) const {
+    run_(x, weight_.data(), static_cast<std::int64_t>(weight_.size()), eps_, out);
+  }
+
+ private:
+  decltype(VectorKernels::rms_norm) run_ = nullptr;
+  float eps_;
+  std::vector<float> weight_;
+};
+
+// The one that is described, if any.
+std::optional<NormLayer> make_norm(const std::optional<spec::Norm>& spec, const std::string& name, int width,
+                                   Build& build);
+
+}  // namespace gossamer

@@ -1,0 +1,129 @@
+#include "engine/spec.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/error.h"
+
+namespace gossamer::spec {
+namespace {
+
+constexpr int kLargest = 1 << 24;  // so that sizes multiply without overflow
+constexpr std::size_t kMostLayers = 4096;
+
+// What is checked, by the name that errors give it.
+struct Where {
+  std::string path;
+
+  Where operator/(const std::string& field) const { return {path + "." + field}; }
+  Where operator[](std::size_t i) const { return {path + "[" + std::to_string(i) + "]"}; }
+
+  template <class... Parts>
+  void must(bool fair, const Parts&... parts) const {
+    require(fair, path, parts...);
+  }
+  void size(const char* field, int value) const {
+    must(value > 0 && value <= kLargest, ".", field, " must be between 1 and ", kLargest, ", got ", value);
+  }
+};
+
+bool has(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void check_biases(const std::vector<std::string>& biases, const std::vector<Group>& groups, const Where& where) {
+  std::vector<std::string> known;
+  for (const Group& group : groups)
+    for (const Linear& linear : group) known.push_back(linear.name);
+  for (std::size_t i = 0; i < biases.size(); ++i) {
+    where.must(has(known, biases[i]), ".biases: no linear is called '", biases[i], "'");
+    where.must(std::count(biases.begin(), biases.end(), biases[i]) == 1, ".biases names '", biases[i], "' twice");
+  }
+}
+
+void check(const Norm& norm, const Where& where) {
+  where.must(norm.eps >= 0 && std::isfinite(norm.eps), ".eps must be finite and not negative, got ", norm.eps);
+}
+
+void check(const std::optional<Norm>& norm, const Where& where) {
+  if (norm) check(*norm, where);
+}
+
+void check(const Rope& rope, int head_dim, const Where& where) {
+  where.must(rope.inv_freq.size() <= static_cast<std::size_t>(head_dim / 2), ".inv_freq has ", rope.inv_freq.size(),
+             " frequencies, more than half of head_dim (", head_dim, ")");
+  for (const float f : rope.inv_freq) where.must(std::isfinite(f), ".inv_freq holds a value that is not finite");
+  where.must(std::isfinite(rope.scale), ".scale must be finite");
+}
+
+void check(const Attention& attention, int hidden, const Where& where) {
+  where.size("heads", attention.heads);
+  where.size("kv_heads", attention.kv_heads);
+  where.size("head_dim", attention.head_dim);
+  where.must(attention.heads % attention.kv_heads == 0, ": heads (", attention.heads,
+             ") must be a multiple of kv_heads (", attention.kv_heads, ")");
+  where.must(static_cast<std::int64_t>(attention.heads) * attention.head_dim <= kLargest, ": ", attention.heads,
+             " heads of ", attention.head_dim, " are too wide");
+  where.must(attention.scale > 0 && std::isfinite(attention.scale), ".scale must be finite and above 0, got ",
+             attention.scale);
+  if (attention.positions)
+    std::visit([&](const auto& part) { check(part, attention.head_dim, where / "positions"); }, *attention.positions);
+  check_biases(attention.biases, attention.groups(hidden), where);
+}
+
+void check(const Mlp& mlp, int hidden, const Where& where) {
+  where.size("width", mlp.width);
+  where.must(mlp.gated, ".gated must be true");
+  check_biases(mlp.biases, mlp.groups(hidden), where);
+}
+
+void check(const Block& block, int hidden, const Where& where) {
+  where.must(!block.branches.empty(), ".branches is empty");
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < block.branches.size(); ++i) {
+    const Branch& branch = block.branches[i];
+    const Where mine = (where / "branches")[i];
+    std::visit([&](const auto& mixer) { check(mixer, hidden, mine / "mixer"); }, branch.mixer);
+    check(branch.before, mine / "before");
+    mine.must(!has(names, name_of(branch.mixer)), " is a second '", name_of(branch.mixer), "'");
+    names.push_back(name_of(branch.mixer));
+  }
+}
+
+}  // namespace
+
+std::vector<Group> Attention::groups(int hidden) const {
+  const int query = heads * head_dim;
+  const int key = kv_heads * head_dim;
+  return {{{"q", query, hidden, has(biases, "q")},
+           {"k", key, hidden, has(biases, "k")},
+           {"v", key, hidden, has(biases, "v")}},
+          {{"o", hidden, query, has(biases, "o")}}};
+}
+
+std::vector<Group> Mlp::groups(int hidden) const {
+  return {{{"gate", width, hidden, has(biases, "gate")}, {"up", width, hidden, has(biases, "up")}},
+          {{"down", hidden, width, has(biases, "down")}}};
+}
+
+std::string name_of(const Mixer& mixer) {
+  return std::visit([](const auto& part) { return std::string(part.kName); }, mixer);
+}
+
+void validate(const Transformer& transformer) {
+  const Where where{"transformer"};
+  where.size("hidden", transformer.hidden);
+  where.size("vocab", transformer.vocab);
+  where.size("context", transformer.context);
+  const Stack& stack = transformer.stack;
+  const Where mine = where / "stack";
+  for (std::size_t i = 0; i < stack.kinds.size(); ++i) check(stack.kinds[i], transformer.hidden, (mine / "kinds")[i]);
+  mine.must(!stack.layers.empty() && stack.layers.size() <= kMostLayers, ".layers must be from 1 to ", kMostLayers,
+            " numbers, got ", stack.layers.size());
+  for (std::size_t i = 0; i < stack.layers.size(); ++i)
+    (mine / "layers")[i].must(stack.layers[i] >= 0 && stack.layers[i] < static_cast<int>(stack.kinds.size()),
+                              " must be a number of the ", stack.kinds.size(), " kinds, got ", stack.layers[i]);
+  check(stack.norm, mine / "norm");
+}
+
+}  // namespace gossamer::spec

@@ -1,0 +1,183 @@
+// A transformer described by its parts, field for field as gossamer.arch.spec has it, which says what they mean.
+// `visit` names every field; whoever reads a description visits, and refuses what is not named here.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace gossamer::spec {
+
+// The words of an enumeration, in its order.
+template <class Enum>
+struct Words;
+
+enum class NormKind : std::uint8_t { kRms };
+template <>
+struct Words<NormKind> {
+  static constexpr const char* list[] = {"rms"};
+};
+
+enum class Activation : std::uint8_t { kSilu };
+template <>
+struct Words<Activation> {
+  static constexpr const char* list[] = {"silu"};
+};
+
+struct Norm {
+  NormKind kind = NormKind::kRms;
+  float eps = 0;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("kind", kind);
+    field("eps", eps);
+  }
+};
+
+struct Rope {
+  static constexpr const char* kPart = "rope";
+  std::vector<float> inv_freq;
+  float scale = 1;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("inv_freq", inv_freq);
+    field("scale", scale);
+  }
+  bool operator==(const Rope&) const = default;
+};
+
+using Positions = std::variant<Rope>;
+
+// A matrix of a mixer by its short name.
+struct Linear {
+  std::string name;
+  int rows = 0;
+  int cols = 0;
+  bool bias = false;
+};
+
+// Linears that read the same inputs. The output of a mixer's last group, one linear, joins the stream.
+using Group = std::vector<Linear>;
+
+struct Attention {
+  static constexpr const char* kPart = "attention";
+  static constexpr const char* kName = "attn";
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  float scale = 0;
+  std::optional<Positions> positions;
+  std::vector<std::string> biases;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("heads", heads);
+    field("kv_heads", kv_heads);
+    field("head_dim", head_dim);
+    field("scale", scale);
+    field("positions", positions);
+    field("biases", biases);
+  }
+  std::vector<Group> groups(int hidden) const;
+};
+
+struct Mlp {
+  static constexpr const char* kPart = "mlp";
+  static constexpr const char* kName = "mlp";
+  int width = 0;
+  Activation activation = Activation::kSilu;
+  bool gated = true;
+  std::vector<std::string> biases;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("width", width);
+    field("activation", activation);
+    field("gated", gated);
+    field("biases", biases);
+  }
+  std::vector<Group> groups(int hidden) const;
+};
+
+using Mixer = std::variant<Attention, Mlp>;
+
+struct Branch {
+  Mixer mixer;
+  std::optional<Norm> before;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("mixer", mixer);
+    field("before", before);
+  }
+};
+
+struct Block {
+  std::vector<Branch> branches;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("branches", branches);
+  }
+};
+
+struct Stack {
+  std::vector<Block> kinds;
+  std::vector<int> layers;
+  std::optional<Norm> norm;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("kinds", kinds);
+    field("layers", layers);
+    field("norm", norm);
+  }
+};
+
+struct Embedding {
+  template <class Visitor>
+  void visit(Visitor&) {}
+};
+
+struct Head {
+  bool tied = false;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("tied", tied);
+  }
+};
+
+struct Transformer {
+  int hidden = 0;
+  int vocab = 0;
+  int context = 0;
+  Embedding embedding;
+  Stack stack;
+  Head head;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("hidden", hidden);
+    field("vocab", vocab);
+    field("context", context);
+    field("embedding", embedding);
+    field("stack", stack);
+    field("head", head);
+  }
+  const Block& block(int layer) const {
+    return stack.kinds[static_cast<std::size_t>(stack.layers[static_cast<std::size_t>(layer)])];
+  }
+};
+
+// The name of a mixer, before its norms' in the names of vectors.
+std::string name_of(const Mixer& mixer);
+
+// Throws InvalidArgument naming the field that is out of range or contradicts another.
+void validate(const Transformer& transformer);
+
+}  // namespace gossamer::spec

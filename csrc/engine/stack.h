@@ -1,0 +1,34 @@
+// Blocks, one behind the other.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/block.h"
+
+namespace gossamer {
+
+// Called between layers; throws to stop the call.
+using Poll = std::function<void()>;
+
+class Stack {
+ public:
+  Stack(const spec::Stack& spec, Build& build);
+
+  int layers() const { return static_cast<int>(blocks_.size()); }
+  Block& operator[](int layer) { return blocks_[static_cast<std::size_t>(layer)]; }
+  const std::vector<Block>& blocks() const { return blocks_; }
+  std::vector<Block>& blocks() { return blocks_; }
+
+  void run(Step& step, ResidualStream& stream, const Poll& poll);
+
+ private:
+  std::vector<Block> blocks_;
+};
+
+// What the layers keep of every token, in their order.
+std::vector<KvShape> kv_shapes(const spec::Transformer& spec);
+
+}  // namespace gossamer

@@ -1,0 +1,59 @@
+// What the parts of a model share while a chunk of tokens goes through them, and what they are built from.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/weights.h"
+#include "engine/workspace.h"
+
+namespace gossamer {
+
+// The inputs of a block's linears, copied out where asked for: name -> [tokens][cols].
+using Captures = std::map<std::string, std::vector<float>>;
+
+// Asked wherever a group of linears reads its inputs.
+class Probe {
+ public:
+  // whole false: once a chunk gave all that is asked for, it need not go on.
+  Probe(Captures& captures, bool whole) : captures_(captures), whole_(whole) { begin(); }
+
+  // A chunk begins.
+  void begin() { left_ = captures_.size(); }
+  // The linear of that short name is about to read.
+  void read(const std::string& linear, const Matrix& x, int tokens);
+  bool enough() const { return !whole_ && left_ == 0; }
+
+ private:
+  Captures& captures_;
+  bool whole_;
+  std::size_t left_ = 0;
+};
+
+// One chunk on its way.
+struct Step {
+  Parallel& team;
+  const VectorKernels& vectors;
+  const KvKernels& kv;
+  KvCache& cache;
+  const Chunk& chunk;
+  ActivationCache& inputs;
+  Attention& attention;
+  Probe* probe = nullptr;
+  int first_kv_layer = 0;  // of the layers with keys and values, the one that the cache has first
+
+  int tokens() const { return chunk.tokens(); }
+};
+
+// What parts are built from.
+struct Build {
+  Weights& weights;
+  Workspace& workspace;
+  const VectorKernels& vectors;
+  int hidden;
+};
+
+}  // namespace gossamer
