@@ -23,7 +23,6 @@ from common import write_result
 
 from gossamer import _core, load
 from gossamer.arch import family
-from gossamer.arch.llama import flat
 from gossamer.checkpoints import Checkpoint, open_checkpoint
 
 PROMPTS = (
@@ -88,7 +87,7 @@ def format_logits(checkpoint: Checkpoint, ids: list[int], type: str) -> dict[str
         for name, tensor in values.items():
             used = "dense" if name in ("embed", "head") else form
             weights[name] = _core.pack(tensor, used, type, 64, (2, 4) if used == "nm" else None)
-        decoder = _core.Decoder(flat(config), weights, vectors, activations="f32", kv="f32")
+        decoder = _core.Decoder(config.to_dict(), weights, vectors, activations="f32", kv="f32")
         results[form] = decoder.step([(0, ids)], all_logits=True)
     return {form: float(np.abs(logits - results["dense"]).max()) for form, logits in results.items()}
 

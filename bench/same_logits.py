@@ -129,6 +129,8 @@ def main() -> int:
         return 0
     if len(args.pythons) != 2:
         parser.error("name the interpreters of two installs")
+    if args.layers == 1:
+        parser.error("--layers takes 2 or more")
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)

@@ -95,7 +95,7 @@ class PyDecoder {
       require(array.ndim() == 1, "vector '", text, "' must have one dimension, got ", array.ndim());
       floats[text] = std::vector<float>(array.data(), array.data() + array.size());
     }
-    const spec::Transformer described = to_spec(config, floats);
+    const spec::Transformer described = to_spec(config);
     const KvType type = to_kv(kv);
     require(threads == 0 || team_of == nullptr, "threads and team_of exclude each other");
     const WithoutGil released;

@@ -1,6 +1,6 @@
 #include "bindings/spec.h"
 
-#include <cmath>
+#include <cstdint>
 #include <optional>
 #include <type_traits>
 #include <variant>
@@ -176,51 +176,9 @@ void read(const py::handle& value, const std::string& path, T& to) {
     Reader<T>::read(value, path, to);
 }
 
-template <class T>
-T field(const py::dict& config, const char* name) {
-  T value{};
-  require(config.contains(name), "decoder config: ", name, " is missing");
-  read(config[name], std::string("decoder config: ") + name, value);
-  return value;
-}
-
-// The description of one family's fields.
-spec::Transformer from_flat(const py::dict& values, const Vectors& vectors) {
-  spec::Transformer transformer;
-  transformer.hidden = field<int>(values, "hidden");
-  transformer.vocab = field<int>(values, "vocab");
-  transformer.context = field<int>(values, "context");
-  transformer.head.tied = field<bool>(values, "tied");
-  const auto activation = field<std::string>(values, "activation");
-  require(activation == "silu", "decoder config: activation must be silu, got '", activation, "'");
-  const spec::Norm norm{spec::NormKind::kRms, field<float>(values, "norm_eps")};
-  const spec::Rope rope{field<std::vector<float>>(values, "inv_freq"), field<float>(values, "rope_scale")};
-  spec::Attention attention;
-  attention.heads = field<int>(values, "heads");
-  attention.kv_heads = field<int>(values, "kv_heads");
-  attention.head_dim = field<int>(values, "head_dim");
-  attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
-  attention.positions = rope;
-  spec::Mlp mlp;
-  mlp.width = field<int>(values, "intermediate");
-  transformer.stack.norm = norm;
-  for (int i = 0; i < field<int>(values, "layers"); ++i) {
-    transformer.stack.layers.push_back(i);
-    attention.biases.clear();
-    mlp.biases.clear();
-    for (const char* name : {"q", "k", "v", "o"})
-      if (vectors.count(concat("layers.", i, ".", name, ".bias")) != 0) attention.biases.emplace_back(name);
-    for (const char* name : {"gate", "up", "down"})
-      if (vectors.count(concat("layers.", i, ".", name, ".bias")) != 0) mlp.biases.emplace_back(name);
-    transformer.stack.kinds.push_back({{{attention, norm}, {mlp, norm}}});
-  }
-  return transformer;
-}
-
 }  // namespace
 
-spec::Transformer to_spec(const py::dict& values, const Vectors& vectors) {
-  if (!values.contains("stack")) return from_flat(values, vectors);
+spec::Transformer to_spec(const py::dict& values) {
   spec::Transformer transformer;
   Reader<spec::Transformer>::read(values, "transformer", transformer);
   return transformer;

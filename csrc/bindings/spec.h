@@ -3,12 +3,11 @@
 
 #include "bindings/bindings.h"
 #include "engine/spec.h"
-#include "engine/weights.h"
 
 namespace gossamer {
 
 // What gossamer.arch.spec.Transformer.to_dict returns. Throws InvalidArgument naming a field that is missing, unknown,
 // or of the wrong type; ranges are for spec::validate.
-spec::Transformer to_spec(const py::dict& values, const Vectors& vectors);
+spec::Transformer to_spec(const py::dict& values);
 
 }  // namespace gossamer

@@ -53,7 +53,7 @@ void check(const Rope& rope, int head_dim, const Where& where) {
   where.must(rope.inv_freq.size() <= static_cast<std::size_t>(head_dim / 2), ".inv_freq has ", rope.inv_freq.size(),
              " frequencies, more than half of head_dim (", head_dim, ")");
   for (const float f : rope.inv_freq) where.must(std::isfinite(f), ".inv_freq holds a value that is not finite");
-  where.must(std::isfinite(rope.scale), ".scale must be finite");
+  where.must(rope.scale > 0 && std::isfinite(rope.scale), ".scale must be finite and above 0, got ", rope.scale);
 }
 
 void check(const Attention& attention, int hidden, const Where& where) {

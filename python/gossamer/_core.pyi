@@ -1,7 +1,7 @@
 """The native core: packed weights, kernels and the decoder step. `gossamer` is the interface to use."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -228,10 +228,27 @@ def use_open_mp(library: str) -> bool:
         Whether there is such a runtime. Where there is none, `Linear` has a thread team of its own.
     """
 
+class CacheFull(RuntimeError):
+    """The KV cache is at its limit: end a sequence, or roll one back."""
+
 class Decoder:
     """A decoder-only transformer over packed weights, with paged KV caches for any number of sequences.
 
     Calls from several threads wait for one another. A call that raises leaves every sequence as it was.
+
+    Args:
+        config: What `gossamer.arch.spec.Transformer.to_dict` returns.
+        weights: Matrices by canonical name.
+        vectors: Norms and biases by canonical name.
+        threads: 0 for the default.
+        kv: Type of cached keys and values, "f32" or "f16".
+        activations: As for `linear`.
+        kv_limit: Most bytes of cached keys and values; 0 for no limit.
+        team_of: A decoder whose threads this one uses, too, as a draft does its target's; calls of both take turns.
+
+    Raises:
+        ValueError: the description has a field that is unknown, missing or out of range, or a weight is missing,
+            unknown or of another shape than it says; the line names it.
     """
 
     def __init__(
@@ -243,19 +260,46 @@ class Decoder:
         threads: int = 0,
         kv: str = "f32",
         activations: str = "auto",
+        kv_limit: int = 0,
+        team_of: Decoder | None = None,
     ) -> None: ...
-    def step(self, batch: Sequence[tuple[int, ArrayLike]], all_logits: bool = False) -> NDArray[np.float32]:
+    @overload
+    def step(
+        self, batch: Sequence[tuple[int, ArrayLike]], all_logits: bool = False, *, top_k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+    @overload
+    def step(
+        self,
+        batch: Sequence[tuple[int, ArrayLike]],
+        all_logits: bool = False,
+        *,
+        into: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Appends tokens to sequences and returns logits.
 
         Args:
             batch: (sequence id, token ids) pairs; a new id begins a sequence.
             all_logits: Logits of every token instead of each entry's last.
+            into: An array [n, vocab] without gaps to write the logits into; it is returned. When the call raises, what
+                it holds is undefined.
+            top_k: Only so many of each row, the largest.
 
         Returns:
-            [n, vocab], in the order of the batch.
+            [n, vocab], in the order of the batch; with `top_k`, ids and logits, [n, top_k] each, falling, of equal
+            ones the first.
 
         Raises:
-            ValueError: a token outside the vocabulary, a sequence named twice or grown beyond the context.
+            ValueError: a token outside the vocabulary, a sequence named twice or grown beyond the context; an array
+                that does not fit.
+            CacheFull: the keys and values would take more than `kv_limit`.
+        """
+
+    def fork(self, seq: int, to: int, length: int) -> None:
+        """Begins sequence `to` with the first `length` tokens of another; they share memory until one writes there.
+
+        Raises:
+            ValueError: `seq` has fewer tokens, or `to` has some.
+            CacheFull: the keys and values would take more than `kv_limit`.
         """
 
     def rollback(self, seq: int, n: int) -> None:
@@ -278,7 +322,7 @@ class Decoder:
         Args:
             index: The block.
             hidden: [tokens, hidden]; consecutive sequences, positions from 0, causal within each.
-            capture: Linears (q, k, v, o, gate, up, down) whose inputs to return.
+            capture: Linears of the block, by their short names, whose inputs to return.
             sequence_length: Tokens a sequence; 0 for one sequence of all tokens.
 
         Returns:
@@ -313,3 +357,9 @@ class Decoder:
 
     @property
     def kv_bytes_per_token(self) -> int: ...
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values that sequences have now; what forks share counts once."""
+
+    @property
+    def kv_limit(self) -> int: ...

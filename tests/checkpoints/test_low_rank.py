@@ -13,7 +13,6 @@ import pytest
 import gossamer
 from engine_cases import config, shapes, tensors, tokens
 from gossamer import _core, arch
-from gossamer.arch.llama import flat
 from gossamer.checkpoints import open_checkpoint
 from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V, LowRank, read_low_rank
 from gossamer.cli import main
@@ -234,7 +233,7 @@ def with_branches(rank: int, type: str = "f32") -> tuple[_core.Decoder, Referenc
             for end, values in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
                 packed[name + end] = _core.pack(values.astype(np.float32), "dense", type, 64)
             exact[name] += packed[name + LOW_RANK_U].unpack().astype(np.float64) @ packed[name + LOW_RANK_V].unpack()
-    decoder = _core.Decoder(flat(c.describe()), packed, vectors, threads=2)
+    decoder = _core.Decoder(c.describe().to_dict(), packed, vectors, threads=2)
     assert decoder.weight_bytes == sum(weight.nbytes for name, weight in packed.items() if name != "embed")
     assert {"layers.0.down" + LOW_RANK_U, "layers.0.k" + LOW_RANK_V} < {name for name, _ in decoder.kernels()}
     return decoder, ReferenceModel(c.describe(), {**exact, **vectors})
@@ -266,7 +265,7 @@ def test_ranks_may_differ_from_layer_to_layer() -> None:
         u, v = (rng.standard_normal(s).astype(np.float32) / 5 for s in ((144, rank), (rank, 72)))
         packed |= {name + LOW_RANK_U: _core.pack(u, "dense", "f32"), name + LOW_RANK_V: _core.pack(v, "dense", "f32")}
         exact[name] += u.astype(np.float64) @ v
-    decoder, ids = _core.Decoder(flat(c.describe()), packed, vectors), tokens(4)
+    decoder, ids = _core.Decoder(c.describe().to_dict(), packed, vectors), tokens(4)
     expected = ReferenceModel(c.describe(), {**exact, **vectors}).logits(ids)
     for _ in range(2):  # what the first call leaves behind is not seen by the second
         np.testing.assert_allclose(decoder.step([(0, ids)], all_logits=True), expected, atol=2e-5, rtol=0)
@@ -285,7 +284,7 @@ def test_half_a_branch_is_named() -> None:
     ):
         named = {f"layers.0.q.low_rank_{key}": weight for key, weight in extra.items()}
         with pytest.raises(ValueError, match=message):
-            _core.Decoder(flat(c.describe()), {**packed, **named}, vectors)
+            _core.Decoder(c.describe().to_dict(), {**packed, **named}, vectors)
 
 
 def test_descriptions_of_packed_branches(pruned: Path, tmp_path: Path) -> None:

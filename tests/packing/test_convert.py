@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from gossamer import _core
-from gossamer.arch.llama import flat
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.folders import new_folder
@@ -120,7 +119,7 @@ def test_the_same_values_give_the_same_logits_in_every_format(tmp_path: Path) ->
     logits = []
     for format_ in ("dense", "bitmap", "csr", "nm"):
         model = pack(tmp_path, weights="f32", format=format_, sparsity=0.8)
-        decoder = _core.Decoder(flat(model.config), model.weights, model.vectors, activations="f32")
+        decoder = _core.Decoder(model.config.to_dict(), model.weights, model.vectors, activations="f32")
         logits.append(decoder.step([(0, tokens)], all_logits=True))
     for other in logits[1:]:
         assert np.abs(other - logits[0]).max() < 5e-4
@@ -139,7 +138,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path) -> None:
     ):
         folder = tiny_llama(tmp_path / str(number), sparsity=0.5, shards=2, **overrides)
         model = pack_checkpoint(open_checkpoint(folder), weights="stored")
-        decoder = _core.Decoder(flat(model.config), model.weights, model.vectors, activations="f32")
+        decoder = _core.Decoder(model.config.to_dict(), model.weights, model.vectors, activations="f32")
         tokens = np.random.default_rng(number).integers(0, 320, 100)
         got = decoder.step([(0, tokens.astype(np.int32))], all_logits=True)
         reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)

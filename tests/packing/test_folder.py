@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gossamer import _core
-from gossamer.arch.llama import Sizes, flat
+from gossamer.arch.llama import Sizes
 from gossamer.arch.spec import Transformer
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
@@ -92,7 +92,7 @@ def test_streams_are_views_of_the_file_aligned_to_cache_lines(folder: Path) -> N
 def test_a_mapped_model_gives_the_logits_of_the_one_in_memory(model: PackedModel, folder: Path) -> None:
     tokens = np.arange(40, dtype=np.int32)
     logits = [
-        _core.Decoder(flat(packed.config), packed.weights, packed.vectors).step([(0, tokens)], all_logits=True)
+        _core.Decoder(packed.config.to_dict(), packed.weights, packed.vectors).step([(0, tokens)], all_logits=True)
         for packed in (model, read_packed(folder))
     ]
     np.testing.assert_array_equal(logits[0], logits[1])

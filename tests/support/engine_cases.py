@@ -9,7 +9,7 @@ import numpy as np
 
 import reference
 from gossamer import _core
-from gossamer.arch.llama import Sizes, flat
+from gossamer.arch.llama import Sizes
 from gossamer.arch.spec import Transformer
 from reference_model import ReferenceModel
 
@@ -73,7 +73,7 @@ def decoder(c: Sizes, format: str = "bitmap", type: str = "f32", biases: bool = 
     for name, values in weights.items():
         form = FORMAT_OF.get(name, format)
         packed[name] = _core.pack(values, form, type, 64, (2, 4) if form == "nm" else None)
-    return _core.Decoder(flat(described(c, biases)), packed, vectors, **options)
+    return _core.Decoder(described(c, biases).to_dict(), packed, vectors, **options)
 
 
 def reference_logits(c: Sizes, tokens: np.ndarray, biases: bool = False) -> np.ndarray:

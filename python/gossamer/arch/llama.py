@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -123,13 +123,6 @@ class Sizes:
             if sizes.describe().blocks == transformer.blocks:
                 return sizes
         raise GossamerError("this is no decoder of the Llama family: it has other blocks")
-
-
-def flat(transformer: Transformer) -> dict[str, Any]:
-    """Returns what the native engine is built from."""
-    values = asdict(Sizes.of(transformer))
-    values.pop("biases")
-    return {**values, "inv_freq": list(values["inv_freq"]), "activation": "silu"}
 
 
 def read_flat(values: Any, biases: tuple[str, ...] = ()) -> Transformer:

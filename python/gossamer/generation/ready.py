@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..arch.llama import flat
 from ..errors import GossamerError
 from ..machine.threads import usable_threads
 from .model import Model
@@ -28,7 +27,7 @@ def ready(
     threads = usable_threads(threads)
     try:
         decoder = _core.Decoder(
-            flat(packed.config), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
+            packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
         )
     except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
         raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None

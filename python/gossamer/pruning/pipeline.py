@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.llama import flat
 from ..checkpoints.low_rank import LowRank, write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
@@ -258,7 +257,7 @@ def _decoder(
             sizes[name] = _size(values)
         else:
             vectors[name] = values
-    return _core.Decoder(flat(config), weights, vectors, threads=threads, activations="a8"), sizes
+    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="a8"), sizes
 
 
 def _measured(values: Matrix) -> _core.Weight:

@@ -1,0 +1,156 @@
+"""The native description: field for field the one of gossamer.arch.spec, and what it refuses by name."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine_cases import config, tokens
+from gossamer import _core
+from gossamer.arch.spec import Attention, Block, Branch, Mlp, Norm, Rope, Stack, Transformer
+from reference_model import ReferenceModel, random_tensors
+
+Path = tuple[str | int, ...]
+
+
+def build(values: Any) -> _core.Decoder:
+    return _core.Decoder(values, {}, {})
+
+
+def places(values: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value of a description with the way to it."""
+    yield path, values
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from places(value, (*path, key))
+
+
+def at(values: Any, path: Path) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def changed(path: Path, value: Any) -> dict[str, Any]:
+    """A description with another value at some place."""
+    values = copy.deepcopy(config(biases=("q", "down")).describe().to_dict())
+    at(values, path[:-1])[path[-1]] = value
+    return values
+
+
+def written(path: Path) -> str:
+    return "transformer" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+
+
+ATTENTION: Path = ("stack", "kinds", 0, "branches", 0, "mixer")
+MLP: Path = ("stack", "kinds", 0, "branches", 1, "mixer")
+
+
+def test_it_has_every_field_that_python_has_and_no_other() -> None:
+    values = config(biases=("q", "down")).describe().to_dict()
+    objects = [path for path, value in places(values) if isinstance(value, dict)]
+    assert len(objects) > 10
+    for path in objects:
+        for key in at(values, path):
+            without = copy.deepcopy(values)
+            del at(without, path)[key]
+            with pytest.raises(ValueError, match=f"^{re.escape(written((*path, key)))} is missing$"):
+                build(without)
+        more = copy.deepcopy(values)
+        at(more, path)["colour"] = 1
+        with pytest.raises(ValueError, match=f"^{re.escape(written(path))}: 'colour' is not known; there are: "):
+            build(more)
+    with pytest.raises(ValueError, match="weight 'embed' is missing"):  # all else is fine
+        build(values)
+
+
+def test_a_value_of_another_kind_is_refused_at_its_place() -> None:
+    for path, value in places(config(biases=("q", "down")).describe().to_dict()):
+        for wrong in (b"x", 1.5 if type(value) is int else object(), "no such word", 2**40, 10**400):
+            if not path or (isinstance(value, str) and path[-1] == "part") or (type(value) is float and wrong == 2**40):
+                continue
+            with pytest.raises(ValueError, match=re.escape(written(path[:-1] if isinstance(path[-1], int) else path))):
+                build(changed(path, wrong))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("hidden",), 0, "transformer.hidden must be between 1 and 16777216, got 0"),
+        (("vocab",), (1 << 24) + 1, "transformer.vocab must be between"),
+        (("context",), -1, "transformer.context must be between"),
+        (("stack", "layers"), [], "transformer.stack.layers must be from 1 to 4096 numbers, got 0"),
+        (("stack", "layers"), [0, 1], r"transformer.stack.layers\[1\] must be a number of the 1 kinds, got 1"),
+        (("stack", "layers", 0), -1, r"transformer.stack.layers\[0\] must be a number of"),
+        (("stack", "kinds", 0, "branches"), [], r"kinds\[0\].branches is empty"),
+        (("stack", "norm", "kind"), "sum", "transformer.stack.norm.kind must be 'rms', got 'sum'"),
+        (("stack", "norm", "eps"), float("nan"), "transformer.stack.norm.eps must be finite and not negative"),
+        (("head", "tied"), 1, "transformer.head.tied must be true or false, got '1'"),
+        ((*ATTENTION, "part"), "recurrence", "mixer: part 'recurrence' is not known; there are: attention, mlp"),
+        ((*ATTENTION, "heads"), True, r"branches\[0\].mixer.heads must be an integer, got 'True'"),
+        ((*ATTENTION, "kv_heads"), 4, r"mixer: heads \(6\) must be a multiple of kv_heads \(4\)"),
+        ((*ATTENTION, "head_dim"), 1 << 23, "mixer: 6 heads of 8388608 are too wide"),
+        ((*ATTENTION, "scale"), 0.0, "mixer.scale must be finite and above 0, got 0"),
+        ((*ATTENTION, "scale"), 1e300, "mixer.scale must be finite and above 0, got inf"),
+        ((*ATTENTION, "biases"), ["up"], "mixer.biases: no linear is called 'up'"),
+        ((*ATTENTION, "biases"), ["q", "q"], "mixer.biases names 'q' twice"),
+        ((*ATTENTION, "positions", "inv_freq"), [1.0] * 13, "inv_freq has 13 frequencies, more than half of head_dim"),
+        ((*ATTENTION, "positions", "inv_freq", 2), float("inf"), "positions.inv_freq holds a value that is not finite"),
+        ((*ATTENTION, "positions", "scale"), -1.0, "positions.scale must be finite and above 0, got -1"),
+        ((*MLP, "activation"), "relu", "mixer.activation must be 'silu', got 'relu'"),
+        ((*MLP, "width"), 0, "mixer.width must be between 1"),
+        ((*MLP, "gated"), False, "mixer.gated must be true"),
+    ],
+)
+def test_what_is_out_of_range_is_named(path: Path, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(changed(path, value))
+
+
+def test_two_branches_of_one_name_are_refused() -> None:
+    values = config().describe().to_dict()
+    branches = at(values, ATTENTION[:-2])
+    branches[1] = branches[0]
+    with pytest.raises(ValueError, match=r"branches\[1\] is a second 'attn'"):
+        build(values)
+
+
+def test_parts_may_differ_from_layer_to_layer_or_be_absent() -> None:
+    """Heads of two shapes, so pages of two pools; positions, norms and biases here and not there."""
+    base = config()
+    rope = Rope(base.inv_freq, 1.0)
+    norm = Norm("rms", 1e-5)
+    wide = Attention(6, 2, 24, 0.2, rope, ("q", "o"))
+    narrow = Attention(4, 4, 10, 0.31, None, ("v",))
+    kinds = (
+        Block((Branch(wide, norm), Branch(Mlp(100, "silu", biases=("down",)), norm))),
+        Block((Branch(Mlp(37, "silu"), None), Branch(narrow, norm))),
+        Block((Branch(replace(wide, positions=Rope(base.inv_freq[:3], 1.5)), None),)),
+    )
+    whole = replace(base.describe(), stack=Stack(kinds, (0, 1, 2, 1, 0), None))
+    assert Transformer.from_dict(whole.to_dict()) == whole
+    tensors = random_tensors(whole)
+    packed = {name: _core.pack(tensors[name], "dense", "f32") for name in whole.weights}
+    vectors = {name: tensors[name] for name in whole.vectors}
+    text = tokens(150)
+    expected = ReferenceModel(whole, tensors).logits(text)
+    logits = _core.Decoder(whole.to_dict(), packed, vectors, threads=2).step([(0, text)], all_logits=True)
+    # Without a norm at the end values grow; f32 against f64 through five blocks.
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+    decoder = _core.Decoder(whole.to_dict(), packed, vectors, threads=1)
+    assert decoder.kv_bytes_per_token == 3 * 2 * (24 + 32) * 4 + 2 * 4 * (10 + 16) * 4
+    parts = [decoder.step([(7, text[:100])], all_logits=True), decoder.step([(7, text[100:])], all_logits=True)]
+    np.testing.assert_array_equal(np.concatenate(parts), logits)
+    hidden = decoder.embed(text)
+    for layer in range(whole.layers):
+        hidden, inputs = decoder.forward_block(layer, hidden, ("v",) if layer != 0 else ("down",))
+        assert inputs
+    np.testing.assert_array_equal(decoder.head(hidden), logits)
+    with pytest.raises(ValueError, match="no linear is called 'up'; capture takes q, k, v, o"):
+        decoder.forward_block(2, hidden, ("up",))
