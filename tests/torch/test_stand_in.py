@@ -293,3 +293,23 @@ def test_averaged_copies_follow_trained_values() -> None:
     after = model[0][0].to_dense().weight.detach()
     assert not torch.equal(before, after)
     torch.testing.assert_close(copies.module[0][0].to_dense().weight.detach(), (before + after) / 2)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adagrad])
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_optimizer_that_is_handed_one_says_which(make: Any, trainable: bool) -> None:
+    model = nn.Sequential(pruned(OUT, IN))
+    sparsify(model, trainable=trainable, format="bitmap")
+    for parameters in ([model[0].weight], [{"params": [model[0].weight], "lr": 0.1}]):
+        with pytest.raises(GossamerError, match=r"^0\.weight: "):
+            make(parameters, lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_by_name_of_the_layer() -> None:
+    model = nn.Sequential(nn.ReLU(), pruned(OUT, IN))
+    sparsify(model, format="bitmap")
+    with pytest.raises(GossamerError, match=r"^1: torch\.jit\.script compiles no packed layers"):
+        torch.jit.script(model)
+    desparsify(model)
+    assert torch.equal(torch.jit.script(model)(X), model(X))

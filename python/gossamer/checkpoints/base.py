@@ -24,12 +24,14 @@ class Checkpoint(ABC):
         config: Content of config.json, or its like built from the keys of a GGUF file.
         low_rank: Low-rank branches by the name of the weight that each goes with.
         notes: Where its files contradict each other, and what was made of it.
+        window: The sliding window, where the context ends with it.
     """
 
     path: Path
     config: dict[str, Any]
     low_rank: Mapping[str, LowRank] = {}
     notes: tuple[str, ...] = ()
+    window: int | None = None
 
     @abstractmethod
     def names(self) -> list[str]:

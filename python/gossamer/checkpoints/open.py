@@ -75,9 +75,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if (shape := checkpoint.shape(name)) != expected:
             raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
     try:
-        family.describe(checkpoint.config)  # of these sizes: tables follow from some, and cost what they say
+        context = family.describe(checkpoint.config).context  # tables follow from sizes, and cost what they say
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
+    _tell_window(checkpoint, source, context)
     _refuse_unused(checkpoint, present - {source.tensor for source in needed.values()})
     shapes = {
         source.tensor: source.shape
@@ -92,6 +93,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     for note in checkpoint.notes:
         logging.getLogger("gossamer").warning("%s", note)
     return checkpoint
+
+
+def _tell_window(checkpoint: Checkpoint, source: Path, context: int) -> None:
+    """Says where a model holds less than it says, since attention beyond its window is another one."""
+    window, says = (checkpoint.config.get(key) for key in ("sliding_window", "max_position_embeddings"))
+    if window == context and type(says) is int and context < says:
+        checkpoint.window = context
+        checkpoint.notes += (f"{source}: the context ends with sliding_window, {window} tokens, and not at {says}",)
 
 
 def _untie(checkpoint: Checkpoint, source: Path) -> None:

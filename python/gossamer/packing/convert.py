@@ -151,6 +151,8 @@ def pack_checkpoint(
         "family": checkpoint.config["model_type"],
         "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
     }
+    if checkpoint.window is not None:
+        info["sliding_window"] = checkpoint.window
     if machine is None and format == "auto":
         info[PLANNED_FOR] = this_processor()
     return PackedModel(family.describe(checkpoint.config), packed, vectors, tokenizer, info, reasons)

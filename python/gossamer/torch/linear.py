@@ -253,6 +253,13 @@ class SparseLinear(nn.Module):
                 return handle.multiply(x, bias, self.layout.activations)
         return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, bias)  # type: ignore[no-any-return]
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuses what TorchScript, which torch no longer develops, asks of each module before it compiles it."""
+        raise GossamerError(
+            f"{self._title()}: torch.jit.script compiles no packed layers; torch.jit.trace, torch.export and "
+            "torch.compile take them"
+        )
+
     def _traced(self, x: Any) -> Any:
         """What stands for the output where `torch.fx` traces with something that stands for the input."""
         if not isinstance(x, Proxy):
