@@ -87,6 +87,19 @@ std::uint16_t choose_scale(const float* values, int count, ValueType type) {
   return best.scale;
 }
 
+void choose_row(const float* row, int number, int cols, ValueType type, int span, std::uint16_t* scales) {
+  for (int first = 0; first < cols; first += span) {
+    const int count = std::min(span, cols - first);
+    for (int c = first; c < first + count; ++c)
+      require(std::isfinite(row[c]), "value ", row[c], " at row ", number, ", column ", c, " cannot be stored as ",
+              type_name(type));
+    const std::uint16_t half = choose_scale(row + first, count, type);
+    require(std::isfinite(f16_to_f32(half)), "values at row ", number, ", columns from ", first,
+            " are too large for an f16 scale");
+    *scales++ = half;
+  }
+}
+
 }  // namespace
 
 const char* format_name(Format format) { return kFormatNames[static_cast<int>(format)]; }
@@ -166,23 +179,29 @@ StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, i
       }
       continue;
     }
-    for (int first = 0, g = 0; first < cols; first += span, ++g) {
-      const int count = std::min(span, cols - first);
-      for (int c = first; c < first + count; ++c)
-        require(std::isfinite(row[c]), "value ", row[c], " at row ", r, ", column ", c, " cannot be stored as ",
-                type_name(type));
-      const std::uint16_t half = choose_scale(row + first, count, type);
-      const float scale = f16_to_f32(half);
-      require(std::isfinite(scale), "values at row ", r, ", columns from ", first, " are too large for an f16 scale");
-      out.scales[static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups) + static_cast<std::size_t>(g)] =
-          half;
+    std::uint16_t* scales = out.scales.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups);
+    choose_row(row, r, cols, type, span, scales);
+    for (int first = 0; first < cols; first += span) {
+      const float scale = f16_to_f32(*scales++);
       if (scale == 0) continue;
-      for (int c = first; c < first + count; ++c)
+      for (int c = first; c < std::min(first + span, cols); ++c)
         out.at(r, c) =
             static_cast<std::uint32_t>(static_cast<int>(round_code(row[c], 1.0F / scale, low, high))) & code_mask;
     }
   }
   return out;
+}
+
+std::vector<std::uint16_t> choose_scales(const float* values, int rows, int cols, ValueType type, int group) {
+  check_geometry(type, rows, cols, group);
+  require(is_integer(type), "scales are for int8 and int4, got type ", type_name(type));
+  const int span = group == 0 ? cols : group;
+  const int groups = (cols + span - 1) / span;
+  std::vector<std::uint16_t> scales(static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups));
+  for (int r = 0; r < rows; ++r)
+    choose_row(values + static_cast<std::size_t>(r) * static_cast<std::size_t>(cols), r, cols, type, span,
+               scales.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(groups));
+  return scales;
 }
 
 void dequantize(const StoredMatrix& matrix, float* values) {

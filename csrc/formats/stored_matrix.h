@@ -59,6 +59,9 @@ float raw_to_f32(ValueType type, std::uint32_t raw);
 // or infinity, or a float type overflows to infinity.
 StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, int group);
 
+// The f16 scales that `quantize` gives an integer type, [rows][ceil(cols / group)]; throws as it does.
+std::vector<std::uint16_t> choose_scales(const float* values, int rows, int cols, ValueType type, int group);
+
 // The numbers that are stored, [rows][cols].
 void dequantize(const StoredMatrix& matrix, float* values);
 

@@ -71,6 +71,13 @@ def pack(values: ArrayLike, format: str, type: str, group: int = 64, pattern: tu
         ValueError: an unknown format or type, an illegal group or pattern, values that do not fit.
     """
 
+def choose_scales(values: ArrayLike, type: str, group: int = 64) -> NDArray[np.float16]:
+    """Returns the scales that `pack` gives values [rows, cols] of type int8 or int4, [rows, ceil(cols / group)].
+
+    Raises:
+        ValueError: another type, an illegal group, values that are not finite or too large.
+    """
+
 def pack_codes(
     codes: ArrayLike,
     scales: NDArray[np.float16],

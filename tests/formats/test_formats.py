@@ -162,6 +162,35 @@ def test_int4_loses_less_than_the_plain_scale(group: int) -> None:
     assert (stored[values == 0] == 0).all()
 
 
+@pytest.mark.parametrize("type", ["int8", "int4"])
+@pytest.mark.parametrize("group", [0, 32, 64, 128])
+def test_scales_are_those_that_values_are_packed_with(type: str, group: int) -> None:
+    values = np.random.default_rng(4).standard_normal((37, 150)).astype(np.float32)
+    values *= 10.0 ** np.arange(-9, 28)[:, None] / 1e23  # down to f16's subnormal scales and below
+    values[5] = 0
+    values[6, 32:] = 0
+    scales = _core.choose_scales(values, type, group)
+    assert scales.dtype == np.float16
+    np.testing.assert_array_equal(scales, _core.pack(values, "dense", type, group).codes()[1])
+    np.testing.assert_array_equal(_core.choose_scales(np.asfortranarray(values), type, group), scales)
+
+
+@pytest.mark.parametrize(
+    ("values", "type", "group", "message"),
+    [
+        ([[1.0, np.nan]], "int4", 0, "value nan at row 0, column 1 cannot be stored as int4"),
+        ([[0.0], [1e9]], "int8", 32, "row 1, columns from 0 are too large for an f16 scale"),
+        ([[1.0]], "f16", 0, "scales are for int8 and int4, got type f16"),
+        ([[1.0]], "int4", 33, "group must be 32, 64, 128 or 0"),
+        ([1.0], "int4", 0, "must be a matrix"),
+        (np.zeros((0, 3)), "int4", 0, "at least one row"),
+    ],
+)
+def test_scales_that_cannot_be_had_are_named(values: Any, type: str, group: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _core.choose_scales(values, type, group)
+
+
 def test_scale_of_tiny_values_does_not_vanish() -> None:
     values = np.full((1, 64), 1e-7, np.float32)
     assert np.count_nonzero(_core.pack(values, "dense", "int8").unpack()) == 64

@@ -65,13 +65,13 @@ class Rounding:
             matrices: Float32 weights, [rows, cols], by the name of the parameter.
         """
         held = {name: values for name, values in matrices.items() if self.type_of(name) == "int4"}
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # packing leaves Python's lock alone
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the search leaves Python's lock alone
             self._scales.update(zip(held, pool.map(self._searched, held.values()), strict=True))
 
     @torch.no_grad()
     def _searched(self, values: Tensor) -> Tensor:
-        packed = _core.pack(values.detach().cpu().numpy(), "dense", "int4", self.group)
-        return torch.from_numpy(packed.codes()[1].astype("f4")).to(values.device)
+        scales = _core.choose_scales(values.detach().cpu().numpy(), "int4", self.group)
+        return torch.from_numpy(scales.astype("f4")).to(values.device)
 
     @torch.no_grad()
     def round(self, name: str, values: Tensor, out: Tensor) -> None:

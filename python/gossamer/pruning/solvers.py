@@ -71,7 +71,7 @@ class Int4:
         """Returns the scale of every row for one group of inputs, values [rows, inputs]."""
         from .. import _core
 
-        return _core.pack(values, "dense", "int4", 0).codes()[1][:, 0].astype(np.float32)
+        return _core.choose_scales(values, "int4", 0)[:, 0].astype(np.float32)
 
     def round(self, values: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the nearest values that can be stored, one input of every row: [rows]."""
