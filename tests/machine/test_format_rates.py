@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(format_rates, "_ROWS", 32)
     monkeypatch.setattr(format_rates, "_COLS", 128)
     monkeypatch.setattr(format_rates, "_SECONDS", 1e-4)
+    monkeypatch.setattr(format_rates, "_AGREED", math.inf)
     monkeypatch.setattr(format_rates, "last_level_bytes", lambda: 1 << 16)
     return tmp_path
 
@@ -56,8 +58,11 @@ def test_measuring_again_replaces_what_is_kept(monkeypatch: pytest.MonkeyPatch) 
     first, other = measured("int8"), measured("int4")
     assert kept() == {"int8": first, "int4": other}
     slower = {format: tuple(FormatRate(p.load, 3 * p.seconds) for p in points) for format, points in first.items()}
-    monkeypatch.setattr(format_rates, "_measure", lambda *_: slower)
+    monkeypatch.setattr(format_rates, "_measure", lambda *_: (slower, True))
     assert remeasured("int8") == known("int8") == slower
+    assert kept() == {"int8": slower, "int4": other}
+    monkeypatch.setattr(format_rates, "_measure", lambda *_: (first, False))  # the machine was busy
+    assert remeasured("int8") == first
     assert kept() == {"int8": slower, "int4": other}
 
 
@@ -80,6 +85,7 @@ def test_rounds_that_were_disturbed_do_not_count() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_more_rounds_are_made_while_they_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_rates, "_AGREED", 0.05)
     real = format_rates._core.time_linears
     noisy, calls = True, 0
 
@@ -92,8 +98,10 @@ def test_more_rounds_are_made_while_they_disagree(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(format_rates._core, "time_linears", time_linears)
     measured("int8")
+    assert known("int8") is None
     many, calls, noisy = calls, 0, False
     measured("int4")
+    assert known("int4") is not None
     cases = sum(len(format_rates.zeros(format)) for format in ("dense", "bitmap", "csr", "nm"))
     assert calls == cases * (format_rates._ROUNDS + 1)  # and once to know how many passes a turn takes
     assert many == cases * (format_rates._MOST_ROUNDS + 1)

@@ -177,15 +177,16 @@ def test_refresh_measures_the_formats_of_known_types_again(
 ) -> None:
     made: list[str] = []
 
-    def measure(type: str, _: Any) -> format_rates.Rates:
+    def measure(type: str, _: Any) -> tuple[format_rates.Rates, bool]:
         made.append(type)
         points = {
             format: [1e-3 * (1 + place) for place in range(len(format_rates.zeros(format)))] for format in FORMATS
         }
-        return {
+        rates = {
             format: tuple(FormatRate(float(place), time * len(made)) for place, time in enumerate(times))
             for format, times in points.items()
         }
+        return rates, len(made) < 3
 
     monkeypatch.setattr(format_rates, "_measure", measure)
     assert main(["roofline"]) == 0
@@ -198,6 +199,9 @@ def test_refresh_measures_the_formats_of_known_types_again(
     assert made == ["int4", "int4"]
     rows = json.loads(capsys.readouterr().out)["formats"]
     assert {"type": "int4", "format": "bitmap", "zeros": 0.9, "positions_per_second": 500.0} in rows
+    assert main(["roofline", "--refresh"]) == 0  # never settles
+    assert "int4" in capsys.readouterr().err
+    assert format_rates.kept()["int4"]["dense"][0].seconds == 2e-3
 
 
 @pytest.mark.parametrize("arguments", [["--threads", "0"], ["--threads", "x"], ["model"]])

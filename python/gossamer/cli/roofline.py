@@ -41,6 +41,12 @@ def run(args: argparse.Namespace) -> int:
     if args.refresh:
         with progress() as report:
             formats = {type: format_rates.remeasured(type, report) for type in formats}
+        for type, rates in formats.items():
+            if format_rates.known(type) != rates:
+                print(
+                    f"note: the speed of formats of {type} never settled or cannot be kept: is the machine busy?",
+                    file=sys.stderr,
+                )
     planned = [
         {"type": type, "format": format, "zeros": zeros, "positions_per_second": 1 / point.seconds}
         for type, rates in formats.items()

@@ -88,9 +88,13 @@ def measured(type: str, progress: Progress | None = None) -> Rates:
 
 
 def remeasured(type: str, progress: Progress | None = None) -> Rates:
-    """Returns what this machine reaches with a value type, measured in any case, and keeps it."""
-    rates = _measure(type, progress or (lambda *_: None))
-    _keep(type, rates)
+    """Returns what this machine reaches with a value type, measured in any case.
+
+    It is kept unless the machine was so busy that the measurement never settled; then the next process tries again.
+    """
+    rates, agreed = _measure(type, progress or (lambda *_: None))
+    if agreed:
+        _keep(type, rates)
     return rates
 
 
@@ -151,7 +155,8 @@ def _checked(row: Any) -> Rates:
     return rates
 
 
-def _measure(type: str, progress: Progress) -> Rates:
+def _measure(type: str, progress: Progress) -> tuple[Rates, bool]:
+    """Returns the rates, and whether the best rounds agreed in the end."""
     what = f"measuring once which formats are fastest here ({type})"
     cases = [(format, zeros) for format, all_zeros in _ZEROS.items() for zeros in all_zeros]
     size = 2 * last_level_bytes()
@@ -182,7 +187,8 @@ def _measure(type: str, progress: Progress) -> Rates:
     for (format, _), stack, at, passes in zip(cases, stacks, loads, settled(rounds), strict=True):
         rates[format].append(FormatRate(at, 1e9 * passes / (len(stack) * _ROWS * _COLS)))
     progress(2 * len(cases), 2 * len(cases), what)
-    return {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
+    ordered = {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
+    return ordered, _agree(rounds)
 
 
 def settled(rounds: Sequence[Sequence[float]]) -> list[float]:
