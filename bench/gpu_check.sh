@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA card, in one go: builds for this card, runs the tests on it, the sanitizers on small sizes,
+# Everything that needs a GPU, in one go: builds for this GPU, runs the tests on it, the sanitizers on small sizes,
 # the benches, and leaves JSON under bench/results/. Works without a network; needs Python, nvcc, torch with CUDA, numpy,
 # pytest, pybind11, scikit-build-core, cmake and ninja. Every step has a limit, all of them under 8 minutes.
 #

@@ -1,4 +1,4 @@
-"""Decoding on a CUDA card: a model of a named shape with sparse matrices beside the same one with dense matrices.
+"""Decoding on a GPU: a model of a named shape with sparse matrices beside the same one with dense matrices.
 
     python bench/gpu_decode.py                         Llama-2-7B's shape, half zeros, bf16
     python bench/gpu_decode.py --zeros 0.6 --weights int8 --context 2048
@@ -150,7 +150,7 @@ def main() -> None:
         tokens_a_second(engine, 8)  # captures
     rounds = [{side: tokens_a_second(engine, args.n) for side, engine in sides.items()} for _ in range(args.rounds)]
     result = {
-        "card": torch.cuda.get_device_name(),
+        "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "arguments": vars(args),
         "weight_bytes": {side: engine.weight_bytes for side, engine in sides.items()},

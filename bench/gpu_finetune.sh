@@ -23,7 +23,7 @@ command_of() { # command_of RUN: puts the command that finetunes it into `comman
   command=("$python" bench/finetune.py "$out/models" --sparsity "0.${1%-*}" --weights "${1#*-}")
 }
 
-# Pruning is the processor's work, and sampling the card's.
+# Pruning is the processor's work, and sampling the GPU's.
 pruning=()
 for run in "${runs[@]}"; do
   command_of "$run"

@@ -1,9 +1,9 @@
-"""Sparse linears on a CUDA card beside dense ones: torch's GEMM (cuBLAS), and what else torch has for sparse weights.
+"""Sparse linears on a GPU beside dense ones: torch's GEMM (cuBLAS), and what else torch has for sparse weights.
 
     python bench/gpu_kernels.py                        shapes of Llama-2-7B and Llama-3-8B, M = 1..64
     python bench/gpu_kernels.py --shapes 11008x4096 --tokens 1 16 --rows 2:4
 
-Every row runs over copies of the weight that together exceed the card's cache several times, all calls of a pass in one
+Every row runs over copies of the weight that together exceed the GPU's cache several times, all calls of a pass in one
 CUDA graph; passes of ours and of the dense product take turns, and the ratio is the median of the passes' ratios. Every
 weight's result is checked against float64; one that is off, or whatever a row dies of, is told in the row and by the
 exit status, and the others go on. Peers that are absent, or refuse, are named with their reason. The results file is
@@ -78,7 +78,7 @@ def packed(kind: float | tuple[int, int], type: str, group: int, rows: int, cols
     return _core.pack(values, "nm", type, group, kind)
 
 
-def check(weight: _core.Weight, card: CudaWeight) -> float:
+def check(weight: _core.Weight, gpu: CudaWeight) -> float:
     """The largest error over its bound (see tests/support/cuda_cases.py), with 4 and 64 tokens, of the first rows.
 
     More than 1, or NaN, is wrong.
@@ -86,7 +86,7 @@ def check(weight: _core.Weight, card: CudaWeight) -> float:
     stored, worst = weight.unpack()[:512].astype(np.float64), 0.0
     for tokens in (4, 64):
         x = torch.randn(tokens, weight.cols, device="cuda", dtype=torch.float16)
-        y, given = card.linear(x)[:, :512].double().cpu().numpy(), x.double().cpu().numpy()
+        y, given = gpu.linear(x)[:, :512].double().cpu().numpy(), x.double().cpu().numpy()
         exact = given @ stored.T
         depth = weight.cols / 16 + 3 * (weight.cols / 32) + 24
         bound = 1.01 * depth * 2.0**-23 * (np.abs(given) @ np.abs(stored).T) + 2.0**-11 * np.abs(exact) + 2.0**-25
@@ -107,7 +107,7 @@ def graph_of(calls: list[Call], x: torch.Tensor) -> torch.cuda.CUDAGraph:
 
 
 def seconds(graph: torch.cuda.CUDAGraph) -> float:
-    """One replay by the card's own clock."""
+    """One replay by the GPU's own clock."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     graph.replay()
@@ -139,7 +139,7 @@ def copies(bytes_each: int) -> int:
 
 
 def roof() -> float:
-    """Bytes a second of a long copy on the card, reads and writes counted."""
+    """Bytes a second of a long copy on the GPU, reads and writes counted."""
     source = torch.randint(0, 255, (1 << 30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     graph = graph_of([lambda _: target.copy_(source)], source)
@@ -168,8 +168,8 @@ def peers(dense: torch.Tensor, pruned: torch.Tensor) -> dict[str, Callable[[], C
         import bitsandbytes
 
         module = bitsandbytes.nn.Linear8bitLt(dense.shape[1], dense.shape[0], bias=False, has_fp16_weights=False)
-        on_card: Call = module.cuda()
-        return on_card
+        on_gpu: Call = module.cuda()
+        return on_gpu
 
     return {
         "torch semi-structured": semi_structured,
@@ -237,7 +237,7 @@ def wanted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(rows: list[dict[str, Any]], bandwidth: float, path: Path) -> None:
-    """Share of the card's bandwidth by number of tokens, one line a row of the largest shape."""
+    """Share of the GPU's bandwidth by number of tokens, one line a row of the largest shape."""
     largest = max((row["rows"], row["cols"]) for row in rows)
     figure = new_figure(path)
     axes = figure.add_subplot()
@@ -264,8 +264,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw shares of the roof, too; needs matplotlib")
     args = parser.parse_args()
     bandwidth = roof()
-    card = torch.cuda.get_device_name()
-    print(f"{card}: copies at {bandwidth / 1e9:.0f} GB/s")
+    gpu = torch.cuda.get_device_name()
+    print(f"{gpu}: copies at {bandwidth / 1e9:.0f} GB/s")
     rows: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
 
@@ -273,7 +273,7 @@ def main() -> None:
         return [row for row in rows if "failed" not in row]
 
     def write() -> str:
-        result = {"card": card, "torch": torch.__version__, "bandwidth": bandwidth, "promised": wanted(measured())}
+        result = {"gpu": gpu, "torch": torch.__version__, "bandwidth": bandwidth, "promised": wanted(measured())}
         return str(write_result(args.out, {**result, "rows": rows, "peers": others}))
 
     for shape in args.shapes:
@@ -286,7 +286,7 @@ def main() -> None:
         for (name, *_), weight in zip(chosen, weights, strict=True):
             try:
                 rows += time_weight(name, weight, theirs, args.tokens, bandwidth)
-            except Exception as error:  # whatever a kernel dies of; where the card is lost, the rest says so, too
+            except Exception as error:  # whatever a kernel dies of; where the GPU is lost, the rest says so, too
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 rows.append({"row": name, "rows": shape[0], "cols": shape[1], "failed": why})
             write()

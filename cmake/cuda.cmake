@@ -1,5 +1,5 @@
-# Decides whether the module for cards is built (GOSSAMER_HAS_CUDA), and for which architectures: AUTO wants both nvcc and a
-# card, says which is missing and builds for that card; ON wants nvcc alone and builds for the common cards.
+# Decides whether the module for GPUs is built (GOSSAMER_HAS_CUDA), and for which architectures: AUTO wants both nvcc
+# and a GPU, says which is missing and builds for that GPU; ON wants nvcc alone and builds for the common GPUs.
 # GOSSAMER_CUDA_ARCHITECTURES overrides either, as in "80-real,90", or "all" for everything that the toolkit knows.
 set(GOSSAMER_CUDA_ARCHITECTURES "" CACHE STRING "CUDA architectures as CMake has them, with commas; all; empty to choose")
 set(GOSSAMER_HAS_CUDA OFF)
@@ -10,13 +10,13 @@ elseif(GOSSAMER_CUDA STREQUAL "OFF")
   message(STATUS "CUDA: off, as asked")
 else()
   find_program(GOSSAMER_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
-  file(GLOB cards /dev/nvidia[0-9]*)
+  file(GLOB gpus /dev/nvidia[0-9]*)
   if(NOT GOSSAMER_NVCC AND GOSSAMER_CUDA STREQUAL "ON")
     message(FATAL_ERROR "GOSSAMER_CUDA=ON: nvcc not found; put it on PATH or set CUDA_HOME")
   elseif(NOT GOSSAMER_NVCC)
     message(STATUS "CUDA: off, nvcc not found")
-  elseif(GOSSAMER_CUDA STREQUAL "AUTO" AND NOT cards)
-    message(STATUS "CUDA: off, no card found")
+  elseif(GOSSAMER_CUDA STREQUAL "AUTO" AND NOT gpus)
+    message(STATUS "CUDA: off, no GPU found")
   else()
     set(GOSSAMER_HAS_CUDA ON)
   endif()
@@ -34,7 +34,7 @@ if(GOSSAMER_HAS_CUDA)
     endforeach()
   elseif(GOSSAMER_CUDA_ARCHITECTURES)
     string(REPLACE "," ";" CMAKE_CUDA_ARCHITECTURES "${GOSSAMER_CUDA_ARCHITECTURES}")
-  elseif(cards AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.24)
+  elseif(gpus AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.24)
     set(CMAKE_CUDA_ARCHITECTURES native)
   else()
     set(CMAKE_CUDA_ARCHITECTURES 80-real 90)

@@ -41,7 +41,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
         pytest.skip("takes more than a minute; --slow runs it")
     if item.get_closest_marker("gpu") and not list(Path("/dev").glob("nvidia[0-9]*")):
-        pytest.skip("needs a CUDA card")
+        pytest.skip("needs a GPU")
     if (item.get_closest_marker("network") or item.get_closest_marker("real_model")) and not registry_answers():
         pytest.skip("the package registry does not answer")
 

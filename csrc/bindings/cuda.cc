@@ -1,4 +1,4 @@
-// The module for cards, `_cuda`; and, from the same lines, `_simt`, whose kernels are loops on the processor. Addresses
+// The module for GPUs, `_cuda`; and, from the same lines, `_simt`, whose kernels are loops on the processor. Addresses
 // and streams are numbers here: Python keeps what they belong to alive.
 #include <algorithm>
 #include <optional>
@@ -32,12 +32,12 @@ PyDeviceWeight make_weight(const std::string& layout_name, const std::string& ty
                            int group) {
   const Layout layout = layout_from_name(layout_name);
   const ValueType type = type_from_name(type_text.c_str());
-  require(type != ValueType::kF32, "values must be f16, bf16, int8 or int4 on a card, got f32");
+  require(type != ValueType::kF32, "values must be f16, bf16, int8 or int4 on a GPU, got f32");
   const PackedWeight packed(Format::kBitmap, type, rows, cols, group, 0, 0);
   const WeightView& from = packed.view();
   const std::int64_t tiles = static_cast<std::int64_t>(from.panels) * from.blocks;
   const std::int64_t most = tiles * (kLaneWords + kTileRows * kTileCols * (is_integer(type) ? 8 : 16) / 32);
-  require(most <= 0xffffffffLL - kSpareWords, "a weight of ", rows, " x ", cols, " is too large for a card");
+  require(most <= 0xffffffffLL - kSpareWords, "a weight of ", rows, " x ", cols, " is too large for a GPU");
   PyDeviceWeight out = {};
   out.view = {layout,     type,        rows, cols,    from.panels, from.blocks,
               from.group, from.groups, 1,    nullptr, nullptr,     nullptr};
@@ -67,7 +67,7 @@ const DeviceWeight& attached(const PyDeviceWeight& weight) {
   return weight.view;
 }
 
-// The packed weight that records are made from; its streams lie in the card's memory, checked when they were on the
+// The packed weight that records are made from; its streams lie in the GPU's memory, checked when they were on the
 // host.
 RepackArgs repack_args(const PyDeviceWeight& to, const Pattern& pattern, Address masks) {
   RepackArgs args = {};
@@ -201,13 +201,13 @@ void nonzeros_linear(const std::string& type_text, int rows, int cols, int group
 
 int device_count() {
   int count = 0;
-  check(count_devices(&count), "no card can be used");
+  check(count_devices(&count), "no GPU can be used");
   return count;
 }
 
 py::dict device_facts(int device) {
   DeviceFacts facts = {};
-  check(describe_device(device, &facts), "card");
+  check(describe_device(device, &facts), "GPU");
   py::dict out;
   out["name"] = std::string(facts.name);
   out["capability"] = py::make_tuple(facts.major, facts.minor);
@@ -286,7 +286,7 @@ void register_cuda(py::module_& module) {
 }  // namespace gossamer::cuda
 
 PYBIND11_MODULE(GOSSAMER_MODULE, module) {
-  module.doc() = "gossamer's kernels for CUDA cards. See gossamer.gpu.cuda for the public interface.";
+  module.doc() = "gossamer's kernels for GPUs. See gossamer.gpu.cuda for the public interface.";
   module.attr("__version__") = GOSSAMER_VERSION;
   module.attr("__source_hash__") = GOSSAMER_SOURCE_HASH;
   gossamer::cuda::register_cuda(module);

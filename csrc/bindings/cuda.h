@@ -1,4 +1,4 @@
-// What the files of the module for cards share.
+// What the files of the module for GPUs share.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// What a decoder on a card does between its linears.
+// What a decoder on a GPU does between its linears.
 #include "bindings/cuda.h"
 
 namespace gossamer::cuda {

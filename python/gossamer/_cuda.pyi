@@ -1,4 +1,4 @@
-"""The kernels for CUDA cards, over addresses and streams as numbers. `gossamer.gpu.cuda` is the interface to use.
+"""The kernels for GPUs, over addresses and streams as numbers. `gossamer.gpu.cuda` is the interface to use.
 
 Every function with a `device` runs there and leaves the current device as it was; kernels are queued on `stream` (0 is
 the default one) and may be captured in a CUDA graph.
@@ -18,30 +18,30 @@ def kernels() -> list[str]:
     """Returns the names of the linear kernels: <format>_linear_<weight>_<activation>__cuda."""
 
 def device_count() -> int:
-    """Returns the number of cards.
+    """Returns the number of GPUs.
 
     Raises:
         RuntimeError: there is no driver, or it cannot be used; the text says why.
     """
 
 def device_facts(device: int) -> dict[str, Any]:
-    """Returns name, capability (major, minor), multiprocessors, and bytes of memory and l2 of a card."""
+    """Returns name, capability (major, minor), multiprocessors, and bytes of memory and l2 of a GPU."""
 
 class DeviceWeight:
-    """Size and layout of a weight on a card; csrc/kernels/cuda/device_weight.h describes the records."""
+    """Size and layout of a weight on a GPU; csrc/kernels/cuda/device_weight.h describes the records."""
 
     def __init__(self, layout: str, type: str, rows: int, cols: int, group: int = 0) -> None:
         """Fixes layout "bitmap" or "nm24" and the size.
 
         Raises:
-            ValueError: no card holds such a weight.
+            ValueError: no GPU holds such a weight.
         """
 
     def attach(self, records: int, offsets: int, scales: int, words: int, largest: list[int]) -> None:
         """Names the addresses that calls read from; `words` and `largest` are what `record_offsets` found."""
 
     def plan_splits(self, multiprocessors: int) -> int:
-        """Returns into how many shares a card with so many multiprocessors should cut the inputs."""
+        """Returns into how many shares a GPU with so many multiprocessors should cut the inputs."""
 
     def partials(self, splits: int, tokens: int) -> int:
         """Returns the floats of workspace that a call with more than one split needs."""

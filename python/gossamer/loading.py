@@ -38,10 +38,10 @@ def load(
         model: A packed folder, a Hugging Face checkpoint folder, a GGUF file, the name of a built-in model, or a hub id
             (org/name or org/name@revision).
         revision: Branch, tag or commit of a hub id.
-        device: "cpu" or "cuda", which needs a card and kernels for it; see docs/gpu.md.
+        device: "cpu" or "cuda", which needs a GPU and kernels for it; see docs/gpu.md.
         threads: Threads of the engine, at most one a processor; 0 chooses.
-        kv: Type of cached keys and values: "f32" or "f16"; on a card they have that of the activations.
-        activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest. A card has
+        kv: Type of cached keys and values: "f32" or "f16"; on a GPU they have that of the activations.
+        activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest. A GPU has
             bf16, and f16 where "auto" finds f16 values.
         weights: Type to pack a checkpoint's values with, in memory: one of f32, bf16, f16, int8, int4, or "auto"
             (int8); None keeps those of the checkpoint. Packed folders have theirs.
@@ -63,21 +63,21 @@ def load(
         from .gpu.cuda import check_available
 
         check_available()
-        check_card_activations(activations)
+        check_gpu_activations(activations)
 
     machine = None
     if device == "cuda":
-        from .gpu.roofline import card_machine
+        from .gpu.roofline import gpu_machine
 
-        machine = card_machine()
+        machine = gpu_machine()
     packed = open_packed(model, weights, machine, progress, revision)
     return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
 
 
-def check_card_activations(activations: str) -> None:
-    """Raises `GossamerError` where a card has no such activations."""
+def check_gpu_activations(activations: str) -> None:
+    """Raises `GossamerError` where a GPU has no such activations."""
     if activations not in ("auto", "bf16"):
-        raise GossamerError(f"activations must be auto or bf16 on a card, got {activations!r}")
+        raise GossamerError(f"activations must be auto or bf16 on a GPU, got {activations!r}")
 
 
 def open_packed(

@@ -1,4 +1,4 @@
-"""What bench/gpu_decode.py does without a card: both sides of the comparison, and the promises."""
+"""What bench/gpu_decode.py does without a GPU: both sides of the comparison, and the promises."""
 
 from __future__ import annotations
 

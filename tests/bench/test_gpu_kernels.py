@@ -1,4 +1,4 @@
-"""What bench/gpu_kernels.py does without a card: weights, promises, the plot."""
+"""What bench/gpu_kernels.py does without a GPU: weights, promises, the plot."""
 
 from __future__ import annotations
 

@@ -312,7 +312,7 @@ def test_descriptions_of_packed_branches(pruned: Path, tmp_path: Path) -> None:
             read_packed(tmp_path / "packed")
 
 
-def test_the_decoder_of_cards_adds_them(pruned: Path) -> None:
+def test_the_decoder_of_gpus_adds_them(pruned: Path) -> None:
     torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
     from gossamer.nn.engine import Engine
 

@@ -1,4 +1,4 @@
-"""What `gossamer.gpu.cuda` says where no card can be used, told apart by cause."""
+"""What `gossamer.gpu.cuda` says where no GPU can be used, told apart by cause."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gossamer.gpu import cuda
 def fake_native(count: Callable[[], int], **facts: Any) -> ModuleType:
     module = ModuleType("gossamer._cuda")
     module.device_count = count  # type: ignore[attr-defined]
-    card = {"name": "A card", "capability": (9, 0), "multiprocessors": 132, **facts}
-    module.device_facts = lambda device: card  # type: ignore[attr-defined]  # noqa: ARG005
+    gpu = {"name": "A GPU", "capability": (9, 0), "multiprocessors": 132, **facts}
+    module.device_facts = lambda device: gpu  # type: ignore[attr-defined]  # noqa: ARG005
     return module
 
 
@@ -36,7 +36,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType | None], No
 
 
 def no_driver() -> int:
-    raise RuntimeError("CUDA: no card can be used: CUDA driver version is insufficient")
+    raise RuntimeError("CUDA: no GPU can be used: CUDA driver version is insufficient")
 
 
 def test_an_installation_without_kernels_says_how_to_get_them(install: Callable[..., None]) -> None:
@@ -46,12 +46,12 @@ def test_an_installation_without_kernels_says_how_to_get_them(install: Callable[
 
 def test_a_missing_driver_is_told_in_its_own_words(install: Callable[..., None]) -> None:
     install(fake_native(no_driver))
-    assert cuda.why_unavailable() == "no card can be used: CUDA driver version is insufficient"
+    assert cuda.why_unavailable() == "no GPU can be used: CUDA driver version is insufficient"
 
 
-def test_no_card(install: Callable[..., None]) -> None:
+def test_no_gpu(install: Callable[..., None]) -> None:
     install(fake_native(lambda: 0))
-    assert cuda.why_unavailable() == "there is no CUDA card"
+    assert cuda.why_unavailable() == "there is no GPU"
 
 
 def test_no_torch(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,20 +60,20 @@ def test_no_torch(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch)
     assert "gossamer[torch]" in str(cuda.why_unavailable())
 
 
-def test_torch_without_cuda_and_old_cards(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_without_cuda_and_old_gpus(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     install(fake_native(lambda: 1, capability=(7, 5)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "cannot use a CUDA card" in str(cuda.why_unavailable())
+    assert "cannot use a GPU" in str(cuda.why_unavailable())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert cuda.why_unavailable() == "compute capability 8.0 or later is needed, found A card (7.5)"
+    assert cuda.why_unavailable() == "compute capability 8.0 or later is needed, found A GPU (7.5)"
     install(fake_native(lambda: 1, capability=(8, 0)))
     assert cuda.why_unavailable() is None
 
 
 def test_every_door_gives_that_one_line(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     install(fake_native(no_driver))
-    line = "CUDA is not available: no card can be used: CUDA driver version is insufficient"
+    line = "CUDA is not available: no GPU can be used: CUDA driver version is insufficient"
     with pytest.raises(GossamerError, match=line):
         cuda.CudaWeight(_core.pack([[1.0, 0.0]], "bitmap", "f16"))
     with pytest.raises(GossamerError, match=line):

@@ -1,4 +1,4 @@
-"""The kernels on a card: what test_cuda_kernels.py checks as loops, and what only cards have: streams, graphs, devices.
+"""The kernels on a GPU: what test_cuda_kernels.py checks as loops, and what only GPUs have: streams, graphs, devices.
 
 bench/gpu_check.sh runs the tests whose name begins with test_small under compute-sanitizer, too.
 """
@@ -30,7 +30,7 @@ from cuda_cases import (  # noqa: E402
 )
 from cuda_steps import check_attention, check_steps  # noqa: E402
 from gossamer.gpu.cuda import CudaWeight, why_unavailable  # noqa: E402
-from gossamer.gpu.roofline import cached, card_roof  # noqa: E402
+from gossamer.gpu.roofline import cached, gpu_roof  # noqa: E402
 from gossamer.nn.engine import Engine  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
 from reference_model import random_tensors  # noqa: E402
@@ -40,9 +40,9 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
-def card_that_works() -> None:
+def gpu_that_works() -> None:
     if reason := why_unavailable():
-        pytest.fail(f"there is a card, but {reason}")
+        pytest.fail(f"there is a GPU, but {reason}")
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -51,9 +51,9 @@ def test_small_records_and_products(type: str, pattern: tuple[int, int] | None) 
     for group in GROUPS[type]:
         for shape in SHAPES:
             weight = pack(type, group, shape, 0.5, pattern)
-            card = CudaWeight(weight)
-            check(weight, card, inputs(3, weight.cols, dtypes_for(type)[0]).cuda())
-            stored, found = codes_or_bits(weight, card)
+            gpu = CudaWeight(weight)
+            check(weight, gpu, inputs(3, weight.cols, dtypes_for(type)[0]).cuda())
+            stored, found = codes_or_bits(weight, gpu)
             np.testing.assert_array_equal(found, stored)
 
 
@@ -62,24 +62,24 @@ def test_small_records_and_products(type: str, pattern: tuple[int, int] | None) 
 def test_small_every_number_of_tokens(type: str, pattern: tuple[int, int] | None) -> None:
     weight = pack(type, GROUPS[type][-1], (70, 650), 0.6, pattern)
     for splits in (1, 3):
-        card = CudaWeight(weight, splits=splits)
+        gpu = CudaWeight(weight, splits=splits)
         for tokens in TOKENS:
             for dtype in dtypes_for(type):
                 bias = torch.linspace(-2, 2, 70).to("cuda", dtype)
-                check(weight, card, inputs(tokens, 650, dtype).cuda(), bias)
+                check(weight, gpu, inputs(tokens, 650, dtype).cuda(), bias)
 
 
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("pattern", [None, (2, 4)], ids=str)
 def test_real_sizes_and_a_token_in_any_company(type: str, pattern: tuple[int, int] | None) -> None:
     weight = pack(type, GROUPS[type][-1], (2752, 4096), 0.5, pattern)
-    card = CudaWeight(weight)
+    gpu = CudaWeight(weight)
     x = inputs(64, 4096, dtypes_for(type)[0]).cuda()
-    check(weight, card, x)
-    alone = torch.cat([card.linear(row[None]) for row in x[:17]])
+    check(weight, gpu, x)
+    alone = torch.cat([gpu.linear(row[None]) for row in x[:17]])
     for tokens in (1, 8, 16, 17, 64):
         for _ in range(3):
-            assert torch.equal(card.linear(x[:tokens])[:17], alone[:tokens])
+            assert torch.equal(gpu.linear(x[:tokens])[:17], alone[:tokens])
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -87,11 +87,11 @@ def test_small_loops_over_non_zeros(type: str) -> None:
     for group in GROUPS[type]:
         for shape in [(70, 650), (35, 4200)]:
             weight = pack(type, group, shape, 0.95, None, "csr")
-            card = CudaWeight(weight)
-            assert card._nonzeros is not None
+            gpu = CudaWeight(weight)
+            assert gpu._nonzeros is not None
             for tokens in (1, 2, 3, 4, 5):
                 for dtype in dtypes_for(type):
-                    check(weight, card, inputs(tokens, shape[1], dtype).cuda())
+                    check(weight, gpu, inputs(tokens, shape[1], dtype).cuda())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -104,12 +104,12 @@ def test_small_steps_between_linears(dtype: torch.dtype) -> None:
 
 def test_a_captured_graph_replays() -> None:
     weight = pack("f16", 0, (300, 2048), 0.5, None)
-    card = CudaWeight(weight, splits=4)
+    gpu = CudaWeight(weight, splits=4)
     x = inputs(5, 2048, torch.float16).cuda()
-    expected = card.linear(x)
+    expected = gpu.linear(x)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = card.linear(x)
+        y = gpu.linear(x)
     for _ in range(3):
         y.fill_(float("nan"))
         graph.replay()
@@ -118,38 +118,38 @@ def test_a_captured_graph_replays() -> None:
 
 def test_streams_do_not_share_scratch() -> None:
     weight = pack("bf16", 0, (2048, 4096), 0.5, None)
-    card = CudaWeight(weight, splits=8)
+    gpu = CudaWeight(weight, splits=8)
     x = inputs(16, 4096, torch.bfloat16).cuda()
-    expected = card.linear(x)
+    expected = gpu.linear(x)
     streams = [torch.cuda.Stream() for _ in range(4)]
     torch.cuda.synchronize()
     results = []
     for _ in range(20):
         for stream in streams:
             with torch.cuda.stream(stream):
-                results.append(card.linear(x))
+                results.append(gpu.linear(x))
     torch.cuda.synchronize()
     assert all(torch.equal(y, expected) for y in results)
 
 
 def test_the_current_device_stays() -> None:
     if torch.cuda.device_count() < 2:
-        pytest.skip("needs two cards")
+        pytest.skip("needs two GPUs")
     weight = pack("f16", 0, (64, 128), 0.5, None)
-    card = CudaWeight(weight, "cuda:1")
-    check(weight, card, inputs(2, 128, torch.float16).to("cuda:1"))
+    gpu = CudaWeight(weight, "cuda:1")
+    check(weight, gpu, inputs(2, 128, torch.float16).to("cuda:1"))
     assert torch.cuda.current_device() == 0
     with pytest.raises(ValueError, match="x is on cuda:0, the weight on cuda:1"):
-        card.linear(inputs(2, 128, torch.float16).to("cuda:0"))
+        gpu.linear(inputs(2, 128, torch.float16).to("cuda:0"))
 
 
-def test_bad_calls_leave_the_card_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_calls_leave_the_gpu_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = pack("f16", 0, (64, 128), 0.5, None)
-    card = CudaWeight(weight)
+    gpu = CudaWeight(weight)
     with pytest.raises(ValueError, match="x is on cpu, the weight on cuda:0"):
-        card.linear(inputs(2, 128, torch.float16))
+        gpu.linear(inputs(2, 128, torch.float16))
     with pytest.raises(RuntimeError, match=r"CUDA: .*invalid device ordinal"):
-        card._kernels.expand(card._weight, "f16", True, card._records.data_ptr(), 128, 99, 0)
+        gpu._kernels.expand(gpu._weight, "f16", True, gpu._records.data_ptr(), 128, 99, 0)
     with monkeypatch.context() as patch:
 
         def no_memory(*_: object, **__: object) -> None:
@@ -158,12 +158,12 @@ def test_bad_calls_leave_the_card_usable(monkeypatch: pytest.MonkeyPatch) -> Non
         patch.setattr(torch, "zeros", no_memory)
         with pytest.raises(GossamerError, match="out of memory on cuda:0 while repacking a weight of 64 x 128"):
             CudaWeight(weight)
-    check(weight, card, inputs(2, 128, torch.float16).cuda())
+    check(weight, gpu, inputs(2, 128, torch.float16).cuda())
 
 
-def test_the_roof_of_the_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_roof_of_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
-    roof = card_roof()
+    roof = gpu_roof()
     assert 100 < roof.bandwidth < 20_000
     assert cached() == roof
 
@@ -171,14 +171,14 @@ def test_the_roof_of_the_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 # --- SparseLinear -----------------------------------------------------------------------------------------------------
 
 
-def layer_on_card(rows: int, cols: int, dtype: torch.dtype, **options: object) -> tuple[SparseLinear, torch.nn.Linear]:
+def layer_on_gpu(rows: int, cols: int, dtype: torch.dtype, **options: object) -> tuple[SparseLinear, torch.nn.Linear]:
     dense = pruned(rows, cols, dtype=dtype)
     return SparseLinear.from_dense(dense, "bitmap", **options).to("cuda"), dense
 
 
 @pytest.mark.parametrize("weights", ["f32", "f16", "bf16", "int8", "int4"])
-def test_layers_move_to_the_card_and_back(weights: str) -> None:
-    layer, _ = layer_on_card(300, 520, torch.float32, weights=weights)
+def test_layers_move_to_the_gpu_and_back(weights: str) -> None:
+    layer, _ = layer_on_gpu(300, 520, torch.float32, weights=weights)
     stored = layer.to_dense().weight.detach()
     assert stored.is_cuda
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_layers_in_a_captured_graph() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_layers_compile_and_autocast() -> None:
-    layer, dense = layer_on_card(300, 520, torch.float32, weights="bf16")
+    layer, dense = layer_on_gpu(300, 520, torch.float32, weights="bf16")
     x = inputs(5, 520, torch.float32).cuda()
     with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
         expected = layer(x)
@@ -223,8 +223,8 @@ def test_layers_compile_and_autocast() -> None:
             assert torch.equal(compiled(x), expected)
 
 
-def test_gradients_on_the_card() -> None:
-    layer, dense = layer_on_card(300, 520, torch.bfloat16)
+def test_gradients_on_the_gpu() -> None:
+    layer, dense = layer_on_gpu(300, 520, torch.bfloat16)
     x = inputs(6, 520, torch.bfloat16).cuda().requires_grad_()
     layer(x).float().square().sum().backward()
     same = x.detach().clone().requires_grad_()
@@ -234,7 +234,7 @@ def test_gradients_on_the_card() -> None:
 
 
 def test_layers_name_themselves_when_devices_differ() -> None:
-    layer, _ = layer_on_card(30, 40, torch.float16, name="fc")
+    layer, _ = layer_on_gpu(30, 40, torch.float16, name="fc")
     with pytest.raises(ValueError, match=r"^fc: inputs lie on device cpu and weights on cuda:0; both must be"):
         layer(torch.zeros(2, 40, dtype=torch.float16))
 
@@ -260,20 +260,20 @@ def small_model(type: str) -> tuple[Transformer, dict[str, _core.Weight], dict[s
 
 
 @pytest.mark.parametrize("type", TYPES)
-def test_a_decoder_on_the_card(monkeypatch: pytest.MonkeyPatch, type: str) -> None:
+def test_a_decoder_on_the_gpu(monkeypatch: pytest.MonkeyPatch, type: str) -> None:
     monkeypatch.setattr("gossamer.nn.engine._CHUNK", 16)
     monkeypatch.setattr("gossamer.nn.engine._FIRST", 32)
     model = small_model(type)
     ids = np.random.default_rng(5).integers(0, 300, 100).astype(np.int32)
     exact = Engine(*model, "cpu", dtype=torch.float32).step([(0, ids)], True)
-    card = Engine(*model)
-    error = np.abs(card.step([(0, ids)], True) - exact).max()
+    gpu = Engine(*model)
+    error = np.abs(gpu.step([(0, ids)], True) - exact).max()
     assert 0 < error < 0.1 * np.abs(exact).max()
-    singly = np.concatenate([card.step([(1, ids[i : i + 1])]) for i in range(len(ids))])  # captured, replayed, anew
+    singly = np.concatenate([gpu.step([(1, ids[i : i + 1])]) for i in range(len(ids))])  # captured, replayed, anew
     assert np.abs(singly - exact).max() <= 2 * error
-    card.rollback(1, 60)
-    again = np.concatenate([card.step([(1, ids[i : i + 1])]) for i in range(40, len(ids))])
+    gpu.rollback(1, 60)
+    again = np.concatenate([gpu.step([(1, ids[i : i + 1])]) for i in range(40, len(ids))])
     np.testing.assert_array_equal(again, singly[40:])
-    card.free(0)
-    card.free(1)
-    np.testing.assert_array_equal(card.step([(2, ids[:1])]), singly[:1])  # in a cache that was used before
+    gpu.free(0)
+    gpu.free(1)
+    np.testing.assert_array_equal(gpu.step([(2, ids[:1])]), singly[:1])  # in a cache that was used before

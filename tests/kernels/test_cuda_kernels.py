@@ -1,4 +1,4 @@
-"""The kernels for cards, run as loops on the processor by the module `_simt`: what they compute, never how fast."""
+"""The kernels for GPUs, run as loops on the processor by the module `_simt`: what they compute, never how fast."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_records_hold_the_stored_values(type: str, pattern: tuple[int, int] | No
     for shape in SHAPES:
         for sparsity in (0.0, 0.5, 0.9, 1.0) if pattern is None else (0.0, 0.7):
             weight = pack(type, GROUPS[type][-1], shape, sparsity, pattern)
-            card = on_loops(weight)
-            assert card.layout == ("nm24" if pattern in {(2, 4), (1, 4), (2, 8)} else "bitmap")
-            stored, found = codes_or_bits(weight, card)
+            gpu = on_loops(weight)
+            assert gpu.layout == ("nm24" if pattern in {(2, 4), (1, 4), (2, 8)} else "bitmap")
+            stored, found = codes_or_bits(weight, gpu)
             np.testing.assert_array_equal(found, stored)
 
 
@@ -87,9 +87,9 @@ def test_a_record_is_as_long_as_the_layout_says(type: str) -> None:
     stored = weight.unpack() if type in DTYPES else weight.codes()[0]
     counts = (stored != 0).reshape(3, 16, 3, 64).sum((1, 3)).reshape(-1)
     words = 32 + -(-counts * bits // 32)
-    card = on_loops(weight)
-    np.testing.assert_array_equal(card._offsets.numpy(), np.cumsum([0, *words]))
-    assert card.nbytes == 4 * words.sum() + 4 * 10 + len(weight.streams().get("scales", np.zeros(0, np.uint8))) * 2
+    gpu = on_loops(weight)
+    np.testing.assert_array_equal(gpu._offsets.numpy(), np.cumsum([0, *words]))
+    assert gpu.nbytes == 4 * words.sum() + 4 * 10 + len(weight.streams().get("scales", np.zeros(0, np.uint8))) * 2
 
 
 def test_sparser_weights_are_copied_in_longer_stages() -> None:
@@ -108,9 +108,9 @@ def test_linear_matches_float64(type: str, pattern: tuple[int, int] | None) -> N
         for shape in SHAPES:
             for sparsity in (0.0, 0.5, 1.0) if pattern is None and group in (0, 64) else (0.5,):
                 weight = pack(type, group, shape, sparsity, pattern)
-                card = on_loops(weight)
+                gpu = on_loops(weight)
                 for dtype in dtypes_for(type):
-                    check(weight, card, inputs(3, weight.cols, dtype))
+                    check(weight, gpu, inputs(3, weight.cols, dtype))
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -119,10 +119,10 @@ def test_linear_matches_float64(type: str, pattern: tuple[int, int] | None) -> N
 def test_every_number_of_tokens(type: str, pattern: tuple[int, int] | None, tokens: int) -> None:
     weight = pack(type, GROUPS[type][-2 if len(GROUPS[type]) > 1 else 0], (70, 650), 0.6, pattern)
     for splits in (1, 3):
-        card = on_loops(weight, splits=splits)
+        gpu = on_loops(weight, splits=splits)
         for dtype in dtypes_for(type):
             bias = torch.linspace(-2, 2, 70).to(dtype) if splits == 3 else None
-            check(weight, card, inputs(tokens, 650, dtype), bias)
+            check(weight, gpu, inputs(tokens, 650, dtype), bias)
 
 
 @pytest.mark.parametrize("type", ["f16", "int4"])
@@ -142,26 +142,26 @@ def test_results_do_not_depend_on_the_order_of_anything(type: str, pattern: tupl
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("pattern", [None, (2, 4)], ids=str)
 def test_a_token_is_the_same_in_any_company(type: str, pattern: tuple[int, int] | None) -> None:
-    card = on_loops(pack(type, GROUPS[type][-1], (70, 700), 0.6, pattern), splits=2)
+    gpu = on_loops(pack(type, GROUPS[type][-1], (70, 700), 0.6, pattern), splits=2)
     x = inputs(64, 700, dtypes_for(type)[0])
-    alone = torch.cat([card.linear(row[None]) for row in x[:34]])
+    alone = torch.cat([gpu.linear(row[None]) for row in x[:34]])
     for tokens in (2, 7, 8, 9, 16, 33, 64):
-        assert torch.equal(card.linear(x[:tokens])[:34], alone[:tokens])
+        assert torch.equal(gpu.linear(x[:tokens])[:34], alone[:tokens])
 
 
 def test_counters_are_ready_for_the_next_call() -> None:
     weight = pack("f16", 0, (200, 1024), 0.5, None)
-    card = on_loops(weight, splits=4)
+    gpu = on_loops(weight, splits=4)
     x = inputs(5, 1024, torch.float16)
-    first = card.linear(x)
+    first = gpu.linear(x)
     for _ in range(3):
-        assert torch.equal(card.linear(x), first)
+        assert torch.equal(gpu.linear(x), first)
 
 
 def test_the_default_type_of_torch_means_nothing() -> None:
     weight = pack("bf16", 0, (70, 650), 0.5, None)
-    card, x = on_loops(weight, splits=3), inputs(5, 650, torch.bfloat16)
-    expected = card.linear(x)
+    gpu, x = on_loops(weight, splits=3), inputs(5, 650, torch.bfloat16)
+    expected = gpu.linear(x)
     torch.set_default_dtype(torch.bfloat16)
     try:
         assert torch.equal(
@@ -173,34 +173,34 @@ def test_the_default_type_of_torch_means_nothing() -> None:
 
 def test_rows_and_strides_that_nothing_is_aligned_to() -> None:
     weight = pack("bf16", 0, (33, 190), 0.5, None)
-    card = on_loops(weight)
+    gpu = on_loops(weight)
     wide = inputs(6, 401, torch.bfloat16)
-    check(weight, card, wide[:, 1:191])
-    check(weight, card, wide[::2, 3:193])
-    check(weight, card, wide.T[:190, :4].T)
-    check(weight, card, wide[:1, 1:191].expand(4, -1))
+    check(weight, gpu, wide[:, 1:191])
+    check(weight, gpu, wide[::2, 3:193])
+    check(weight, gpu, wide.T[:190, :4].T)
+    check(weight, gpu, wide[:1, 1:191].expand(4, -1))
 
 
 def test_many_tokens_go_through_the_dense_matrix() -> None:
     weight = pack("int8", 64, (40, 130), 0.5, None)
-    card = on_loops(weight)
+    gpu = on_loops(weight)
     x = inputs(65, 130, torch.bfloat16)
-    assert torch.equal(card.linear(x), torch.nn.functional.linear(x, card.dense(torch.bfloat16)))
+    assert torch.equal(gpu.linear(x), torch.nn.functional.linear(x, gpu.dense(torch.bfloat16)))
 
 
 def test_leading_dimensions_and_no_tokens() -> None:
-    card = on_loops(pack("f16", 0, (17, 65), 0.5, None))
+    gpu = on_loops(pack("f16", 0, (17, 65), 0.5, None))
     x = inputs(6, 65, torch.float16)
-    assert torch.equal(card.linear(x.view(2, 3, 65)).view(6, 17), card.linear(x))
-    assert torch.equal(card.linear(x[0]), card.linear(x)[0])
-    assert card.linear(x[:0]).shape == (0, 17)
+    assert torch.equal(gpu.linear(x.view(2, 3, 65)).view(6, 17), gpu.linear(x))
+    assert torch.equal(gpu.linear(x[0]), gpu.linear(x)[0])
+    assert gpu.linear(x[:0]).shape == (0, 17)
 
 
 def test_a_clone_stands_alone() -> None:
-    card = on_loops(pack("int8", 64, (70, 700), 0.6, None), splits=2)
-    twin, x = card.clone(), inputs(4, 700, torch.float16)
-    expected = card.linear(x)
-    for memory in (card._records, card._offsets, card._scales):
+    gpu = on_loops(pack("int8", 64, (70, 700), 0.6, None), splits=2)
+    twin, x = gpu.clone(), inputs(4, 700, torch.float16)
+    expected = gpu.linear(x)
+    for memory in (gpu._records, gpu._offsets, gpu._scales):
         memory.zero_()
     assert torch.equal(twin.linear(x), expected)
 
@@ -247,7 +247,7 @@ def test_what_a_decoder_does_between_linears(dtype: torch.dtype, order: str) -> 
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    card = on_loops(pack("f16", 0, (17, 65), 0.5, None))
+    gpu = on_loops(pack("f16", 0, (17, 65), 0.5, None))
     x = inputs(2, 65, torch.float16)
     for bad, word in [
         (x[:, :64], r"x must have 65 elements in its last dimension, got shape \(2, 64\)"),
@@ -256,10 +256,10 @@ def test_what_does_not_fit_is_refused() -> None:
         (x.to("meta"), "x is on meta, the weight on cpu"),
     ]:
         with pytest.raises(ValueError, match=word):
-            card.linear(bad)
+            gpu.linear(bad)
     with pytest.raises(ValueError, match="bias must have 17 elements"):
-        card.linear(x, x[0])
-    with pytest.raises(ValueError, match="must be f16, bf16, int8 or int4 on a card, got f32"):
+        gpu.linear(x, x[0])
+    with pytest.raises(ValueError, match="must be f16, bf16, int8 or int4 on a GPU, got f32"):
         on_loops(pack("f32", 0, (17, 65), 0.5, None))
     with pytest.raises(ValueError, match="nm24 needs a pattern that keeps at most 2 of 4"):
         on_loops(pack("f16", 0, (17, 65), 0.5, (4, 8)), layout="nm24")
@@ -289,12 +289,12 @@ def test_native_steps_check_their_sizes() -> None:
 
 
 def test_the_native_call_checks_its_sizes() -> None:
-    card = on_loops(pack("f16", 0, (17, 65), 0.5, None))
+    gpu = on_loops(pack("f16", 0, (17, 65), 0.5, None))
     x, y = inputs(2, 65, torch.float16), torch.empty(2, 17, dtype=torch.float16)
 
     def call(**changed: object) -> None:
         given = {
-            "weight": card._weight, "x": x.data_ptr(), "x_stride": 65, "type": "f16", "tokens": 2, "y": y.data_ptr(),
+            "weight": gpu._weight, "x": x.data_ptr(), "x_stride": 65, "type": "f16", "tokens": 2, "y": y.data_ptr(),
             "y_stride": 17, "bias": 0, "splits": 1, "partials": 0, "counters": 0, "device": -1, "stream": 0,
         }  # fmt: skip
         _simt.linear(**{**given, **changed})
@@ -313,5 +313,5 @@ def test_the_native_call_checks_its_sizes() -> None:
             call(**change)
     with pytest.raises(RuntimeError, match="bitmap_linear_f16_f16__cuda: this build runs kernels on the processor"):
         call(device=0)
-    with pytest.raises(ValueError, match="too large for a card"):
+    with pytest.raises(ValueError, match="too large for a GPU"):
         _simt.DeviceWeight("bitmap", "f16", 1 << 28, 1 << 16)

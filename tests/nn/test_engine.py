@@ -177,7 +177,7 @@ def test_the_command_and_its_refusals(
         found.append(json.loads(capsys.readouterr().out)["perplexity"])
     assert found[1] == pytest.approx(found[0], rel=0.02)
     assert main([*command, "--weights", "bf16", "--activations", "a8"]) == 1
-    assert "activations must be auto or bf16 on a card, got 'a8'" in capsys.readouterr().err
+    assert "activations must be auto or bf16 on a GPU, got 'a8'" in capsys.readouterr().err
     model = load(folder, device="cuda", weights="int8")
     assert model.device == "cuda"
     kernels = dict(model.decoder.kernels())

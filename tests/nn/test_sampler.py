@@ -121,18 +121,18 @@ def test_a_packed_folder_is_a_teacher_too(model: Path, tmp_path: Path, monkeypat
     np.testing.assert_array_equal(from_folder.windows(0, 60, seed=5), from_checkpoint.windows(0, 60, seed=5))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-def test_without_a_card_it_says_so(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", str(model), str(tmp_path / "out"), "--tokens", "100", "--device", "cuda"]) == 1
     assert "device cuda: torch finds no CUDA device here" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.gpu
-def test_on_a_card(model: Path) -> None:
-    card = Sampler(open_packed(model), "cuda")
-    windows = card.windows(0, 64, seed=3)
-    np.testing.assert_array_equal(windows, card.windows(0, 64, seed=3))
-    chats, documents = openings(card.tokenizer)
-    places = [drawn(window, card, documents if row % 2 else chats) for row, window in enumerate(windows.tolist())]
+def test_on_a_gpu(model: Path) -> None:
+    gpu = Sampler(open_packed(model), "cuda")
+    windows = gpu.windows(0, 64, seed=3)
+    np.testing.assert_array_equal(windows, gpu.windows(0, 64, seed=3))
+    chats, documents = openings(gpu.tokenizer)
+    places = [drawn(window, gpu, documents if row % 2 else chats) for row, window in enumerate(windows.tolist())]
     assert sum(map(len, places)) > 1000

@@ -1,7 +1,7 @@
-"""What the tests of the kernels for cards share, as loops or on a card: weights, inputs and the check.
+"""What the tests of the kernels for GPUs share, as loops or on a GPU: weights, inputs and the check.
 
 Reference is float64 over the stored values. A product of two 16-bit floats, or of a code and one, is exact in float32;
-what is rounded is sums. A card adds the products of one matrix instruction with at least 23 bits behind the leading
+what is rounded is sums. A GPU adds the products of one matrix instruction with at least 23 bits behind the leading
 one, cut off rather than rounded, so each of d additions may lose eps = 2^-23 of the terms so far: d * eps *
 sum(|w||x|), where d counts instructions, splits, scales and the bias. The output is rounded once, to half or bfloat.
 """
@@ -44,8 +44,8 @@ def inputs(tokens: int, cols: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(x).to(dtype)
 
 
-def check(weight: _core.Weight, card: CudaWeight, x: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-    y = card.linear(x, bias).cpu()
+def check(weight: _core.Weight, gpu: CudaWeight, x: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    y = gpu.linear(x, bias).cpu()
     assert y.dtype == x.dtype
     x, bias = x.cpu(), None if bias is None else bias.cpu()
     stored, given = weight.unpack().astype(np.float64), x.double().numpy()
@@ -61,9 +61,9 @@ def check(weight: _core.Weight, card: CudaWeight, x: torch.Tensor, bias: torch.T
     assert (error <= bound).all(), f"off by {np.max(error / bound):.2f} bounds"
 
 
-def codes_or_bits(weight: _core.Weight, card: CudaWeight) -> tuple[np.ndarray, np.ndarray]:
-    """What is stored, on the host and on the card: codes of integer types, the bits of floats."""
+def codes_or_bits(weight: _core.Weight, gpu: CudaWeight) -> tuple[np.ndarray, np.ndarray]:
+    """What is stored, on the host and on the GPU: codes of integer types, the bits of floats."""
     if weight.type in DTYPES:
-        found = card.dense(DTYPES[weight.type]).cpu().view(torch.int16).numpy().view(np.uint16)
+        found = gpu.dense(DTYPES[weight.type]).cpu().view(torch.int16).numpy().view(np.uint16)
         return reference.raw_values(weight.unpack(), weight.type), found
-    return weight.codes()[0].astype(np.float32), card.dense(torch.float16, scaled=False).cpu().float().numpy()
+    return weight.codes()[0].astype(np.float32), gpu.dense(torch.float16, scaled=False).cpu().float().numpy()

@@ -1,4 +1,4 @@
-"""The check of what a decoder does between its linears, as kernels run as loops or on a card: against float64."""
+"""The check of what a decoder does between its linears, as kernels run as loops or on a GPU: against float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Cards, as far as launching needs them. Every int that is returned is a cudaError_t; 0 is success. In the loop build
+// GPUs, as far as launching needs them. Every int that is returned is a cudaError_t; 0 is success. In the loop build
 // there are none, and the processor goes by the number kNoDevice.
 #pragma once
 

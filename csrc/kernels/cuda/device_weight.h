@@ -1,4 +1,4 @@
-// What a packed weight looks like on a card. Plain data.
+// What a packed weight looks like on a GPU. Plain data.
 //
 // A weight is a row of records, one for each tile of 16 rows x 64 inputs, tiles of a panel (16 rows) rising, panels
 // rising. Lane 4g + t of a warp (g = 0..7, t = 0..3) owns rows g and g + 8 of the tile. A record is 32 words of 32

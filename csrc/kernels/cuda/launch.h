@@ -1,4 +1,4 @@
-// What runs on a card: launchers take plain arguments and a stream (a cudaStream_t), return a cudaError_t (0 is
+// What runs on a GPU: launchers take plain arguments and a stream (a cudaStream_t), return a cudaError_t (0 is
 // success), and neither allocate nor wait, so that a CUDA graph may capture them. Sizes and pointers are checked by the
 // caller.
 #pragma once
@@ -129,7 +129,7 @@ int launch_add_norm(const AddNormArgs& args, HalfType type, void* stream);
 int launch_rotate(const RotateArgs& args, HalfType type, void* stream);
 int launch_gate(const GateArgs& args, HalfType type, void* stream);
 
-// From the packed format (formats/weight.h) in the card's memory to a DeviceWeight there, in three steps: the sizes of
+// From the packed format (formats/weight.h) in the GPU's memory to a DeviceWeight there, in three steps: the sizes of
 // the records, where they begin, the records. Layout nm24 has fixed sizes and needs the last step alone.
 struct RepackArgs {
   WeightView from;    // kBitmap or kNm; kNm24 takes patterns that keep at most two of every four inputs

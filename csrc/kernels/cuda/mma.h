@@ -136,7 +136,7 @@ float half_of(uint32_t pair, int which) {
   return T::to_f32(static_cast<uint16_t>(pair >> (16 * which)));
 }
 
-// c += a b, exact products, one rounding to float at the end: no card is closer to the true sum.
+// c += a b, exact products, one rounding to float at the end: no GPU is closer to the true sum.
 template <int kDepth>
 void multiply(PerLane<Float4>& c, const float (&a)[16][kDepth], const float (&b)[kDepth][8]) {
   for (int lane = 0; lane < kWarpLanes; ++lane) {

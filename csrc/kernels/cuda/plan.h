@@ -7,10 +7,10 @@
 
 namespace gossamer::cuda {
 
-// Splits of the inputs, from the weight's size and the card's multiprocessors alone, so that results do not depend on
+// Splits of the inputs, from the weight's size and the GPU's multiprocessors alone, so that results do not depend on
 // the number of tokens. A multiprocessor works through its blocks in about the time of their tiles and a start-up worth
 // kStart tiles each, and needs kBusy blocks at once to keep enough of the stream in flight. An estimate: to be replaced
-// by what a card measures.
+// by what a GPU measures.
 inline int plan_splits(const DeviceWeight& weight, int multiprocessors) {
   constexpr int kMostSplits = 16;
   constexpr int kStart = 4;

@@ -1,4 +1,4 @@
-// The kernels for cards as loops, for tests: the same sources, compiled as C++.
+// The kernels for GPUs as loops, for tests: the same sources, compiled as C++.
 #include "kernels/cuda/attend.cu"
 #include "kernels/cuda/bitmap.cu"
 #include "kernels/cuda/device.cu"

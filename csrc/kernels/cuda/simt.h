@@ -1,9 +1,9 @@
-// A warp and a block, so that one kernel source compiles twice: by nvcc for the card, and by any C++ compiler as loops
-// over lanes and warps, which is how kernels are tested where there is no card.
+// A warp and a block, so that one kernel source compiles twice: by nvcc for the GPU, and by any C++ compiler as loops
+// over lanes and warps, which is how kernels are tested where there is no GPU.
 //
 // A kernel is written in phases. `lanes(f)` runs f(lane) for every lane of the warp: once, with its own lane, on the
-// card; 32 times in the loop build. What a lane keeps from one phase to the next stands in a PerLane, which is a plain
-// register on the card. Within a phase a lane may branch and loop as it likes; between phases the warp's control flow
+// GPU; 32 times in the loop build. What a lane keeps from one phase to the next stands in a PerLane, which is a plain
+// register on the GPU. Within a phase a lane may branch and loop as it likes; between phases the warp's control flow
 // is uniform. Shuffles stand between phases. `warps<N>(f)` runs f(warp) for the N warps of a block and ends with a
 // barrier; PerWarp is to it what PerLane is to `lanes`. Lanes that hand something over through memory need `sync_warp`
 // between.
@@ -216,7 +216,7 @@ GOSSAMER_DEVICE uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t shif
 
 // --- memory ----------------------------------------------------------------------------------------------------------
 
-// Loads of aligned plain data; a cast on the card, a copy elsewhere, where a cast would break the aliasing rules.
+// Loads of aligned plain data; a cast on the GPU, a copy elsewhere, where a cast would break the aliasing rules.
 template <class T>
 GOSSAMER_DEVICE T load(const void* from) {
 #ifdef __CUDACC__

@@ -14,7 +14,7 @@ from ..formats import TYPES
 from ..generation.describe import weight_kinds
 from ..generation.ready import ready
 from ..gpu.cuda import check_available
-from ..loading import check_card_activations
+from ..loading import check_gpu_activations
 from ..tables import table
 from ..text.calibration import window_length
 from ..zoo import synthetic
@@ -147,7 +147,7 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
         return
     if args.device == "cuda":
         check_available()
-        check_card_activations(args.activations)
+        check_gpu_activations(args.activations)
     with progress() as report:
         packed = synthetic.pack(args.synthetic, weights=args.weights or "auto", **synthetic_options, progress=report)
     for threads in args.threads:

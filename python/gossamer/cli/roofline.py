@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=integer(1), default=0, metavar="N", help="most threads to read with (default: as many as pay)"
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="what to measure: the processor, or a card's memory"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what to measure: the processor, or a GPU's memory"
     )
     parser.add_argument(
         "--refresh", action="store_true", help="measure again what was measured before, the speed of formats included"
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..machine.roofline import KernelRate, roofline
 
     if args.device == "cuda":
-        return _card(args)
+        return _gpu(args)
     with progress() as report:
         result = roofline(refresh=args.refresh, threads=args.threads, progress=report)
     formats = format_rates.kept()
@@ -100,13 +100,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _card(args: argparse.Namespace) -> int:
-    from ..gpu.roofline import card_roof
+def _gpu(args: argparse.Namespace) -> int:
+    from ..gpu.roofline import gpu_roof
 
-    roof = card_roof(refresh=args.refresh)
+    roof = gpu_roof(refresh=args.refresh)
     if args.json:
         print_json(asdict(roof))
     else:
-        print(f"{roof.card}, {roof.multiprocessors} multiprocessors; measured {roof.date}\n")
+        print(f"{roof.gpu}, {roof.multiprocessors} multiprocessors; measured {roof.date}\n")
         print(f"Reads, 1e9 bytes a second: {roof.bandwidth:.0f} in memory")
     return 0

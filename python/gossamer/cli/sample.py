@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from ..text.calibration import read_conversations
 
     conversations = None if args.chat is None else read_conversations(args.chat)
-    model = _on_card(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
+    model = _on_gpu(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
     length = window_length(args.length, LENGTH, model.config.context)
     with progress() as report:
         tokens = sample(
@@ -113,13 +113,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _on_card(args: argparse.Namespace) -> Sampler:
-    need_torch("sampling on a card")
-    from ..loading import check_card_activations, open_packed
+def _on_gpu(args: argparse.Namespace) -> Sampler:
+    need_torch("sampling on a GPU")
+    from ..loading import check_gpu_activations, open_packed
     from ..nn.device import find_device
     from ..nn.sampler import Sampler
 
-    check_card_activations(args.activations)
+    check_gpu_activations(args.activations)
     find_device("cuda")
     with progress() as report:
         return Sampler(open_packed(args.model, args.weights, progress=report, revision=args.revision), "cuda")

@@ -13,9 +13,9 @@ from ..nn.decoder import Decoder
 EPS = 1e-8
 # Tokens whose logits exist at once: 2048 of a vocabulary of 49152 are 400 MB as float32.
 _CHUNK = 2048
-# On a card: bytes of a float32 matrix of logits, of which several exist. Making logits again in the backward pass costs
+# On a GPU: bytes of a float32 matrix of logits, of which several exist. Making logits again in the backward pass costs
 # it a fifth of a step.
-_LOGITS_ON_CARD = 2 << 30
+_LOGITS_ON_GPU = 2 << 30
 
 
 def squarehead(student: Sequence[Tensor], teacher: Sequence[Tensor], real: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def token_losses(
         return ce, (aim.exp() * (aim - scores)).sum()
 
     ce, kl = torch.zeros((), device=tokens.device), torch.zeros((), device=tokens.device)
-    chunk = max(_CHUNK, _LOGITS_ON_CARD // (4 * student.config.vocab)) if states.is_cuda else _CHUNK
+    chunk = max(_CHUNK, _LOGITS_ON_GPU // (4 * student.config.vocab)) if states.is_cuda else _CHUNK
     chunked = len(states) > chunk and torch.is_grad_enabled()
     for start in range(0, len(states), chunk):
         piece = slice(start, start + chunk)

@@ -62,7 +62,7 @@ def sample(
         seed: Of the samples.
         temperature: Above 0.
         conversations: What users say, a list of turns each; None takes some questions.
-        documents: Share of windows that are documents, from 0 to 1. A card has the defaults of these three
+        documents: Share of windows that are documents, from 0 to 1. A GPU has the defaults of these three
             alone.
         force: Begins anew where `dst` holds other samples, or a model.
         progress: Called with (tokens done, tokens, what).
@@ -83,7 +83,7 @@ def sample(
     if not 0 <= documents <= 1:
         raise GossamerError(f"documents must be a share from 0 to 1, got {documents}")
     if not isinstance(model, Model) and (temperature != 1 or conversations is not None or documents != _DOCUMENTS):
-        raise GossamerError("a card takes no temperature, conversations or share of documents for samples: use the CPU")
+        raise GossamerError("a GPU takes no temperature, conversations or share of documents for samples: use the CPU")
     if conversations is not None and not model.tokenizer.has_chat_template:
         raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template for conversations")
     folder = Path(dst)

@@ -23,7 +23,7 @@ def ready(
     from .. import _core
 
     if device == "cuda":
-        return _on_card(packed, activations)
+        return _on_gpu(packed, activations)
     threads = usable_threads(threads)
     try:
         decoder = _core.Decoder(
@@ -34,7 +34,7 @@ def ready(
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
 
 
-def _on_card(packed: PackedModel, activations: str) -> Model:
+def _on_gpu(packed: PackedModel, activations: str) -> Model:
     import torch
 
     from ..nn import engine

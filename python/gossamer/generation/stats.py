@@ -66,8 +66,8 @@ class Stats:
         from ..machine.roofline import cached
 
         if self.device == "cuda":
-            card = roofline.cached()
-            return 100 * self.gigabytes_per_second / card.bandwidth if card else None
+            gpu = roofline.cached()
+            return 100 * self.gigabytes_per_second / gpu.bandwidth if gpu else None
         measured = cached()
         return 100 * self.gigabytes_per_second / measured.roof(self.bytes_per_token) if measured else None
 

@@ -1,4 +1,4 @@
-"""Words in a card's memory by which the blocks of a call count who is last."""
+"""Words in a GPU's memory by which the blocks of a call count who is last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed weights on a CUDA card: the same weights at the speed of its memory.
+"""Packed weights on a GPU: the same weights at the speed of its memory.
 
 Memory, streams and large products are torch's; the kernels are gossamer's, in the optional module `_cuda`.
 """
@@ -27,7 +27,7 @@ MINIMUM_CAPABILITY = (8, 0)  # asynchronous copies, bf16 and sparse matrix instr
 
 
 def why_unavailable() -> str | None:
-    """Returns in one line why cards cannot be used, or None when they can."""
+    """Returns in one line why GPUs cannot be used, or None when they can."""
     try:
         from .. import _cuda
     except ImportError as error:
@@ -39,13 +39,13 @@ def why_unavailable() -> str | None:
     except RuntimeError as error:
         return str(error).removeprefix("CUDA: ")
     if count == 0:
-        return "there is no CUDA card"
+        return "there is no GPU"
     try:
         import torch
     except ImportError:
         return 'torch is missing; install "gossamer[torch]"'
     if not torch.cuda.is_available():
-        return f"torch {torch.__version__} cannot use a CUDA card"
+        return f"torch {torch.__version__} cannot use a GPU"
     facts = [_cuda.device_facts(device) for device in range(count)]
     if not any(fact["capability"] >= MINIMUM_CAPABILITY for fact in facts):
         names = ", ".join(f"{fact['name']} ({'.'.join(map(str, fact['capability']))})" for fact in facts)
@@ -54,25 +54,25 @@ def why_unavailable() -> str | None:
 
 
 def check_available() -> None:
-    """Raises `GossamerError` in one line where cards cannot be used."""
+    """Raises `GossamerError` in one line where GPUs cannot be used."""
     if reason := why_unavailable():
         raise GossamerError(f"CUDA is not available: {reason}")
 
 
 def number_of(device: torch.device) -> int:
-    """Returns what kernels call a device: the number of a card, or -1 for the processor, where they run as loops."""
+    """Returns what kernels call a device: the number of a GPU, or -1 for the processor, where they run as loops."""
     return int(device.index) if device.type == "cuda" else -1
 
 
 def stream_of(device: torch.device) -> int:
-    """Returns the handle of torch's current stream on a card; 0 for the processor."""
+    """Returns the handle of torch's current stream on a GPU; 0 for the processor."""
     import torch
 
     return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
 
 def pick_layout(weight: _core.Weight) -> str:
-    """Returns the layout that suits a packed weight on a card.
+    """Returns the layout that suits a packed weight on a GPU.
 
     2:4, 1:4 and 2:8 go through the sparse matrix instructions as they are; everything else is expanded from bitmaps.
     """
@@ -80,7 +80,7 @@ def pick_layout(weight: _core.Weight) -> str:
 
 
 class CudaWeight:
-    """A packed weight in the memory of a card.
+    """A packed weight in the memory of a GPU.
 
     Attributes:
         rows: Outputs.
@@ -101,28 +101,28 @@ class CudaWeight:
         loop: bool | None = None,
         kernels: ModuleType | None = None,
     ) -> None:
-        """Copies a packed weight to a card and puts it in the card's layout there.
+        """Copies a packed weight to a GPU and puts it in the GPU's layout there.
 
         Args:
             weight: Any format; the values must not be f32.
             device: A CUDA device of torch.
             layout: "bitmap", "nm24" (patterns that keep at most 2 of every 4 inputs), or "auto".
-            splits: Shares that the inputs are cut into, at most one for every 256; 0 chooses for the card.
+            splits: Shares that the inputs are cut into, at most one for every 256; 0 chooses for the GPU.
             loop: Whether up to 4 tokens go through a loop over the non-zeros, which are then held beside the records;
                 None does so where nearly all values are zero.
             kernels: The native module, for tests: with `gossamer._simt`, kernels run on the processor and `device` is
                 "cpu".
 
         Raises:
-            GossamerError: no card can be used, or it has too little memory.
-            ValueError: the weight or an argument is not possible on a card.
+            GossamerError: no GPU can be used, or it has too little memory.
+            ValueError: the weight or an argument is not possible on a GPU.
         """
         import torch
 
         if kernels is None:
             check_available()
         self._kernels = kernels or _load()
-        self.device = _device(device, on_card=kernels is None)
+        self.device = _device(device, on_gpu=kernels is None)
         self._index = number_of(self.device)
         if layout == "auto":
             layout = pick_layout(weight)
@@ -378,12 +378,12 @@ def _load() -> ModuleType:
     return _cuda
 
 
-def _device(device: torch.device | str | int, *, on_card: bool) -> torch.device:
+def _device(device: torch.device | str | int, *, on_gpu: bool) -> torch.device:
     import torch
 
     chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    if (chosen.type == "cuda") != on_card:
-        raise ValueError(f"device must be a {'CUDA device' if on_card else 'processor'}, got {chosen}")
+    if (chosen.type == "cuda") != on_gpu:
+        raise ValueError(f"device must be a {'CUDA device' if on_gpu else 'processor'}, got {chosen}")
     return torch.device("cuda", torch.cuda.current_device()) if str(chosen) == "cuda" else chosen
 
 

@@ -1,4 +1,4 @@
-"""A weight's non-zeros on a card, for few tokens: a loop over them, instead of expanding everything that is zero."""
+"""A weight's non-zeros on a GPU, for few tokens: a loop over them, instead of expanding everything that is zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 MIN_ZEROS = 0.8
-"""From so many zeros on the loop should beat the expansion: an estimate, to be replaced by what a card measures."""
+"""From so many zeros on the loop should beat the expansion: an estimate, to be replaced by what a GPU measures."""
 
 _LONGEST = 255  # inputs that one entry steps over
 _WARPS = 16  # rows that a block works on at a time

@@ -1,4 +1,4 @@
-"""What a CUDA card reaches: the bandwidth of its memory, measured once and kept; and what the planner makes of it."""
+"""What a GPU reaches: the bandwidth of its memory, measured once and kept; and what the planner makes of it."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _INTEGER_DENSE = 14.0  # as bitmaps without zeros
 
 
 @dataclass(frozen=True)
-class CardRoof:
-    """What was measured on a card.
+class GpuRoof:
+    """What was measured on a GPU.
 
     Attributes:
-        card: Its name.
+        gpu: Its name.
         multiprocessors: How many it has.
         bandwidth: Bytes that it reads from memory, in 1e9 a second.
         date: When, in ISO 8601.
     """
 
-    card: str
+    gpu: str
     multiprocessors: int
     bandwidth: float
     date: str
 
 
-def card_roof(device: int = 0, *, refresh: bool = False) -> CardRoof:
-    """Measures a card in about a second, or returns what was measured before; kept under $GOSSAMER_HOME.
+def gpu_roof(device: int = 0, *, refresh: bool = False) -> GpuRoof:
+    """Measures a GPU in about a second, or returns what was measured before; kept under $GOSSAMER_HOME.
 
     Args:
-        device: Number of the card.
+        device: Number of the GPU.
         refresh: Measure in any case.
 
     Raises:
-        GossamerError: no card can be used.
+        GossamerError: no GPU can be used.
     """
     check_available()
     found = None if refresh else cached(device)
@@ -60,32 +60,32 @@ def card_roof(device: int = 0, *, refresh: bool = False) -> CardRoof:
         return found
     facts = _facts(device)
     date = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
-    roof = CardRoof(facts["name"], facts["multiprocessors"], _read_bandwidth(device), date)
-    path = _path(roof.card, roof.multiprocessors)
+    roof = GpuRoof(facts["name"], facts["multiprocessors"], _read_bandwidth(device), date)
+    path = _path(roof.gpu, roof.multiprocessors)
     with contextlib.suppress(OSError):  # measured again the next time
         write_file(path, json.dumps({"schema": _SCHEMA, **asdict(roof)}) + "\n")
     return roof
 
 
-def cached(device: int = 0) -> CardRoof | None:
-    """Returns what was measured before on a card of this kind; None where there is nothing usable, or no card."""
+def cached(device: int = 0) -> GpuRoof | None:
+    """Returns what was measured before on a GPU of this kind; None where there is nothing usable, or no GPU."""
     try:
         facts = _facts(device)
         document = json.loads(_path(facts["name"], facts["multiprocessors"]).read_text(encoding="utf-8"))
-        roof = CardRoof(*(document[key] for key in ("card", "multiprocessors", "bandwidth", "date")))
+        roof = GpuRoof(*(document[key] for key in ("gpu", "multiprocessors", "bandwidth", "date")))
         usable = document["schema"] == _SCHEMA and type(roof.bandwidth) is float and 0 < roof.bandwidth < math.inf
     except (GossamerError, ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError):
         return None
-    return roof if usable and (roof.card, roof.multiprocessors) == (facts["name"], facts["multiprocessors"]) else None
+    return roof if usable and (roof.gpu, roof.multiprocessors) == (facts["name"], facts["multiprocessors"]) else None
 
 
-def card_machine(device: int = 0) -> Machine:
-    """Returns what the planner needs of a card: its measured bandwidth, or a usual one, and estimated rates.
+def gpu_machine(device: int = 0) -> Machine:
+    """Returns what the planner needs of a GPU: its measured bandwidth, or a usual one, and estimated rates.
 
-    The unit is the whole card instead of a core.
+    The unit is the whole GPU instead of a core.
 
     Raises:
-        GossamerError: no card can be used.
+        GossamerError: no GPU can be used.
     """
     from ..formats import INTEGER_TYPES, TYPES
 
@@ -107,9 +107,9 @@ def _facts(device: int) -> dict[str, Any]:
     return facts
 
 
-def _path(card: str, multiprocessors: int) -> Path:
-    key = json.dumps([_SCHEMA, card, multiprocessors])
-    return home() / "roofline" / f"card-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+def _path(gpu: str, multiprocessors: int) -> Path:
+    key = json.dumps([_SCHEMA, gpu, multiprocessors])
+    return home() / "roofline" / f"gpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _read_bandwidth(device: int) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
 from ..gpu.dtypes import NAMES
-from ..gpu.roofline import card_machine
+from ..gpu.roofline import gpu_machine
 from ..packing.matrix import Rounded, round_values
 from ..packing.planner import Machine, this_machine
 from .layout import ACTIVATIONS
@@ -67,8 +67,8 @@ def as_kind(linear: nn.Linear, kind: str) -> nn.Module:
 
 
 def machine_of(device: torch.device) -> Machine:
-    """What the planner chooses formats for: the card that a weight lies on, or the processor."""
-    return card_machine(device.index) if device.type == "cuda" else this_machine()
+    """What the planner chooses formats for: the GPU that a weight lies on, or the processor."""
+    return gpu_machine(device.index) if device.type == "cuda" else this_machine()
 
 
 def check_options(format: str, weights: str, group: int, activations: str, trainable: bool) -> None:

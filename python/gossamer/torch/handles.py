@@ -259,7 +259,7 @@ def handle_of(values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -
     """Returns the handle of these tensors, made now or before.
 
     Raises:
-        GossamerError: they lie on a card, and it cannot be used.
+        GossamerError: they lie on a GPU, and it cannot be used.
         ValueError: the streams contradict each other or the layout, or lie on a device that nothing multiplies on.
     """
     key = id(values)

@@ -122,7 +122,7 @@ class SparseLinear(nn.Module):
 
         Raises:
             TypeError: it is no plain linear layer, or its weight is of a type that cannot be stored.
-            GossamerError: the layer is on a card that cannot be used.
+            GossamerError: the layer is on a GPU that cannot be used.
             ValueError: an option is unknown, or the weight holds NaN or has no values (meta).
         """
         check_options(format, weights, group, activations, trainable)
@@ -285,14 +285,14 @@ class SparseLinear(nn.Module):
             raise ValueError(f"{self._title()}: inputs lie on device {x.device} and the bias on {self.bias.device}")
 
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
-        """Moves and converts; on a card the kernels' own copy is made here, and not in a call that is captured."""
+        """Moves and converts; on a GPU the kernels' own copy is made here, and not in a call that is captured."""
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
         self._stand_in = self._make_stand_in()
         self._prepare()
         return self
 
     def _prepare(self) -> None:
-        """Makes the handle of a layer on a card, unless its streams are still those that `to_empty` leaves."""
+        """Makes the handle of a layer on a GPU, unless its streams are still those that `to_empty` leaves."""
         values = self.values.detach()
         if values.device.type == "cuda" and nobody_watches(values) and why_unavailable() is None:
             with contextlib.suppress(ValueError):  # told by the first call

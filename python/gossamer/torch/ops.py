@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from .. import _core
 from . import derivatives
-from .cards import CardHandle
+from .gpus import GpuHandle
 from .handles import MAKERS, handle_of
 from .layout import ACTIVATIONS
 
@@ -75,7 +75,7 @@ def _linear_values(y: Tensor, x: Tensor, values: Tensor, index: Sequence[Tensor]
     return out
 
 
-MAKERS["cuda"] = CardHandle
+MAKERS["cuda"] = GpuHandle
 for _key in ("CPU", "CUDA"):  # what differs is the handle
     _library.impl("linear", _linear, _key)
     _library.impl("linear_transposed", _linear_transposed, _key)

@@ -1,4 +1,4 @@
-"""Packed layers on CUDA cards: handles that multiply where their tensors lie."""
+"""Packed layers on GPUs: handles that multiply where their tensors lie."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .handles import Handle, Marks
 from .layout import Layout, to_weight
 
 
-class CardHandle:
-    """What multiplies with a layer's tensors on a card.
+class GpuHandle:
+    """What multiplies with a layer's tensors on a GPU.
 
     Weights with values of 16 bits, int8 or int4 are repacked for the kernels once, and the streams are checked on the
     host first. What no kernel takes (float32 values, values that are trained, inputs of another type) is expanded to a
@@ -38,7 +38,7 @@ class CardHandle:
             kernels: As for `CudaWeight`.
 
         Raises:
-            GossamerError: the card cannot be used, has too little memory, or is just capturing a graph.
+            GossamerError: the GPU cannot be used, has too little memory, or is just capturing a graph.
             ValueError: the streams contradict each other or the layout.
         """
         device = values.device
@@ -48,7 +48,7 @@ class CardHandle:
         self._trained: Handle | None = None
         self._places: Tensor | None = None
         self._dense: Tensor | None = None
-        self._card: CudaWeight | None = None
+        self._gpu: CudaWeight | None = None
         self.layout = layout = Layout.from_numbers(list(numbers))
         host, others = values.detach().cpu(), [stream.cpu() for stream in index]
         try:
@@ -60,7 +60,7 @@ class CardHandle:
             if layout.type == "f32":
                 self._dense = torch.from_numpy(weight.unpack()).to(device)
             else:
-                self._card = CudaWeight(weight, device, kernels=kernels)
+                self._gpu = CudaWeight(weight, device, kernels=kernels)
         except torch.cuda.OutOfMemoryError:
             raise GossamerError(f"out of memory on {device} for a layer of {layout.rows} x {layout.cols}") from None
 
@@ -71,8 +71,8 @@ class CardHandle:
     def multiply(self, x: Tensor, bias: Tensor | None, activations: str) -> Tensor:
         """Returns x W^T + bias for x [..., cols] in a float type, [..., rows] in the same type; inputs stay exact."""
         del activations
-        if self._card is not None and self._card.takes(x.dtype):
-            return self._card.linear(x, None if bias is None else bias.to(x.dtype))
+        if self._gpu is not None and self._gpu.takes(x.dtype):
+            return self._gpu.linear(x, None if bias is None else bias.to(x.dtype))
         wide = torch.promote_types(x.dtype, torch.float32)
         weight = self.expand(0, self.layout.rows, wide)
         with torch.autocast(x.device.type, enabled=False):  # the types are chosen
@@ -80,7 +80,7 @@ class CardHandle:
 
     def wide(self, dtype: torch.dtype) -> torch.dtype:
         """Returns the type that gradients of a type are multiplied in: their own where the weight is of it, too."""
-        if self._card is not None and self._card.takes(dtype):
+        if self._gpu is not None and self._gpu.takes(dtype):
             return dtype
         return torch.promote_types(dtype, torch.float32)
 
@@ -90,8 +90,8 @@ class CardHandle:
 
     def expand(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
         """Returns the stored numbers of rows [first, last) as [rows, cols]."""
-        if self._card is not None:
-            return self._card.dense(dtype)[first:last]
+        if self._gpu is not None:
+            return self._gpu.dense(dtype)[first:last]
         if self._dense is not None:
             return self._dense[first:last].to(dtype)
         assert self._places is not None

@@ -1,6 +1,6 @@
-"""`SparseLinear` as it runs on a card, with the kernels as loops.
+"""`SparseLinear` as it runs on a GPU, with the kernels as loops.
 
-Tensors lie on the processor; everything else, the operators, handles and repacking, is what a card gets.
+Tensors lie on the processor; everything else, the operators, handles and repacking, is what a GPU gets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gossamer import GossamerError  # noqa: E402
 from gossamer.formats import FORMATS, TYPES  # noqa: E402
 from gossamer.gpu import cuda  # noqa: E402
 from gossamer.torch import SparseLinear, sparsify  # noqa: E402
-from gossamer.torch.cards import CardHandle  # noqa: E402
+from gossamer.torch.gpus import GpuHandle  # noqa: E402
 from gossamer.torch.handles import MAKERS, _handles  # noqa: E402
 from torch_layers import keep_two_of_four, pruned, random, worst  # noqa: E402
 
@@ -28,8 +28,8 @@ HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @pytest.fixture(autouse=True)
-def a_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(MAKERS, "cpu", partial(CardHandle, kernels=_simt))
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(MAKERS, "cpu", partial(GpuHandle, kernels=_simt))
     yield
     _handles.clear()
 
@@ -51,7 +51,7 @@ def test_products_of_every_format_and_type(format: str, weights: str, dtype: tor
     linear = pruned(45, 132)
     keep_two_of_four(linear)
     layer = SparseLinear.from_dense(linear, format, weights)
-    assert isinstance(layer._handle(), CardHandle)
+    assert isinstance(layer._handle(), GpuHandle)
     with torch.no_grad():
         for batch in (1, 3, 40, 64):
             x = random(batch, 132, dtype=dtype)
@@ -197,10 +197,10 @@ def test_bad_streams_and_devices_name_the_layer(monkeypatch: pytest.MonkeyPatch)
     broken.offsets = broken.offsets.flip(0)
     with pytest.raises(ValueError, match=r"^fc: .*offsets"):
         broken(random(2, 70))
-    monkeypatch.setitem(MAKERS, "cpu", CardHandle)
-    monkeypatch.setattr(cuda, "why_unavailable", lambda: "there is no CUDA card")
+    monkeypatch.setitem(MAKERS, "cpu", GpuHandle)
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: "there is no GPU")
     lost = SparseLinear.from_dense(pruned(50, 70), "bitmap", "f16", name="fc")
-    with pytest.raises(GossamerError, match=r"^fc: CUDA is not available: there is no CUDA card$"):
+    with pytest.raises(GossamerError, match=r"^fc: CUDA is not available: there is no GPU$"):
         lost(random(2, 70))
 
 
