@@ -1,4 +1,4 @@
-"""The rule of length that no tool checks: prose within 120 columns."""
+"""Rules of length that no tool checks: prose within 120 columns, sources within 400 lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from checkout import ROOT
 
-COLUMNS = 120
+COLUMNS, LINES = 120, 400
+SOURCES = (".h", ".inc", ".cc", ".cu", ".py", ".pyi")
 
 
 def wide_prose(name: str, text: str) -> list[str]:
@@ -22,20 +23,30 @@ def wide_prose(name: str, text: str) -> list[str]:
     return complaints
 
 
+def long_source(name: str, text: str) -> list[str]:
+    count = len(text.splitlines())
+    return [f"{name}: {count} lines: it holds more than one thing"] if count > LINES else []
+
+
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
-    """The Markdown of the repository by its path."""
+    """Markdown and sources of the repository by their path."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.splitlines()
-    files = {name: ROOT / name for name in names if name.endswith(".md") and (ROOT / name).is_file()}
-    assert {name.partition("/")[0] for name in files} >= {"README.md", "CHANGELOG.md", "docs"}
+    files = {name: ROOT / name for name in names if name.endswith((".md", *SOURCES)) and (ROOT / name).is_file()}
+    assert {name.partition("/")[0] for name in files} >= {"README.md", "bench", "csrc", "docs", "python", "tests"}
     return {name: path.read_text("utf-8") for name, path in files.items()}
 
 
 def test_prose_stays_within_its_columns(texts: dict[str, str]) -> None:
-    complaints = [c for name, text in texts.items() for c in wide_prose(name, text)]
+    complaints = [c for name, text in texts.items() if name.endswith(".md") for c in wide_prose(name, text)]
+    assert not complaints, "\n".join(complaints)
+
+
+def test_sources_stay_short(texts: dict[str, str]) -> None:
+    complaints = [c for name, text in texts.items() if name.endswith(SOURCES) for c in long_source(name, text)]
     assert not complaints, "\n".join(complaints)
 
 
@@ -56,3 +67,8 @@ def test_prose_rule_catches(line: str) -> None:
 )
 def test_prose_rule_accepts_what_is_right(text: str) -> None:
     assert wide_prose("a.md", text) == []
+
+
+def test_length_rule_catches() -> None:
+    assert long_source("a.py", "x\n" * 401) == ["a.py: 401 lines: it holds more than one thing"]
+    assert long_source("a.py", "x\n" * 400) == []
