@@ -1,4 +1,8 @@
-"""Model families: a module named by its model_type maps a checkpoint's config and names onto the engine's."""
+"""Model families: a module named by its model_type maps a checkpoint's config onto a description, its names onto ours.
+
+`mistral` is the shortest, `llama` a whole one. Beside them stand what they use: `spec` is the description, `sources`
+where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope` and `parse` are arithmetic and checks.
+"""
 
 from __future__ import annotations
 
