@@ -23,6 +23,9 @@ Sources = dict[str, Source]
 class Family(Protocol):
     """What a family's module has."""
 
+    PREFIX: str
+    """What the names of all tensors begin with but the head's."""
+
     def describe(self, config: dict[str, Any]) -> Transformer:
         """Maps the content of config.json; raises `GossamerError` naming the key that is missing or unsupported."""
 

@@ -19,7 +19,7 @@ _HARMLESS = words(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path architectures
     attention_dropout attention_probs_dropout_prob attn_implementation auto_map bad_words_ids begin_suppress_tokens
-    bos_token_id chunk_size_feed_forward classifier_dropout compression_config cross_attention_hidden_size
+    bos_token_id attn_pdrop chunk_size_feed_forward classifier_dropout compression_config cross_attention_hidden_size
     decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size
     eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
     gradient_checkpointing hidden_dropout hidden_dropout_prob id2label initializer_range is_decoder label2id

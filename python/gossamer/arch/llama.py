@@ -5,14 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
 from .rope import rotary
 from .sources import Source
-from .spec import MOST_LAYERS, Attention, Block, Branch, Embedding, Head, Mlp, Norm, Rope, Stack, Transformer
+from .spec import (
+    MOST_LAYERS,
+    Attention,
+    Block,
+    Branch,
+    Embedding,
+    Head,
+    Mlp,
+    Norm,
+    Rope,
+    Stack,
+    Transformer,
+    attention_scale,
+)
+
+PREFIX = "model."
 
 _BIASES = {"attention_bias": ("q", "k", "v", "o"), "mlp_bias": ("gate", "up", "down")}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -84,7 +97,7 @@ class Sizes:
             self.heads,
             self.kv_heads,
             self.head_dim,
-            float(np.float32(1) / np.sqrt(np.float32(self.head_dim))),
+            attention_scale(self.head_dim),
             Rope(self.inv_freq, self.rope_scale),
             tuple(name for name in _BIASES["attention_bias"] if name in self.biases),
         )
@@ -120,7 +133,7 @@ class Sizes:
                 tied=transformer.tied,
                 biases=(*attention.biases, *mlp.biases),
             )
-            if sizes.describe().blocks == transformer.blocks:
+            if sizes.describe() == transformer:
                 return sizes
         raise GossamerError("this is no decoder of the Llama family: it has other blocks")
 

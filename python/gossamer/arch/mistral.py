@@ -7,10 +7,10 @@ from typing import Any
 
 from . import llama
 from .fields import integer
-from .llama import biases, sources, unread
+from .llama import PREFIX, biases, sources, unread
 from .spec import Transformer
 
-__all__ = ["biases", "describe", "sources", "unread"]
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 
 def describe(config: dict[str, Any]) -> Transformer:

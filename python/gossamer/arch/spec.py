@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
+
 from .parse import LARGEST, parse, plain, require
 
 MOST_LAYERS = 4096
@@ -77,6 +79,11 @@ class Linear:
     rows: int
     cols: int
     bias: bool
+
+
+def attention_scale(width: int) -> float:
+    """Returns 1 / sqrt(width) as float32 arithmetic has it."""
+    return float(np.float32(1) / np.sqrt(np.float32(width)))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import arch
 from ..arch.sources import Source
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
@@ -71,6 +73,26 @@ class Checkpoint(ABC):
     def same(self, first: str, second: str) -> bool:
         """Returns whether two tensors have the same values."""
         return np.array_equal(self.tensor(first), self.tensor(second))
+
+    def sources(self, **changes: Any) -> arch.Sources:
+        """Returns where each canonical tensor lies.
+
+        Models that were saved without a head lack the prefix that their family's names have.
+
+        Args:
+            **changes: Keys of the config to take otherwise.
+
+        Raises:
+            GossamerError: as `gossamer.arch.Family.sources`.
+        """
+        config = {**self.config, **changes}
+        family = arch.family(config)
+        found = family.sources(config)
+        if any(name.startswith(family.PREFIX) for name in self.names()):
+            return found
+        return {
+            name: replace(source, tensor=source.tensor.removeprefix(family.PREFIX)) for name, source in found.items()
+        }
 
     def read(self, source: Source, *, finite: bool = False) -> NDArray[np.float32]:
         """Reads a canonical tensor.

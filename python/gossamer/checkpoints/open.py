@@ -15,7 +15,6 @@ from .gguf import GgufCheckpoint
 # Buffers that follow from the config, which older programs stored: rotary tables, and masks [1, 1, n, n].
 _BUFFER = re.compile(r"rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$")
 _MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # What the tensors of compressed checkpoints are called, by the last part of their names.
 _COMPRESSED = {
     "compressed": "compressed-tensors sparse",
@@ -65,7 +64,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             checkpoint.notes += (f"{source}: keys that are not known are left out: {', '.join(unread)}",)
         _untie(checkpoint, source)
         _announce_biases(checkpoint, family.biases(checkpoint.config))
-        needed = family.sources(checkpoint.config)
+        needed = checkpoint.sources()
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
     present = set(checkpoint.names())
@@ -105,13 +104,20 @@ def _tell_window(checkpoint: Checkpoint, source: Path, context: int) -> None:
 
 def _untie(checkpoint: Checkpoint, source: Path) -> None:
     """Takes a head of its own where one is stored, whatever the config says of it, as `transformers` does."""
-    if checkpoint.config.get("tie_word_embeddings") is not True or not {_EMBEDDING, _HEAD} <= set(checkpoint.names()):
+    embedding, head = _ends(checkpoint)
+    if "head" in checkpoint.sources() or not {embedding, head} <= set(checkpoint.names()):
         return
-    if not checkpoint.same(_EMBEDDING, _HEAD):
+    if not checkpoint.same(embedding, head):
         checkpoint.config["tie_word_embeddings"] = False
         checkpoint.notes += (
-            f"{source}: tie_word_embeddings is true, and {_HEAD} is stored with values of its own: those are used",
+            f"{source}: tie_word_embeddings is true, and {head} is stored with values of its own: those are used",
         )
+
+
+def _ends(checkpoint: Checkpoint) -> tuple[str, str]:
+    """The stored names of the embedding, and of the head where it is not tied."""
+    every = checkpoint.sources(tie_word_embeddings=False)
+    return every["embed"].tensor, every["head"].tensor
 
 
 def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Sources]) -> None:
@@ -132,10 +138,10 @@ def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Sources]) ->
 
 def _refuse_unused(checkpoint: Checkpoint, names: set[str]) -> None:
     """Refuses a tensor that the model has no use for, unless it is a buffer, or the embedding once more."""
+    head = "" if "head" in checkpoint.sources() else _ends(checkpoint)[1]
     for name in sorted(names):
         mask = _MASK.search(name) and len(checkpoint.shape(name)) in (0, 4)
-        again = name == _HEAD and checkpoint.config.get("tie_word_embeddings")
-        if not (mask or again or _BUFFER.search(name)):
+        if not (mask or name == head or _BUFFER.search(name)):
             raise GossamerError(f"{checkpoint.path}: tensor {name} has no place in the model that the config describes")
 
 

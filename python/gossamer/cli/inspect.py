@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import arch
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
@@ -90,7 +89,7 @@ def _layers(model: str, revision: str | None) -> list[Layer]:
         if is_packed(path):
             return [Layer.of_weight(name, weight) for name, weight in read_packed(path).weights.items()]
         checkpoint = open_checkpoint(path)
-        sources = arch.family(checkpoint.config).sources(checkpoint.config)
+        sources = checkpoint.sources()
         layers = []
         for done, (name, source) in enumerate(sources.items()):
             report(done, len(sources), "measuring")

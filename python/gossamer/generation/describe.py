@@ -17,7 +17,7 @@ def weight_kinds(model: Model) -> dict[str, int]:
         kind = f"{weight.format} {weight.type}"
         if name == head:
             kinds[f"head {kind}"] += 1
-        elif name != "embed":  # a row of it is read per token, no more
+        elif "." in name:  # of tables a row is read per token, no more
             kinds[kind] += 1
     return dict(kinds)
 

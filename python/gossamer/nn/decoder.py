@@ -185,7 +185,7 @@ def load(source: Checkpoint | str | Path) -> Decoder:
         decoder = Decoder(config)
     values = {
         parameter_name(name): torch.from_numpy(_owned(opened.read(source, finite=True)))
-        for name, source in family.sources(opened.config).items()
+        for name, source in opened.sources().items()
     }
     decoder.load_state_dict(values, assign=True)
     decoder.inv_freq = torch.tensor(Sizes.of(config).inv_freq)
@@ -205,7 +205,7 @@ def save(decoder: Decoder, dst: str | Path, source: Checkpoint, dtype: str = "")
     Raises:
         GossamerError: `dst` is in use or cannot be written, or a value does not fit f16.
     """
-    inside = arch.stored(arch.family(source.config).sources(source.config))
+    inside = arch.stored(source.sources())
     parameters = dict(decoder.named_parameters())
 
     def tensors() -> Iterator[tuple[str, NDArray[np.float32], str]]:

@@ -128,7 +128,7 @@ def pack_checkpoint(
             raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
         reasons[name] = choice.reason
 
-    sources = family.sources(checkpoint.config)
+    sources = checkpoint.sources()
     for done, (name, source) in enumerate(sources.items()):
         if progress:
             progress(done, len(sources), f"packing {name}")

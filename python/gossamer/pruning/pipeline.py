@@ -132,7 +132,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
     refuse_unwritable(source)
     fam = arch.family(source.config)
     config = fam.describe(source.config)
-    sources = fam.sources(source.config)
+    sources = source.sources()
     names = {name: arch.label(name, sources) for name in config.linears}
     for name, linear in config.linears.items():
         if options.rank > min(linear.rows, linear.cols):
