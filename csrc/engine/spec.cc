@@ -43,6 +43,7 @@ void check_biases(const std::vector<std::string>& biases, const std::vector<Grou
 
 void check(const Norm& norm, const Where& where) {
   where.must(norm.eps >= 0 && std::isfinite(norm.eps), ".eps must be finite and not negative, got ", norm.eps);
+  where.must(norm.kind == NormKind::kLayer || !norm.bias, ".bias must be false for this kind");
 }
 
 void check(const std::optional<Norm>& norm, const Where& where) {
@@ -73,7 +74,6 @@ void check(const Attention& attention, int hidden, const Where& where) {
 
 void check(const Mlp& mlp, int hidden, const Where& where) {
   where.size("width", mlp.width);
-  where.must(mlp.gated, ".gated must be true");
   check_biases(mlp.biases, mlp.groups(hidden), where);
 }
 
@@ -102,8 +102,10 @@ std::vector<Group> Attention::groups(int hidden) const {
 }
 
 std::vector<Group> Mlp::groups(int hidden) const {
-  return {{{"gate", width, hidden, has(biases, "gate")}, {"up", width, hidden, has(biases, "up")}},
-          {{"down", hidden, width, has(biases, "down")}}};
+  Group inputs;
+  if (gated) inputs.push_back({"gate", width, hidden, has(biases, "gate")});
+  inputs.push_back({"up", width, hidden, has(biases, "up")});
+  return {inputs, {{"down", hidden, width, has(biases, "down")}}};
 }
 
 std::string name_of(const Mixer& mixer) {

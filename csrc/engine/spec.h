@@ -8,32 +8,36 @@
 #include <variant>
 #include <vector>
 
+#include "kernels/vector_kernels.h"
+
 namespace gossamer::spec {
 
 // The words of an enumeration, in its order.
 template <class Enum>
 struct Words;
 
-enum class NormKind : std::uint8_t { kRms };
+using gossamer::NormKind;
 template <>
 struct Words<NormKind> {
-  static constexpr const char* list[] = {"rms"};
+  static constexpr const char* list[] = {"rms", "layer"};
 };
 
-enum class Activation : std::uint8_t { kSilu };
+using gossamer::Activation;
 template <>
 struct Words<Activation> {
-  static constexpr const char* list[] = {"silu"};
+  static constexpr const char* list[] = {"silu", "gelu", "gelu_tanh"};
 };
 
 struct Norm {
   NormKind kind = NormKind::kRms;
   float eps = 0;
+  bool bias = false;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("kind", kind);
     field("eps", eps);
+    field("bias", bias);
   }
 };
 

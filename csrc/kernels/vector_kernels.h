@@ -45,9 +45,27 @@ struct AttentionArgs {
   int64_t result_stride;
 };
 
+enum class NormKind : uint8_t { kRms, kLayer };
+
+constexpr int kNormKindCount = 2;
+
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh };
+
+constexpr int kActivationCount = 3;
+
+// What is done between the linears of an MLP, by Activation.
+struct ActivationKernels {
+  // x[i] = activation(x[i])
+  void (*plain)(float* x, int64_t n) noexcept;
+  // gate[i] = activation(gate[i]) * up[i]
+  void (*gated)(float* gate, const float* up, int64_t n) noexcept;
+};
+
 struct VectorKernels {
-  // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
-  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept;
+  // By NormKind. kRms: out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; it has no bias. kLayer: the same of
+  // x - mean(x), and bias[i] is added where there is one.
+  void (*norms[kNormKindCount])(const float* x, const float* weight, const float* bias, int64_t n, float eps,
+                                float* out) noexcept;
   // Codes and scales of `n` inputs, zero up to `padded`; a unit is 32 or 64 inputs; code = round(x / scale), |code| <=
   // 127; surplus = -128 * sum of the codes.
   void (*quantize)(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
@@ -57,13 +75,12 @@ struct VectorKernels {
   // Tensors of other types, at any address, to float32 (zero up to `padded`) and back (nearest even).
   void (*widen)(const void* x, FloatType type, int64_t n, int64_t padded, float* out) noexcept;
   void (*narrow)(const float* x, int64_t n, FloatType type, void* out) noexcept;
-  // gate[i] = silu(gate[i]) * up[i]
-  void (*silu_mul)(float* gate, const float* up, int64_t n) noexcept;
   // x[i] += y[i]
   void (*add)(float* x, const float* y, int64_t n) noexcept;
   // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
   void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
                const float* sines) noexcept;
+  ActivationKernels activations[kActivationCount];
 };
 
 // What depends on the KV cache's element type.

@@ -6,7 +6,8 @@ blocks of a `gossamer._core.Decoder` can walk it too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from gossamer.arch.spec import Attention, Norm, Rope, Transformer
 
 Array = NDArray[np.float64]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+}
 
 
 class ReferenceModel:
@@ -60,8 +67,9 @@ class ReferenceModel:
                 parts = [normed[start : start + length] for start in range(0, len(x), length)]
                 mixed = np.concatenate([self._attention(mixer, layer, part) for part in parts])
             else:
-                gate = self._linear(f"{layer}.gate", normed)
-                mixed = gate / (1 + np.exp(-gate)) * self._linear(f"{layer}.up", normed)
+                mixed = self._linear(f"{layer}.up", normed)
+                activate = ACTIVATIONS[mixer.activation]
+                mixed = activate(self._linear(f"{layer}.gate", normed)) * mixed if mixer.gated else activate(mixed)
             (last,) = mixer.groups[-1]
             inputs[last] = mixed
             x = x + self._linear(f"{layer}.{last}", mixed)
@@ -88,8 +96,10 @@ class ReferenceModel:
         return self.head(x)
 
     def _norm(self, x: Array, name: str, norm: Norm) -> Array:
+        if norm.kind == "layer":
+            x = x - np.mean(x, axis=-1, keepdims=True)
         scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + norm.eps)
-        return x / scale * self.tensors[name]
+        return x / scale * self.tensors[name] + (self.tensors[f"{name}.bias"] if norm.bias else 0)
 
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self.tensors[name].T + self.tensors.get(f"{name}.bias", 0.0)

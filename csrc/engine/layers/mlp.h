@@ -1,4 +1,4 @@
-// down(activation(gate(x)) * up(x))
+// down(activation(gate(x)) * up(x)), or down(activation(up(x)))
 #pragma once
 
 #include <string>
@@ -14,7 +14,8 @@ class MlpLayer final : public Mixer {
   Matrix* run(Step& step, const Matrix& x) override;
 
  private:
-  decltype(VectorKernels::silu_mul) gate_ = nullptr;
+  ActivationKernels activation_;
+  bool gated_;
 };
 
 }  // namespace gossamer

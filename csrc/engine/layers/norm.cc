@@ -3,11 +3,10 @@
 namespace gossamer {
 
 NormLayer::NormLayer(const spec::Norm& spec, const std::string& name, int width, Build& build)
-    : eps_(spec.eps), weight_(build.weights.take_vector(name, width)) {
-  switch (spec.kind) {
-    case spec::NormKind::kRms:
-      run_ = build.vectors.rms_norm;
-  }
+    : run_(build.vectors.norms[static_cast<int>(spec.kind)]),
+      eps_(spec.eps),
+      weight_(build.weights.take_vector(name, width)) {
+  if (spec.bias) bias_ = build.weights.take_vector(name + ".bias", width);
 }
 
 std::optional<NormLayer> make_norm(const std::optional<spec::Norm>& spec, const std::string& name, int width,

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "engine/spec.h"
@@ -15,13 +16,15 @@ class NormLayer {
   NormLayer(const spec::Norm& spec, const std::string& name, int width, Build& build);
 
   void run(const float* x, float* out) const {
-    run_(x, weight_.data(), static_cast<std::int64_t>(weight_.size()), eps_, out);
+    run_(x, weight_.data(), bias_.empty() ? nullptr : bias_.data(), static_cast<std::int64_t>(weight_.size()), eps_,
+         out);
   }
 
  private:
-  decltype(VectorKernels::rms_norm) run_ = nullptr;
+  std::remove_extent_t<decltype(VectorKernels::norms)> run_;
   float eps_;
   std::vector<float> weight_;
+  std::vector<float> bias_;  // empty: none
 };
 
 // The one that is described, if any.

@@ -1,5 +1,6 @@
 // Norm, rotary, gates and their kin, and the table of them and of attend-inl.h. Results do not depend on the number of
 // tokens or threads.
+#include "kernels/cpu/activations-inl.h"
 #include "kernels/cpu/attend-inl.h"
 #include "kernels/cpu/lanes-inl.h"
 #include "kernels/vector_kernels.h"
@@ -8,7 +9,11 @@ namespace gossamer {
 namespace GOSSAMER_NS {
 namespace {
 
-void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept {
+void add(float* x, const float* y, int64_t n) noexcept {
+  for (int64_t i = 0; i < n; ++i) x[i] += y[i];
+}
+
+void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_t n, float eps, float* out) noexcept {
   F16 squares = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -23,6 +28,27 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   i = 0;
   for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i) * splat(scale) * load(weight + i));
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* out) noexcept {
+  F16 sums = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sums += load(x + i);
+  if (i < n) sums += load_part(x + i, n - i);
+  const float mean = sum_lanes(sums) / (float)n;
+  F16 squares = {};
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    const F16 v = load(x + i) - splat(mean);
+    squares += v * v;
+  }
+  float rest[kLanes] = {};
+  for (int64_t j = i; j < n; ++j) rest[j - i] = x[j] - mean;
+  squares += load(rest) * load(rest);
+  const float scale = 1.0F / sqrtf(sum_lanes(squares) / (float)n + eps);
+  for (i = 0; i + kLanes <= n; i += kLanes)
+    store(out + i, (load(x + i) - splat(mean)) * splat(scale) * load(weight + i));
+  for (; i < n; ++i) out[i] = (x[i] - mean) * scale * weight[i];
+  if (bias != nullptr) add(out, bias, n);
 }
 
 // All bits of the lanes that are NaN.
@@ -146,23 +172,6 @@ void narrow(const float* x, int64_t n, FloatType type, void* out) noexcept {
   }
 }
 
-void silu_mul(float* gate, const float* up, int64_t n) noexcept {
-  const F16 one = splat(1.0F);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const F16 g = load(gate + i);
-    store(gate + i, g / (one + exponential(-g)) * load(up + i));
-  }
-  if (i < n) {
-    const F16 g = load_part(gate + i, n - i);
-    store_part(gate + i, g / (one + exponential(-g)) * load_part(up + i, n - i), n - i);
-  }
-}
-
-void add(float* x, const float* y, int64_t n) noexcept {
-  for (int64_t i = 0; i < n; ++i) x[i] += y[i];
-}
-
 void rope(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines, const float* sines) noexcept {
   for (int32_t h = 0; h < heads; ++h, x += head_dim) {
     for (int32_t j = 0; j < half; ++j) {
@@ -177,7 +186,19 @@ void rope(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* 
 }  // namespace
 
 extern const VectorKernels kVectorKernels;
-const VectorKernels kVectorKernels = {rms_norm, quantize, to_bf16, widen, narrow, silu_mul, add, rope};
+const VectorKernels kVectorKernels = {
+    {rms_norm, layer_norm},  // by NormKind
+    quantize,
+    to_bf16,
+    widen,
+    narrow,
+    add,
+    rope,
+    // by Activation
+    {{activate<Silu>, activate_mul<Silu>},
+     {activate<Gelu>, activate_mul<Gelu>},
+     {activate<GeluTanh>, activate_mul<GeluTanh>}},
+};
 
 extern const KvKernels kKvKernels[kKvTypeCount];
 const KvKernels kKvKernels[kKvTypeCount] = {

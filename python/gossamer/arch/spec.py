@@ -33,19 +33,23 @@ class Norm:
     """A norm over the width of the stream.
 
     Attributes:
-        kind: "rms": x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019).
+        kind: "rms": x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019); "layer": the same of x - mean(x) (Ba et al.
+            2016).
         eps: Added to the mean square.
+        bias: Whether a bias is added behind the weight; "layer" alone has one.
     """
 
-    kind: Literal["rms"]
+    kind: Literal["rms", "layer"]
     eps: float
+    bias: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.eps < math.inf, f"eps must be finite and not negative, got {self.eps}")
+        require(self.kind == "layer" or not self.bias, f"a norm of kind {self.kind!r} has no bias")
 
     def vectors(self, name: str, width: int) -> dict[str, int]:
         """Returns the lengths of what a norm of some name has."""
-        return {name: width}
+        return {name: width, f"{name}.bias": width} if self.bias else {name: width}
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class Mlp:
 
     Attributes:
         width: Outputs of `up`.
-        activation: "silu": x / (1 + exp(-x)).
+        activation: "silu": x / (1 + exp(-x)); "gelu": x times the normal distribution's share below x (Hendrycks and
+            Gimpel 2016); "gelu_tanh": its approximation by a tanh.
         gated: Whether there is a gate.
         biases: Linears that have a bias.
     """
@@ -148,23 +153,23 @@ class Mlp:
     part: ClassVar[str] = "mlp"
     name: ClassVar[str] = "mlp"
     width: int
-    activation: Literal["silu"]
-    gated: Literal[True] = True
+    activation: Literal["silu", "gelu", "gelu_tanh"]
+    gated: bool = True
     biases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _sizes(self, "width")
-        _check_biases(self, ("gate", "up", "down"))
+        _check_biases(self, (*self.groups[0], "down"))
 
     def linears(self, hidden: int) -> dict[str, Linear]:
         """Returns its matrices by their short names, in the order of the computation."""
-        shapes = {"gate": (self.width, hidden), "up": (self.width, hidden), "down": (hidden, self.width)}
+        shapes = {**dict.fromkeys(self.groups[0], (self.width, hidden)), "down": (hidden, self.width)}
         return {name: Linear(*shape, name in self.biases) for name, shape in shapes.items()}
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Linears that read the same inputs; the output of the last group joins the stream."""
-        return (("gate", "up"), ("down",))
+        return (("gate", "up") if self.gated else ("up",), ("down",))
 
     def vectors(self) -> dict[str, int]:
         """Returns the lengths of the vectors that it has beside biases."""
