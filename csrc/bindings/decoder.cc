@@ -153,10 +153,11 @@ class PyDecoder {
     return take([&] { return decoder_->weight_bytes(); });
   }
 
-  py::array embed(const py::object& ids) {
+  py::array embed(const py::object& ids, int sequence_length) {
     const std::vector<std::int32_t> tokens = to_tokens(ids, decoder_->spec().vocab);
     const int n = to_int(static_cast<py::ssize_t>(tokens.size()), "the number of tokens");
-    return to_array(take([&] { return decoder_->embed(tokens.data(), n); }), {n, decoder_->spec().hidden});
+    return to_array(take([&] { return decoder_->embed(tokens.data(), n, sequence_length); }),
+                    {n, decoder_->spec().hidden});
   }
 
   py::tuple forward_block(int index, const py::object& array, const std::vector<std::string>& names,
@@ -245,7 +246,7 @@ void register_decoder(py::module_& module) {
       .def("rollback", &PyDecoder::rollback, arg("seq"), arg("n"))
       .def("free", &PyDecoder::free, arg("seq"))
       .def("length", &PyDecoder::length, arg("seq"))
-      .def("embed", &PyDecoder::embed, arg("tokens"))
+      .def("embed", &PyDecoder::embed, arg("tokens"), arg("sequence_length") = 0)
       .def("forward_block", &PyDecoder::forward_block, arg("index"), arg("hidden"),
            arg("capture") = std::vector<std::string>(), arg("sequence_length") = 0)
       .def("block_inputs", &PyDecoder::block_inputs, arg("index"), arg("hidden"), arg("capture"),

@@ -118,11 +118,14 @@ StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOption
   return result;
 }
 
-std::vector<float> Decoder::embed(const std::int32_t* tokens, int n) const {
+std::vector<float> Decoder::embed(const std::int32_t* tokens, int n, int sequence_length) const {
+  const int length = sequence_length == 0 ? std::max(n, 1) : sequence_length;
+  require(length > 0 && n % length == 0, "tokens (", n, ") must be a multiple of sequence_length (", length, ")");
+  require(length <= spec_.context, "sequences of ", length, " tokens are beyond the context of ", spec_.context);
   std::vector<float> out(static_cast<std::size_t>(n) * static_cast<std::size_t>(spec_.hidden));
   for (int i = 0; i < n; ++i) {
     check_token(tokens[i], spec_.vocab);
-    embedding_->row(tokens[i], out.data() + static_cast<std::int64_t>(i) * spec_.hidden);
+    embedding_->row(tokens[i], i % length, out.data() + static_cast<std::int64_t>(i) * spec_.hidden);
   }
   return out;
 }

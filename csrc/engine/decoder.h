@@ -45,8 +45,8 @@ class Decoder {
   // Appends the tokens of each entry to its sequence. When it throws, no sequence has changed.
   StepResult step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll);
 
-  // [n][hidden]
-  std::vector<float> embed(const std::int32_t* tokens, int n) const;
+  // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.
+  std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length) const;
   // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from
   // 0. `whole` false: only as far as the captures need; `hidden` is then scratch.
   void forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, bool whole,

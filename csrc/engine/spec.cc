@@ -77,6 +77,14 @@ void check(const Mlp& mlp, int hidden, const Where& where) {
   check_biases(mlp.biases, mlp.groups(hidden), where);
 }
 
+void check(const Learned& learned, int context, const Where& where) {
+  where.size("count", learned.count);
+  where.must(learned.offset >= 0 && learned.offset < learned.count, ".offset must be below ", learned.count, ", got ",
+             learned.offset);
+  where.must(context <= learned.count - learned.offset, " has ", learned.count - learned.offset,
+             " positions, fewer than the context of ", context);
+}
+
 void check(const Block& block, int hidden, const Where& where) {
   where.must(!block.branches.empty(), ".branches is empty");
   std::vector<std::string> names;
@@ -117,6 +125,9 @@ void validate(const Transformer& transformer) {
   where.size("hidden", transformer.hidden);
   where.size("vocab", transformer.vocab);
   where.size("context", transformer.context);
+  if (transformer.embedding.positions)
+    std::visit([&](const auto& part) { check(part, transformer.context, where / "embedding" / "positions"); },
+               *transformer.embedding.positions);
   const Stack& stack = transformer.stack;
   const Where mine = where / "stack";
   for (std::size_t i = 0; i < stack.kinds.size(); ++i) check(stack.kinds[i], transformer.hidden, (mine / "kinds")[i]);

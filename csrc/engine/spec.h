@@ -142,9 +142,25 @@ struct Stack {
   }
 };
 
-struct Embedding {
+struct Learned {
+  static constexpr const char* kPart = "learned";
+  int count = 0;
+  int offset = 0;
+
   template <class Visitor>
-  void visit(Visitor&) {}
+  void visit(Visitor& field) {
+    field("count", count);
+    field("offset", offset);
+  }
+};
+
+struct Embedding {
+  std::optional<std::variant<Learned>> positions;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("positions", positions);
+  }
 };
 
 struct Head {

@@ -318,8 +318,8 @@ class Decoder:
     def length(self, seq: int) -> int:
         """Returns the tokens that a sequence holds, 0 for an unknown one."""
 
-    def embed(self, tokens: ArrayLike) -> NDArray[np.float32]:
-        """Returns embeddings [n, hidden] of token ids."""
+    def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> NDArray[np.float32]:
+        """Returns embeddings [n, hidden] of token ids: consecutive sequences of so many tokens (0: one)."""
 
     def forward_block(
         self, index: int, hidden: ArrayLike, capture: Sequence[str] = ..., sequence_length: int = 0

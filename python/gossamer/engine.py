@@ -78,8 +78,8 @@ class Engine(Protocol):
 class Blocks(Protocol):
     """The blocks of a model, run one at a time over hidden states that the caller holds."""
 
-    def embed(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Returns embeddings [n, hidden] of token ids [n]."""
+    def embed(self, tokens: NDArray[np.int32], sequence_length: int = 0) -> NDArray[np.float32]:
+        """Returns embeddings [n, hidden] of token ids [n]: consecutive sequences of so many tokens (0: one)."""
 
     def forward_block(
         self, index: int, hidden: NDArray[np.float32], capture: Sequence[str] = (), sequence_length: int = 0

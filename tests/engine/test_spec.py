@@ -105,7 +105,10 @@ def test_a_value_of_another_kind_is_refused_at_its_place() -> None:
         ((*ATTENTION, "positions", "scale"), -1.0, "positions.scale must be finite and above 0, got -1"),
         ((*MLP, "activation"), "relu", "mixer.activation must be 'silu' or 'gelu' or 'gelu_tanh', got 'relu'"),
         ((*MLP, "width"), 0, "mixer.width must be between 1"),
-        ((*MLP, "gated"), False, "mixer.gated must be true"),
+        ((*MLP, "gated"), 1, "mixer.gated must be true or false"),
+        (("stack", "norm", "bias"), True, "transformer.stack.norm.bias must be false for this kind"),
+        (("embedding", "positions"), {"part": "learned", "count": 8, "offset": 8}, "offset must be below 8, got 8"),
+        (("embedding", "positions"), {"part": "learned", "count": 8, "offset": 1}, "has 7 positions, fewer than"),
     ],
 )
 def test_what_is_out_of_range_is_named(path: Path, value: Any, message: str) -> None:

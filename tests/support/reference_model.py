@@ -42,9 +42,13 @@ class ReferenceModel:
         assert value.shape == self.tensors[name].shape
         self.tensors[name] = np.asarray(value, dtype=np.float64)
 
-    def embed(self, tokens: ArrayLike) -> Array:
-        """Returns [tokens, hidden]."""
-        return self.tensors["embed"][np.asarray(tokens)]
+    def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> Array:
+        """Returns [tokens, hidden] of consecutive sequences of so many tokens (0: one)."""
+        found = self.tensors["embed"][np.asarray(tokens)]
+        if learned := self.config.embedding.positions:
+            rows = learned.offset + np.arange(len(found)) % (sequence_length or max(len(found), 1))
+            found = found + self.tensors["positions"][rows]
+        return found
 
     def forward_block(
         self, index: int, hidden: ArrayLike, capture: Sequence[str] = (), sequence_length: int = 0

@@ -13,11 +13,15 @@ class EmbeddingLayer {
   EmbeddingLayer(const spec::Transformer& spec, Build& build);
 
   const Linear& weight() const { return *weight_; }
-  void row(std::int32_t token, float* out) const { unpack_row(weight_->weight().view(), token, out); }
+  void row(std::int32_t token, int position, float* out) const;
   void run(Step& step, Matrix& out) const;
 
  private:
   std::unique_ptr<Linear> weight_;
+  std::unique_ptr<Linear> positions_;  // null: none
+  int offset_ = 0;                     // the row of position 0
+  const VectorKernels& vectors_;
+  int cols_;
 };
 
 }  // namespace gossamer

@@ -262,8 +262,34 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """Positions that were learned: a row each of the matrix "positions", added to the embedding.
+
+    Attributes:
+        count: Rows.
+        offset: Row of the first position.
+    """
+
+    part: ClassVar[str] = "learned"
+    count: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        _sizes(self, "count")
+        require(
+            type(self.offset) is int and 0 <= self.offset < self.count, f"offset must be in count, got {self.offset}"
+        )
+
+
+@dataclass(frozen=True)
 class Embedding:
-    """How tokens become the stream: a row each of the matrix "embed"."""
+    """How tokens become the stream: a row each of the matrix "embed".
+
+    Attributes:
+        positions: What is added by the position of a token.
+    """
+
+    positions: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -299,6 +325,9 @@ class Transformer:
 
     def __post_init__(self) -> None:
         _sizes(self, "hidden", "vocab", "context")
+        if learned := self.embedding.positions:
+            most = learned.count - learned.offset
+            require(self.context <= most, f"context {self.context} is beyond the {most} positions that were learned")
 
     @property
     def layers(self) -> int:
@@ -329,10 +358,12 @@ class Transformer:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights, [outputs, inputs], and vectors by canonical name.
 
-        Those are "embed", "layers.3.q", "layers.3.q.bias", "layers.3.attn_norm", "norm" and, where it is not tied,
-        "head".
+        Those are "embed", "positions", "layers.3.q", "layers.3.q.bias", "layers.3.attn_norm", "norm" and, where it is
+        not tied, "head".
         """
         found: dict[str, tuple[int, ...]] = {"embed": (self.vocab, self.hidden)}
+        if self.embedding.positions:
+            found["positions"] = (self.embedding.positions.count, self.hidden)
         for layer, block in enumerate(self.stack):
             for branch in block.branches:
                 for name, linear in branch.mixer.linears(self.hidden).items():

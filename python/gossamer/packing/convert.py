@@ -24,7 +24,8 @@ from .replan import PLANNED_FOR, this_processor
 if TYPE_CHECKING:
     from .. import _core
 
-_HEAD = ("embed", "head")  # always dense; a tied head is the embedding
+_HEAD = ("embed", "head")  # a tied head is the embedding
+_TABLES = (*_HEAD, "positions")  # always dense; rows of positions are few, and stay as they are
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ def pack_checkpoint(
         if values.ndim == 1:
             vectors[name] = np.array(values, np.float32)
             continue
-        type_ = _resolve(head if name in _HEAD else weights, checkpoint.dtype(stored))
-        put(name, values, type_, "dense" if name in _HEAD else format, f"tensor {stored}")
+        wanted = (head if name in _HEAD else STORED) if name in _TABLES else weights
+        type_ = _resolve(wanted, checkpoint.dtype(stored))
+        put(name, values, type_, "dense" if name in _TABLES else format, f"tensor {stored}")
         if stored in checkpoint.low_rank:
             branch, finer = checkpoint.low_rank[stored], "int8" if type_ == "int4" else type_
             for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):

@@ -253,7 +253,7 @@ def _decoder(
     for name, place in sources.items():
         values = source.read(place, finite=True)
         if values.ndim == 2:
-            weights[name] = _measured(values)
+            weights[name] = _core.pack(values, "dense", "f32") if name == "positions" else _measured(values)
             sizes[name] = _size(values)
         else:
             vectors[name] = values

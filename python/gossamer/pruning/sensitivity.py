@@ -42,7 +42,7 @@ class Probe:
         self._model = model
         self._length = chosen.shape[1]
         self._read = read
-        self._states = [blocks.embed(chosen.reshape(-1))]
+        self._states = [blocks.embed(chosen.reshape(-1), self._length)]
         self._squares: dict[str, NDArray[np.float64]] = {}
         for layer, block in enumerate(model.blocks):
             firsts = [group.linears[0] for group in block.groups]

@@ -60,7 +60,8 @@ def prune_blocks(
     """
     length = windows.shape[1]
     per_chunk = max(1, _CHUNK_TOKENS // length)
-    pruned = [blocks.embed(part.reshape(-1)) for part in np.split(windows, range(per_chunk, len(windows), per_chunk))]
+    parts = np.split(windows, range(per_chunk, len(windows), per_chunk))
+    pruned = [blocks.embed(part.reshape(-1), length) for part in parts]
     dense = list(pruned)
 
     def prune_group(group: Group, moments: _Moments) -> Matrix:
