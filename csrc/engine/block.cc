@@ -3,7 +3,7 @@
 namespace gossamer {
 
 Block::Block(const spec::Block& spec, const std::string& prefix, int& kv_layer, Build& build)
-    : first_kv_layer_(kv_layer), read_(build.workspace.matrix("normed", build.hidden)) {
+    : parallel_(spec.parallel), first_kv_layer_(kv_layer), read_(build.workspace.matrix("normed", build.hidden)) {
   for (const spec::Branch& branch : spec.branches) {
     const std::string norm = prefix + spec::name_of(branch.mixer) + "_norm";
     branches_.push_back(
@@ -21,12 +21,17 @@ Projection* Block::find(const std::string& name) {
 }
 
 bool Block::run(Step& step, ResidualStream& stream) {
+  deltas_.clear();
   for (const Branch& branch : branches_) {
     stream.read(branch.before ? &*branch.before : nullptr, read_);
     const Matrix* delta = branch.mixer->run(step, read_);
     if (delta == nullptr) return false;
-    stream.add(*delta);
+    if (!parallel_)
+      stream.add(*delta);
+    else
+      deltas_.push_back(delta);
   }
+  for (const Matrix* delta : deltas_) stream.add(*delta);
   return true;
 }
 

@@ -41,6 +41,8 @@ class Block {
   };
 
   std::vector<Branch> branches_;
+  bool parallel_;                      // all branches read the stream as it came
+  std::vector<const Matrix*> deltas_;  // what they add then; kept for its memory
   int first_kv_layer_;
   std::vector<KvShape> kv_shapes_;
   Matrix& read_;

@@ -122,10 +122,12 @@ struct Branch {
 
 struct Block {
   std::vector<Branch> branches;
+  bool parallel = false;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("branches", branches);
+    field("parallel", parallel);
   }
 };
 

@@ -63,9 +63,10 @@ class ReferenceModel:
         layer = f"layers.{index}"
         inputs: dict[str, Array] = {}
 
-        for branch in self.config.blocks[index].branches:
-            mixer = branch.mixer
-            normed = x if branch.before is None else self._norm(x, f"{layer}.{mixer.name}_norm", branch.before)
+        block, entered = self.config.blocks[index], x
+        for branch in block.branches:
+            mixer, read = branch.mixer, entered if block.parallel else x
+            normed = read if branch.before is None else self._norm(read, f"{layer}.{mixer.name}_norm", branch.before)
             inputs.update(dict.fromkeys(mixer.groups[0], normed))
             if isinstance(mixer, Attention):
                 parts = [normed[start : start + length] for start in range(0, len(x), length)]

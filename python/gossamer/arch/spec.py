@@ -219,9 +219,11 @@ class Block:
 
     Attributes:
         branches: In the order of the computation; no two of one name.
+        parallel: Whether all of them read the stream as it came into the block (GPT-J, GPT-NeoX).
     """
 
     branches: tuple[Branch, ...]
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         names = [branch.mixer.name for branch in self.branches]
