@@ -1,0 +1,107 @@
+"""GPT-2: layer norms, learned positions, a plain MLP, and linears that are stored with inputs first."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..errors import GossamerError
+from . import keys
+from .fields import flag, integer, number, words
+from .sources import Source
+from .spec import (
+    MOST_LAYERS,
+    Attention,
+    Block,
+    Branch,
+    Embedding,
+    Head,
+    Learned,
+    Mlp,
+    Norm,
+    Stack,
+    Transformer,
+    attention_scale,
+)  # fmt: skip
+
+PREFIX = "transformer."
+
+_KEYS = words(
+    """
+    activation_function layer_norm_epsilon n_ctx n_embd n_head n_inner n_layer n_positions reorder_and_upcast_attn
+    tie_word_embeddings vocab_size
+    """
+)
+_ACTIVATIONS: dict[Any, Literal["silu", "gelu", "gelu_tanh"]] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_STORED = {
+    "embed": "transformer.wte",
+    "positions": "transformer.wpe",
+    "attn_norm": "ln_1",
+    "o": "attn.c_proj",
+    "mlp_norm": "ln_2",
+    "up": "mlp.c_fc",
+    "down": "mlp.c_proj",
+    "norm": "transformer.ln_f",
+    "head": "lm_head",
+}
+_FUSED = ("q", "k", "v")
+
+
+def describe(config: dict[str, Any]) -> Transformer:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    hidden, heads = integer(config, "n_embd"), integer(config, "n_head")
+    if hidden % heads:
+        raise GossamerError(f"n_embd {hidden} is not a multiple of n_head {heads}")
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise GossamerError(f"activation_function {activation!r:.80} is not supported; there are: {known}")
+    unread(config)
+    norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True)
+    dim = hidden // heads
+    attention = Attention(heads, heads, dim, attention_scale(dim), None, ("q", "k", "v", "o"))
+    width = integer(config, "n_inner", 4 * hidden)
+    mlp = Mlp(width, _ACTIVATIONS[activation], gated=False, biases=("up", "down"))
+    block = Block((Branch(attention, norm), Branch(mlp, norm)))
+    stack = Stack((block,), (0,) * integer(config, "n_layer", most=MOST_LAYERS), norm)
+    context = integer(config, "n_positions", 1024)
+    embedding = Embedding(Learned(context))
+    head = Head(config.get("tie_word_embeddings") is None or flag(config, "tie_word_embeddings"))
+    return Transformer(hidden, integer(config, "vocab_size"), context, embedding, stack, head)
+
+
+def unread(config: dict[str, Any]) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    # Summaries are what other heads than this one have.
+    return keys.unread({key: value for key, value in config.items() if not key.startswith("summary_")}, _KEYS)
+
+
+def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:  # noqa: ARG001
+    """Lists the biases that there may be; see `gossamer.arch.Family`. All of them are there."""
+    return {}
+
+
+def sources(config: dict[str, Any]) -> dict[str, Source]:
+    """Lists the tensors; see `gossamer.arch.Family`."""
+    outline = describe(config)
+    found = {}
+    for name, shape in outline.tensors.items():
+        parts = name.split(".")
+        kind = "bias" if parts[-1] == "bias" else "weight"
+        if parts[0] != "layers":
+            found[name] = Source(f"{_STORED[parts[0]]}.{kind}", shape)
+            continue
+        prefix, own = f"transformer.h.{parts[1]}.", parts[2]
+        transpose = len(shape) == 2
+        if own in _FUSED:
+            rows = (_FUSED.index(own) * outline.hidden, outline.hidden, 3 * outline.hidden)
+            stored = (*shape[1:], 3 * outline.hidden)
+            found[name] = Source(f"{prefix}attn.c_attn.{kind}", stored, transpose=transpose, rows=rows)
+        else:
+            found[name] = Source(f"{prefix}{_STORED[own]}.{kind}", shape[::-1], transpose=transpose)
+    return found
