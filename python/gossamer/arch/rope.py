@@ -41,12 +41,13 @@ class Rotary:
     context: int
 
 
-def rotary(config: dict[str, Any], head_dim: int) -> Rotary:
+def rotary(config: dict[str, Any], head_dim: int, partial: float = 1.0) -> Rotary:
     """Reads the rotary embedding of a checkpoint; the old layout (`rope_scaling`, `rope_theta`) and the new one.
 
     Args:
         config: Content of config.json.
-        head_dim: Width of a head, even; all of it is rotated.
+        head_dim: Dimensions of a head that are rotated, even.
+        partial: The share of a head that they are, which is all that the config may ask for.
 
     Raises:
         GossamerError: a key is missing, has a bad value, or asks for a variant that is not supported.
@@ -57,7 +58,7 @@ def rotary(config: dict[str, Any], head_dim: int) -> Rotary:
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if not isinstance(kind, str) or kind not in _VARIANTS:
         raise GossamerError(f"{_WHERE}: rope_type {kind!r:.80} is not supported; there are: {', '.join(_VARIANTS)}")
-    if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1, 1.0):
+    if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, partial):
         raise GossamerError(f"{_WHERE}: partial_rotary_factor is not supported")
     theta = number(parameters, "rope_theta", number(config, "rope_theta", 10000.0), _WHERE)
     if theta <= 1:
