@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from gossamer.errors import GossamerError
 from gossamer.text.tokenizer import Tokenizer
-from tiny import tiny_config
+from tiny import save_tokenizer, tiny_config
 
 WORDS = ["<unk>", "<s>", "</s>", "[STOP]", *(f"<0x{i:02X}>" for i in range(256)), *"▁abcdefghijklmnopqrstuvwxyz"]
 TEXTS = ["ab c", " ab", "ab</s>ab c", "x [STOP]y", "</s>", "é", "a[TOOL] b[MORE]"]
@@ -157,3 +157,37 @@ def test_many_added_tokens_have_the_numbers_of_transformers(tmp_path: Path) -> N
     tokenizer = compare(write(tmp_path, tokenizer_config={"added_tokens_decoder": listed, **named}))
     text = "".join(f"<{number}>" for number in range(320))
     assert tokenizer.encode(text) == AutoTokenizer.from_pretrained(tmp_path).encode(text)
+
+
+def test_special_tokens_are_split_where_the_settings_say_so(tmp_path: Path) -> None:
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "split_special_tokens": True}
+    write(tmp_path, tokenizer_config=named)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "again").mkdir()
+    tokenizer.save(tmp_path / "again")
+    for ours in (tokenizer, Tokenizer.from_folder(tmp_path / "again")):
+        for text in TEXTS:
+            assert ours.encode(text) == theirs.encode(text)
+        assert WORDS.index("</s>") not in ours.encode("ab</s>")
+
+
+@pytest.mark.parametrize("steps", ["one", "several"])
+@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("blank", [True, False, None])
+def test_byte_level_tokenizers_begin_with_a_blank_as_transformers_does(
+    tmp_path: Path, kind: str, steps: str, blank: bool | None
+) -> None:
+    save_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(eos_token_id=None)))
+    if steps == "several":
+        backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "Qwen2Tokenizer")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([byte_level])
+        backend.save(str(tmp_path / "tokenizer.json"))
+    named: dict[str, Any] = {"tokenizer_class": kind, "eos_token": "<|im_end|>"}
+    named |= {} if blank is None else {"add_prefix_space": blank}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("ab c", " ab", "the net", "<|im_end|>ab"):
+        assert ours.encode(text) == theirs.encode(text)

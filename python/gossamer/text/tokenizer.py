@@ -106,6 +106,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **special,
         }
+        if self._backend.encode_special_tokens:
+            settings["split_special_tokens"] = True
         if more := {name: text for name, text in self.special_tokens.items() if name not in special}:
             settings["extra_special_tokens"] = more
         if self.chat_template is not None:

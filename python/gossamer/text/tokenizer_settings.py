@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
+_BYTE_LEVEL = ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast")
 _MORE = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 _SPECIAL = {"special": True, "normalized": False}
@@ -47,6 +48,10 @@ def apply_settings(
         usual = _LLAMA_TOKENS
         if getattr(backend.model, "byte_fallback", False):
             _begin_as_llama(backend, settings)
+    if settings.get("tokenizer_class") in _BYTE_LEVEL and isinstance(settings.get("add_prefix_space"), bool):
+        _begin_with_blank(backend, settings["add_prefix_space"])
+    if settings.get("split_special_tokens") is True:  # special tokens that stand in a text are letters like others
+        backend.encode_special_tokens = True
     listed = settings.get("added_tokens_decoder")
     if isinstance(listed, dict):
         # Those that the vocabulary lacks get the next numbers, in the order of their own.
@@ -100,6 +105,18 @@ def _register(backend: tokenizers.Tokenizer, entries: list[Any]) -> None:
     # Each call goes through all that there are, so that as many as can be go into one.
     for special, run in itertools.groupby(tokens, key=lambda token: bool(token.special)):
         (backend.add_special_tokens if special else backend.add_tokens)(list(run))
+
+
+def _begin_with_blank(backend: tokenizers.Tokenizer, blank: bool) -> None:
+    """Has a byte-level tokenizer put a blank before a text, or none, whatever tokenizer.json does."""
+    from tokenizers import pre_tokenizers
+
+    steps: Any = backend.pre_tokenizer
+    several = isinstance(steps, pre_tokenizers.Sequence)
+    for step in steps if several else [steps]:
+        if isinstance(step, pre_tokenizers.ByteLevel):
+            step.add_prefix_space = blank
+    backend.pre_tokenizer = steps
 
 
 def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
