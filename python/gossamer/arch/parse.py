@@ -20,6 +20,14 @@ def require(fair: bool, *words: object) -> None:
         raise GossamerError("".join(map(str, words)))
 
 
+def require_sizes(part: Any, *names: str, most: int = LARGEST) -> None:
+    """Raises `GossamerError` where a field of a part is no size: a whole number from 1 to `most`."""
+    for name in names:
+        value = getattr(part, name)
+        fair = type(value) is int and 1 <= value <= most
+        require(fair, f"{name} must be from 1 to {most}, got {value!r:.80}")
+
+
 def plain(value: Any) -> Any:
     """Returns a part, or a value in one, as JSON-ready values."""
     if is_dataclass(value):

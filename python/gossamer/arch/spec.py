@@ -16,16 +16,9 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
-from .parse import LARGEST, parse, plain, require
+from .parse import LARGEST, parse, plain, require, require_sizes
 
 MOST_LAYERS = 4096
-
-
-def _sizes(part: Any, *names: str, most: int = LARGEST) -> None:
-    for name in names:
-        value = getattr(part, name)
-        fair = type(value) is int and 1 <= value <= most
-        require(fair, f"{name} must be from 1 to {most}, got {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ class Attention:
     biases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _sizes(self, "heads", "kv_heads", "head_dim")
+        require_sizes(self, "heads", "kv_heads", "head_dim")
         require(self.heads % self.kv_heads == 0, f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         require(self.heads * self.head_dim <= LARGEST, f"{self.heads} heads of {self.head_dim} are too wide")
         require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
@@ -158,7 +151,7 @@ class Mlp:
     biases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _sizes(self, "width")
+        require_sizes(self, "width")
         _check_biases(self, (*self.groups[0], "down"))
 
     def linears(self, hidden: int) -> dict[str, Linear]:
@@ -277,7 +270,7 @@ class Learned:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        _sizes(self, "count")
+        require_sizes(self, "count")
         require(
             type(self.offset) is int and 0 <= self.offset < self.count, f"offset must be in count, got {self.offset}"
         )
@@ -326,7 +319,7 @@ class Transformer:
     head: Head
 
     def __post_init__(self) -> None:
-        _sizes(self, "hidden", "vocab", "context")
+        require_sizes(self, "hidden", "vocab", "context")
         if learned := self.embedding.positions:
             most = learned.count - learned.offset
             require(self.context <= most, f"context {self.context} is beyond the {most} positions that were learned")
