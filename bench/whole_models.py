@@ -149,14 +149,16 @@ def batch_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def prompts_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prompts of SmolLM2's shape, dense int8."""
+    """Prompts of SmolLM2's shape, dense int8, by type of the KV cache."""
     rows = []
-    for kv in ("f32", "f16"):
-        model = made(SMALL, "0", weights="int8", kv=kv)
-        for tokens in (512, 2048, 8000):
-            seconds = [prompt_seconds(model, tokens) for _ in range(args.rounds)]
-            row = {"tokens": tokens, "kv": kv, "tokens_per_second": tokens / statistics.median(seconds)}
-            rows.append(told(row | {"seconds": seconds}))
+    models = {kv: made(SMALL, "0", weights="int8", kv=kv) for kv in args.kv}
+    for tokens in args.tokens:
+        sides = {kv: partial(prompt_seconds, model, tokens) for kv, model in models.items()}
+        found = turns(sides, args.rounds)
+        row: dict[str, Any] = {"tokens": tokens}
+        row["tokens_per_second"] = {kv: tokens / statistics.median(seconds) for kv, seconds in found.items()}
+        row["speedup"] = {kv: over(found[args.kv[0]], seconds) for kv, seconds in found.items()}
+        rows.append(told(row | {"seconds": found}))
     return rows
 
 
@@ -177,6 +179,8 @@ def main() -> None:
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="these shapes only")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kv", nargs="+", default=("f32", "f16", "bf16"), help="of prompts; the first is the base")
+    parser.add_argument("--tokens", nargs="+", type=int, default=(512, 2048, 8000), help="of prompts")
     parser.add_argument("--seconds", type=float, default=0.4, help="of steps, each side and round")
     parser.add_argument("--name", help="of the results file (default: whole_models_KIND)")
     args = parser.parse_args()

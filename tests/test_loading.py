@@ -10,6 +10,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import gossamer
 from gguf_files import write_gguf
+from gossamer import _core
 from gossamer.errors import GossamerError
 from gossamer.loading import load, locate
 from gossamer.packing.convert import convert
@@ -53,11 +54,19 @@ def test_options_reach_the_engine(tmp_path: Path) -> None:
     assert gossamer.load is load
 
 
+def test_an_automatic_cache_is_bf16_where_pairs_are_multiplied_and_inputs_are_rounded_anyway(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    narrow = "bf16" if _core.isa() in ("avx512_bf16", "amx") else "f32"
+    assert load(folder, kv="auto", weights="int8").decoder.kv == narrow
+    assert load(folder, kv="auto").decoder.kv == "f32"
+    assert load(folder, kv="auto", weights="int8", activations="f32").decoder.kv == "f32"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
-        ({"kv": "int3"}, "kv must be one of f32, f16, got 'int3'"),
+        ({"kv": "int3"}, "kv must be one of auto, f32, f16, bf16, got 'int3'"),
         ({"activations": "x"}, "activations must be one of auto, f32, bf16, a8"),
         ({"weights": "int2"}, "weights must be one of None, auto, f32"),
         ({"threads": -1}, "threads must be from 0 to 1024, got -1"),

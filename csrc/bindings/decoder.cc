@@ -7,13 +7,15 @@
 #include "bindings/bindings.h"
 #include "bindings/spec.h"
 #include "bindings/turn.h"
+#include "kernels/vectors.h"
 
 namespace gossamer {
 namespace {
 
 KvType to_kv(const std::string& name) {
-  require(name == "f32" || name == "f16", "kv must be f32 or f16, got '", name, "'");
-  return name == "f32" ? KvType::kF32 : KvType::kF16;
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kBf16})
+    if (name == kv_name(type)) return type;
+  throw InvalidArgument(concat("kv must be f32, f16 or bf16, got '", name, "'"));
 }
 
 // Token ids as the caller gave them, copied, so that nothing can change them under a running step.
@@ -256,9 +258,7 @@ void register_decoder(py::module_& module) {
       .def("kernels", &PyDecoder::kernels)
       .def_property_readonly("vocab", [](const PyDecoder& d) { return d.decoder().spec().vocab; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().team()->size(); })
-      .def_property_readonly(
-          "kv",
-          [](const PyDecoder& d) { return std::string(d.decoder().cache().type() == KvType::kF32 ? "f32" : "f16"); })
+      .def_property_readonly("kv", [](const PyDecoder& d) { return std::string(kv_name(d.decoder().cache().type())); })
       .def_property_readonly("config", &PyDecoder::config)
       .def_property_readonly("weight_bytes", &PyDecoder::weight_bytes)
       .def_property_readonly("kv_bytes_per_token", [](const PyDecoder& d) { return d.decoder().cache().token_bytes(); })

@@ -5,6 +5,7 @@
 
 #include "common/buffer.h"
 #include "common/error.h"
+#include "kernels/vectors.h"
 
 namespace gossamer {
 namespace {
@@ -19,16 +20,18 @@ std::size_t pages_of(int length) { return static_cast<std::size_t>((length + kPa
 KvCache::KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit)
     : shapes_(std::move(layers)), type_(type), limit_(limit) {
   require(limit >= 0, "kv_limit must not be negative, got ", limit);
-  const std::int64_t element = type == KvType::kF32 ? 4 : 2;
+  const KvKernels& kernels = kv_kernels(type);
+  const std::int64_t row = std::int64_t{kPageTokens} * kernels.element_bytes;
   for (const KvShape& shape : shapes_) {
     auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) { return p.shape == shape; });
     if (pool == pools_.end()) pool = pools_.insert(pools_.end(), {shape, 0, {}});
     KvPlace place;
     place.padded_dim = static_cast<int>(round_up(static_cast<std::size_t>(shape.head_dim), 16));
     place.offset = pool->page_bytes;
-    place.v_offset = std::int64_t{kPageTokens} * shape.head_dim * element;
-    place.head_bytes = static_cast<std::int64_t>(round_up(
-        static_cast<std::size_t>(place.v_offset + std::int64_t{kPageTokens} * place.padded_dim * element), kCacheLine));
+    place.v_offset = row * static_cast<std::int64_t>(round_up(static_cast<std::size_t>(shape.head_dim),
+                                                              static_cast<std::size_t>(kernels.together)));
+    place.head_bytes = static_cast<std::int64_t>(
+        round_up(static_cast<std::size_t>(place.v_offset + row * place.padded_dim), kCacheLine));
     pool->page_bytes += shape.kv_heads * place.head_bytes;
     layers_.push_back({static_cast<int>(pool - pools_.begin()), place});
   }

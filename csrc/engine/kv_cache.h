@@ -24,8 +24,8 @@ struct CacheFull : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Layers of one shape are a pool. A page of a pool holds 64 tokens of all its layers: [layer][kv head] x (K as
-// [head_dim][64], V as [64][padded_dim]). Sequences that were forked share pages until one of them writes there.
+// Layers of one shape are a pool. A page of a pool holds 64 tokens of all its layers: [layer][kv head] x (K, V),
+// as AttentionArgs has them. Sequences that were forked share pages until one of them writes there.
 class KvCache {
  public:
   // Where a layer's keys and values lie.

@@ -6,9 +6,9 @@
 
 namespace gossamer {
 
-enum class KvType : uint8_t { kF32, kF16 };
+enum class KvType : uint8_t { kF32, kF16, kBf16 };
 
-constexpr int kKvTypeCount = 2;
+constexpr int kKvTypeCount = 3;
 
 // Element types of tensors that come from elsewhere.
 enum class FloatType : uint8_t { kF32, kBf16, kF16 };
@@ -28,7 +28,8 @@ constexpr int kAttentionRows = 48;
 // One KV head of the query groups of `tokens` tokens that follow one another, against positions [begin, end) of their
 // sequence; begin is a multiple of kAttentionSpan and end - begin <= kAttentionSpan. Token t stands at position + t and
 // sees no further; the last one sees all of it.
-// A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim].
+// A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim]; where two values
+// lie together, K as [head_dim / 2, rounded up][64 tokens][2 elements] and V as [32][padded_dim][2 tokens].
 struct AttentionArgs {
   const float* q;  // [tokens][q_stride], in each row [query_heads][head_dim]
   int64_t q_stride;
@@ -85,6 +86,8 @@ struct VectorKernels {
 
 // What depends on the KV cache's element type.
 struct KvKernels {
+  int32_t element_bytes;
+  int32_t together;  // values that lie together: AttentionArgs
   // Writes one token's K or V head into a page.
   void (*store_k)(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept;
   void (*store_v)(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept;

@@ -13,6 +13,9 @@ GOSSAMER_DECLARE_VECTORS(scalar)
 #if GOSSAMER_X86
 GOSSAMER_DECLARE_VECTORS(avx2)
 GOSSAMER_DECLARE_VECTORS(avx512)
+namespace avx512_bf16 {
+extern const KvKernels kKvBf16Kernels;
+}
 #endif
 
 const VectorKernels& vector_kernels() {
@@ -26,10 +29,16 @@ const VectorKernels& vector_kernels() {
 const KvKernels& kv_kernels(KvType type) {
   const int i = static_cast<int>(type);
 #if GOSSAMER_X86
+  if (type == KvType::kBf16 && builds_on(active_isa(), Isa::kAvx512Bf16)) return avx512_bf16::kKvBf16Kernels;
   if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kKvKernels[i];
   if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kKvKernels[i];
 #endif
   return scalar::kKvKernels[i];
+}
+
+const char* kv_name(KvType type) {
+  static constexpr const char* kNames[kKvTypeCount] = {"f32", "f16", "bf16"};
+  return kNames[static_cast<int>(type)];
 }
 
 }  // namespace gossamer

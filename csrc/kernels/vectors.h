@@ -7,5 +7,6 @@ namespace gossamer {
 
 const VectorKernels& vector_kernels();
 const KvKernels& kv_kernels(KvType type);
+const char* kv_name(KvType type);
 
 }  // namespace gossamer

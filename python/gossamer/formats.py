@@ -15,6 +15,9 @@ FORMATS = ("dense", "bitmap", "csr", "nm")
 VALUE_BITS = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}
 TYPES = tuple(VALUE_BITS)
 INTEGER_TYPES = ("int8", "int4")
+
+# Types of cached keys and values that can be asked for.
+KV_TYPES = ("auto", "f32", "f16", "bf16")
 STORED = "stored"  # in place of a type: the one that a tensor has in the checkpoint; f32 for quantized ones
 GROUPS = (0, 32, 64, 128)  # inputs a scale; 0 is the whole row
 PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .errors import GossamerError, did_you_mean
 from .folders import home
-from .formats import TYPES
+from .formats import KV_TYPES, TYPES
 from .generation.model import Model
 from .generation.ready import ready
 from .machine.threads import usable_threads
@@ -40,7 +40,9 @@ def load(
         revision: Branch, tag or commit of a hub id.
         device: "cpu" or "cuda", which needs a GPU and kernels for it; see docs/gpu.md.
         threads: Threads of the engine, at most one a processor; 0 chooses.
-        kv: Type of cached keys and values: "f32" or "f16"; on a GPU they have that of the activations.
+        kv: Type of cached keys and values: "f32", "f16", "bf16", or "auto": bf16 where the processor multiplies pairs
+            of it and inputs of linears are rounded to 8 bits anyway, otherwise f32. On a GPU they have that of the
+            activations.
         activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest. A GPU has
             bf16, and f16 where "auto" finds f16 values.
         weights: Type to pack a checkpoint's values with, in memory: one of f32, bf16, f16, int8, int4, or "auto"
@@ -52,7 +54,7 @@ def load(
     """
     for option, value, allowed in (
         ("device", device, ("cpu", "cuda")),
-        ("kv", kv, ("f32", "f16")),
+        ("kv", kv, KV_TYPES),
         ("activations", activations, ("auto", "f32", "bf16", "a8")),
         ("weights", weights, (None, "auto", *TYPES)),
     ):

@@ -8,13 +8,19 @@ namespace gossamer {
 namespace GOSSAMER_NS {
 namespace {
 
+// How a type of cached keys and values lies in a page and is multiplied. A lane holds kTogether values that lie together:
+// of K elements of one position, of V positions of one element.
 struct KvF32 {
   typedef float Element;
+  typedef float Operand;  // what a query's elements, and weights, are multiplied as: kTogether of them
+  static constexpr int kTogether = 1;
   static GOSSAMER_INLINE F16 load16(const float* p) { return load(p); }
+  static GOSSAMER_INLINE F16 splat_operand(const float* p) { return splat(*p); }
+  static GOSSAMER_INLINE F16 add(const F16& sum, const F16& a, const F16& b) { return sum + a * b; }
   static GOSSAMER_INLINE float narrow(float value) { return value; }
 };
 
-struct KvF16 {
+struct KvF16 : KvF32 {
   typedef uint16_t Element;
   static GOSSAMER_INLINE F16 load16(const uint16_t* p) { return load_f16(p); }
   // Nearest even, clamped to the largest finite value: a KV entry must not become infinite.
@@ -36,16 +42,63 @@ struct KvF16 {
   }
 };
 
+// Queries and weights are bf16, too, and go through vdpbf16ps where there is one. It takes the upper of two products
+// first, rounds each sum as a fused multiply-add does, and flushes subnormal numbers. Two multiplications and additions
+// are exactly the same, since products of bf16 fit a float, and since what is below 2^-50 counts as zero here, so that
+// nothing subnormal comes up.
+struct KvBf16 {
+  typedef uint16_t Element;
+  typedef uint32_t Operand;
+  static constexpr int kTogether = 2;
+  static GOSSAMER_INLINE I16 load16(const uint16_t* p) { return load_int(p); }
+  static GOSSAMER_INLINE I16 splat_operand(const uint32_t* p) {
+    int32_t pair;
+    memcpy(&pair, p, 4);
+    return splat_int(pair);
+  }
+  static GOSSAMER_INLINE F16 add(const F16& sum, const I16& a, const I16& b) {
+#if defined(__AVX512BF16__)
+    return {{(F16::Part)_mm512_dpbf16_ps((__m512)sum.part[0], (__m512bh)a.part[0], (__m512bh)b.part[0])}};
+#else
+    const I16 upper = splat_int((int32_t)0xffff0000U);
+    const F16 first = sum + floats_of(a & upper) * floats_of(b & upper);
+    return first + floats_of(a << 16) * floats_of(b << 16);
+#endif
+  }
+  // The lower values alone.
+  static GOSSAMER_INLINE I16 lower(const I16& values) { return values & splat_int(0xffff); }
+  // Nearest even, clamped to the largest finite value.
+  static GOSSAMER_INLINE uint16_t narrow(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    const uint32_t sign = (bits >> 16) & 0x8000U;
+    const uint32_t magnitude = bits & 0x7fffffffU;
+    if (magnitude > 0x7f800000U) return (uint16_t)(sign | 0x7fc0U);
+    if (magnitude >= 0x7f7f8000U) return (uint16_t)(sign | 0x7f7fU);
+    if (magnitude < 0x26800000U) return (uint16_t)sign;
+    return (uint16_t)(sign | ((magnitude + 0x7fffU + ((magnitude >> 16) & 1U)) >> 16));
+  }
+};
+
+template <class Kv>
+constexpr int k_rows(int head_dim) {
+  return (head_dim + Kv::kTogether - 1) / Kv::kTogether * Kv::kTogether;
+}
+
 template <class Kv>
 void store_k(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept {
-  typename Kv::Element* to = (typename Kv::Element*)page;
-  for (int32_t d = 0; d < head_dim; ++d) to[d * kPageTokens + slot] = Kv::narrow(k[d]);
+  constexpr int kTogether = Kv::kTogether;
+  typename Kv::Element* to = (typename Kv::Element*)page + slot * kTogether;
+  for (int32_t d = 0; d < k_rows<Kv>(head_dim); ++d)
+    to[d / kTogether * kTogether * kPageTokens + d % kTogether] = Kv::narrow(d < head_dim ? k[d] : 0.0F);
 }
 
 template <class Kv>
 void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept {
-  typename Kv::Element* to = (typename Kv::Element*)page + (int64_t)slot * padded_dim;
-  for (int32_t d = 0; d < head_dim; ++d) to[d] = Kv::narrow(v[d]);
+  constexpr int kTogether = Kv::kTogether;
+  typename Kv::Element* to =
+      (typename Kv::Element*)page + (int64_t)(slot / kTogether) * kTogether * padded_dim + slot % kTogether;
+  for (int32_t d = 0; d < head_dim; ++d) to[d * kTogether] = Kv::narrow(v[d]);
 }
 
 // Registers of 16 lanes that the sums of kRows queries leave room for.
@@ -84,50 +137,59 @@ GOSSAMER_INLINE void for_tiles(int rows, const Body& body) {
   if (first + 1 == rows) return body(Constant<1>{}, first);
 }
 
-// Scores of kRows queries with kParts times 16 positions of a page.
+// Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page.
 template <class Kv, int kRows, int kParts>
-void score_page(const float* q, int32_t head_dim, const typename Kv::Element* k, float scale, float* scores) {
+void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv::Element* k, float scale,
+                float* scores) {
   F16 acc[kRows][kParts] = {};
-  for (int32_t d = 0; d < head_dim; ++d, k += kPageTokens) {
-    F16 keys[kParts];
-    for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes);
+  for (int32_t d = 0; d < lanes; ++d, k += kPageTokens * Kv::kTogether) {
+    decltype(Kv::load16(k)) keys[kParts];
+    for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes * Kv::kTogether);
     for (int r = 0; r < kRows; ++r) {
-      const F16 qd = splat(q[r * head_dim + d]);
-      for (int j = 0; j < kParts; ++j) acc[r][j] += qd * keys[j];
+      const auto qd = Kv::splat_operand(q + r * lanes + d);
+      for (int j = 0; j < kParts; ++j) acc[r][j] = Kv::add(acc[r][j], qd, keys[j]);
     }
   }
   for (int r = 0; r < kRows; ++r)
     for (int j = 0; j < kParts; ++j) store(scores + r * kScoreStride + j * kLanes, acc[r][j] * splat(scale));
 }
 
-// Adds kParts times 16 elements of `count` rows of V, each times its weight, to the outputs of kRows queries.
-template <class Kv, int kRows, int kParts>
-void mix_page(const float* weights, int count, const typename Kv::Element* v, int32_t padded_dim, float* const* outs,
-              int32_t d) {
+// Adds kParts times 16 elements of `count` times kTogether rows of V, each times its weight, to the outputs of kRows
+// queries. kLower: what lies together with the first of them must not reach the outputs, were it infinite.
+template <class Kv, int kRows, int kParts, bool kLower = false>
+void mix_page(const typename Kv::Operand* weights, int count, const typename Kv::Element* v, int32_t padded_dim,
+              float* const* outs, int32_t d) {
+  constexpr int kTogether = Kv::kTogether;
   F16 acc[kRows][kParts];
   for (int r = 0; r < kRows; ++r)
     for (int j = 0; j < kParts; ++j) acc[r][j] = load(outs[r] + d + j * kLanes);
-  for (int t = 0; t < count; ++t, v += padded_dim) {
-    F16 values[kParts];
-    for (int j = 0; j < kParts; ++j) values[j] = Kv::load16(v + j * kLanes);
+  for (int t = 0; t < count; ++t, v += kTogether * padded_dim) {
+    decltype(Kv::load16(v)) values[kParts];
+    for (int j = 0; j < kParts; ++j) {
+      values[j] = Kv::load16(v + j * kLanes * kTogether);
+      if constexpr (kLower) values[j] = Kv::lower(values[j]);
+    }
     for (int r = 0; r < kRows; ++r) {
-      const F16 weight = splat(weights[r * kScoreStride + t]);
-      for (int j = 0; j < kParts; ++j) acc[r][j] += weight * values[j];
+      const auto weight = Kv::splat_operand(weights + r * kScoreStride + t);
+      for (int j = 0; j < kParts; ++j) acc[r][j] = Kv::add(acc[r][j], weight, values[j]);
     }
   }
   for (int r = 0; r < kRows; ++r)
     for (int j = 0; j < kParts; ++j) store(outs[r] + d + j * kLanes, acc[r][j]);
 }
 
-// Turns the first `count` scores of a query into weights exp(score - largest), zero up to the next 16.
-GOSSAMER_INLINE void weigh(float* scores, int count, float* top, float* sum) {
+// The largest of the first `count` scores; those up to the next `step` become less than any.
+GOSSAMER_INLINE float top_score(float* scores, int count, int step) {
+  for (int i = count; i % step != 0; ++i) scores[i] = -INFINITY;
   F16 largest = splat(-INFINITY);
-  for (int at = 0; at < count; at += kLanes) {
-    if (at + kLanes > count)
-      for (int i = count; i < at + kLanes; ++i) scores[i] = -INFINITY;
-    largest = maximum(largest, load(scores + at));
-  }
-  *top = max_lanes(largest);
+  for (int at = 0; at < count; at += kLanes) largest = maximum(largest, load(scores + at));
+  return max_lanes(largest);
+}
+
+// Turns the first `count` scores of a query into weights exp(score - largest), zero up to the next 16.
+template <class Kv>
+GOSSAMER_INLINE void weigh(float* scores, int count, float* top, float* sum) {
+  *top = top_score(scores, count, kLanes);
   F16 total = {};
   for (int at = 0; at < count; at += kLanes) {
     const F16 weight = exponential(load(scores + at) - splat(*top));
@@ -137,9 +199,51 @@ GOSSAMER_INLINE void weigh(float* scores, int count, float* top, float* sum) {
   *sum = sum_lanes(total);
 }
 
+// The same as pairs of bf16 in the memory of the scores, zero up to the next 32. Their sum is that of what is stored.
+template <>
+GOSSAMER_INLINE void weigh<KvBf16>(float* scores, int count, float* top, float* sum) {
+  *top = top_score(scores, count, 2 * kLanes);
+  uint16_t* weights = (uint16_t*)scores;
+  for (int at = 0; at < count; at += 2 * kLanes) {  // both are read before what they become overwrites them
+    const F16 first = short_exponential(load(scores + at) - splat(*top));
+    const F16 second = short_exponential(load(scores + at + kLanes) - splat(*top));
+    store_bf16(first, weights + at);
+    store_bf16(second, weights + at + kLanes);
+  }
+  F16 total = {};
+  const I16 ones = splat_int(0x3f803f80);
+  for (int at = 0; at < count; at += 2 * kLanes) total = KvBf16::add(total, ones, load_int(weights + at));
+  *sum = sum_lanes(total);
+}
+
+// Queries one behind the other, as operands; returns where they are.
+template <class Kv>
+const typename Kv::Operand* operands(const AttentionArgs& a, float* room) {
+  if (a.tokens == 1) return a.q;
+  const size_t width = (size_t)a.query_heads * (size_t)a.head_dim;
+  for (int t = 0; t < a.tokens; ++t) memcpy(room + (size_t)t * width, a.q + t * a.q_stride, sizeof(float) * width);
+  return room;
+}
+
+template <>
+const uint32_t* operands<KvBf16>(const AttentionArgs& a, float* room) {
+  const int width = k_rows<KvBf16>(a.head_dim);
+  uint16_t* to = (uint16_t*)room;
+  for (int t = 0; t < a.tokens; ++t) {
+    for (int h = 0; h < a.query_heads; ++h, to += width) {
+      const float* q = a.q + t * a.q_stride + (int64_t)h * a.head_dim;
+      int d = 0;
+      for (; d + kLanes <= a.head_dim; d += kLanes) store_bf16(bounded(load(q + d)), to + d);
+      for (; d < width; ++d) to[d] = KvBf16::narrow(d < a.head_dim ? q[d] : 0.0F);
+    }
+  }
+  return (const uint32_t*)room;
+}
+
 template <class Kv>
 void attend(const AttentionArgs& a) noexcept {
   typedef typename Kv::Element Element;
+  typedef typename Kv::Operand Operand;
   const uint8_t* const* pages = a.pages + a.begin / kPageTokens;
   const int group = a.query_heads;
   const int rows = a.tokens * group;
@@ -147,13 +251,8 @@ void attend(const AttentionArgs& a) noexcept {
   // Positions of the span that the first token sees; each further one sees one more, up to all.
   const int shared = a.position + 1 - a.begin < count ? a.position + 1 - a.begin : count;
   float* scores = a.scratch;
-  const float* q = a.q;
-  if (a.tokens > 1) {  // the queries one behind the other
-    float* packed = scores + (int64_t)rows * kScoreStride;
-    const size_t width = (size_t)group * (size_t)a.head_dim;
-    for (int t = 0; t < a.tokens; ++t) memcpy(packed + (size_t)t * width, a.q + t * a.q_stride, sizeof(float) * width);
-    q = packed;
-  }
+  const Operand* q = operands<Kv>(a, scores + (int64_t)rows * kScoreStride);
+  const int lanes = k_rows<Kv>(a.head_dim) / Kv::kTogether;  // of a query
   for (int at = 0; at < count; at += kPageTokens) {
     const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
     const int parts = ((count - at < kPageTokens ? count - at : kPageTokens) + kLanes - 1) / kLanes;
@@ -162,8 +261,8 @@ void attend(const AttentionArgs& a) noexcept {
       constexpr int kMost = parts_a_pass<kRows>();
       for (int part = 0; part < parts; part += kMost)
         with_parts<kMost>(parts - part, [&](auto some) {
-          score_page<Kv, kRows, decltype(some)::value>(q + (int64_t)first * a.head_dim, a.head_dim, k + part * kLanes,
-                                                       a.scale,
+          score_page<Kv, kRows, decltype(some)::value>(q + (int64_t)first * lanes, lanes,
+                                                       k + part * kLanes * Kv::kTogether, a.scale,
                                                        scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
@@ -172,12 +271,13 @@ void attend(const AttentionArgs& a) noexcept {
     float* result = a.results + t * a.result_stride;
     const int seen = shared + t < count ? shared + t : count;
     for (int h = 0; h < group; ++h)
-      weigh(scores + (int64_t)(t * group + h) * kScoreStride, seen, result + h, result + group + h);
+      weigh<Kv>(scores + (int64_t)(t * group + h) * kScoreStride, seen, result + h, result + group + h);
     memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
   }
   // Adds the positions [at, at + some) of one page for `many` rows from `begin` on.
   const auto mix = [&](int begin, int many, int at, int some) {
-    const Element* v = (const Element*)(pages[at / kPageTokens] + a.offset) + (int64_t)a.head_dim * kPageTokens;
+    const Element* v =
+        (const Element*)(pages[at / kPageTokens] + a.offset) + (int64_t)k_rows<Kv>(a.head_dim) * kPageTokens;
     for_tiles(many, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = parts_a_pass<kRows>();
@@ -186,12 +286,19 @@ void attend(const AttentionArgs& a) noexcept {
         const int row = begin + first + r;
         outs[r] = a.results + row / group * a.result_stride + 2 * group + (int64_t)(row % group) * a.padded_dim;
       }
-      const float* weights = scores + (int64_t)(begin + first) * kScoreStride + at;
+      const Operand* weights = (const Operand*)(scores + (int64_t)(begin + first) * kScoreStride) + at / Kv::kTogether;
       const int parts = a.padded_dim / kLanes;
       for (int part = 0; part < parts; part += kMost)
         with_parts<kMost>(parts - part, [&](auto width) {
-          mix_page<Kv, kRows, decltype(width)::value>(weights, some, v + part * kLanes, a.padded_dim, outs,
-                                                      part * kLanes);
+          constexpr int kParts = decltype(width)::value;
+          const Element* from = v + part * kLanes * Kv::kTogether;
+          const int whole = some / Kv::kTogether;
+          mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim, outs, part * kLanes);
+          if constexpr (Kv::kTogether == 2) {
+            if (some % 2 != 0)
+              mix_page<Kv, kRows, kParts, true>(weights + whole, 1, from + (int64_t)whole * 2 * a.padded_dim,
+                                                a.padded_dim, outs, part * kLanes);
+          }
         });
     });
   };
@@ -206,6 +313,11 @@ void attend(const AttentionArgs& a) noexcept {
       if (seen > at) mix(t * group, group, at, seen - at);
     }
   }
+}
+
+template <class Kv>
+constexpr KvKernels kv_kernels() {
+  return {(int32_t)sizeof(typename Kv::Element), Kv::kTogether, store_k<Kv>, store_v<Kv>, attend<Kv>};
 }
 
 }  // namespace

@@ -100,15 +100,18 @@ GOSSAMER_INLINE I16 splat_int(int32_t value) {
 }
 
 // Register by register, since what is copied as a whole stays in memory.
-GOSSAMER_INLINE F16 load(const float* p) {
-  F16 v;
+template <class Element>
+GOSSAMER_INLINE Lanes<Element> load_lanes(const void* p) {
+  Lanes<Element> v;
   for (int i = 0; i < kLanes / kPartLanes; ++i) {
-    F16::Part part;
-    memcpy(&part, p + i * kPartLanes, sizeof part);
+    typename Lanes<Element>::Part part;
+    memcpy(&part, (const char*)p + i * kPartBytes, sizeof part);
     v.part[i] = part;
   }
   return v;
 }
+GOSSAMER_INLINE F16 load(const float* p) { return load_lanes<float>(p); }
+GOSSAMER_INLINE I16 load_int(const void* p) { return load_lanes<int32_t>(p); }
 
 GOSSAMER_INLINE void store(float* p, const F16& v) {
   for (int i = 0; i < kLanes / kPartLanes; ++i) {
@@ -178,7 +181,8 @@ GOSSAMER_INLINE F16 round_even(const F16& v) {
 }
 
 // All bits of the lanes where a < b.
-GOSSAMER_INLINE I16 less(const F16& a, const F16& b) {
+template <class Element>
+GOSSAMER_INLINE I16 less(const Lanes<Element>& a, const Lanes<Element>& b) {
   I16 out;
   for (int i = 0; i < kLanes / kPartLanes; ++i) out.part[i] = a.part[i] < b.part[i];
   return out;
@@ -203,6 +207,49 @@ GOSSAMER_INLINE F16 exponential(const F16& x) {
   p = p * r * r + r + splat(1.0F);
   const F16 scale = floats_of((to_int(n) + splat_int(127)) << 23);
   return floats_of(bits_of(p * scale) & ~tiny);
+}
+
+// e^x of x <= 0 to 2^-13, enough for 8 bits; 0 where it is below 2^-50. NaN stays NaN.
+GOSSAMER_INLINE F16 short_exponential(const F16& x) {
+  const F16 t = x * splat(1.44269504F);
+  const F16 n = round_even(t);
+  const F16 f = t - n;
+  F16 p = splat(5.500893e-2F);
+  p = p * f + splat(2.4221097e-1F);
+  p = p * f + splat(6.9328293e-1F);
+  p = p * f + splat(1.0F);
+  return floats_of((bits_of(p) + (to_int(n) << 23)) & ~less(t, splat(-49.0F)));
+}
+
+// Finite numbers as bf16 has them: not above its largest, and zero below 2^-50. NaN stays NaN.
+GOSSAMER_INLINE F16 bounded(const F16& v) {
+  const F16 most = splat(3.3895314e38F);
+  const F16 up = each<float>(v, most, [](auto a, auto b) { return a > b ? b : a; });
+  const F16 both = each<float>(up, -most, [](auto a, auto b) { return a < b ? b : a; });
+  return floats_of(bits_of(both) & ~less(maximum(both, -both), splat(0x1p-50F)));
+}
+
+// Nearest even; subnormal numbers do not come here.
+GOSSAMER_INLINE void store_bf16(const F16& v, uint16_t* out) {
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256((__m256i*)out, (__m256i)_mm512_cvtneps_pbh((__m512)v.part[0]));
+#else
+  const I16 bits = bits_of(v);
+  const I16 nan = less(splat_int(0x7f800000), bits & splat_int(0x7fffffff));
+  const I16 nearest = bits + splat_int(0x7fff) + ((bits >> 16) & splat_int(1));
+  const I16 rounded = (nearest & ~nan) | ((bits | splat_int(0x400000)) & nan);
+#if defined(__AVX2__) && !defined(__AVX512F__)  // which compilers narrow one by one
+  const I16 halves = (rounded >> 16) & splat_int(0xffff);
+  _mm256_storeu_si256((__m256i*)out, _mm256_permute4x64_epi64(
+                                         _mm256_packus_epi32((__m256i)halves.part[0], (__m256i)halves.part[1]), 0xd8));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(kPartBytes / 2)));
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+    const Halves halves = __builtin_convertvector(rounded.part[i] >> 16, Halves);
+    memcpy(out + i * kPartLanes, &halves, sizeof halves);
+  }
+#endif
+#endif
 }
 
 // 16 halves, at any address.

@@ -203,8 +203,9 @@ const VectorKernels kVectorKernels = {
 extern const KvKernels kKvKernels[kKvTypeCount];
 const KvKernels kKvKernels[kKvTypeCount] = {
     // by KvType
-    {store_k<KvF32>, store_v<KvF32>, attend<KvF32>},
-    {store_k<KvF16>, store_v<KvF16>, attend<KvF16>},
+    kv_kernels<KvF32>(),
+    kv_kernels<KvF16>(),
+    kv_kernels<KvBf16>(),
 };
 
 }  // namespace GOSSAMER_NS

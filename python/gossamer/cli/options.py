@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..formats import FORMATS, GROUPS, TYPES
+from ..formats import FORMATS, GROUPS, KV_TYPES, TYPES
 from ..generation.sampling_options import SamplingOptions
 from ..loading import DEFAULT_MODEL
 from .progress import progress
@@ -154,7 +154,10 @@ def add_engine_options(parser: argparse.ArgumentParser, *, threads: bool = True)
             "--threads", type=integer(1), default=0, metavar="N", help="threads (default: as many as pay)"
         )
     group.add_argument(
-        "--kv", choices=("f32", "f16"), default="f32", help="type of cached keys and values (default f32)"
+        "--kv",
+        choices=KV_TYPES,
+        default="f32",
+        help="type of cached keys and values: auto takes bf16 where that is fast and inputs are rounded (default f32)",
     )
     group.add_argument(
         "--activations",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
+from ..formats import INTEGER_TYPES
 from ..machine.threads import usable_threads
 from .model import Model
 
 if TYPE_CHECKING:
     from ..packing.folder import PackedModel
+
+# Tiers that multiply pairs of bf16.
+PAIRED = ("avx512_bf16", "amx")
 
 
 def ready(
@@ -25,6 +29,7 @@ def ready(
     if device == "cuda":
         return _on_gpu(packed, activations)
     threads = usable_threads(threads)
+    kv = chosen_kv(kv, packed, activations)
     try:
         decoder = _core.Decoder(
             packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
@@ -32,6 +37,16 @@ def ready(
     except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
         raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
+
+
+def chosen_kv(kv: str, packed: PackedModel, activations: str) -> str:
+    """Returns the type of cached keys and values that `kv`, which may be auto, stands for with a model."""
+    from .. import _core
+
+    if kv != "auto":
+        return kv
+    rounded = activations in ("auto", "a8") and all(weight.type in INTEGER_TYPES for weight in packed.weights.values())
+    return "bf16" if rounded and _core.isa() in PAIRED else "f32"
 
 
 def _on_gpu(packed: PackedModel, activations: str) -> Model:

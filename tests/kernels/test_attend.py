@@ -1,0 +1,63 @@
+"""Attention over caches of each type: near float32, the same on every tier, and deaf to what it must not see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from checkout import ROOT
+from engine_cases import VOCAB, config, decoder, described, tensors, tokens
+from gossamer import _core
+
+TIERS = [isa for isa in _core.isas() if isa in ("avx512_vbmi2", "avx512_bf16")]
+
+
+@pytest.mark.parametrize(("kv", "bits"), [("f16", 11), ("bf16", 8)])
+def test_a_narrow_cache_is_near_and_half_as_large(kv: str, bits: int) -> None:
+    c = config()
+    text = tokens(90)
+    wide, narrow = decoder(c), decoder(c, kv=kv)
+    error = np.abs(narrow.step([(0, text)], all_logits=True) - wide.step([(0, text)], all_logits=True)).max()
+    assert 0 < error < 20 * 2.0**-bits  # keys and values of order 1 through two blocks
+    assert (narrow.kv, narrow.kv_bytes_per_token * 2) == (kv, wide.kv_bytes_per_token)
+
+
+@pytest.mark.skipif("avx512_bf16" not in TIERS, reason="needs vdpbf16ps")
+def test_pairs_of_bf16_are_multiplied_alike_with_and_without_an_instruction_for_it() -> None:
+    """Two tiers have the same products of integers, and one of them has vdpbf16ps."""
+    code = """
+import sys
+import engine_cases as e
+d = e.decoder(e.config(head_dim=20), type="int8", kv="bf16")
+for n in (700, 1, 6):
+    sys.stdout.buffer.write(d.step([(0, e.tokens(n))], all_logits=True).tobytes())
+"""
+    found = {}
+    for isa in TIERS:
+        env = {**os.environ, "GOSSAMER_ISA": isa, "PYTHONPATH": str(ROOT / "tests/support")}
+        found[isa] = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, check=True).stdout
+    assert len(found["avx512_bf16"]) == 707 * VOCAB * 4
+    assert found["avx512_vbmi2"] == found["avx512_bf16"]
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+def test_what_is_rolled_back_reaches_nothing_were_it_infinite(kv: str) -> None:
+    c = config()
+    weights, vectors = tensors(c)
+    weights["embed"][3] = np.inf
+    packed = {name: _core.pack(values, "dense", "f32") for name, values in weights.items()}
+    text = tokens(70)
+    text[text == 3] = 4
+    clean, used = (_core.Decoder(described(c, False).to_dict(), packed, vectors, kv=kv) for _ in range(2))
+    for at in range(60, 70):
+        used.step([(0, [*text[:at], 3, 3, 3])])
+        used.rollback(0, 3)
+        expected = clean.step([(0, text[: at + 1])])
+        np.testing.assert_array_equal(used.step([(0, text[at : at + 1])]), expected)
+        assert np.isfinite(expected).all()
+        used.rollback(0, at + 1)
+        clean.rollback(0, at + 1)
