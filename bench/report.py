@@ -66,6 +66,10 @@ _FORMATS = (
     "The formats that `auto` chooses beside every single one, as tokens a second, taking turns. The last column is the "
     "speed of `auto` over the best single format's."
 )
+_PROMPTS = (
+    "Prompts of the shape of SmolLM2-135M, dense int8, as tokens a second by type of the KV cache, taking turns. In "
+    "brackets: times as fast as {base}."
+)
 
 
 def read_results() -> dict[str, Document]:
@@ -208,11 +212,23 @@ def format_choices(document: Document) -> Iterator[str]:
     yield _table(["model", "blocks", "zeros", "auto chooses", *names, "over best"], lines, left=4)
 
 
+def prompts(document: Document) -> Iterator[str]:
+    """Prompts by type of the KV cache: a row for each length."""
+    types = list(document["rows"][0]["tokens_per_second"])
+    yield _filled(_PROMPTS, base=types[0])
+    lines = []
+    for row in document["rows"]:
+        speeds = (f"{row['tokens_per_second'][kv]:.0f} ({row['speedup'][kv]:.2f})" for kv in types)
+        lines.append([str(row["tokens"]), *speeds])
+    yield _table(["tokens", *types], lines, left=0)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "kernels": ("Kernels", "python bench/kernels.py", kernels),
     "kernels_acceptance": ("What is asked of the kernels", "python bench/kernels.py --acceptance", acceptance),
     "whole_models_zeros": ("Whole models, sparse beside dense", "python bench/whole_models.py zeros", whole_models),
     "whole_models_formats": ("The formats chosen", "python bench/whole_models.py formats", format_choices),
+    "whole_models_prompts": ("Prompts", "python bench/whole_models.py prompts", prompts),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
     "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),
