@@ -77,14 +77,19 @@ __attribute__((noinline)) void a8_panels(const LinearArgs& a, int panel, int t0)
       }
     }
     for (int c = 0; c < unit; c += kRun * kWordCols, x += kRun * kWordCols) {
+      // A register a token, hidden from the compiler, which otherwise keeps an address of every dot product in memory.
+      const int8_t* row[kTokens];
+      for (int t = 0; t < kTokens; ++t) {
+        row[t] = x + t * a.x.stride;
+        __asm__("" : "+r"(row[t]));
+      }
 #pragma GCC unroll 8
       for (int i = 0; i < kRun; ++i) {
         const __m512i first = next_codes<kLayout, kType, kFirstHigh>(masks[0], v[0], fixed_step);
-        for (int t = 0; t < kTokens; ++t) add_dots(acc[0][t][i % kChains], first, x + t * a.x.stride + i * kWordCols);
+        for (int t = 0; t < kTokens; ++t) add_dots(acc[0][t][i % kChains], first, row[t] + i * kWordCols);
         if constexpr (kPanels == 2) {
           const __m512i second = next_codes<kLayout, kType, kLastHigh>(masks[1], v[1], fixed_step);
-          for (int t = 0; t < kTokens; ++t)
-            add_dots(acc[1][t][i % kChains], second, x + t * a.x.stride + i * kWordCols);
+          for (int t = 0; t < kTokens; ++t) add_dots(acc[1][t][i % kChains], second, row[t] + i * kWordCols);
         }
         // Two words with zeros of a lone panel seldom hold more than a line of values.
         if (kLayout == Layout::kDense || kPanels == 2 || i % 2 == 0)
