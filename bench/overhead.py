@@ -55,9 +55,10 @@ def measure(path: str, threads: int, rounds: int) -> dict[str, Any]:
 def _regions(model: gossamer.Model) -> list[list[_core.Weight]]:
     weights = model.weights
     regions = [
-        [weights[f"layers.{layer}.{name}"] for name in names]
-        for layer in range(model.config.layers)
-        for names in (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+        [weights[f"layers.{layer}.{name}"] for name in group]
+        for layer, block in enumerate(model.config.blocks)
+        for branch in block.branches
+        for group in branch.mixer.groups
     ]
     return [*regions, [weights.get("head") or weights["embed"]]]
 
