@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from gossamer import _core
 from gossamer.arch.llama import Sizes
 from gossamer.errors import GossamerError
-from gossamer.pruning import Target, admm, magnitude, solvers, sparsegpt, wanda
+from gossamer.pruning import Target, admm, alternating, magnitude, sparsegpt, wanda
+from gossamer.pruning.inverses import damped, inverse, inverse_factor
 from gossamer.pruning.masks import keep_pattern
 from gossamer.pruning.sequential import prune_blocks
-from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method, damped, inverse, inverse_factor
+from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method
 from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]
@@ -204,11 +205,11 @@ def test_inverse_factor_is_upper_and_inverts(size: int) -> None:
 
 @pytest.mark.parametrize("cols", [960, 900, 1])
 def test_thresholds_of_masks_that_are_not_final_see_every_column(cols: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solvers, "_SCORES", 2000)
+    monkeypatch.setattr(alternating, "_SCORES", 2000)
     rng = np.random.default_rng(0)
     scores = rng.random((30, cols), np.float32) * np.exp(rng.standard_normal(cols)).astype(np.float32)
     for fraction in (0.1, 0.5, 0.9):
-        below = np.mean(scores < solvers.lower_bound(scores, fraction))
+        below = np.mean(scores < alternating.lower_bound(scores, fraction))
         assert abs(below - fraction) < 5 * (fraction * (1 - fraction) / min(scores.size, 1000)) ** 0.5
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .allocation import ALLOCATIONS
+from .alternating import admm
 from .masks import Target
 from .options import Options
 from .pipeline import prune, prune_checkpoint
 from .result import PrunedCheckpoint, Report
-from .solvers import DEFAULT_METHOD, METHODS, admm, magnitude, sparsegpt, wanda
+from .solvers import DEFAULT_METHOD, METHODS, magnitude, sparsegpt, wanda
 
 __all__ = [
     "ALLOCATIONS",

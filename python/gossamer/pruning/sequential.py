@@ -24,8 +24,9 @@ from ..arch.spec import Group, Transformer
 from ..checkpoints.low_rank import LowRank
 from ..engine import Blocks
 from ..errors import GossamerError
+from .inverses import damped, inverse
 from .masks import Target
-from .solvers import Gram, Matrix, Method, damped, inverse, sparse_plus_low_rank
+from .solvers import Gram, Matrix, Method, Prepared, sparse_plus_low_rank
 
 # Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
 _CHUNK_TOKENS = 4096
@@ -71,12 +72,18 @@ def prune_blocks(
             weight = read(name)
             moments.check(name)
             try:
-                aimed = moments.aim(weight) if method.updates else weight
-                solved = (aimed, moments.gram, targets[name], weight != 0)
-                if rank:
-                    stored = replace(name, *sparse_plus_low_rank(*solved, method.solve, rank))
+                branch = None
+                if method.prepare and not rank:
+                    prepared = moments.prepared(method.prepare)
+                    values = prepared(weight, targets[name], weight != 0, moments.lacking(weight))
                 else:
-                    stored = replace(name, method.solve(*solved), None)
+                    aimed = moments.aim(weight) if method.updates else weight
+                    solved = (aimed, moments.gram, targets[name], weight != 0)
+                    if rank:
+                        values, branch = sparse_plus_low_rank(*solved, method.solve, rank)
+                    else:
+                        values = method.solve(*solved)
+                stored = replace(name, values, branch)
             except GossamerError as error:
                 raise GossamerError(f"{name}: {error}") from None
         return stored - weight
@@ -136,7 +143,8 @@ class _Moments:
         self.gram: Gram = np.zeros((0, 0))
         self._input_drift: Gram | None = None
         self._output_drift: Gram | None = None
-        self._inverse: Gram | None = None  # where it is there, the drifts are multiplied with it
+        self._inverse: Gram | None = None
+        self._prepared: Prepared | None = None
 
     def add(self, x: Matrix, scale: Matrix | None = None) -> None:
         """Adds a chunk of inputs, [tokens, cols], multiplied with the scale of each token, [tokens, 1]."""
@@ -164,22 +172,36 @@ class _Moments:
             if sums is not None and not np.isfinite(sums).all():
                 raise GossamerError(f"{name}: the inputs measured in calibration are not finite")
 
+    def lacking(self, weight: Matrix) -> Matrix:
+        """Returns the sum of e x^T, [rows, cols], where e is what the outputs of a weight [rows, cols] lack."""
+        lacking = np.zeros(weight.shape, np.float32)
+        if self._input_drift is not None:
+            lacking += weight @ self._input_drift.astype(np.float32)
+        if self._output_drift is not None:
+            lacking += self._output_drift
+        return lacking
+
+    def prepared(self, prepare: Callable[[Gram], Prepared]) -> Prepared:
+        """Returns a method that knows these inputs, the same for all linears that read them."""
+        if self._prepared is None:
+            self._prepared = prepare(self.gram)
+        return self._prepared
+
     def aim(self, weight: Matrix) -> Matrix:
         """Returns the weight [rows, cols] that comes nearest to the outputs of the dense model."""
         if self._inverse is None:
             self._inverse = inverse(damped(self.gram))
-            if self._input_drift is not None:
-                self._input_drift = self._input_drift @ self._inverse
-            if self._output_drift is not None:
-                self._output_drift = self._output_drift @ self._inverse
         lacking = np.zeros(weight.shape)
         if self._input_drift is not None:
             lacking += weight @ self._input_drift
         if self._output_drift is not None:
             lacking += self._output_drift
-        return np.asarray(weight + lacking, dtype=np.float32)
+        return np.asarray(weight + lacking @ self._inverse, dtype=np.float32)
 
 
 def _plus(sums: Gram | None, left: Matrix, right: Matrix) -> Gram:
-    product: Gram = (left.T @ right).astype(np.float64)
-    return product if sums is None else sums + product
+    product: Matrix = left.T @ right
+    if sums is None:
+        return product.astype(np.float64)
+    sums += product
+    return sums

@@ -6,38 +6,37 @@ it has the lowest score.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.low_rank import LowRank
-from ..errors import GossamerError
+from .alternating import Admm, admm
+from .inverses import inverse_factor
 from .masks import Target, keep_even_rows, keep_fraction, keep_pattern
 
 Matrix = NDArray[np.float32]
 Gram = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Number = TypeVar("Number", np.float32, np.float64)
 Solver = Callable[[Matrix, Gram, Target, Mask], Matrix]
 
 _BLOCK = 128
-_DAMPING = 0.01
-_SMALL = 64  # inverted as a general matrix
-# Of `admm`: how strongly the two copies pull at each other, the steps, those until the mask is final.
-_STRENGTH = np.float32(0.6)
-_STEPS = 13
-_MASK_STEPS = 9
-_SCORES = 1 << 16  # looked at for a mask that is not final
 # Of `low_rank`: directions beside those asked for, and how often they are turned towards the leading ones.
 _SPARE = 8
 _TURNS = 4
 # Of `sparse_plus_low_rank`: how often each part is fitted to what the other leaves.
 _ROUNDS = 8
+
+
+class Prepared(Protocol):
+    """A method that knows the inputs already; see `gossamer.pruning.alternating.Admm`."""
+
+    def __call__(self, weight: Matrix, target: Target, present: Mask, lacking: Matrix | None = None) -> Matrix:
+        """Prunes a matrix [rows, cols] whose outputs are to have what they lack besides."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,12 @@ class Method:
     Attributes:
         solve: What it does to a matrix: weight [rows, cols], gram [cols, cols], target, present [rows, cols].
         updates: Whether it changes the values that it keeps.
+        prepare: Does once what is the same for all matrices that read the same inputs, gram [cols, cols].
     """
 
     solve: Solver
     updates: bool
+    prepare: Callable[[Gram], Prepared] | None = None
 
 
 @dataclass(frozen=True)
@@ -214,67 +215,6 @@ def _likely(scores: Matrix, target: Target) -> Mask:
     return likely
 
 
-def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None) -> Matrix:
-    """Searches mask and values together by alternating directions (Boyd et al. 2011; for pruning, Boža 2024).
-
-    One copy of the matrix follows the outputs, the other has the zeros, and a running sum of their difference pulls
-    them together. Zeros come gradually (Zhu and Gupta 2017), and columns are scaled to inputs of the same size, so that
-    one threshold is fair to all.
-
-    Args:
-        weight: [rows, cols].
-        gram: Sum of x x^T over the calibration inputs, [cols, cols]; may be singular.
-        target: The zeros to make; an unstructured target compares over the whole matrix.
-        present: False where an entry has to be zero, [rows, cols]; any may stay by default.
-
-    Returns:
-        The pruned matrix, [rows, cols].
-    """
-    moments = damped(gram)
-    scale = np.sqrt(np.diagonal(moments))
-    allowed: Mask = np.ones(weight.shape, np.bool_) if present is None else present
-    matters = np.where(allowed, np.diagonal(gram) > 0, np.float32(0))
-    moments = (moments / np.outer(scale, scale)).astype(np.float32)
-    scale = scale.astype(np.float32)
-    free = weight * scale
-    aim = free @ moments
-    # No eigenvalue is below the strength, so that float32 does.
-    inverted = inverse(moments + _STRENGTH * np.eye(len(moments), dtype=np.float32))
-    pull = np.zeros_like(free)
-    keep = allowed
-    for step in range(_STEPS):
-        done = (step + 1) / _MASK_STEPS
-        free += pull
-        if done <= 1:
-            scores = np.abs(free)
-            scores *= matters
-            if target.pattern:
-                keep = allowed & keep_pattern(scores, target.pattern)
-            elif done < 1:
-                keep = allowed & (scores >= lower_bound(scores, target.sparsity * (1 - (1 - done) ** 3)))
-            else:
-                keep = allowed & keep_fraction(scores, target.zeros(weight.size))
-        sparse = free * keep
-        pull = free - sparse
-        sparse -= pull
-        sparse *= _STRENGTH
-        sparse += aim
-        np.matmul(sparse, inverted, out=free)
-    free += pull
-    free /= scale
-    return np.where(keep, free, np.float32(0))
-
-
-def lower_bound(scores: Matrix, fraction: float) -> float:
-    """Returns what about that fraction of the scores [rows, cols] lie below, from some of them."""
-    stride = scores.size // _SCORES + 1
-    while math.gcd(stride, scores.shape[1]) > 1:  # so that it comes to every column
-        stride += 1
-    some = scores.ravel()[::stride]
-    place = int(fraction * some.size)
-    return float(np.partition(some, place)[place])
-
-
 def sparse_plus_low_rank(
     weight: Matrix, gram: Gram, target: Target, present: Mask, solve: Solver, rank: int
 ) -> tuple[Matrix, LowRank]:
@@ -340,55 +280,6 @@ def low_rank(matrix: Matrix, gram: Gram, rank: int) -> LowRank:
     return LowRank(u.astype(np.float32), (u.T @ wide).astype(np.float32))
 
 
-def damped(gram: Gram) -> Gram:
-    """Adds 1% of the mean of the diagonal to the diagonal, which gives singular moments an inverse."""
-    return gram + _DAMPING * (float(np.diagonal(gram).mean()) or 1.0) * np.eye(len(gram))
-
-
-def inverse_factor(gram: Gram) -> Matrix:
-    """Returns the upper triangular U with U^T U proportional to damped(gram)^-1, float32 [cols, cols].
-
-    Raises:
-        GossamerError: `gram` is not positive semidefinite, even with damping.
-    """
-    moments = damped(gram)
-    moments /= np.diagonal(moments).mean()  # the scale of U is of no consequence; this one is far from float32's limits
-    try:
-        # gram = L L^T reversed on both axes gives the factor of the inverse without forming the inverse:
-        # with J the reversal, J gram J = L L^T, so gram^-1 = (J L^-T J)(J L^-1 J), and J L^-1 J is upper triangular.
-        lower = np.asarray(np.linalg.cholesky(moments[::-1, ::-1]), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        raise GossamerError("second moments of the inputs are not positive semidefinite") from None
-    return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1], dtype=np.float32)
-
-
-def inverse(matrix: NDArray[Number]) -> NDArray[Number]:
-    """Returns the inverse of a symmetric positive definite matrix; nearly all of it is products.
-
-    Raises:
-        GossamerError: the matrix is not positive definite.
-    """
-    try:
-        lower = np.asarray(np.linalg.cholesky(matrix), dtype=matrix.dtype)
-    except np.linalg.LinAlgError:
-        raise GossamerError("second moments of the inputs are not positive semidefinite") from None
-    factor = _inverse_of_lower(lower)
-    return np.asarray(factor.T @ factor)
-
-
-def _inverse_of_lower(lower: NDArray[Number]) -> NDArray[Number]:
-    """Returns the inverse of a lower triangular matrix, by halves: a quarter of a general solver's work."""
-    size = len(lower)
-    if size <= _SMALL:
-        return np.asarray(np.tril(np.linalg.inv(lower)), dtype=lower.dtype)
-    half = size // 2
-    result = np.zeros_like(lower)
-    result[:half, :half] = _inverse_of_lower(lower[:half, :half])
-    result[half:, half:] = _inverse_of_lower(lower[half:, half:])
-    result[half:, :half] = -result[half:, half:] @ (lower[half:, :half] @ result[:half, :half])
-    return result
-
-
-CALIBRATED = {"wanda": Method(wanda, False), "sparsegpt": Method(sparsegpt, True), "admm": Method(admm, True)}
+CALIBRATED = {"wanda": Method(wanda, False), "sparsegpt": Method(sparsegpt, True), "admm": Method(admm, True, Admm)}
 METHODS = ("magnitude", *CALIBRATED)
 DEFAULT_METHOD = "admm"
