@@ -146,7 +146,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
     require(std::find(known.begin(), known.end(), name) != known.end(), "no linear is called '", name,
             "'; capture takes ", joined(known));
   KvCache cache(block.kv_shapes(), cache_->type());
-  Probe probe(captures, whole);
+  Probe probe(captures, whole, tokens);
   for (int start = 0; start < tokens; start += length) {
     KvCache::Sequence& sequence = cache.sequence(0);
     cache.reserve(sequence, length);

@@ -18,8 +18,8 @@ using Captures = std::map<std::string, std::vector<float>>;
 // Asked wherever a group of linears reads its inputs.
 class Probe {
  public:
-  // whole false: once a chunk gave all that is asked for, it need not go on.
-  Probe(Captures& captures, bool whole) : captures_(captures), whole_(whole) { begin(); }
+  // whole false: once a chunk gave all that is asked for, it need not go on. tokens: of all chunks.
+  Probe(Captures& captures, bool whole, int tokens) : captures_(captures), whole_(whole), tokens_(tokens) { begin(); }
 
   // A chunk begins.
   void begin() { left_ = captures_.size(); }
@@ -30,6 +30,7 @@ class Probe {
  private:
   Captures& captures_;
   bool whole_;
+  int tokens_;
   std::size_t left_ = 0;
 };
 
