@@ -15,9 +15,10 @@ from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError, one_line
 from ..folders import check_destination, shown_name
 from ..formats import FORMATS, STORED, TYPES, check_group
+from ..machine.threads import work_ahead
 from ..progress import Progress
 from .folder import PackedModel, write_packed
-from .matrix import round_values
+from .matrix import Rounded, round_values
 from .planner import Lookup, Machine, here
 from .replan import PLANNED_FOR, this_processor
 
@@ -120,30 +121,43 @@ def pack_checkpoint(
     reasons: dict[str, str] = {}
     planned: Machine | Lookup = machine or here(progress)
 
-    def put(name: str, values: NDArray[np.float32], type_: str, format_: str, what: str) -> None:
+    sources = checkpoint.sources()
+
+    def type_of(name: str) -> str:
+        wanted = (head if name in _HEAD else STORED) if name in _TABLES else weights
+        return _resolve(wanted, checkpoint.dtype(sources[name].tensor))
+
+    def rounded(values: NDArray[np.float32], type_: str, what: str) -> Rounded:
         try:
-            rounded = round_values(values, type_, group)
-            choice = rounded.choose(format_, planned)
-            packed[name] = rounded.pack(choice)
+            return round_values(values, type_, group)
         except ValueError as error:
             raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
+
+    def read(name: str) -> Rounded | NDArray[np.float32]:
+        values = checkpoint.read(sources[name])
+        if values.ndim == 1:
+            return np.array(values, np.float32)
+        return rounded(values, type_of(name), f"tensor {sources[name].tensor}")
+
+    def put(name: str, matrix: Rounded, format_: str) -> None:
+        choice = matrix.choose(format_, planned)
+        packed[name] = matrix.pack(choice)
         reasons[name] = choice.reason
 
-    sources = checkpoint.sources()
-    for done, (name, source) in enumerate(sources.items()):
+    # Nothing else may run where formats are measured.
+    threads = 1 if format == "auto" and machine is None else 0
+    for done, (name, made) in enumerate(work_ahead(read, sources, threads)):
         if progress:
             progress(done, len(sources), f"packing {name}")
-        values, stored = checkpoint.read(source), source.tensor
-        if values.ndim == 1:
-            vectors[name] = np.array(values, np.float32)
+        if not isinstance(made, Rounded):
+            vectors[name] = made
             continue
-        wanted = (head if name in _HEAD else STORED) if name in _TABLES else weights
-        type_ = _resolve(wanted, checkpoint.dtype(stored))
-        put(name, values, type_, "dense" if name in _TABLES else format, f"tensor {stored}")
+        put(name, made, "dense" if name in _TABLES else format)
+        stored = sources[name].tensor
         if stored in checkpoint.low_rank:
-            branch, finer = checkpoint.low_rank[stored], "int8" if type_ == "int4" else type_
+            branch, finer = checkpoint.low_rank[stored], "int8" if made.type == "int4" else made.type
             for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
-                put(name + key, factor, finer, "auto", f"low-rank branch of {stored}")
+                put(name + key, rounded(factor, finer, f"low-rank branch of {stored}"), "auto")
     if progress:
         progress(len(sources), len(sources), "packing")
     name = shown_name(checkpoint.path)

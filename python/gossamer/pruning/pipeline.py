@@ -14,7 +14,7 @@ from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
 from ..generation.windows import sampled_windows
-from ..machine.threads import usable_threads
+from ..machine.threads import usable_threads, work_ahead
 from ..progress import Progress
 from ..text.calibration import LENGTH, WINDOWS, read_text, text_windows, window_length
 from .allocation import Size, by_divergence, by_outliers, uniform
@@ -250,13 +250,19 @@ def _decoder(
     weights: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     sizes: dict[str, Size] = {}
-    for name, place in sources.items():
-        values = source.read(place, finite=True)
-        if values.ndim == 2:
-            weights[name] = _core.pack(values, "dense", "f32") if name == "positions" else _measured(values)
-            sizes[name] = _size(values)
+
+    def read(name: str) -> tuple[_core.Weight, Size] | NDArray[np.float32]:
+        values = source.read(sources[name], finite=True)
+        if values.ndim == 1:
+            return values
+        packed = _core.pack(values, "dense", "f32") if name == "positions" else _measured(values)
+        return packed, _size(values)
+
+    for name, made in work_ahead(read, sources):
+        if isinstance(made, tuple):
+            weights[name], sizes[name] = made
         else:
-            vectors[name] = values
+            vectors[name] = made
     return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="a8"), sizes
 
 
@@ -312,7 +318,8 @@ def _calibrated(
 
     def replace(name: str, values: Matrix, branch: LowRank | None) -> Matrix:
         pruned[name] = _packed(source, sources[name], values, dtype)
-        whole: Matrix = pruned[name].unpack()
+        exact = pruned[name].type == "f32" and branch is None
+        whole: Matrix = values if exact else pruned[name].unpack()
         if branch is not None:
             branches[name] = branch
             whole += branch.u @ branch.v

@@ -96,14 +96,22 @@ def prune_blocks(
         firsts = [group.linears[0] for group in others]
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
             inputs = blocks.block_inputs(layer, hidden, firsts, length)
-            scale = _token_scales(hidden)
-            for group, moments in inner.items():
-                moments.add(inputs[group.linears[0]], scale if group.joins else None)
+            wanted: dict[str, Matrix] = {}
             if method.updates:
                 dense[index], wanted = blocks.forward_block(layer, hidden_dense, firsts, length)
-                for group, moments in inner.items():
-                    x, lacks = inputs[group.linears[0]], hidden_dense - hidden if group.joins else None
-                    moments.add_drift(x, wanted[group.linears[0]] - x, lacks, scale if group.joins else None)
+            scale = _token_scales(hidden)
+            for group, moments in inner.items():
+                x, aim = inputs[group.linears[0]], wanted.get(group.linears[0])
+                lacks = None
+                if group.joins:
+                    x *= scale
+                    if aim is not None:
+                        aim *= scale
+                        lacks = (hidden_dense - hidden) * scale
+                moments.add(x)
+                if aim is not None:
+                    aim -= x
+                    moments.add_drift(x, aim, lacks)
         for group, moments in inner.items():
             prune_group(group, moments)
 
@@ -113,12 +121,13 @@ def prune_blocks(
             pruned[index], captured = blocks.forward_block(layer, hidden, final.linears, length)
             inputs_last.append(captured[final.linears[0]])
             scale = _token_scales(pruned[index])
-            last.add(inputs_last[index], scale)
+            x = inputs_last[index] * scale
+            last.add(x)
             if method.updates:
-                last.add_drift(inputs_last[index], None, dense[index] - pruned[index], scale)
+                last.add_drift(x, None, (dense[index] - pruned[index]) * scale)
         change = prune_group(final, last)
         for index, x in enumerate(inputs_last):
-            pruned[index] = pruned[index] + x @ change.T
+            pruned[index] += x @ change.T
     progress(model.layers, model.layers, "pruning blocks")
 
 
@@ -126,10 +135,6 @@ def _token_scales(hidden: Matrix) -> Matrix:
     """Returns what the next norm multiplies each token with, up to its weight: [tokens, 1] for [tokens, hidden]."""
     sizes = np.sqrt(np.square(hidden).mean(axis=1, keepdims=True))
     return np.asarray(np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > 0), dtype=np.float32)
-
-
-def _scaled(values: Matrix, scale: Matrix | None) -> Matrix:
-    return values if scale is None else values * scale
 
 
 class _Moments:
@@ -146,25 +151,22 @@ class _Moments:
         self._inverse: Gram | None = None
         self._prepared: Prepared | None = None
 
-    def add(self, x: Matrix, scale: Matrix | None = None) -> None:
-        """Adds a chunk of inputs, [tokens, cols], multiplied with the scale of each token, [tokens, 1]."""
-        x = _scaled(x, scale)
+    def add(self, x: Matrix) -> None:
+        """Adds a chunk of inputs, [tokens, cols]."""
         self.gram = _plus(self.gram if self.gram.size else None, x, x)
 
-    def add_drift(self, x: Matrix, inputs: Matrix | None, outputs: Matrix | None, scale: Matrix | None = None) -> None:
+    def add_drift(self, x: Matrix, inputs: Matrix | None, outputs: Matrix | None) -> None:
         """Adds what a chunk lacks.
 
         Args:
             x: Its inputs, [tokens, cols].
             inputs: What they lack of the inputs of the dense model, [tokens, cols].
             outputs: What the sum that the outputs go into lacks besides, [tokens, rows].
-            scale: Of each token, [tokens, 1].
         """
-        x = _scaled(x, scale)
         if inputs is not None:
-            self._input_drift = _plus(self._input_drift, _scaled(inputs, scale), x)
+            self._input_drift = _plus(self._input_drift, inputs, x)
         if outputs is not None:
-            self._output_drift = _plus(self._output_drift, _scaled(outputs, scale), x)
+            self._output_drift = _plus(self._output_drift, outputs, x)
 
     def check(self, name: str) -> None:
         """Raises `GossamerError` where a sum is not finite."""
