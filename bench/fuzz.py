@@ -35,7 +35,7 @@ SECONDS = 10.0
 BYTES = 500 << 20
 SHARES = {"gguf": 30, "safetensors": 25, "packed": 22, "compressed": 8, "torch": 14, "transformers": 1}
 _BATCH = 400  # inputs that a process uses at most
-_PATIENCE = 120.0  # seconds until a process must have begun
+_PATIENCE = 600.0  # seconds until a process must have begun
 _LONGEST = 2500  # letters of a line
 
 
