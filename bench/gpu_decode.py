@@ -25,7 +25,8 @@ from common import write_result
 from gpu_kernels import graph_of, seconds
 
 from gossamer import _core, arch
-from gossamer.arch.spec import Transformer
+from gossamer.arch.spec import Attention, Transformer
+from gossamer.nn.cuda_ops import CudaOps
 from gossamer.nn.engine import Engine
 from gossamer.zoo import synthetic
 
@@ -78,22 +79,27 @@ def tokens_a_second(engine: Engine, count: int) -> float:
 
 def parts_of_a_step(engine: Engine) -> dict[str, float]:
     """Seconds of a captured step, of its linears and of its attention, each replayed alone."""
-    cache = engine._caches[0]
-    config, dtype = engine.config, engine.dtype
-    x, mixed, inner = (
-        torch.randn(1, width, device=engine.device, dtype=dtype)
-        for width in (config.hidden, config.heads * config.head_dim, config.intermediate)
-    )
-    queries = torch.randn(config.heads, 1, config.head_dim, device=engine.device, dtype=dtype)
+    cache, config, ops = engine._caches[0], engine.config, engine._ops
+    assert isinstance(ops, CudaOps)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=engine.device, dtype=engine.dtype)
+
+    rows = engine._rows[:-1]
+    inputs = {linear.cols: random(1, linear.cols) for linear in config.linears.values()}
+    given = [inputs[config.linears[one.names[0]].cols] for one in rows]
+    mixers = [branch.mixer for block in config.blocks for branch in block.branches]
+    attentions = [(random(one.heads, 1, one.head_dim), one.scale) for one in mixers if isinstance(one, Attention)]
+    x = random(1, config.hidden)
 
     def linears(_: torch.Tensor) -> torch.Tensor:
-        for block in engine._blocks:
-            block.qkv(x), block.o(mixed), block.gate_up(x), block.down(inner)
-        return engine.logits(x)
+        for one, own in zip(rows, given, strict=True):
+            one(own)
+        return engine._network.predict(x)
 
     def attention(_: torch.Tensor) -> torch.Tensor:
-        for keys, values in zip(cache.keys, cache.values, strict=True):
-            out = engine._steps.attend(queries, keys, values, cache.place, cache.capacity)
+        for (queries, scale), keys, values in zip(attentions, cache.keys, cache.values, strict=True):
+            out = ops.kernels.attend(queries, keys, values, cache.place, scale)
         return out
 
     def step(_: torch.Tensor) -> torch.Tensor:

@@ -33,8 +33,10 @@ def test_both_sides_are_the_same_model(bench: ModuleType) -> None:
     logits = {side: engine.step([(0, ids)], True) for side, engine in sides.items()}
     assert np.abs(logits["sparse"]).max() > 0.5
     np.testing.assert_allclose(logits["sparse"], logits["dense"], rtol=0, atol=0.1)
-    assert len(sides["sparse"]._blocks) == 3
-    assert sides["sparse"]._blocks[0].o.parts[0]._records is not sides["sparse"]._blocks[2].o.parts[0]._records
+    rows = sides["sparse"]._rows
+    assert len(rows) == 3 * 4 + 1
+    assert rows[1].names == ("layers.0.o",)
+    assert rows[1].parts[0]._records is not rows[9].parts[0]._records
     assert bench.tokens_a_second(sides["sparse"], 3) > 0
     assert sides["sparse"].length(0) == 20
 

@@ -23,7 +23,7 @@ from tiny import CASES, tiny_llama, tokens
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from gossamer.nn import engine as torch_engine  # noqa: E402
 from gossamer.nn.engine import Engine  # noqa: E402
-from gossamer.nn.engine_parts import linear_of  # noqa: E402
+from gossamer.nn.linears import linear_of  # noqa: E402
 
 
 def packed(folder: Path, weights: str = "stored", format: str = "auto", **options: Any) -> PackedModel:
@@ -121,13 +121,12 @@ def test_packed_products_are_as_exact_as_dense_ones(
     exact = on_processor(model).step([(0, ids)], True)
     ours = on_processor(model, dtype=None, kernels=simt)
     assert ours.dtype == (torch.float16 if weights == "f16" else torch.bfloat16)
-    assert all(len(block.qkv.parts) == len(block.gate_up.parts) == 1 for block in ours._blocks)
+    assert len(ours._network.projections) == 4 * model.config.layers + 1
+    assert all(len(rows.parts) == 1 for rows in ours._network.projections)
     error = np.abs(ours.step([(0, ids)], True) - exact).max()
     dense = on_processor(model, dtype=ours.dtype, kernels=simt)
-    for block in dense._blocks:  # the same values, multiplied by torch
-        for name in ("qkv", "o", "gate_up", "down"):
-            rows = getattr(block, name)
-            object.__setattr__(rows, "parts", tuple(part.dense(ours.dtype) for part in rows.parts))
+    for rows in dense._network.projections[:-1]:  # the same values, multiplied by torch
+        object.__setattr__(rows, "parts", tuple(part.dense(ours.dtype) for part in rows.parts))
     allowed = np.abs(dense.step([(0, ids)], True) - exact).max()
     assert 0 < error <= 2 * allowed
     singly = np.concatenate([ours.step([(1, ids[i : i + 1])]) for i in range(len(ids))])
@@ -148,7 +147,7 @@ def test_matrices_that_cannot_be_one_stay_several(tmp_path: Path) -> None:
     bias = np.concatenate([model.vectors[f"{name}.bias"] for name in names])
     exact = x.double().numpy() @ stored.T + bias
     size = np.abs(x.double().numpy()) @ np.abs(stored).T + np.abs(bias)
-    assert (np.abs(rows(x).double().numpy() - exact) <= 2.0**-7 * size).all()
+    assert (np.abs(rows(x)[0].double().numpy() - exact) <= 2.0**-7 * size).all()
 
 
 def test_the_command_and_its_refusals(
@@ -166,7 +165,7 @@ def test_the_command_and_its_refusals(
     folder = str(tiny_llama(tmp_path / "m", sparsity=0.5))
     command = ["generate", "The net", "-m", folder, "-n", "5", "--device", "cuda", "--raw"]
     assert main(command) == 1
-    assert "weight layers.0.q has f32 values, which a card does not multiply with bf16" in capsys.readouterr().err
+    assert "weight layers.0.q has f32 values, which a GPU does not multiply with bf16" in capsys.readouterr().err
     assert main([*command, "--weights", "bf16"]) == 0
     (tmp_path / "text").write_text("The net is thin and the net is quick. " * 3)
     evaluate = ["eval", folder, "--text", str(tmp_path / "text"), "--weights", "int8", "--context", "32", "--json"]

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from gossamer.nn.engine_steps import CardSteps
+from gossamer.nn.cuda_ops import Kernels
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -35,18 +35,18 @@ def check_attention(kernels: ModuleType, device: str, dtype: torch.dtype) -> Non
         size = size * (4 + 0.25 * width**-0.5 * (keys.abs() @ queries.double().abs().transpose(1, 2)).max())
         found = []
         for splits in (1, 3, 0):
-            steps = CardSteps(kernels, torch.device(device), splits)
+            steps = Kernels(kernels, torch.device(device), splits)
             moved = [
                 t.to(device) for t in (queries, cache[0].contiguous(), cache[1].contiguous(), torch.tensor([place]))
             ]
             for _ in range(2):  # counters are zero again
-                found.append(steps.attend(*moved, 300).cpu())
+                found.append(steps.attend(*moved, width**-0.5).cpu())
                 assert close(found[-1].view(heads, width), exact[:, 0], size[:, 0])
             assert torch.equal(found[-1], found[-2])
 
 
 def check_steps(kernels: ModuleType, device: str, dtype: torch.dtype) -> None:
-    steps = CardSteps(kernels, torch.device(device))
+    steps = Kernels(kernels, torch.device(device))
     for count, width in [(1, 1), (1, 97), (3, 1030), (2, 512), (3, 4104), (1, 8192), (1, 8200)]:
         states, update = normal(count, width, dtype=dtype), 3 * normal(count, width + 1, dtype=dtype)[:, :width]
         weight, eps = normal(width) + 1, 1e-5

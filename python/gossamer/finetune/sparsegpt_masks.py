@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..arch import spec
 from ..errors import GossamerError
-from ..nn.decoder import Block, Decoder
+from ..nn.block import Block
+from ..nn.decoder import Decoder
 from ..pruning.masks import Target
 from ..pruning.solvers import sparsegpt
 
@@ -43,13 +44,13 @@ def raise_zeros(
         GossamerError: inputs are not finite; the line names the matrix.
     """
     parameters = dict(student.named_parameters())
-    states = [student.embed(part) for part in torch.split(windows, _BATCH)]
-    cos, sin = student.angles(windows.shape[1])
+    step = student.whole(windows.shape[1])
+    states = [student.enter(part, step) for part in torch.split(windows, _BATCH)]
     for index, block in enumerate(student.layers):
         assert isinstance(block, Block)
         with autocast(), _moments(block, student.config.blocks[index]) as grams:
             for state in states:
-                block(state, cos, sin)
+                block(state, step)
         groups = student.config.blocks[index].groups
         for group in (each.linears for each in groups):
             gram = grams[group[0]].to("cpu", torch.float64).numpy()
@@ -62,7 +63,7 @@ def raise_zeros(
                 keep[name].logical_and_(pruned.to(keep[name].device) != 0)
                 parameters[name].copy_(values[name])
         with autocast():
-            states = [block(state, cos, sin) for state in states]
+            states = [block(state, step) for state in states]
 
 
 def _pruned(values: Tensor, keep: Tensor, zeros: int, gram: NDArray[np.float64]) -> Tensor:

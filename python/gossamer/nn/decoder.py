@@ -1,4 +1,4 @@
-"""A decoder of plain torch modules, built from the same config and tensor map as the native one.
+"""A decoder of plain torch modules, built from the same description and sources as the native one.
 
 It is what training runs on, and any device that torch has. Parameters are called by the canonical names of
 `gossamer.arch` with ".weight" behind ("layers.3.q.weight", "layers.3.q.bias"), whatever the checkpoint calls them.
@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from .. import arch
-from ..arch import spec
-from ..arch.llama import Sizes
 from ..arch.spec import Transformer
 from ..checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from ..errors import GossamerError
-from .functions import rms_norm, rotary_angles, rotate
+from .block import Network
+from .linears import Modules, parameter_name
+from .memory import Step, Whole
+from .ops import TorchOps
 
 _F16_MAX = float(np.finfo(np.float16).max)
 
@@ -41,71 +41,8 @@ class Output:
     logits: Tensor | None
 
 
-class Norm(nn.Module):
-    """RMS norm (Zhang & Sennrich 2019), computed in float32 whatever comes in."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns x [..., width] with rows of unit mean square, times the weight."""
-        return rms_norm(x, self.weight, self.eps)
-
-
-class Block(nn.Module):
-    """One block: attention and gated MLP, each behind a norm, each added to the residual stream."""
-
-    q: nn.Linear
-    k: nn.Linear
-    v: nn.Linear
-    o: nn.Linear
-    gate: nn.Linear
-    up: nn.Linear
-    down: nn.Linear
-
-    def __init__(self, sizes: Sizes, block: spec.Block) -> None:
-        super().__init__()
-        self.heads, self.kv_heads = sizes.heads, sizes.kv_heads
-        self.attn_norm = Norm(sizes.hidden, sizes.norm_eps)
-        self.mlp_norm = Norm(sizes.hidden, sizes.norm_eps)
-        for branch in block.branches:
-            for name, linear in branch.mixer.linears(sizes.hidden).items():
-                self.add_module(name, nn.Linear(linear.cols, linear.rows, bias=linear.bias))
-
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Runs the block.
-
-        Args:
-            hidden: [batch, length, hidden].
-            cos: Cosines of the rotary angles, [length, rotary_dim / 2].
-            sin: Their sines.
-
-        Returns:
-            The new hidden states, of the same shape.
-        """
-        x = self.attn_norm(hidden)
-        q, k, v = _split(self.q(x), self.heads), _split(self.k(x), self.kv_heads), _split(self.v(x), self.kv_heads)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        shared = self.heads // self.kv_heads
-        if shared > 1:
-            k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        hidden = hidden + self.o(mixed.transpose(1, 2).flatten(2))
-        x = self.mlp_norm(hidden)
-        update: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
-        return hidden + update
-
-
-class Decoder(nn.Module):
-    """A decoder-only transformer that has its whole input at once: no cache.
-
-    Attributes:
-        config: Its architecture.
-    """
-
-    inv_freq: Tensor
+class Decoder(Network):
+    """A decoder-only transformer that has its whole input at once: no cache."""
 
     def __init__(self, config: Transformer) -> None:
         """Builds the modules with weights that torch initializes; `load` fills them.
@@ -116,15 +53,7 @@ class Decoder(nn.Module):
         Raises:
             GossamerError: the architecture has something that this module does not.
         """
-        super().__init__()
-        self.config, sizes = config, Sizes.of(config)
-        self.embed = nn.Embedding(config.vocab, config.hidden)
-        self.layers = nn.ModuleList(Block(sizes, block) for block in config.blocks)
-        self.norm = Norm(config.hidden, sizes.norm_eps)
-        if not config.tied:
-            self.head = nn.Linear(config.hidden, config.vocab, bias=False)
-        self.register_buffer("inv_freq", torch.tensor(sizes.inv_freq), persistent=False)
-        self._rope_scale = sizes.rope_scale
+        super().__init__(config, Modules(), TorchOps())
 
     def forward(self, tokens: Tensor, *, logits: bool = True, recompute_blocks: bool = False) -> Output:
         """Runs sequences from their beginning.
@@ -141,31 +70,20 @@ class Decoder(nn.Module):
         Returns:
             Hidden states after each block, and logits.
         """
-        cos, sin = self.angles(tokens.shape[1])
-        states = self.embed(tokens)
+        step = self.whole(tokens.shape[1])
+        states = self.enter(tokens, step)
         hidden = []
         for block in self.layers:
             if recompute_blocks and torch.is_grad_enabled():
-                states = recompute(block, states, cos, sin, use_reentrant=False)
+                states = recompute(block, states, step, use_reentrant=False)
             else:
-                states = block(states, cos, sin)
+                states = block(states, step)
             hidden.append(states)
         return Output(hidden, self.logits(states) if logits else None)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Returns logits [..., vocab] of hidden states [..., hidden] after the last block."""
-        weight = self.embed.weight if self.config.tied else self.head.weight
-        return functional.linear(self.norm(hidden), weight)
-
-    def angles(self, length: int) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines of the rotary angles of so many places, [length, rotary_dim / 2] each."""
-        places = torch.arange(length, device=self.inv_freq.device)
-        return rotary_angles(places, self.inv_freq, self._rope_scale)
-
-
-def parameter_name(canonical: str) -> str:
-    """Returns what a tensor of `gossamer.arch` is called among a decoder's parameters."""
-    return canonical if canonical.endswith(".bias") else f"{canonical}.weight"
+    def whole(self, length: int) -> Step:
+        """Returns the step of whole sequences of a length."""
+        return self.step(Whole(), torch.arange(length, device=self.embed.weight.device))
 
 
 def load(source: Checkpoint | str | Path) -> Decoder:
@@ -188,7 +106,6 @@ def load(source: Checkpoint | str | Path) -> Decoder:
         for name, source in opened.sources().items()
     }
     decoder.load_state_dict(values, assign=True)
-    decoder.inv_freq = torch.tensor(Sizes.of(config).inv_freq)
     return decoder
 
 
@@ -228,8 +145,3 @@ def save(decoder: Decoder, dst: str | Path, source: Checkpoint, dtype: str = "")
 def _owned(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """A copy that may be written to: the checkpoint's array can be a view of a file."""
     return np.array(values, dtype=np.float32, order="C")
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    """[batch, length, heads * width] as [batch, heads, length, width]."""
-    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)

@@ -8,10 +8,10 @@ from ..errors import GossamerError
 
 
 def find_device(name: str) -> torch.device:
-    """Returns the device called "cpu" or "cuda", or for "auto" a card where there is one.
+    """Returns the device called "cpu" or "cuda", or for "auto" a GPU where there is one.
 
     Raises:
-        GossamerError: there is no card.
+        GossamerError: there is no GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,6 @@
-"""The decoder on a card: the engine's protocol over packed weights, static caches and captured steps.
+"""The decoder on a GPU: the engine's protocol over packed weights, static caches and captured steps.
 
-Everything is plain torch and runs on any of its devices; only the packed products and the graphs are a card's.
+Everything is plain torch and runs on any of its devices; only the packed products and the graphs are a GPU's.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from ..arch.llama import Sizes
 from ..arch.spec import Transformer
 from ..engine import Batch
 from ..errors import GossamerError
 from ..gpu.cuda import check_available
 from ..gpu.dtypes import NAMES
-from .engine_parts import Block, Cache, Rows, Vectors, Weights, dense_weight, linear_of
-from .engine_steps import CardSteps, Steps, TorchSteps
-from .functions import rotary_angles
+from .block import Block, Network
+from .cuda_ops import CudaOps, Kernels
+from .linears import Copies, Linears, Packed, Rows, Vectors, Weights
+from .memory import Cache, Reach
+from .ops import Ops, TorchOps
 
 _CHUNK = 512  # tokens of a prompt at a time
 _FIRST = 512  # tokens that a cache holds at first; it doubles
@@ -35,7 +35,7 @@ _PARKED = 1  # caches without a sequence that are kept, with their graphs
 class Engine:
     """A decoder-only transformer on a device of torch: the `gossamer.engine.Engine` of GPUs.
 
-    One token is a step of fixed shapes and addresses, which a card captures once a cache and replays. A prompt runs in
+    One token is a step of fixed shapes and addresses, which a GPU captures once a cache and replays. A prompt runs in
     chunks. Activations, keys and values have one type of 16 bits; norms and sums are taken in float32.
 
     Attributes:
@@ -69,17 +69,16 @@ class Engine:
             GossamerError: the device cannot be used or has too little memory, or a matrix has values that its kernels
                 do not take; the line names it.
         """
-        self.config, self._sizes = config, Sizes.of(config)  # another architecture is refused here
+        self.config = config
         self.device = torch.device(device)
         if self.device.type == "cuda":
             check_available()
         if str(self.device) == "cuda":
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.dtype = dtype or _type_of(weights)
-        self._steps = self._choose_steps(kernels)
+        self._ops = self._choose_ops(kernels)
         try:
-            with torch.inference_mode():
-                self._build(weights, vectors, kernels)
+            self._network = self._build(Packed(weights, vectors, self.device, self.dtype, kernels))
         except torch.cuda.OutOfMemoryError:
             raise GossamerError(f"out of memory on {self.device} while the model was moved there") from None
         self._caches: dict[int, Cache] = {}
@@ -87,44 +86,23 @@ class Engine:
         self._turn = threading.Lock()
         self._forgotten: deque[int] = deque()
 
-    def _choose_steps(self, kernels: ModuleType | None) -> Steps:
+    def _choose_ops(self, kernels: ModuleType | None) -> Ops:
         if kernels is None and self.device.type == "cuda":
             from .. import _cuda as kernels
         if kernels is None or self.dtype == torch.float32:
-            return TorchSteps()
-        return CardSteps(kernels, self.device)
+            return TorchOps()
+        return CudaOps(Kernels(kernels, self.device))
 
-    def _build(self, weights: Weights, vectors: Vectors, kernels: ModuleType | None) -> None:
-        def linear(*names: str) -> Rows:
-            return linear_of(names, weights, vectors, self.device, self.dtype, kernels)
-
-        def norm(name: str) -> Tensor:
-            return torch.from_numpy(np.array(vectors[name])).to(self.device)
-
-        self._inv_freq = torch.tensor(self._sizes.inv_freq, dtype=torch.float32, device=self.device)
-        self._blocks = []
-        for layer in range(self.config.layers):
-            own = f"layers.{layer}."
-            self._blocks.append(
-                Block(
-                    norm(f"{own}attn_norm"),
-                    linear(f"{own}q", f"{own}k", f"{own}v"),
-                    linear(f"{own}o"),
-                    norm(f"{own}mlp_norm"),
-                    linear(f"{own}gate", f"{own}up"),
-                    linear(f"{own}down"),
-                )
-            )
-        self._norm = norm("norm")
-        self._head = linear("embed" if self.config.tied else "head")
-        shared = self._head.table if self.config.tied else None
-        self._embed = dense_weight(weights["embed"], self.device, self.dtype) if shared is None else shared
+    def _build(self, linears: Linears) -> Network:
+        with torch.inference_mode():
+            return Network(self.config, linears, self._ops).to(self.device)
 
     def repeat_block(self, layers: int) -> None:
         """Makes a model of so many copies of the first block, each in memory of its own: for benches."""
-        self._blocks = [self._blocks[0], *(self._blocks[0].clone() for _ in range(layers - 1))]
+        first = self._network.layers[0]
+        assert isinstance(first, Block)
         self.config = self.config.deeper(layers)
-        self._sizes = Sizes.of(self.config)
+        self._network = self._build(Copies(self._network, first.projections, self._network.projections[-1]))
 
     # --- the protocol -------------------------------------------------------------------------------------------------
 
@@ -169,8 +147,7 @@ class Engine:
 
     def kernels(self) -> list[tuple[str, str]]:
         """Returns (weight name, kernel) pairs; what torch multiplies dense has its library's."""
-        blocks = (linear for block in self._blocks for linear in (block.qkv, block.o, block.gate_up, block.down))
-        return [pair for linear in (*blocks, self._head) for pair in linear.kernels(self.dtype)]
+        return [pair for rows in self._rows for pair in rows.kernels(self.dtype)]
 
     @property
     def vocab(self) -> int:
@@ -190,13 +167,16 @@ class Engine:
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that a step reads."""
-        parts = [linear for block in self._blocks for linear in (block.qkv, block.o, block.gate_up, block.down)]
-        return sum(linear.nbytes for linear in (*parts, self._head))
+        return sum(rows.nbytes for rows in self._rows)
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values a token."""
-        return 2 * self._sizes.layers * self._sizes.kv_heads * self._sizes.head_dim * self.dtype.itemsize
+        return 2 * sum(heads * width for heads, width in self._network.slots) * self.dtype.itemsize
+
+    @property
+    def _rows(self) -> list[Rows]:
+        return [rows for rows in self._network.projections if isinstance(rows, Rows)]
 
     @contextmanager
     def _turns(self) -> Iterator[None]:
@@ -237,23 +217,21 @@ class Engine:
             places = torch.arange(first, first + count, device=self.device)
             states = self.forward(chunk, places, cache, first + count)
             if all_logits or start + count == len(tokens):
-                found.append(self.logits(states if all_logits else states[-1:]).float().cpu().numpy())
+                found.append(self._network.predict(states if all_logits else states[-1:]).float().cpu().numpy())
         return np.concatenate(found)
 
     def _room(self, seq: int, count: int) -> Cache:
         """The sequence's cache, with room for so many tokens more."""
         cache = self._caches.get(seq)
         if cache is None:
-            cache = self._parked.pop() if self._parked else Cache(self._sizes, _FIRST, self.device, self.dtype)
+            cache = self._parked.pop() if self._parked else Cache(self._network.slots, _FIRST, self.device, self.dtype)
             cache.length = 0
             self._caches[seq] = cache
         needed = cache.length + count
         if needed > cache.capacity:
             capacity = max(2 * cache.capacity, -(-needed // _FIRST) * _FIRST)
-            larger = Cache(self._sizes, capacity, self.device, self.dtype)
-            larger.keys[:, :, : cache.length] = cache.keys[:, :, : cache.length]
-            larger.values[:, :, : cache.length] = cache.values[:, :, : cache.length]
-            larger.length = cache.length
+            larger = Cache(self._network.slots, capacity, self.device, self.dtype)
+            larger.copy_from(cache)
             cache = self._caches[seq] = larger
         return cache
 
@@ -270,7 +248,7 @@ class Engine:
         return cache.logits
 
     def _step(self, cache: Cache) -> Tensor:
-        return self.logits(self.forward(cache.token, cache.place, cache, cache.capacity))
+        return self._network.predict(self.forward(cache.token, cache.place, cache, cache.capacity))
 
     def _capture(self, cache: Cache) -> None:
         """Captures the step of a cache. Running it first, as capturing needs, writes what the replay writes again."""
@@ -296,22 +274,7 @@ class Engine:
         Returns:
             Hidden states [n, hidden] behind the last block, normed.
         """
-        cos, sin = rotary_angles(places, self._inv_freq, self._sizes.rope_scale)
-        states, update = functional.embedding(tokens, self._embed), None
-        steps, eps = self._steps, self._sizes.norm_eps
-        for index, block in enumerate(self._blocks):
-            states, x = steps.add_norm(states, update, block.attn_norm, eps)
-            qkv = block.qkv(x).view(len(x), -1, self._sizes.head_dim)
-            keys, values = cache.keys[index], cache.values[index]
-            queries = steps.rotate(qkv, self._sizes.heads, cos, sin, places, keys, values)
-            update = block.o(steps.attend(queries, keys, values, places, seen))
-            states, x = steps.add_norm(states, update, block.mlp_norm, eps)
-            update = block.down(steps.gate(block.gate_up(x)))
-        return steps.add_norm(states, update, self._norm, eps)[1]
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Returns logits [n, vocab] of normed hidden states."""
-        return self._head(states)
+        return self._network.run(tokens, self._network.step(Reach(cache, places, seen), places))
 
 
 def _type_of(weights: Weights) -> torch.dtype:

@@ -1,6 +1,6 @@
-"""Many samples of a model at once, on a card: all windows grow together, a token a step.
+"""Many samples of a model at once, on a GPU: all windows grow together, a token a step.
 
-Every window stands at the same place, so that there is nothing to pad and nothing to ask the card before the end. The
+Every window stands at the same place, so that there is nothing to pad and nothing to ask the GPU before the end. The
 native engine writes the same kind of text, window by window reproducible (`sampled_windows` of `generation`).
 """
 
@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from ..arch.llama import Sizes
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..packing.folder import PackedModel
 from ..text.calibration import openings
-from .decoder import Block, Decoder, parameter_name
+from .decoder import Decoder
 from .device import find_device
-from .functions import rotate
+from .linears import parameter_name
+from .memory import LockStep, Step
 
 _CACHE_BYTES = 8 << 30  # of keys and values, at most
 _MOST = 1024
@@ -61,13 +60,11 @@ class Sampler:
             raise GossamerError(f"{self.info.get('path') or self.info['name']}: {error}") from None
         state = {parameter_name(name): value.to(self._device, dtype) for name, value in values.items()}
         self._decoder.load_state_dict(state, assign=True)
-        self._sizes = Sizes.of(packed.config)
-        self._decoder.inv_freq = torch.tensor(self._sizes.inv_freq, device=self._device)
+        self._decoder.to(self._device)
 
     def part_windows(self, length: int) -> int:
         """Returns how many windows of so many tokens are written together: a power of two that memory has room for."""
-        c = self._sizes
-        each = 2 * c.layers * c.kv_heads * c.head_dim * length * self._dtype.itemsize
+        each = 2 * sum(heads * width for heads, width in self._decoder.slots) * length * self._dtype.itemsize
         return 1 << min(max(_CACHE_BYTES // each, 1), _MOST).bit_length() - 1
 
     @torch.inference_mode()
@@ -88,7 +85,7 @@ class Sampler:
             Tokens, int32 [windows, length].
 
         Raises:
-            GossamerError: the card has too little free memory.
+            GossamerError: the GPU has too little free memory.
         """
         try:
             return self._written(first, length, seed, progress)
@@ -96,7 +93,7 @@ class Sampler:
             name = self.info.get("path") or self.info["name"]
             count = self.part_windows(length)
             raise GossamerError(
-                f"{name}: the card has too little memory to write {count} windows of {length} tokens at once; "
+                f"{name}: the GPU has too little memory to write {count} windows of {length} tokens at once; "
                 "take a shorter --length"
             ) from None
 
@@ -120,8 +117,9 @@ class Sampler:
             noise = torch.empty_like(logits).exponential_(generator=generator)
             return (logits - noise.log()).argmax(-1)
 
-        cache = self._cache(rows, length)
-        cos, sin = self._decoder.angles(length)
+        memory = LockStep(self._decoder.slots, rows, length, device, self._dtype)
+        places = torch.arange(length, device=device)
+        angles = self._decoder.angles(places)
         opening, place = choose(), torch.zeros(rows, dtype=torch.int64, device=device)
         result = torch.empty((rows, length), dtype=torch.int64, device=device)
         logits = None
@@ -133,40 +131,14 @@ class Sampler:
             opening = torch.where(ended, choose(), opening)
             place = torch.where(ended, 0, torch.where(given >= 0, place + 1, place))
             if at + 1 < length:
-                logits = self._logits(token, at, cos, sin, cache).float()
+                memory.at = at
+                here = slice(at, at + 1)
+                step = Step(memory, places[here], [(cos[here], sin[here]) for cos, sin in angles])
+                logits = self._decoder.predict(self._decoder.run(token[:, None], step))[:, 0].float()
             if progress is not None:
                 progress((at + 1) * rows, length * rows, "sampling")
         tokens: NDArray[np.int32] = result.to("cpu", torch.int32).numpy()
         return tokens
-
-    def _cache(self, rows: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each block, [rows, kv_heads, length, head_dim]."""
-        c = self._sizes
-        shape = (rows, c.kv_heads, length, c.head_dim)
-        return [
-            (
-                torch.empty(shape, dtype=self._dtype, device=self._device),
-                torch.empty(shape, dtype=self._dtype, device=self._device),
-            )
-            for _ in range(c.layers)
-        ]
-
-    def _logits(self, tokens: Tensor, at: int, cos: Tensor, sin: Tensor, cache: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Appends a token to each window, all at place `at`; returns logits [rows, vocab]."""
-        c, rows = self._sizes, len(tokens)
-        hidden = self._decoder.embed(tokens)
-        for block, (keys, values) in zip(self._decoder.layers, cache, strict=True):
-            assert isinstance(block, Block)
-            x = block.attn_norm(hidden)
-            # The heads that share keys are further queries of one head.
-            q = rotate(block.q(x).view(rows, c.kv_heads, -1, c.head_dim), cos[at], sin[at])
-            keys[:, :, at] = rotate(block.k(x).view(rows, c.kv_heads, c.head_dim), cos[at], sin[at])
-            values[:, :, at] = block.v(x).view(rows, c.kv_heads, c.head_dim)
-            near = keys[:, :, : at + 1], values[:, :, : at + 1]
-            hidden = hidden + block.o(functional.scaled_dot_product_attention(q, *near).reshape(rows, -1))
-            x = block.mlp_norm(hidden)
-            hidden = hidden + block.down(functional.silu(block.gate(x)) * block.up(x))
-        return self._decoder.logits(hidden)
 
 
 def _table(texts: list[list[int]]) -> Tensor:

@@ -1,0 +1,254 @@
+"""A block of a transformer, built from its description and three strategies: linears, memory and ops.
+
+This is the one forward that training, sampling and decoding on GPUs have. It asks for no family: what a part of the
+description is computed by is looked up when a block is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..arch import spec
+from ..arch.spec import Transformer
+from .check import choose, expect
+from .linears import Linears, Projection
+from .memory import Memory, Step
+from .ops import Between, Ops
+from .positions import Angles
+
+
+class Build:
+    """What a network is built of, and what its parts ask steps and memory for.
+
+    Attributes:
+        hidden: Width of the stream.
+        linears: What makes projections.
+        ops: What is between them.
+        angles: Rotary positions, each kind once.
+        slots: Key/value heads and widths of the attentions, in their order.
+    """
+
+    def __init__(self, hidden: int, linears: Linears, ops: Ops) -> None:
+        """Begins with no positions and no slots."""
+        self.hidden, self.linears, self.ops = hidden, linears, ops
+        self.angles = Angles()
+        self.slots: list[tuple[int, int]] = []
+
+
+class Norm(nn.Module):
+    """A norm over the stream's width, which takes up what waits to be added."""
+
+    def __init__(self, described: spec.Norm, name: str, build: Build) -> None:
+        """Takes its vectors from the linears; `name` is its canonical one."""
+        super().__init__()
+        self._add_norm = build.ops.norm(described)
+        self._vectors = []
+        for vector, width in described.vectors(name, build.hidden).items():
+            own = "bias" if vector.endswith(".bias") else "weight"
+            self.register_parameter(own, build.linears.vector(vector, width))
+            self._vectors.append(own)
+
+    def add(self, states: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns states + update [..., width], and that normed; the states may be written to."""
+        return self._add_norm(states, update, *(getattr(self, name) for name in self._vectors))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x [..., width] normed."""
+        return self.add(x, None)[1]
+
+
+class Stream:
+    """The residual stream: hidden states, and updates that wait so that sum and norm are one."""
+
+    def __init__(self, states: Tensor) -> None:
+        """Begins with states [..., hidden], which may be written to where ops do that."""
+        self._states, self._waiting = states, list[Tensor]()
+
+    def add(self, update: Tensor) -> None:
+        """Adds an update [..., hidden]."""
+        self._waiting.append(update)
+
+    def read(self, norm: Norm | None) -> Tensor:
+        """Returns the states, normed where there is a norm."""
+        if norm is None:
+            return self.settled()
+        last = self._waiting.pop() if self._waiting else None
+        self._states, normed = norm.add(self.settled(), last)
+        return normed
+
+    def settled(self) -> Tensor:
+        """Returns the states with everything added."""
+        for update in self._waiting:
+            self._states = self._states + update
+        self._waiting.clear()
+        return self._states
+
+
+class Mixer:
+    """Linears that read, what is between, and the linear whose output joins the stream.
+
+    Attributes:
+        projections: The linears by their short names, groups in the order of the computation.
+    """
+
+    def __init__(self, described: Any, prefix: str, build: Build) -> None:
+        """Builds the linears first, so that they and vectors have the order of the description."""
+        linears = described.linears(build.hidden)
+        for linear in linears.values():
+            expect(linear, "rows", "cols", "bias")
+        self.projections: dict[tuple[str, ...], Projection] = {
+            names: build.linears.group({prefix + name: linears[name] for name in names}) for names in described.groups
+        }
+        self._inputs, self._output = self.projections.values()
+        self._between: Between = _BETWEEN[described.part](described, build)
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        """Returns what is added to the stream, for what is read [..., hidden]."""
+        (update,) = self._output(self._between(self._inputs(x), step))
+        return update
+
+
+def _attention(described: spec.Attention, build: Build) -> Between:
+    build.slots.append((described.kv_heads, described.head_dim))
+    return build.ops.attention(described, len(build.slots) - 1, build.angles.number(described))
+
+
+def _mlp(described: spec.Mlp, build: Build) -> Between:
+    return build.ops.mlp(described)
+
+
+_BETWEEN: dict[str, Callable[[Any, Build], Between]] = {"attention": _attention, "mlp": _mlp}
+
+
+class Block(nn.Module):
+    """Branches that read the stream and add to it.
+
+    Attributes:
+        projections: Its linears by their short names, groups in the order of the computation.
+    """
+
+    def __init__(self, described: spec.Block, prefix: str, build: Build) -> None:
+        """Builds a block from its description.
+
+        Args:
+            described: The block.
+            prefix: Before its tensors' canonical names, "layers.3.".
+            build: What of.
+
+        Raises:
+            GossamerError: it has something that there is not; the line names it.
+        """
+        super().__init__()
+        expect(described, "branches", "parallel")
+        norms: list[Norm | None] = []
+        for branch in described.branches:
+            expect(branch, "mixer", "before")
+            choose(_BETWEEN, branch, "mixer")
+            name = f"{branch.mixer.name}_norm"
+            norms.append(Norm(branch.before, prefix + name, build) if branch.before else None)
+            if norms[-1] is not None:
+                self.add_module(name, norms[-1])
+        mixers = [Mixer(branch.mixer, prefix, build) for branch in described.branches]
+        self.projections = {names: one for mixer in mixers for names, one in mixer.projections.items()}
+        for projection in self.projections.values():
+            for name, module in projection.modules.items():
+                self.add_module(name, module)
+        branches = list(zip(norms, mixers, strict=True))
+        self._rounds = [branches] if described.parallel else [[branch] for branch in branches]
+
+    def run(self, stream: Stream, step: Step) -> None:
+        """Lets every branch read the stream and add to it; those of one round read it as it came in."""
+        for branches in self._rounds:
+            read = [stream.read(before) for before, _ in branches]
+            for x, (_, mixer) in zip(read, branches, strict=True):
+                stream.add(mixer(x, step))
+
+    def forward(self, states: Tensor, step: Step) -> Tensor:
+        """Returns the states [..., hidden] behind the block."""
+        stream = Stream(states)
+        self.run(stream, step)
+        return stream.settled()
+
+
+class Network(nn.Module):
+    """A transformer from token ids to logits.
+
+    Attributes:
+        config: Its description.
+        embed: The embedding.
+        layers: The blocks.
+        norm: Behind the last block.
+        slots: Key/value heads and widths of the attentions, in their order.
+    """
+
+    layers: nn.ModuleList
+    embed: nn.Embedding
+
+    def __init__(self, config: Transformer, linears: Linears, ops: Ops) -> None:
+        """Builds the parts of a description.
+
+        Args:
+            config: The description.
+            linears: What makes projections.
+            ops: What is between them.
+
+        Raises:
+            GossamerError: it has something that there is not; the line names it.
+        """
+        super().__init__()
+        expect(config, "hidden", "vocab", "context", "embedding", "stack", "head")
+        expect(config.embedding, "positions")
+        expect(config.stack, "kinds", "layers", "norm")
+        expect(config.head, "tied")
+        self.config = config
+        build = Build(config.hidden, linears, ops)
+        self.embed, self._head = linears.ends(config)
+        learned = config.embedding.positions
+        self.positions = None
+        if learned is not None:
+            choose({"learned": spec.Learned}, config.embedding, "positions")
+            expect(learned, "count", "offset")
+            self.positions = linears.table("positions", learned.count, config.hidden)
+        self._offset = learned.offset if learned else 0
+        self.layers = nn.ModuleList(
+            Block(block, f"layers.{layer}.", build) for layer, block in enumerate(config.blocks)
+        )
+        self.norm = Norm(config.stack.norm, "norm", build) if config.stack.norm else None
+        for name, module in self._head.modules.items():
+            self.add_module(name, module)
+        self.angles, self.slots = build.angles, tuple(build.slots)
+
+    @property
+    def projections(self) -> list[Projection]:
+        """All linears, in the order of the computation."""
+        blocks = (block for block in self.layers if isinstance(block, Block))
+        return [*(one for block in blocks for one in block.projections.values()), self._head]
+
+    def step(self, memory: Memory, places: Tensor) -> Step:
+        """Returns the step of tokens at places [n]."""
+        return Step(memory, places, self.angles(places))
+
+    def enter(self, tokens: Tensor, step: Step) -> Tensor:
+        """Returns the stream [..., n, hidden] of a step's token ids [..., n]."""
+        states: Tensor = self.embed(tokens)
+        return states if self.positions is None else states + self.positions(step.places + self._offset)
+
+    def run(self, tokens: Tensor, step: Step) -> Tensor:
+        """Returns normed states [..., n, hidden] of a step's token ids [..., n] behind the last block."""
+        stream = Stream(self.enter(tokens, step))
+        for block in self.layers:
+            assert isinstance(block, Block)
+            block.run(stream, step)
+        return stream.read(self.norm)
+
+    def predict(self, normed: Tensor) -> Tensor:
+        """Returns logits [..., vocab] of normed states [..., hidden]."""
+        (logits,) = self._head(normed)
+        return logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns logits [..., vocab] of states [..., hidden] behind the last block."""
+        return self.predict(Stream(hidden).read(self.norm))

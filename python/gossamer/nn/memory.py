@@ -1,0 +1,141 @@
+"""Where keys and values are while a step runs: in the sequences themselves, or in caches.
+
+A cache has a slot for each attention of a network: `slots` has their key/value heads and widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .functions import attention, causal_attention
+
+Slots = Sequence[tuple[int, int]]
+
+
+class Memory(Protocol):
+    """Keys and values of the tokens before those of a step."""
+
+    def attend(self, slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Adds keys and values of a step's tokens, and returns causal attention [..., heads, n, width].
+
+        Args:
+            slot: Number of the attention.
+            queries: [..., heads, n, width].
+            keys: [..., kv_heads, n, width].
+            values: As keys.
+            scale: Factor on the products of queries and keys.
+        """
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step has beside the stream.
+
+    Attributes:
+        memory: Keys and values.
+        places: Where its tokens stand in their sequences, [n].
+        angles: Cosines and sines of each kind of rotary positions of the network, [n, rotary_dim / 2].
+    """
+
+    memory: Memory
+    places: Tensor
+    angles: Sequence[tuple[Tensor, Tensor]]
+
+
+class Whole:
+    """Whole sequences, [batch, heads, n, width]: nothing is kept."""
+
+    def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """See `Memory`."""
+        return causal_attention(queries, keys, values, scale)
+
+
+class LockStep:
+    """Caches of sequences that all stand at the same place and get a token each, [rows, heads, 1, width].
+
+    Attributes:
+        at: The place of a step's tokens.
+    """
+
+    def __init__(self, slots: Slots, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes room for so many tokens of so many rows."""
+        self.at = 0
+        self._slots = [
+            tuple(torch.empty((rows, kv_heads, length, width), dtype=dtype, device=device) for _ in range(2))
+            for kv_heads, width in slots
+        ]
+
+    def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """See `Memory`."""
+        all_keys, all_values = self._slots[slot]
+        all_keys[:, :, self.at], all_values[:, :, self.at] = keys[:, :, 0], values[:, :, 0]
+        return attention(queries, all_keys[:, :, : self.at + 1], all_values[:, :, : self.at + 1], scale)
+
+
+class Cache:
+    """Keys and values of one sequence at fixed addresses, and what its captured step reads and writes.
+
+    Attributes:
+        capacity: Tokens that it has room for.
+        length: Tokens that it holds.
+        keys: Of each slot, [kv_heads, capacity, width].
+        values: As keys.
+        token: [1], the step's input.
+        place: [1], where it stands.
+        graph: The captured step.
+        logits: [1, vocab], its output.
+    """
+
+    logits: Tensor
+
+    def __init__(self, slots: Slots, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes room for so many tokens."""
+        self.capacity, self.length = capacity, 0
+        # Zeros: what is not written yet is masked, and times zero it must not be NaN.
+        self.keys, self.values = (
+            [torch.zeros((heads, capacity, width), device=device, dtype=dtype) for heads, width in slots]
+            for _ in range(2)
+        )
+        self.token, self.place = (torch.zeros(1, device=device, dtype=torch.int64) for _ in range(2))
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def copy_from(self, other: Cache) -> None:
+        """Takes over what another cache holds."""
+        self.length = other.length
+        for own, given in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
+            own[:, : other.length] = given[:, : other.length]
+
+
+class Reach:
+    """A cache as tokens at some places look at it, [heads, n, width].
+
+    Attributes:
+        cache: It.
+        places: [n].
+        seen: Places of the cache to look at, at least those up to the last token.
+    """
+
+    def __init__(self, cache: Cache, places: Tensor, seen: int) -> None:
+        """As the attributes."""
+        self.cache, self.places, self.seen = cache, places, seen
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        return torch.arange(self.seen, device=self.places.device) <= self.places[:, None]
+
+    def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """See `Memory`."""
+        self.cache.keys[slot].index_copy_(1, self.places, keys)
+        self.cache.values[slot].index_copy_(1, self.places, values)
+        return self.look(slot, queries, scale)
+
+    def look(self, slot: int, queries: Tensor, scale: float) -> Tensor:
+        """Returns what `attend` does, of keys and values that are there already."""
+        keys, values = (side[slot][None, :, : self.seen] for side in (self.cache.keys, self.cache.values))
+        return attention(queries[None], keys, values, scale, self._mask)[0]

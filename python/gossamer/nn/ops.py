@@ -1,0 +1,98 @@
+"""What a block computes between its linears, chosen when it is built: by torch's functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from ..arch import spec
+from . import functions
+from .check import choose, expect
+from .memory import Step
+
+AddNorm = Callable[..., tuple[Tensor, Tensor]]
+"""(states, update or None, vectors of the norm...) -> states + update, and that normed; states may be written to."""
+Between = Callable[[Sequence[Tensor], Step], Tensor]
+"""(outputs of the linears that read the stream, step) -> inputs of the one that adds to it."""
+
+
+class Ops(Protocol):
+    """What computes between linears. Every method refuses what it does not know by name."""
+
+    def norm(self, described: spec.Norm) -> AddNorm:
+        """Returns what adds and norms."""
+
+    def attention(self, described: spec.Attention, slot: int, angles: int | None) -> Between:
+        """Returns what is between q, k, v and o.
+
+        Args:
+            described: The attention.
+            slot: Its number in memory.
+            angles: Number of its rotary positions among those of a step; None for no positions.
+        """
+
+    def mlp(self, described: spec.Mlp) -> Between:
+        """Returns what is between gate, up and down."""
+
+
+def attention_scale(described: spec.Attention) -> float:
+    """Returns the factor on products of queries and keys, of which the description has a float32 value.
+
+    Where that is 1 / sqrt(head_dim) but for its rounding, it is taken in full: kernels round it themselves.
+    """
+    exact = 1.0 / math.sqrt(described.head_dim)
+    return exact if abs(described.scale / exact - 1) < 1e-6 else described.scale
+
+
+class TorchOps:
+    """`Ops` by torch, on any device, with gradients."""
+
+    norms: ClassVar[dict[str, Callable[..., Tensor]]] = {"rms": functions.rms_norm, "layer": functions.layer_norm}
+    activations: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
+        "silu": functions.silu,
+        "gelu": functions.gelu,
+        "gelu_tanh": functions.gelu_tanh,
+    }
+
+    def norm(self, described: spec.Norm) -> AddNorm:
+        """See `Ops`."""
+        expect(described, "kind", "eps", "bias")
+        function, eps = choose(self.norms, described, "kind"), described.eps
+
+        def add_norm(states: Tensor, update: Tensor | None, *vectors: Tensor) -> tuple[Tensor, Tensor]:
+            states = states if update is None else states + update
+            return states, function(states, *vectors, eps=eps)
+
+        return add_norm
+
+    def attention(self, described: spec.Attention, slot: int, angles: int | None) -> Between:
+        """See `Ops`."""
+        expect(described, "heads", "kv_heads", "head_dim", "scale", "positions", "biases")
+        counts, scale = (described.heads, described.kv_heads, described.kv_heads), attention_scale(described)
+        sizes = [count * described.head_dim for count in counts]
+
+        def attend(outputs: Sequence[Tensor], step: Step) -> Tensor:
+            parts = functions.apart(outputs, sizes)
+            q, k, v = (functions.split_heads(part, count) for part, count in zip(parts, counts, strict=True))
+            if angles is not None:
+                q, k = functions.rotate(q, *step.angles[angles]), functions.rotate(k, *step.angles[angles])
+            return functions.merge_heads(step.memory.attend(slot, q, k, v, scale))
+
+        return attend
+
+    def mlp(self, described: spec.Mlp) -> Between:
+        """See `Ops`."""
+        expect(described, "width", "activation", "gated", "biases")
+        activation = choose(self.activations, described, "activation")
+        if not described.gated:
+            return lambda outputs, _: activation(outputs[0])
+        sizes = (described.width, described.width)
+
+        def activate(outputs: Sequence[Tensor], _: Step) -> Tensor:
+            gate, up = functions.apart(outputs, sizes)
+            return activation(gate) * up
+
+        return activate
