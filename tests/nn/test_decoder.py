@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import gossamer
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
-from tiny import tiny_llama
+from tiny import save_tokenizer, tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from gossamer.nn import decoder as torch_decoder  # noqa: E402
@@ -32,6 +33,34 @@ def test_logits_are_those_of_the_native_engine_and_of_transformers(tmp_path: Pat
     # transformers lists the embedding first, and the last one only after the final norm.
     assert len(ours.hidden) == 2
     np.testing.assert_allclose(ours.hidden[0], theirs.hidden_states[1], rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320},
+        {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 100, "vocab_size": 320, "max_position_embeddings": 64},
+    ],
+    ids=["gpt2", "gpt_neox"],
+)  # fmt: skip
+def test_other_families_come_and_go(tmp_path: Path, config: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers", reason="the other side")
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config)).eval()
+    for parameter in theirs.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    source, batch = open_checkpoint(tmp_path / "model"), torch.from_numpy(tokens(40))[None].long()
+    ours = torch_decoder.load(source)
+    with torch.no_grad():
+        np.testing.assert_allclose(ours(batch).logits, theirs(batch).logits, rtol=0, atol=1e-5)
+    torch_decoder.save(ours, tmp_path / "written", source)
+    written = open_checkpoint(tmp_path / "written")
+    assert sorted(written.names()) == sorted(source.names())
+    for name in source.names():
+        np.testing.assert_array_equal(written.tensor(name), source.tensor(name))
 
 
 def test_padding_at_the_end_changes_nothing_before_it(tmp_path: Path) -> None:
