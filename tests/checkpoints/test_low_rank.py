@@ -21,7 +21,8 @@ from gossamer.generation.ready import ready
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.packing.folder import PackedModel, read_packed, write_packed
 from gossamer.pruning import Target, prune
-from gossamer.pruning.solvers import CALIBRATED, low_rank, sparse_plus_low_rank
+from gossamer.pruning.low_rank import low_rank, sparse_plus_low_rank
+from gossamer.pruning.methods import CALIBRATED
 from gossamer.safetensors_io import SafetensorsFile
 from reference_model import ReferenceModel
 from tiny import save_safetensors, tiny_llama

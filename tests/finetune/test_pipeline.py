@@ -133,7 +133,7 @@ def test_inputs_that_are_not_finite_are_named(files: Path) -> None:
     values = dict(student.named_parameters())
     masks = Masks(values, "cubic", 0.7, "sparsegpt")
     windows = torch.full((2, 8), 5)
-    with pytest.raises(GossamerError, match=r"layers\.1\.gate: its inputs are not finite"):
+    with pytest.raises(GossamerError, match=r"layers\.1\.gate: the inputs measured in calibration are not finite"):
         raise_zeros(student, windows, masks.due(0, 0.9), values, masks.keep, nullcontext)
 
 

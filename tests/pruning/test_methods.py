@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from gossamer import _core
 from gossamer.arch.llama import Sizes
 from gossamer.errors import GossamerError
-from gossamer.pruning import Target, admm, alternating, magnitude, sparsegpt, wanda
-from gossamer.pruning.inverses import damped, inverse, inverse_factor
+from gossamer.pruning import Target, admm, magnitude, sparsegpt, wanda
+from gossamer.pruning.int4 import Int4
+from gossamer.pruning.linalg import damped, inverse, inverse_factor
 from gossamer.pruning.masks import keep_pattern
+from gossamer.pruning.methods import CALIBRATED, METHODS
+from gossamer.pruning.methods import admm as alternating
+from gossamer.pruning.methods.method import Method
 from gossamer.pruning.sequential import prune_blocks
-from gossamer.pruning.solvers import CALIBRATED, METHODS, Int4, Method
 from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]

@@ -66,7 +66,7 @@ def test_transformers_reads_exact_zeros_and_all_else_as_it_was(
 
 
 @pytest.mark.parametrize("allocation", [None, "uniform", "owl", "divergence"])
-@pytest.mark.parametrize("method", pruning.solvers.CALIBRATED)
+@pytest.mark.parametrize("method", pruning.methods.CALIBRATED)
 def test_zeros_add_up_however_they_are_divided(tmp_path: Path, text: Path, method: str, allocation: str | None) -> None:
     source = tiny_llama(tmp_path / "dense")
     calls: list[str] = []
@@ -120,7 +120,7 @@ def test_the_report_beside_the_weights(tmp_path: Path, text: Path) -> None:
         assert ((values.reshape(-1, 4) != 0).sum(axis=1) == 2).all()
 
 
-@pytest.mark.parametrize("method", pruning.solvers.CALIBRATED)
+@pytest.mark.parametrize("method", pruning.methods.CALIBRATED)
 @pytest.mark.parametrize(("sparsity", "group"), [(0.5, 64), (0.5, 0), (0, 32)])
 def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, method: str, sparsity: float, group: int) -> None:
     source = tiny_llama(tmp_path / "dense", dtype="bf16")

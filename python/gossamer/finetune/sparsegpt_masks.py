@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arch import spec
-from ..errors import GossamerError
 from ..nn.block import Block
 from ..nn.decoder import Decoder
 from ..pruning.masks import Target
-from ..pruning.solvers import sparsegpt
+from ..pruning.methods.sparsegpt import sparsegpt
+from ..pruning.moments import Moments
 
 _BATCH = 4  # windows in one forward pass
 
@@ -48,17 +48,17 @@ def raise_zeros(
     states = [student.enter(part, step) for part in torch.split(windows, _BATCH)]
     for index, block in enumerate(student.layers):
         assert isinstance(block, Block)
-        with autocast(), _moments(block, student.config.blocks[index]) as grams:
+        with autocast(), _products(block, student.config.blocks[index]) as sums:
             for state in states:
                 block(state, step)
         groups = student.config.blocks[index].groups
         for group in (each.linears for each in groups):
-            gram = grams[group[0]].to("cpu", torch.float64).numpy()
-            if not np.isfinite(gram).all():
-                raise GossamerError(f"layers.{index}.{group[0]}: its inputs are not finite")
+            moments = Moments()
+            moments.add_product(sums[group[0]].cpu().numpy())
+            moments.check(f"layers.{index}.{group[0]}")
             for linear in group:
                 name = f"layers.{index}.{linear}.weight"
-                pruned = _pruned(values[name], keep[name], zeros[name], gram)
+                pruned = _pruned(values[name], keep[name], zeros[name], moments.gram)
                 values[name].copy_(pruned)
                 keep[name].logical_and_(pruned.to(keep[name].device) != 0)
                 parameters[name].copy_(values[name])
@@ -73,7 +73,7 @@ def _pruned(values: Tensor, keep: Tensor, zeros: int, gram: NDArray[np.float64])
 
 
 @contextmanager
-def _moments(block: Block, description: spec.Block) -> Iterator[dict[str, Tensor]]:
+def _products(block: Block, description: spec.Block) -> Iterator[dict[str, Tensor]]:
     """Sums x x^T over the inputs of a block's linears while it runs, float32, by the first linear that has them."""
     sums: dict[str, Tensor] = {}
 

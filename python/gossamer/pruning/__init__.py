@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from .allocation import ALLOCATIONS
-from .alternating import admm
 from .masks import Target
+from .methods import DEFAULT_METHOD, METHODS
+from .methods.admm import admm
+from .methods.magnitude import magnitude
+from .methods.sparsegpt import sparsegpt
+from .methods.wanda import wanda
 from .options import Options
 from .pipeline import prune, prune_checkpoint
 from .result import PrunedCheckpoint, Report
-from .solvers import DEFAULT_METHOD, METHODS, magnitude, sparsegpt, wanda
 
 __all__ = [
     "ALLOCATIONS",

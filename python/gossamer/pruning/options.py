@@ -11,7 +11,7 @@ from ..formats import STORED, check_group
 from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
 from .masks import Target
-from .solvers import CALIBRATED, DEFAULT_METHOD, METHODS
+from .methods import CALIBRATED, DEFAULT_METHOD, METHODS
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,17 @@ from ..machine.threads import usable_threads, work_ahead
 from ..progress import Progress
 from ..text.calibration import LENGTH, WINDOWS, read_text, text_windows, window_length
 from .allocation import Size, by_divergence, by_outliers, uniform
+from .int4 import Int4
+from .linalg import Matrix
 from .masks import Target
+from .methods import CALIBRATED, DEFAULT_METHOD
+from .methods.magnitude import magnitude
+from .methods.method import Method
+from .methods.sparsegpt import rounded
 from .options import Options, read_zeros
 from .result import REPORT_FILE, PrunedCheckpoint, Report, stored_type
 from .sensitivity import Probe
 from .sequential import prune_blocks
-from .solvers import CALIBRATED, DEFAULT_METHOD, Int4, Matrix, Method, magnitude, rounded
 
 if TYPE_CHECKING:
     from .. import _core

@@ -12,8 +12,9 @@ from ..engine import Blocks
 from ..errors import GossamerError
 from ..generation.divergence import log_probabilities, mean_divergence
 from ..progress import Progress
+from .linalg import Matrix
 from .masks import Target
-from .solvers import Matrix, importance, keep_important
+from .methods.wanda import importance, keep_important
 
 _PROBES = 2
 _PROBE_LENGTH = 256

@@ -24,9 +24,11 @@ from ..arch.spec import Group, Transformer
 from ..checkpoints.low_rank import LowRank
 from ..engine import Blocks
 from ..errors import GossamerError
-from .inverses import damped, inverse
+from .linalg import Matrix
+from .low_rank import sparse_plus_low_rank
 from .masks import Target
-from .solvers import Gram, Matrix, Method, Prepared, sparse_plus_low_rank
+from .methods.method import Method
+from .moments import Moments
 
 # Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
 _CHUNK_TOKENS = 4096
@@ -65,7 +67,7 @@ def prune_blocks(
     pruned = [blocks.embed(part.reshape(-1), length) for part in parts]
     dense = list(pruned)
 
-    def prune_group(group: Group, moments: _Moments) -> Matrix:
+    def prune_group(group: Group, moments: Moments) -> Matrix:
         """Prunes the linears of a group; returns by how much the last of them changed."""
         for linear in group.linears:
             name = f"layers.{layer}.{linear}"
@@ -92,7 +94,7 @@ def prune_blocks(
         progress(layer, model.layers, "pruning blocks")
         # With the whole block still dense, behind dense and behind pruned blocks.
         *others, final = block.groups
-        inner = {group: _Moments() for group in others}
+        inner = {group: Moments() for group in others}
         firsts = [group.linears[0] for group in others]
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
             inputs = blocks.block_inputs(layer, hidden, firsts, length)
@@ -116,7 +118,7 @@ def prune_blocks(
             prune_group(group, moments)
 
         # With all of the block pruned but its last linear, which so makes up for the others, too.
-        last, inputs_last = _Moments(), []
+        last, inputs_last = Moments(), []
         for index, hidden in enumerate(pruned):
             pruned[index], captured = blocks.forward_block(layer, hidden, final.linears, length)
             inputs_last.append(captured[final.linears[0]])
@@ -135,75 +137,3 @@ def _token_scales(hidden: Matrix) -> Matrix:
     """Returns what the next norm multiplies each token with, up to its weight: [tokens, 1] for [tokens, hidden]."""
     sizes = np.sqrt(np.square(hidden).mean(axis=1, keepdims=True))
     return np.asarray(np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > 0), dtype=np.float32)
-
-
-class _Moments:
-    """Second moments of a linear's inputs, and of what its outputs lack with them.
-
-    Products of a chunk are float32 and add up in float64: relative errors of the sums stay near 1e-6, far below the
-    damping.
-    """
-
-    def __init__(self) -> None:
-        self.gram: Gram = np.zeros((0, 0))
-        self._input_drift: Gram | None = None
-        self._output_drift: Gram | None = None
-        self._inverse: Gram | None = None
-        self._prepared: Prepared | None = None
-
-    def add(self, x: Matrix) -> None:
-        """Adds a chunk of inputs, [tokens, cols]."""
-        self.gram = _plus(self.gram if self.gram.size else None, x, x)
-
-    def add_drift(self, x: Matrix, inputs: Matrix | None, outputs: Matrix | None) -> None:
-        """Adds what a chunk lacks.
-
-        Args:
-            x: Its inputs, [tokens, cols].
-            inputs: What they lack of the inputs of the dense model, [tokens, cols].
-            outputs: What the sum that the outputs go into lacks besides, [tokens, rows].
-        """
-        if inputs is not None:
-            self._input_drift = _plus(self._input_drift, inputs, x)
-        if outputs is not None:
-            self._output_drift = _plus(self._output_drift, outputs, x)
-
-    def check(self, name: str) -> None:
-        """Raises `GossamerError` where a sum is not finite."""
-        for sums in (self.gram, self._input_drift, self._output_drift):
-            if sums is not None and not np.isfinite(sums).all():
-                raise GossamerError(f"{name}: the inputs measured in calibration are not finite")
-
-    def lacking(self, weight: Matrix) -> Matrix:
-        """Returns the sum of e x^T, [rows, cols], where e is what the outputs of a weight [rows, cols] lack."""
-        lacking = np.zeros(weight.shape, np.float32)
-        if self._input_drift is not None:
-            lacking += weight @ self._input_drift.astype(np.float32)
-        if self._output_drift is not None:
-            lacking += self._output_drift
-        return lacking
-
-    def prepared(self, prepare: Callable[[Gram], Prepared]) -> Prepared:
-        """Returns a method that knows these inputs, the same for all linears that read them."""
-        if self._prepared is None:
-            self._prepared = prepare(self.gram)
-        return self._prepared
-
-    def aim(self, weight: Matrix) -> Matrix:
-        """Returns the weight [rows, cols] that comes nearest to the outputs of the dense model."""
-        if self._inverse is None:
-            self._inverse = inverse(damped(self.gram))
-        lacking = np.zeros(weight.shape)
-        if self._input_drift is not None:
-            lacking += weight @ self._input_drift
-        if self._output_drift is not None:
-            lacking += self._output_drift
-        return np.asarray(weight + lacking @ self._inverse, dtype=np.float32)
-
-
-def _plus(sums: Gram | None, left: Matrix, right: Matrix) -> Gram:
-    product: Matrix = left.T @ right
-    if sums is None:
-        return product.astype(np.float64)
-    sums += product
-    return sums

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..progress import Progress
 from ..pruning.masks import Target
-from ..pruning.solvers import CALIBRATED, DEFAULT_METHOD, METHODS, magnitude
+from ..pruning.methods import CALIBRATED, DEFAULT_METHOD, METHODS
+from ..pruning.methods.magnitude import magnitude
+from ..pruning.moments import Moments
 from .attachments import COMPUTED
 from .dense import CONV1D, is_linear, kind_of
 from .swap import Patterns, matches
@@ -28,13 +30,13 @@ class _Matrix:
     weight: nn.Parameter
     transposed: bool  # [inputs, outputs], as in GPT-2's Conv1D
     modules: list[nn.Module] = field(default_factory=list)
-    gram: Tensor | None = None
+    moments: Moments | None = None
 
     def add(self, inputs: Tensor) -> None:
         """Adds inputs [..., cols]: products in float32, sums in float64."""
         x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
-        product = (x.T @ x).double().cpu()
-        self.gram = product if self.gram is None else self.gram.add_(product)
+        self.moments = self.moments or Moments()
+        self.moments.add_product((x.T @ x).cpu().numpy())
 
     def prune(self, method: str, target: Target) -> float:
         """Prunes the weight where it lies and returns its fraction of zeros."""
@@ -45,10 +47,10 @@ class _Matrix:
         if method == "magnitude":
             pruned = magnitude(matrix, target)
         else:
-            assert self.gram is not None
-            if not self.gram.isfinite().all():
+            assert self.moments is not None
+            if not self.moments.finite:
                 raise ValueError(f"{self.name}: the inputs measured in calibration are not finite")
-            pruned = CALIBRATED[method].solve(matrix, self.gram.numpy(), target, matrix != 0)
+            pruned = CALIBRATED[method].solve(matrix, self.moments.gram, target, matrix != 0)
         values.copy_(torch.from_numpy(pruned))
         return 1.0 - int(torch.count_nonzero(values)) / values.numel()
 
@@ -121,10 +123,10 @@ def prune_linears(
                 for batch in batches:
                     _measure(block, matrices, calls.count(block), partial(run, model, batch))
             for matrix in matrices:
-                if method in CALIBRATED and matrix.gram is None:
+                if method in CALIBRATED and matrix.moments is None:
                     raise ValueError(f"{matrix.name}: no batch reaches this layer; exclude it or use others")
                 zeros[matrix.name] = matrix.prune(method, target)
-                matrix.gram = None
+                matrix.moments = None
     report(len(blocks), len(blocks), "pruning blocks")
     return zeros
 

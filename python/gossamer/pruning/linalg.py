@@ -1,4 +1,4 @@
-"""Inverses of second moments, which are symmetric and, damped, positive definite."""
+"""Inverses of second moments, which are symmetric and, damped, positive definite; the names of matrices."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 
+Matrix = NDArray[np.float32]
+Gram = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Number = TypeVar("Number", np.float32, np.float64)
 
 _DAMPING = 0.01
 _SMALL = 64  # inverted by LAPACK
 
 
-def damped(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+def damped(gram: Gram) -> Gram:
     """Adds 1% of the mean of the diagonal to the diagonal, which gives singular moments an inverse."""
     return gram + _DAMPING * (float(np.diagonal(gram).mean()) or 1.0) * np.eye(len(gram))
 
 
-def inverse_factor(gram: NDArray[np.float64]) -> NDArray[np.float32]:
+def inverse_factor(gram: Gram) -> Matrix:
     """Returns the upper triangular U with U^T U proportional to damped(gram)^-1, float32 [cols, cols].
 
     Raises:

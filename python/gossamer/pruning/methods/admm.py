@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .inverses import damped, inverse
-from .masks import Target, keep_fraction, keep_pattern
+from ..linalg import Gram, Mask, Matrix, damped, inverse
+from ..masks import Target, keep_fraction, keep_pattern
+from .method import Method
 
 _STRENGTH = np.float32(0.6)  # how strongly the two copies pull at each other
 _STEPS = 13
@@ -16,9 +16,7 @@ _MASK_STEPS = 9  # until the mask is final
 _SCORES = 1 << 16  # looked at for a mask that is not final
 
 
-def admm(
-    weight: NDArray[np.float32], gram: NDArray[np.float64], target: Target, present: NDArray[np.bool_] | None = None
-) -> NDArray[np.float32]:
+def admm(weight: Matrix, gram: Gram, target: Target, present: Mask | None = None) -> Matrix:
     """Searches mask and values together by alternating directions (Boyd et al. 2011; for pruning, Boža 2024).
 
     One copy of the matrix follows the outputs, the other has the zeros, and a running sum of their difference pulls
@@ -43,7 +41,7 @@ def admm(
 class Admm:
     """What `admm` needs to know of inputs, once for all matrices that read them."""
 
-    def __init__(self, gram: NDArray[np.float64]) -> None:
+    def __init__(self, gram: Gram) -> None:
         """Takes the sum of x x^T over the calibration inputs, [cols, cols].
 
         Raises:
@@ -62,11 +60,11 @@ class Admm:
 
     def __call__(
         self,
-        weight: NDArray[np.float32],
+        weight: Matrix,
         target: Target,
-        present: NDArray[np.bool_],
-        lacking: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
+        present: Mask,
+        lacking: Matrix | None = None,
+    ) -> Matrix:
         """Prunes a matrix.
 
         Args:
@@ -116,7 +114,7 @@ class Admm:
         return np.where(keep, free, np.float32(0))
 
 
-def lower_bound(scores: NDArray[np.float32], fraction: float) -> float:
+def lower_bound(scores: Matrix, fraction: float) -> float:
     """Returns what about that fraction of the scores [rows, cols] lie below, from some of them."""
     stride = scores.size // _SCORES + 1
     while math.gcd(stride, scores.shape[1]) > 1:  # so that it comes to every column
@@ -124,3 +122,6 @@ def lower_bound(scores: NDArray[np.float32], fraction: float) -> float:
     some = scores.ravel()[::stride]
     place = int(fraction * some.size)
     return float(np.partition(some, place)[place])
+
+
+METHOD = Method(admm, updates=True, prepare=Admm)
