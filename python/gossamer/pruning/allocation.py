@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..progress import Progress
+from .linalg import Matrix
 from .masks import Target
 
-ALLOCATIONS = ("uniform", "owl", "divergence")
+if TYPE_CHECKING:
+    from .sensitivity import Probe
+
+Put = Callable[[str, Matrix], None]
 
 # How far OWL goes from the sparsity asked for, either way, as in its paper.
 _OWL_SPAN = 0.08
@@ -118,3 +124,25 @@ def _within_budget(
     return {
         name: Target(count / size.entries) for (name, size), count in zip(sizes.items(), counts.tolist(), strict=True)
     }
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A way to divide zeros.
+
+    Attributes:
+        divide: Makes targets of the target for all, the sizes of the matrices and what was measured of each.
+        measure: Measures that on a probe; told the target, what puts a matrix into the engine, and whom to report to.
+    """
+
+    divide: Callable[[Target, Mapping[str, Size], Mapping[str, float]], dict[str, Target]]
+    measure: Callable[[Probe, Target, Put, Progress], dict[str, float]] | None = None
+
+
+ALLOCATIONS = {
+    "uniform": Allocation(lambda target, sizes, _: uniform(target, sizes)),
+    "owl": Allocation(by_outliers, lambda probe, _target, _put, progress: probe.outliers(progress)),
+    "divergence": Allocation(
+        by_divergence, lambda probe, target, put, progress: probe.divergence(target, put, progress)
+    ),
+}

@@ -14,30 +14,18 @@ from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
 from ..generation.windows import sampled_windows
-from ..machine.threads import usable_threads, work_ahead
 from ..progress import Progress
 from ..text.calibration import LENGTH, WINDOWS, read_text, text_windows, window_length
-from .allocation import Size, by_divergence, by_outliers, uniform
-from .int4 import Int4
-from .linalg import Matrix
+from .allocation import Size
+from .calibrated import Calibrated, packed
 from .masks import Target
 from .methods import CALIBRATED, DEFAULT_METHOD
 from .methods.magnitude import magnitude
-from .methods.method import Method
-from .methods.sparsegpt import rounded
 from .options import Options, read_zeros
-from .result import REPORT_FILE, PrunedCheckpoint, Report, stored_type
-from .sensitivity import Probe
-from .sequential import prune_blocks
+from .result import REPORT_FILE, PrunedCheckpoint, Report
 
 if TYPE_CHECKING:
-    from .. import _core
-    from ..arch import Sources
-    from ..arch.sources import Source
-    from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
-
-_F16_MAX = float(np.finfo(np.float16).max)
 
 
 def prune(
@@ -172,33 +160,17 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
             tokens = text_windows(
                 text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(options.calibration)
             )
-        decoder, sizes = _decoder(source, config, sources, options.threads)
+        work = Calibrated(source, config, sources, options)
         if tokens is None:
             origin = "the dense model's own samples"
             tokens = sampled_windows(
-                decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
+                work.decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
             )
-        solver = CALIBRATED[method]
-        if options.weights == "int4":
-            solver = rounded(solver, Int4(options.group))
-        dtype = "f32" if options.weights == "int4" else None
-        pruned, branches = _calibrated(
-            decoder,
-            source,
-            config,
-            sources,
-            dtype,
-            tokens,
-            solver,
-            given or target,
-            options.way,
-            {name: sizes[name] for name in names},
-            options.rank,
-            report,
-        )
+        work.prune(tokens, given or target, report)
+        pruned, branches = work.pruned, work.branches
     else:
         pruned = {
-            name: _packed(
+            name: packed(
                 source,
                 sources[name],
                 magnitude(source.read(sources[name], finite=True), given[name] if given else target),
@@ -230,116 +202,3 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
         {sources[name].tensor: branch for name, branch in branches.items()},
         result,
     )
-
-
-def _packed(source: Checkpoint, place: Source, values: Matrix, dtype: str | None = None) -> _core.Weight:
-    from .. import _core
-
-    dtype = dtype or stored_type(source, place.tensor)
-    if dtype == "f16" and np.abs(values).max(initial=0.0) > _F16_MAX:
-        raise GossamerError(f"{source.path}: tensor {place.tensor} no longer fits f16 after pruning")
-    return _core.pack(values, "dense", dtype)
-
-
-def _decoder(
-    source: Checkpoint, config: Transformer, sources: Sources, threads: int
-) -> tuple[_core.Decoder, dict[str, Size]]:
-    """The dense model to measure on, and what its matrices have.
-
-    Its weights are int8 whatever is stored, and so are the inputs of its linears: a hundredth of noise in what is
-    measured, which averages out over the tokens, for a fraction of the time and the memory of float32.
-    """
-    from .. import _core
-
-    threads = usable_threads(threads)
-    weights: dict[str, _core.Weight] = {}
-    vectors: dict[str, NDArray[np.float32]] = {}
-    sizes: dict[str, Size] = {}
-
-    def read(name: str) -> tuple[_core.Weight, Size] | NDArray[np.float32]:
-        values = source.read(sources[name], finite=True)
-        if values.ndim == 1:
-            return values
-        packed = _core.pack(values, "dense", "f32") if name == "positions" else _measured(values)
-        return packed, _size(values)
-
-    for name, made in work_ahead(read, sources):
-        if isinstance(made, tuple):
-            weights[name], sizes[name] = made
-        else:
-            vectors[name] = made
-    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="a8"), sizes
-
-
-def _measured(values: Matrix) -> _core.Weight:
-    """A matrix as the model that is measured on has it."""
-    from .. import _core
-
-    return _core.pack(values, "dense", "int8", 64)
-
-
-def _size(values: Matrix) -> Size:
-    return Size(values.size, values.size - int(np.count_nonzero(values)))
-
-
-def _calibrated(
-    decoder: _core.Decoder,
-    source: Checkpoint,
-    config: Transformer,
-    sources: Sources,
-    dtype: str | None,
-    tokens: NDArray[np.int32],
-    method: Method,
-    target: Target | dict[str, Target],
-    allocation: str,
-    sizes: dict[str, Size],
-    rank: int,
-    progress: Progress,
-) -> tuple[dict[str, _core.Weight], dict[str, LowRank]]:
-    """Prunes block after block.
-
-    Returns:
-        The results by canonical name, packed as `dtype` or as in the source; and the low-rank branches.
-    """
-    pruned: dict[str, _core.Weight] = {}
-    branches: dict[str, LowRank] = {}
-
-    def read(name: str) -> Matrix:
-        return source.read(sources[name], finite=True)
-
-    def put(name: str, values: Matrix) -> None:
-        decoder.set_weight(name, _measured(values))
-
-    if isinstance(target, dict):
-        targets = target
-    elif allocation == "uniform":
-        targets = uniform(target, sizes)
-    else:
-        probe = Probe(decoder, config, tokens, read)
-        if allocation == "owl":
-            targets = by_outliers(target, sizes, probe.outliers(progress))
-        else:
-            targets = by_divergence(target, sizes, probe.divergence(target, put, progress))
-
-    def replace(name: str, values: Matrix, branch: LowRank | None) -> Matrix:
-        pruned[name] = _packed(source, sources[name], values, dtype)
-        exact = pruned[name].type == "f32" and branch is None
-        whole: Matrix = values if exact else pruned[name].unpack()
-        if branch is not None:
-            branches[name] = branch
-            whole += branch.u @ branch.v
-        put(name, whole)
-        return whole
-
-    prune_blocks(
-        decoder,
-        config,
-        tokens,
-        method,
-        targets,
-        read,
-        replace,
-        progress,
-        rank,
-    )
-    return pruned, branches
