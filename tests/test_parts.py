@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,12 +14,15 @@ from gossamer.errors import GossamerError
 from gossamer.folders import check_destination, new_folder, remove_folder, write_file
 from gossamer.parts import Part, new_file
 
-
-def write_and_wait(place: Path, started: Path) -> None:
-    with new_folder(place) as part:
-        (part / "half").write_text("written")
-        started.write_text(part.name)
-        time.sleep(60)
+WRITE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from gossamer.folders import new_folder
+with new_folder(Path(sys.argv[1])) as part:
+    (part / "half").write_text("written")
+    Path(sys.argv[2]).write_text(part.name)
+    time.sleep(60)
+"""
 
 
 def names(folder: Path) -> list[str]:
@@ -31,18 +34,17 @@ def test_what_a_killed_process_left_goes_with_the_next_write_to_its_place(tmp_pa
     processes = []
     for target in (place, other):
         started.unlink(missing_ok=True)
-        processes.append(multiprocessing.get_context("spawn").Process(target=write_and_wait, args=(target, started)))
-        processes[-1].start()
+        processes.append(subprocess.Popen([sys.executable, "-c", WRITE_AND_WAIT, str(target), str(started)]))
         while not started.exists():
+            assert processes[-1].poll() is None
             time.sleep(0.01)
     dead, alive = processes
     left = [name for name in names(place.parent) if name.startswith(".")]
     with new_folder(place) as part:
         (part / "mine").write_text("x")
     assert names(place.parent) == sorted([*left, "model"]), "while their writers live, parts stay"
-    assert dead.pid
-    os.kill(dead.pid, signal.SIGKILL)
-    dead.join()
+    dead.kill()
+    dead.wait()
     remove_folder(place)
     with new_folder(place) as part:
         (part / "mine").write_text("x")
@@ -50,7 +52,7 @@ def test_what_a_killed_process_left_goes_with_the_next_write_to_its_place(tmp_pa
     assert rest[1:] == ["model"]
     assert rest[0].startswith(".other."), "another place's part is none of this one's"
     alive.kill()
-    alive.join()
+    alive.wait()
 
 
 def test_a_model_put_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
