@@ -18,7 +18,7 @@ LEVELS = (
     ("zoo", "pruning", "generation", "nn"),
     ("packing", "gpu", "engine"),
     ("checkpoints", "machine"),
-    ("arch", "text"),
+    ("arch", "text", "tokenizer"),
     ("errors", "files", "folders", "formats", "hashes", "parts", "pictures", "progress", "safetensors_io", "tables"),
 )
 # The drop-in stands beside the rest: it reaches these alone. Methods of pruning are there for any matrix.
