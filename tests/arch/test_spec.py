@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gossamer.arch.llama import Sizes
-from gossamer.arch.sources import Source
+from gossamer.arch.sources import Source, parts_of
 from gossamer.arch.spec import Attention, Block, Branch, Group, Mlp, Norm, Stack, Transformer
 from gossamer.errors import GossamerError
 
@@ -110,3 +110,16 @@ def test_sources_refuse_other_shapes() -> None:
         Source("t", (6, 4)).read(np.zeros((5, 4), np.float32))
     with pytest.raises(GossamerError, match=r"tensor t: has place for \[6, 4\], got \[4, 6\]"):
         Source("t", (6, 4)).write(np.zeros((6, 4), np.float32), np.zeros((4, 6), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("embed", ("", "embed", "weight")),
+        ("norm.bias", ("", "norm", "bias")),
+        ("layers.12.q", ("12", "q", "weight")),
+        ("layers.3.attn_norm.bias", ("3", "attn_norm", "bias")),
+    ],
+)
+def test_names_are_split_into_what_checkpoints_spell(name: str, parts: tuple[str, str, str]) -> None:
+    assert parts_of(name) == parts

@@ -52,8 +52,8 @@ def number(config: dict[str, Any], key: str, default: float | None = None, where
         raise GossamerError(f"{name} is beyond float, with {len(str(value))} digits") from None
 
 
-def flag(config: dict[str, Any], key: str) -> bool:
-    """Returns a boolean; a missing or null key is false.
+def flag(config: dict[str, Any], key: str, default: bool = False) -> bool:
+    """Returns a boolean; a missing or null key gives the default.
 
     Raises:
         GossamerError: it is something else.
@@ -61,4 +61,4 @@ def flag(config: dict[str, Any], key: str) -> bool:
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
         raise GossamerError(f"{key} must be true or false, got {value!r:.80}")
-    return bool(value)
+    return default if value is None else value

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
-from .sources import Source
+from .sources import Source, parts_of
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -21,7 +21,7 @@ from .spec import (
     Stack,
     Transformer,
     attention_scale,
-)  # fmt: skip
+)
 
 PREFIX = "transformer."
 
@@ -71,7 +71,7 @@ def describe(config: dict[str, Any]) -> Transformer:
     stack = Stack((block,), (0,) * integer(config, "n_layer", most=MOST_LAYERS), norm)
     context = integer(config, "n_positions", 1024)
     embedding = Embedding(Learned(context))
-    head = Head(config.get("tie_word_embeddings") is None or flag(config, "tie_word_embeddings"))
+    head = Head(flag(config, "tie_word_embeddings", True))
     return Transformer(hidden, integer(config, "vocab_size"), context, embedding, stack, head)
 
 
@@ -91,12 +91,11 @@ def sources(config: dict[str, Any]) -> dict[str, Source]:
     outline = describe(config)
     found = {}
     for name, shape in outline.tensors.items():
-        parts = name.split(".")
-        kind = "bias" if parts[-1] == "bias" else "weight"
-        if parts[0] != "layers":
-            found[name] = Source(f"{_STORED[parts[0]]}.{kind}", shape)
+        layer, own, kind = parts_of(name)
+        if not layer:
+            found[name] = Source(f"{_STORED[own]}.{kind}", shape)
             continue
-        prefix, own = f"transformer.h.{parts[1]}.", parts[2]
+        prefix = f"transformer.h.{layer}."
         transpose = len(shape) == 2
         if own in _FUSED:
             rows = (_FUSED.index(own) * outline.hidden, outline.hidden, 3 * outline.hidden)

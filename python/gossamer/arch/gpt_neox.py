@@ -8,7 +8,7 @@ from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
 from .rope import rotary
-from .sources import Source
+from .sources import Source, parts_of
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -22,7 +22,7 @@ from .spec import (
     Stack,
     Transformer,
     attention_scale,
-)  # fmt: skip
+)
 
 PREFIX = "gpt_neox."
 
@@ -70,10 +70,10 @@ def _outline(config: dict[str, Any], positions: Rope | None, context: int) -> Tr
     if activation not in _ACTIVATIONS:
         raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there are: {', '.join(_ACTIVATIONS)}")
     norm = Norm("layer", number(config, "layer_norm_eps", 1e-5), bias=True)
-    with_bias = _default(config, "attention_bias", True)
+    with_bias = flag(config, "attention_bias", True)
     attention = Attention(heads, heads, dim, attention_scale(dim), positions, ("q", "k", "v", "o") if with_bias else ())
     mlp = Mlp(integer(config, "intermediate_size"), _ACTIVATIONS[activation], gated=False, biases=("up", "down"))
-    parallel = _default(config, "use_parallel_residual", True)
+    parallel = flag(config, "use_parallel_residual", True)
     block = Block((Branch(attention, norm), Branch(mlp, norm)), parallel)
     stack = Stack((block,), (0,) * integer(config, "num_hidden_layers", most=MOST_LAYERS), norm)
     head = Head(flag(config, "tie_word_embeddings"))
@@ -103,10 +103,6 @@ def _partial(config: dict[str, Any]) -> float:
     return 0.25
 
 
-def _default(config: dict[str, Any], key: str, default: bool) -> bool:
-    return default if config.get(key) is None else flag(config, key)
-
-
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
     return keys.unread(config, _KEYS)
@@ -122,12 +118,11 @@ def sources(config: dict[str, Any]) -> dict[str, Source]:
     outline, dim = _outline(config, None, 1), _head_dim(config)
     found = {}
     for name, shape in outline.tensors.items():
-        parts = name.split(".")
-        kind = "bias" if parts[-1] == "bias" else "weight"
-        if parts[0] != "layers":
-            found[name] = Source(f"{_STORED[parts[0]]}.{kind}", shape)
+        layer, own, kind = parts_of(name)
+        if not layer:
+            found[name] = Source(f"{_STORED[own]}.{kind}", shape)
             continue
-        prefix, own = f"gpt_neox.layers.{parts[1]}.", parts[2]
+        prefix = f"gpt_neox.layers.{layer}."
         if own in _FUSED:  # of each head the rows of q, those of k and those of v
             rows = (_FUSED.index(own) * dim, dim, 3 * dim)
             stored = (3 * outline.hidden, *shape[1:])

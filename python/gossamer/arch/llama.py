@@ -9,7 +9,7 @@ from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
 from .rope import rotary
-from .sources import Source
+from .sources import Source, parts_of
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -250,9 +250,6 @@ def sources(config: dict[str, Any]) -> dict[str, Source]:
     outline = _sizes(config).describe()
     found: dict[str, Source] = {}
     for name, shape in outline.tensors.items():
-        if name.startswith("layers."):
-            _, layer, own, *rest = name.split(".")
-            found[name] = Source(f"model.layers.{layer}.{_STORED[own]}.{rest[0] if rest else 'weight'}", shape)
-        else:
-            found[name] = Source(f"{_STORED[name]}.weight", shape)
+        layer, own, kind = parts_of(name)
+        found[name] = Source(f"{f'model.layers.{layer}.' if layer else ''}{_STORED[own]}.{kind}", shape)
     return found

@@ -16,6 +16,13 @@ from ..errors import GossamerError
 Values = NDArray[np.float32]
 
 
+def parts_of(name: str) -> tuple[str, str, str]:
+    """Splits a canonical name: layer ("" outside the blocks), short name, and "weight" or "bias" as checkpoints say."""
+    parts = name.split(".")
+    kind = parts.pop() if parts[-1] == "bias" else "weight"
+    return parts[1] if parts[0] == "layers" else "", parts[-1], kind
+
+
 @dataclass(frozen=True)
 class Source:
     """How a canonical tensor follows from a stored one; the steps are taken in the order of the attributes.
