@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal
 
-from ..errors import GossamerError
+from ...errors import GossamerError
 
 LARGEST = 1 << 24
 """The most that any size may be, so that sizes multiply without overflow."""

@@ -1,0 +1,35 @@
+"""A transformer described by its parts: a residual stream, and branches that read it and add to it.
+
+Flags multiply; parts add. What a model needs follows from the description and is written nowhere else: the names and
+shapes of its weights, which of them read the same inputs, which outputs join the stream. It is data: packed folders
+hold it, the native engine is built from it (`csrc/engine/spec.h` mirrors it field for field), and what it does not
+know is refused by name.
+"""
+
+from __future__ import annotations
+
+from .attention import Attention, attention_scale
+from .linear import Linear
+from .mlp import Mlp
+from .norm import Norm
+from .positions import Learned, Rope
+from .stack import MOST_LAYERS, Block, Branch, Group, Stack
+from .transformer import Embedding, Head, Transformer
+
+__all__ = [
+    "MOST_LAYERS",
+    "Attention",
+    "Block",
+    "Branch",
+    "Embedding",
+    "Group",
+    "Head",
+    "Learned",
+    "Linear",
+    "Mlp",
+    "Norm",
+    "Rope",
+    "Stack",
+    "Transformer",
+    "attention_scale",
+]
