@@ -70,6 +70,10 @@ _PROMPTS = (
     "Prompts of the shape of SmolLM2-135M, dense int8, as tokens a second by type of the KV cache, taking turns. In "
     "brackets: times as fast as {base}."
 )
+_BATCH = (
+    "The shape of Llama-3.2-1B: seconds of a step of several tokens over those of a step of one, taking turns, by type "
+    "of the blocks and zeros."
+)
 
 
 def read_results() -> dict[str, Document]:
@@ -223,11 +227,24 @@ def prompts(document: Document) -> Iterator[str]:
     yield _table(["tokens", *types], lines, left=0)
 
 
+def batches(document: Document) -> Iterator[str]:
+    """What steps of several tokens cost: a row for each type and fraction of zeros."""
+    yield _filled(_BATCH)
+    rows = document["rows"]
+    counts = [count for count in rows[0]["cost"] if count != "1"]
+    lines = [
+        [row["weights"], f"{float(row['zeros']):.0%}", *(f"{row['cost'][count]:.2f}" for count in counts)]
+        for row in rows
+    ]
+    yield _table(["blocks", "zeros", *(f"{count} tokens" for count in counts)], lines, left=1)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "kernels": ("Kernels", "python bench/kernels.py", kernels),
     "kernels_acceptance": ("What is asked of the kernels", "python bench/kernels.py --acceptance", acceptance),
     "whole_models_zeros": ("Whole models, sparse beside dense", "python bench/whole_models.py zeros", whole_models),
     "whole_models_formats": ("The formats chosen", "python bench/whole_models.py formats", format_choices),
+    "whole_models_batch": ("Steps of several tokens", "python bench/whole_models.py batch", batches),
     "whole_models_prompts": ("Prompts", "python bench/whole_models.py prompts", prompts),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),

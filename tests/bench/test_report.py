@@ -80,7 +80,9 @@ def results() -> dict[str, Any]:
         "auto_over_best": 0.975, "tokens_per_second": {"auto": 39.0, **sides},
     }  # fmt: skip
     prompt = {"tokens": 2048, "tokens_per_second": {"f32": 1000.0, "bf16": 1250.0}, "speedup": {"f32": 1, "bf16": 1.3}}
+    step_cost = {"weights": "int8", "zeros": "0.75", "cost": {"1": 1.0, "4": 1.25, "8": 1.75}}
     return {
+        "whole_models_batch": {"facts": FACTS, "rows": [step_cost]},
         "whole_models_prompts": {"facts": FACTS, "rows": [prompt]},
         "whole_models_zeros": {"facts": FACTS, "rows": [whole, {**whole, "zeros": "2:4"}]},
         "whole_models_formats": {"facts": FACTS, "rows": [chosen]},
@@ -124,6 +126,7 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         "| 8 | 75% | bitmap | 80.0 | 99.5 | 1.25 (1.00 to 1.50) |",
         "| shape | int4 | int8 | 75% | bitmap, csr | 20.0 | 30.0 | 1.50 (1.00 to 2.00) | 1.62 | 1.40 |",
         "| shape | int4 | int8 | 2:4 | bitmap, csr | 20.0 | 30.0 | 1.50 (1.00 to 2.00) | 1.62 | 1.40 |",
+        "| int8 | 75% | 1.25 | 1.75 |",
         "| 2048 | 1000 (1.00) | 1250 (1.30) |",
         "| shape | int8 | 30% | bitmap | 39.0 | 20.0 | 30.0 | 0.97 |",
     ):
