@@ -146,13 +146,16 @@ def test_an_exported_file_is_a_checkpoint_that_transformers_reads(tmp_path: Path
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "family": ({"architecture": "gemma3"}, "architecture 'gemma3' is not supported in GGUF files; only llama"),
+    "family": ({"architecture": "rwkv7"}, "architecture 'rwkv7' is not supported in GGUF files; there are: llama, "),
     "missing key": ({"keys": {"llama.embedding_length": None}}, "key llama.embedding_length is missing"),
     "heads": ({"keys": {"llama.attention.head_count": 0}}, "llama.attention.head_count"),
     "adapter": ({"keys": {"general.type": "adapter"}}, "holds no model: its general.type is 'adapter'"),
     "scales": ({"tensors": {"blk.0.attn_q.scale": np.ones(1, np.float32)}}, "tensor blk.0.attn_q.scale has no place"),
-    "bias": ({"tensors": {"blk.0.attn_norm.bias": np.ones(96, np.float32)}}, "input_layernorm.bias has no place"),
-    "shape": ({"keys": {"llama.feed_forward_length": 99}}, "tensor model.layers.0.mlp.gate_proj.weight has shape"),
+    "bias": ({"tensors": {"blk.0.attn_norm.bias": np.ones(96, np.float32)}}, "blk.0.attn_norm.bias has no place"),
+    "shape": (
+        {"keys": {"llama.feed_forward_length": 99}},
+        "blk.0.ffn_gate.weight has shape [160, 96], the keys ask for [99, 96]",
+    ),
     "more layers": ({"keys": {"llama.block_count": 3}}, "tensor model.layers.2.self_attn.q_proj.weight is missing"),
     "tensor": ({"tensors": {"blk.0.attn_q_norm.weight": np.ones(4, np.float32)}}, "blk.0.attn_q_norm.weight has no"),
     "scaling": ({"keys": {"llama.rope.scaling.type": "su"}}, "rope_type 'su' is not supported"),

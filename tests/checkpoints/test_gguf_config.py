@@ -123,7 +123,7 @@ REFUSED: dict[str, Any] = {
 }
 OWN_NAMES = {
     "llama.attention.head_count_kv": "num_key_value_heads",
-    "llama.attention.key_length": "q_proj.weight",
+    "llama.attention.key_length": "attn_q.weight",
     "llama.rope.freq_base": "rope_theta",
 }
 

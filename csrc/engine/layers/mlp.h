@@ -1,7 +1,6 @@
-// down(activation(gate(x)) * up(x)), or down(activation(up(x))); gate and up may be clamped
+// down(activation(gate(x)) * up(x)), or down(activation(up(x)))
 #pragma once
 
-#include <optional>
 #include <string>
 
 #include "engine/layers/mixer.h"
@@ -17,10 +16,6 @@ class MlpLayer final : public Mixer {
  private:
   ActivationKernels activation_;
   bool gated_;
-  bool plain_;
-  std::optional<float> limit_;
-  float alpha_;
-  float shift_;
 };
 
 }  // namespace gossamer

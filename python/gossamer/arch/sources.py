@@ -50,6 +50,14 @@ class Source:
         """Whether the canonical tensor is the stored one, value for value."""
         return self == Source(self.tensor, self.shape)
 
+    @property
+    def outcome(self) -> tuple[int, ...]:
+        """Shape of the canonical tensor."""
+        shape = self.shape if self.index is None else self.shape[1:]
+        rows, *others = shape[::-1] if self.transpose else shape
+        _, block, stride = self.rows or (0, rows, rows)
+        return (rows // stride * block, *others)
+
     def read(self, stored: Values) -> Values:
         """Returns the canonical tensor, float32; a view where nothing is computed.
 

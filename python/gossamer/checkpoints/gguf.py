@@ -1,4 +1,4 @@
-"""GGUF files of the Llama family, read through the `gguf` package, under Hugging Face names."""
+"""GGUF files, read through the `gguf` package, under Hugging Face names."""
 
 from __future__ import annotations
 
@@ -10,34 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.sources import Source
+from .. import arch
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
-from .gguf_config import read_config
+from .gguf_config import ROPE_FACTORS, find, read_config
+from .gguf_names import sources
 from .gguf_reader import read as read_file
 from .gguf_tokenizer import rebuild
 
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 _BUFFER = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")  # frequencies without scaling, in files of 2023
-_ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies: Llama 3's scaling, evaluated
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _MOST_PARTS = 999
 
 
 class GgufCheckpoint(Checkpoint):
-    """A GGUF file whose architecture is "llama"."""
+    """A GGUF file: tensors of a description, put together as the family's checkpoints have them."""
 
     def __init__(self, path: Path) -> None:
         """Reads the keys and the list of tensors.
@@ -50,26 +38,35 @@ class GgufCheckpoint(Checkpoint):
         kind, architecture = (self._keys.get(f"general.{name}") for name in ("type", "architecture"))
         if kind not in (None, "model"):
             raise GossamerError(f"{path}: holds no model: its general.type is {kind!r:.80}")
-        if architecture != "llama":
-            raise GossamerError(f"{path}: architecture {architecture!r:.80} is not supported in GGUF files; only llama")
-        factors = stored.pop(_ROPE_FACTORS, None)
-        self._tensors = {
-            _checkpoint_name(path, name): tensor for name, tensor in stored.items() if not _BUFFER.fullmatch(name)
-        }
-        embedding = self._tensors.get("model.embed_tokens.weight")
-        if embedding is None or len(embedding.shape) != 2:
+        find(path, architecture)
+        factors = {name: self._read(stored.pop(name)).reshape(-1).tolist() for name in ROPE_FACTORS if name in stored}
+        self._tensors = {name: tensor for name, tensor in stored.items() if not _BUFFER.fullmatch(name)}
+        shapes = {name: _shape(tensor) for name, tensor in self._tensors.items()}
+        embedding = shapes.get("token_embd.weight")
+        if embedding is None or len(embedding) != 2:
             raise GossamerError(f"{path}: tensor token_embd.weight is missing or no matrix")
-        self.config = read_config(
-            path,
-            self._keys,
-            vocab=int(embedding.shape[1]),
-            tied="lm_head.weight" not in self._tensors,
-            factors=None if factors is None else self._read(factors).reshape(-1).tolist(),
-        )
+        self.config, heads = read_config(path, str(architecture), self._keys, shapes, embedding[0], factors)
         self._zeros: dict[str, int] = {}
+        self._place(shapes, heads)
+
+    def _place(self, shapes: dict[str, tuple[int, ...]], heads: dict[str, int]) -> None:
+        """Finds out what of the family's tensors the file has, and where."""
+        try:
+            family = arch.family(self.config)
+            every = family.sources({**self.config, "tie_word_embeddings": False}) | family.sources(self.config)
+            for more in family.biases(self.config).values():
+                every |= more
+        except GossamerError as error:
+            raise GossamerError(f"{self.path}: {error}") from None
+        self._own = sources({name: source.outcome for name, source in every.items()}, shapes, heads)
+        self._held = {
+            tensor: held for tensor, held in arch.stored(every).items() if all(name in self._own for name in held)
+        }
+        taken = {self._own[name].tensor for held in self._held.values() for name in held}
+        self._left = [name for name in shapes if name not in taken]
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
-        return [*self._tensors, *self._zeros]
+        return [*self._held, *self._left, *self._zeros]
 
     def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
         self._zeros[name] = length
@@ -77,24 +74,47 @@ class GgufCheckpoint(Checkpoint):
     def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
         if name in self._zeros:
             return (self._zeros[name],)
-        return tuple(int(size) for size in reversed(self._tensor(name).shape))  # the file has inputs first
+        for own, source in self._pieces(name).items():
+            stored = self._own[own]
+            if (shape := _shape(self._tensors[stored.tensor])) != stored.shape:
+                raise GossamerError(
+                    f"{self.path}: tensor {stored.tensor} has shape {list(shape)}, the keys ask for "
+                    f"{list(stored.shape)}"
+                )
+            return source.shape
+        return _shape(self._tensor(name))
 
     def dtype(self, name: str) -> str:  # noqa: D102
         if name in self._zeros:
             return "f32"
-        kind: str = self._tensor(name).tensor_type.name
+        holders = [self._own[own].tensor for own in self._pieces(name)] or [name]
+        kinds: set[str] = {self._tensor(holder).tensor_type.name for holder in holders}
+        kind = min(kinds - {"F32"}, default="F32")  # of several, one that is none of floats wins
         return kind.lower() if kind in ("F32", "F16", "BF16") else kind
 
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
         if name in self._zeros:
             return np.zeros(self._zeros[name], np.float32)
-        values = self._read(self._tensor(name))
-        part = name.rpartition(".")[0].rpartition(".")[2]
-        if part in ("q_proj", "k_proj"):
-            heads = self.config["num_attention_heads"]
-            heads = heads if part == "q_proj" else self.config.get("num_key_value_heads", heads)
-            values = Source(name, values.shape, heads=heads).read(values)
-        return values
+        pieces = self._pieces(name)
+        if not pieces:
+            return self._read(self._tensor(name))
+        whole: NDArray[np.float32] | None = None
+        for own, source in pieces.items():
+            values = self._canonical(own)
+            if source.whole:
+                return values
+            whole = np.zeros(source.shape, np.float32) if whole is None else whole
+            source.write(whole, values)
+        assert whole is not None
+        return whole
+
+    def _pieces(self, name: str) -> arch.Sources:
+        """The canonical tensors that lie in one of the family's, by name; none for a tensor of the file itself."""
+        return self._held.get(name, {})
+
+    def _canonical(self, name: str) -> NDArray[np.float32]:
+        source = self._own[name]
+        return source.read(self._read(self._tensor(source.tensor)))
 
     def _tensor(self, name: str) -> Any:
         try:
@@ -112,8 +132,7 @@ class GgufCheckpoint(Checkpoint):
             raise GossamerError(
                 f"{self.path}: tensor {tensor.name} is of type {kind}, which is not supported"
             ) from None
-        shape = tuple(int(size) for size in reversed(tensor.shape))
-        return np.ascontiguousarray(values, np.float32).reshape(shape)
+        return np.ascontiguousarray(values, np.float32).reshape(_shape(tensor))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -158,13 +177,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return keys, tensors
 
 
-def _checkpoint_name(path: Path, name: str) -> str:
-    """The Hugging Face name of a tensor of the file."""
-    stem, _, kind = name.rpartition(".")
-    own = _TOP.get(stem)
-    if stem.startswith("blk."):
-        _, layer, part = stem.split(".", 2) if stem.count(".") == 2 else ("", "", "")
-        own = f"model.layers.{layer}.{_BLOCK[part]}" if layer.isdecimal() and part in _BLOCK else None
-    if own is None or kind not in ("weight", "bias"):
-        raise GossamerError(f"{path}: tensor {name} has no place in the Llama family")
-    return f"{own}.{kind}"
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """Outputs first; the file has inputs first."""
+    return tuple(int(size) for size in reversed(tensor.shape))

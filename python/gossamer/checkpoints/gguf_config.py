@@ -1,120 +1,163 @@
-"""The keys of a GGUF file of the Llama family as the content of a config.json; what is not understood is refused."""
+"""The keys of a GGUF file as the content of a config.json; what is not understood is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ..arch import keys as arch_keys
 from ..errors import GossamerError
+from .gguf_families import ARCHITECTURES, Architecture
 
-PREFIX = "llama."
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+"""Tensors with divisors of rotary frequencies: Llama 3's scaling, evaluated, and LongRoPE's two."""
 
-# Keys of the file, without the prefix, by the name in config.json; those after the gap may be absent.
-_SIZES = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "max_position_embeddings": "context_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-}
-_OPTIONAL = {
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "rope_theta": "rope.freq_base",
-    "sliding_window": "attention.sliding_window",
-}
 _ROPE = {
     "factor": "rope.scaling.factor",
     "original_max_position_embeddings": "rope.scaling.original_context_length",
     "beta_fast": "rope.scaling.yarn_beta_fast",
     "beta_slow": "rope.scaling.yarn_beta_slow",
 }
-_KNOWN = {PREFIX + key for table in (_SIZES, _OPTIONAL, _ROPE) for key in table.values()} | {
-    PREFIX + key
-    for key in (
-        "attention.causal",
-        "attention.layer_norm_epsilon",  # of another kind of norm
-        "attention.value_length",
-        "expert_used_count",
-        "rope.dimension_count",
-        "rope.scale_linear",
-        "rope.scaling.finetuned",
-        "rope.scaling.type",
-        "tensor_data_layout",
-        "vocab_size",  # the embedding has it
-    )
-}
+_ROTARY = (
+    *_ROPE.values(),
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.finetuned",
+    "rope.scaling.type",
+)
+_KNOWN = (
+    "attention.causal",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",  # of another kind of norm, where it is not asked for
+    "attention.value_length",
+    "expert_used_count",
+    "tensor_data_layout",
+    "vocab_size",  # the embedding has it
+)
+
+
+def find(path: Path, architecture: Any) -> Architecture:
+    """Returns what there is to know of an architecture.
+
+    Raises:
+        GossamerError: it is not supported.
+    """
+    family = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
+    if family is None:
+        raise GossamerError(
+            f"{path}: architecture {architecture!r:.80} is not supported in GGUF files; there are: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return family
 
 
 def read_config(
-    path: Path, keys: dict[str, Any], vocab: int, tied: bool, factors: list[float] | None
-) -> dict[str, Any]:
+    path: Path,
+    architecture: str,
+    keys: dict[str, Any],
+    names: Collection[str],
+    vocab: int,
+    factors: dict[str, list[float]],
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Builds the content of a config.json.
 
     Args:
         path: The file, for errors.
+        architecture: Its name of the family.
         keys: Its keys.
+        names: Its tensors.
         vocab: Rows of the embedding.
-        tied: Whether the embedding is the head.
-        factors: Divisors of the rotary frequencies that are stored as a tensor.
+        factors: Divisors of the rotary frequencies that are stored as tensors.
+
+    Returns:
+        The config, and the heads of the linears whose rotary pairs lie side by side in the file, by short name.
 
     Raises:
         GossamerError: a key is missing, has a bad value, or asks for what there is not.
     """
+    family = find(path, architecture)
+    prefix = f"{architecture}."
 
     def get(key: str) -> Any:
-        value = keys.get(PREFIX + key)
+        value = keys.get(prefix + key)
         return value[0] if isinstance(value, list) and value and value.count(value[0]) == len(value) else value
 
-    config = {own: get(key) for own, key in _SIZES.items()}
-    for own, key in _SIZES.items():
+    config: dict[str, Any] = {"model_type": family.model_type, **family.fixed}
+    for own, key in family.needed.items():
+        config[own] = get(key)
         if config[own] is None:
-            raise GossamerError(f"{path}: key {PREFIX}{key} is missing")
-    config |= {own: get(key) for own, key in _OPTIONAL.items() if get(key) is not None}
+            raise GossamerError(f"{path}: key {prefix}{key} is missing")
+    config |= {own: get(key) for own, key in family.optional.items() if get(key) is not None}
     if config.get("sliding_window") == 0:
         del config["sliding_window"]
-    heads = config["num_attention_heads"]
-    if not isinstance(heads, int) or heads < 1 or not isinstance(config["hidden_size"], int):
-        raise GossamerError(f"{path}: {PREFIX}attention.head_count must be one whole number, got {heads!r:.80}")
-    head_dim = config.get("head_dim", config["hidden_size"] // heads)
-    if not isinstance(head_dim, int) or head_dim < 1:
+    heads, hidden = get("attention.head_count"), get("embedding_length")
+    if type(heads) is not int or heads < 1 or type(hidden) is not int:
+        raise GossamerError(f"{path}: {prefix}attention.head_count must be one whole number, got {heads!r:.80}")
+    kv_heads = get("attention.head_count_kv") or heads
+    head_dim = get("attention.key_length") or hidden // heads
+    if type(head_dim) is not int or head_dim < 1:
         raise GossamerError(f"{path}: the width of a head must be a whole number above 0, got {head_dim!r:.80}")
-    for key in ("attention.value_length", "rope.dimension_count"):
+    for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
         if get(key) not in (None, head_dim):
-            raise GossamerError(f"{path}: {PREFIX}{key} {get(key)} is not the width of a head, {head_dim}")
-    if get("expert_count"):
-        raise GossamerError(f"{path}: mixtures of experts ({PREFIX}expert_count) are not supported")
+            raise GossamerError(f"{path}: {prefix}{key} {get(key)} is not the width of a head, {head_dim}")
+    if get("expert_count") and "expert_count" not in (*family.optional.values(), *family.needed.values()):
+        raise GossamerError(f"{path}: mixtures of experts ({prefix}expert_count) are not supported")
     if get("attention.causal") is False:
-        raise GossamerError(f"{path}: models that look ahead ({PREFIX}attention.causal) are not supported")
+        raise GossamerError(f"{path}: models that look ahead ({prefix}attention.causal) are not supported")
     # Zero switches any other off.
-    others = {key: value for key, value in keys.items() if key.startswith(PREFIX) and value != 0}
-    arch_keys.unread(others, _KNOWN, str(path), {f"{PREFIX}attention.scale": head_dim**-0.5})
-    scaling = _rope_scaling(path, get, factors, config["max_position_embeddings"])
+    others = {key: value for key, value in keys.items() if key.startswith(prefix) and value != 0}
+    read = (*family.needed.values(), *family.optional.values(), *family.known, *_KNOWN)
+    known = {prefix + key for key in (*read, *(_ROTARY if family.rotary else ()))}
+    arch_keys.unread(others, known, str(path), {f"{prefix}attention.scale": head_dim**-0.5})
+    family.more(config, get, names)
+    if family.rotary:
+        _add_rotary(path, prefix, get, config, factors, head_dim if family.partial else 0)
     tokens = {name: keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **config,
-        **({"rope_scaling": scaling} if scaling else {}),
-        "hidden_act": "silu",
+    config |= {
         "vocab_size": vocab,
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": "output.weight" not in names,
         **{f"{name}_token_id": token for name, token in tokens.items() if token is not None},
         "torch_dtype": "float32",
     }
+    return config, {"q": heads, "k": kv_heads} if family.permuted else {}
 
 
-def _rope_scaling(path: Path, get: Any, factors: list[float] | None, context: int) -> dict[str, Any]:
+def _add_rotary(
+    path: Path, prefix: str, get: Any, config: dict[str, Any], factors: dict[str, list[float]], partial: int
+) -> None:
+    """Adds what the keys say of rotary positions; partial: the width of a head of which a part may be rotated."""
+    context = get("context_length")
+    if partial and (dims := get("rope.dimension_count")) is not None:
+        if type(dims) is not int or not 0 <= dims <= partial:
+            raise GossamerError(f"{path}: {prefix}rope.dimension_count must be at most {partial}, got {dims!r:.80}")
+        config["partial_rotary_factor"] = dims / partial
+    if scaling := _rope_scaling(path, prefix, get, factors, context):
+        config["rope_scaling"] = scaling
+
+
+def _rope_scaling(path: Path, prefix: str, get: Any, factors: dict[str, list[float]], context: int) -> dict[str, Any]:
     """The scaling of rotary frequencies. A factor without a type is linear, and once it had another name."""
     factor = get("rope.scaling.factor") or get("rope.scale_linear") or 1.0
     kind = get("rope.scaling.type") or "linear"
-    if factors is not None:
+    whole, short, long = (factors.get(name) for name in ROPE_FACTORS)
+    if short is not None and long is not None:
+        attention = get("rope.scaling.attn_factor")
+        return {
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            "factor": factor,
+            "original_max_position_embeddings": get("rope.scaling.original_context_length") or context,
+            **({} if attention is None else {"attention_factor": attention}),
+        }
+    if whole is not None:
         if kind not in ("none", "linear"):
-            raise GossamerError(f"{path}: rope_freqs.weight beside {PREFIX}rope.scaling.type {kind!r:.80}")
+            raise GossamerError(f"{path}: {ROPE_FACTORS[0]} beside {prefix}rope.scaling.type {kind!r:.80}")
         # Under this type config.json holds such divisors as they are; equal lists mean the same for every length.
-        divisors = [value * (factor if kind == "linear" else 1.0) for value in factors]
+        divisors = [value * (factor if kind == "linear" else 1.0) for value in whole]
         return {
             "rope_type": "longrope",
             "short_factor": divisors,

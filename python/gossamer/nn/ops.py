@@ -55,13 +55,11 @@ class TorchOps:
         "silu": functions.silu,
         "gelu": functions.gelu,
         "gelu_tanh": functions.gelu_tanh,
-        "relu": functions.relu,
-        "relu2": functions.relu2,
     }
 
     def norm(self, described: spec.Norm) -> AddNorm:
         """See `Ops`."""
-        expect(described, "kind", "eps", "bias", "weight")
+        expect(described, "kind", "eps", "bias")
         function, eps = choose(self.norms, described, "kind"), described.eps
 
         def add_norm(states: Tensor, update: Tensor | None, *vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,14 +85,14 @@ class TorchOps:
 
     def mlp(self, described: spec.Mlp) -> Between:
         """See `Ops`."""
-        expect(described, "width", "activation", "gated", "biases", "limit", "alpha", "shift")
+        expect(described, "width", "activation", "gated", "biases")
         activation = choose(self.activations, described, "activation")
         if not described.gated:
             return lambda outputs, _: activation(outputs[0])
-        sizes, limits = (described.width, described.width), (described.limit, described.alpha, described.shift)
+        sizes = (described.width, described.width)
 
         def activate(outputs: Sequence[Tensor], _: Step) -> Tensor:
             gate, up = functions.apart(outputs, sizes)
-            return activation(gate) * up if described.plain else functions.clamped(gate, up, *limits)
+            return activation(gate) * up
 
         return activate

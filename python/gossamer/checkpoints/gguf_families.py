@@ -1,0 +1,223 @@
+"""What the keys of GGUF files mean, by architecture: the facts about converters that nothing in a file tells.
+
+A key of a file stands behind the architecture's name, "llama.block_count"; here it is without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Get = Callable[[str], Any]
+"""From a key to its value, None where the file has none; of a list of equal values to one of them."""
+More = Callable[[dict[str, Any], Get, Collection[str]], None]
+"""Adds to a config, from the keys and the names of the tensors, what does not follow key by key."""
+
+_SIZES = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+}
+_RMS = {"rms_norm_eps": "attention.layer_norm_rms_epsilon"}
+_GROUPED = {
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+}
+_WINDOW = {"sliding_window": "attention.sliding_window"}
+_EXPERTS = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
+_LAYER_EPS = "attention.layer_norm_epsilon"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family as GGUF files have it.
+
+    Attributes:
+        model_type: The family.
+        needed: Keys of the file by the name in config.json.
+        optional: Keys that may be absent, likewise.
+        fixed: What config.json says that no key does.
+        known: Keys that say what others say, or nothing to a reader.
+        rotary: Whether it has rotary positions, with scaling by the file's keys.
+        partial: Whether a part of a head may be rotated, as "rope.dimension_count" says.
+        permuted: Whether rotary pairs of q and k lie side by side in the file.
+        more: Adds what does not follow key by key.
+    """
+
+    model_type: str
+    needed: Mapping[str, str]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
+    rotary: bool = True
+    partial: bool = False
+    permuted: bool = False
+    more: More = lambda _config, _get, _names: None
+
+
+def _llama(model_type: str, *, eps: dict[str, str] = _RMS, **options: Any) -> Architecture:
+    """A family whose config has Llama's keys."""
+    return Architecture(model_type, _SIZES | eps, _GROUPED | options.pop("optional", {}), **options)
+
+
+def _mixtral(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+    if get("expert_count"):
+        config |= {"model_type": "mixtral", "num_local_experts": get("expert_count")}
+        config["num_experts_per_tok"] = get("expert_used_count")
+
+
+def _parallel(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+    """Without the key, in turn."""
+    config["use_parallel_residual"] = bool(get("use_parallel_residual"))
+
+
+def _gemma2(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+    """The largest model of the family has a scale of its own, which files do not tell."""
+    largest = get("block_count") == 46
+    config["query_pre_attn_scalar"] = (
+        config["hidden_size"] // config["num_attention_heads"] if largest else config.get("head_dim", 256)
+    )
+
+
+def _gemma3(config: dict[str, Any], get: Get, names: Collection[str]) -> None:
+    largest = get("block_count") == 62
+    _gemma2(config, lambda key: 46 if largest and key == "block_count" else None, names)
+    config["rope_local_base_freq"] = get("rope.freq_base_swa") or 10000.0
+
+
+def _mpt(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+    width, hidden = get("feed_forward_length"), config["d_model"]
+    config["expansion_ratio"] = width // hidden if isinstance(width, int) and isinstance(hidden, int) else width
+    bias = get("attention.max_alibi_bias")
+    attention = {"alibi": bool(bias), "clip_qkv": get("attention.clamp_kqv")}
+    config["attn_config"] = attention | ({"alibi_bias_max": bias} if bias else {})
+
+
+def _falcon(config: dict[str, Any], get: Get, names: Collection[str]) -> None:
+    """Norms tell the two blocks apart: one for both branches, or one for each."""
+    config["new_decoder_architecture"] = "blk.0.attn_norm_2.weight" in names
+    config |= {"multi_query": get("attention.head_count_kv") == 1, "parallel_attn": True, "alibi": False}
+    config["bias"] = "blk.0.attn_qkv.bias" in names
+
+
+def _stablelm(config: dict[str, Any], get: Get, names: Collection[str]) -> None:
+    _parallel(config, get, names)
+    config["qk_layernorm"] = "blk.0.attn_q_norm.weight" in names
+    config["use_qkv_bias"] = "blk.0.attn_q.bias" in names
+
+
+def _starcoder2(config: dict[str, Any], _: Get, names: Collection[str]) -> None:
+    config["use_bias"] = "blk.0.attn_q.bias" in names
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _llama(
+        "llama",
+        optional=_WINDOW,
+        permuted=True,
+        fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
+        known=("expert_count",),
+        more=_mixtral,
+    ),
+    "qwen2": _llama("qwen2", optional=_WINDOW),
+    "qwen3": _llama("qwen3", optional=_WINDOW),
+    "smollm3": _llama("smollm3", permuted=True),
+    "gemma": _llama("gemma"),
+    "gemma2": _llama(
+        "gemma2",
+        optional=_WINDOW
+        | {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
+        more=_gemma2,
+    ),
+    "gemma3": _llama("gemma3_text", optional=_WINDOW, known=("rope.freq_base_swa",), more=_gemma3),
+    "phi3": _llama("phi3", optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=True),
+    "olmo": _llama("olmo", eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
+    "olmo2": _llama("olmo2", optional=_WINDOW),
+    "granite": _llama(
+        "granite",
+        optional={
+            "attention_multiplier": "attention.scale",
+            "embedding_multiplier": "embedding_scale",
+            "residual_multiplier": "residual_scale",
+            "logits_scaling": "logit_scale",
+        },
+        permuted=True,
+    ),
+    "glm4": _llama("glm4", partial=True),
+    "cohere2": _llama(
+        "cohere2",
+        eps={"layer_norm_eps": _LAYER_EPS},
+        optional=_WINDOW | {"logit_scale": "logit_scale"},
+    ),
+    "starcoder2": _llama("starcoder2", eps={"norm_epsilon": _LAYER_EPS}, more=_starcoder2),
+    "stablelm": _llama(
+        "stablelm",
+        eps={"layer_norm_eps": _LAYER_EPS},
+        known=("use_parallel_residual",),
+        partial=True,
+        more=_stablelm,
+    ),
+    "gpt2": Architecture(
+        "gpt2",
+        {
+            "n_embd": "embedding_length",
+            "n_inner": "feed_forward_length",
+            "n_layer": "block_count",
+            "n_head": "attention.head_count",
+            "n_positions": "context_length",
+            "layer_norm_epsilon": _LAYER_EPS,
+        },
+        rotary=False,
+    ),
+    "gptneox": Architecture(
+        "gpt_neox",
+        _SIZES | {"layer_norm_eps": _LAYER_EPS},
+        {"rope_theta": "rope.freq_base"},
+        known=("use_parallel_residual",),
+        partial=True,
+        more=_parallel,
+    ),
+    "bloom": Architecture(
+        "bloom",
+        {
+            "hidden_size": "embedding_length",
+            "n_layer": "block_count",
+            "n_head": "attention.head_count",
+            "seq_length": "context_length",
+            "layer_norm_epsilon": _LAYER_EPS,
+        },
+        known=("feed_forward_length",),
+        rotary=False,
+    ),
+    "mpt": Architecture(
+        "mpt",
+        {
+            "d_model": "embedding_length",
+            "n_layers": "block_count",
+            "n_heads": "attention.head_count",
+            "max_seq_len": "context_length",
+            "layer_norm_epsilon": _LAYER_EPS,
+        },
+        known=("feed_forward_length", "attention.clamp_kqv", "attention.max_alibi_bias"),
+        rotary=False,
+        more=_mpt,
+    ),
+    "falcon": Architecture(
+        "falcon",
+        {
+            "hidden_size": "embedding_length",
+            "ffn_hidden_size": "feed_forward_length",
+            "num_hidden_layers": "block_count",
+            "num_attention_heads": "attention.head_count",
+            "num_kv_heads": "attention.head_count_kv",
+            "max_position_embeddings": "context_length",
+            "layer_norm_epsilon": _LAYER_EPS,
+        },
+        {"rope_theta": "rope.freq_base"},
+        more=_falcon,
+    ),
+}

@@ -1,0 +1,157 @@
+"""Tiny models of transformers, and the keys that llama.cpp's converter writes for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Config = dict[str, Any]
+
+_CONFIG: Config = {
+    "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 80, "vocab_size": 320, "max_position_embeddings": 64, "pad_token_id": None,
+}  # fmt: skip
+_ALIKE: Config = {key: value for key, value in _CONFIG.items() if key != "num_key_value_heads"}
+_ONE: Config = {
+    "embedding_length": 48, "block_count": 2, "attention.head_count": 4, "feed_forward_length": 80,
+    "context_length": 64,
+}  # fmt: skip
+_SIZES: Config = {**_ONE, "attention.head_count_kv": 2}
+_RMS: Config = {**_SIZES, "attention.layer_norm_rms_epsilon": 1e-6}
+_LAYER: Config = {**_SIZES, "attention.layer_norm_epsilon": 1e-5}
+
+
+def _rope(theta: float, **more: Any) -> Config:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **more}}
+
+
+# architecture, config, keys
+CASES: dict[str, tuple[str, Config, Config]] = {
+    "llama": ("llama", {"model_type": "llama", **_CONFIG}, {**_RMS, "rope.dimension_count": 12}),
+    "qwen2": ("qwen2", {"model_type": "qwen2", **_CONFIG, **_rope(5e5)}, {**_RMS, "rope.freq_base": 5e5}),
+    "qwen3": (
+        "qwen3",
+        {"model_type": "qwen3", **_CONFIG, "head_dim": 16, "tie_word_embeddings": True},
+        {**_RMS, "attention.key_length": 16, "attention.value_length": 16},
+    ),
+    "gpt2": (
+        "gpt2",
+        {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320},
+        {**_ONE, "feed_forward_length": 192, "attention.layer_norm_epsilon": 1e-5},
+    ),
+    "gptneox": (
+        "gptneox",
+        {"model_type": "gpt_neox", **_ALIKE, **_rope(500.0, partial_rotary_factor=0.5)},
+        {
+            **_ONE, "attention.layer_norm_epsilon": 1e-5, "use_parallel_residual": True, "rope.dimension_count": 6,
+            "rope.freq_base": 500.0,
+        },
+    ),
+    "gemma": (
+        "gemma",
+        {"model_type": "gemma", **_CONFIG, "head_dim": 16},
+        {**_RMS, "attention.key_length": 16, "attention.value_length": 16},
+    ),
+    "gemma2": (
+        "gemma2",
+        {"model_type": "gemma2", **_CONFIG, "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+        {
+            **_RMS, "attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 8,
+            "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+        },
+    ),
+    "gemma3": (
+        "gemma3",
+        {
+            "model_type": "gemma3_text", **_CONFIG, "num_hidden_layers": 6, "head_dim": 16, "sliding_window": 8,
+            "query_pre_attn_scalar": 16,
+        },
+        {
+            **_RMS, "block_count": 6, "attention.key_length": 16, "attention.value_length": 16,
+            "attention.sliding_window": 8, "rope.freq_base": 1e6,
+        },
+    ),
+    "phi3": (
+        "phi3",
+        {"model_type": "phi3", **_CONFIG, "sliding_window": 32, "rms_norm_eps": 1e-6},
+        {**_RMS, "attention.sliding_window": 32, "rope.dimension_count": 12, "rope.freq_base": 1e4},
+    ),
+    "bloom": (
+        "bloom",
+        {"model_type": "bloom", "hidden_size": 48, "n_layer": 2, "n_head": 4, "vocab_size": 320, "seq_length": 64},
+        {**_ONE, "feed_forward_length": 192, "attention.head_count_kv": 4, "attention.layer_norm_epsilon": 1e-5},
+    ),
+    "mpt": (
+        "mpt",
+        {
+            "model_type": "mpt", "d_model": 48, "n_layers": 2, "n_heads": 4, "vocab_size": 320, "max_seq_len": 64,
+            "expansion_ratio": 4, "attn_config": {"alibi": True, "alibi_bias_max": 8, "clip_qkv": 2.0},
+        },
+        {
+            **_ONE, "feed_forward_length": 192, "attention.layer_norm_epsilon": 1e-5, "attention.clamp_kqv": 2.0,
+            "attention.max_alibi_bias": 8.0,
+        },
+    ),
+    "falcon": (
+        "falcon",
+        {
+            "model_type": "falcon", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": 320, "new_decoder_architecture": False, "multi_query": True, "bias": False,
+        },
+        {
+            **_ONE, "feed_forward_length": 192, "attention.head_count_kv": 1, "attention.layer_norm_epsilon": 1e-5,
+            "context_length": 2048, "tensor_data_layout": "jploski",
+        },
+    ),
+    "falcon 40b": (
+        "falcon",
+        {
+            "model_type": "falcon", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_kv_heads": 2, "vocab_size": 320, "new_decoder_architecture": True, "bias": False,
+        },
+        {
+            **_ONE, "feed_forward_length": 192, "attention.head_count_kv": 2, "attention.layer_norm_epsilon": 1e-5,
+            "context_length": 2048, "tensor_data_layout": "jploski",
+        },
+    ),
+    "starcoder2": (
+        "starcoder2",
+        {"model_type": "starcoder2", **_CONFIG, **_rope(1e5)},
+        {**_LAYER, "rope.freq_base": 1e5},
+    ),
+    "stablelm": (
+        "stablelm",
+        {"model_type": "stablelm", **_CONFIG, **_rope(1e4, partial_rotary_factor=0.5)},
+        {**_LAYER, "rope.dimension_count": 6, "rope.freq_base": 1e4, "use_parallel_residual": False},
+    ),
+    "olmo": ("olmo", {"model_type": "olmo", **_CONFIG, "clip_qkv": 3.0}, {**_LAYER, "attention.clamp_kqv": 3.0}),
+    "olmo2": ("olmo2", {"model_type": "olmo2", **_CONFIG, "rms_norm_eps": 1e-6}, _RMS),
+    "granite": (
+        "granite",
+        {
+            "model_type": "granite", **_CONFIG, "attention_multiplier": 0.1, "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22, "logits_scaling": 8.0,
+        },
+        {**_RMS, "attention.scale": 0.1, "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 8.0},
+    ),
+    "glm4": (
+        "glm4",
+        {
+            "model_type": "glm4", **_CONFIG, "head_dim": 12, "rms_norm_eps": 1e-6,
+            **_rope(1e4, partial_rotary_factor=0.5),
+        },
+        {**_RMS, "rope.dimension_count": 6, "rope.freq_base": 1e4},
+    ),
+    "cohere2": (
+        "cohere2",
+        {"model_type": "cohere2", **_CONFIG, "num_hidden_layers": 4, "logit_scale": 0.25, "sliding_window": 8},
+        {
+            **_LAYER, "block_count": 4, "logit_scale": 0.25, "attention.sliding_window": 8, "rope.dimension_count": 12,
+            "rope.freq_base": 1e4, "rope.scaling.type": "none",
+        },
+    ),
+    "smollm3": (
+        "smollm3",
+        {"model_type": "smollm3", **_CONFIG, "num_hidden_layers": 4, "rms_norm_eps": 1e-6, **_rope(2e6)},
+        {**_RMS, "block_count": 4, "rope.freq_base": 2e6, "rope.dimension_count": 12},
+    ),
+}  # fmt: skip

@@ -1,0 +1,73 @@
+"""Tiny checkpoints of transformers as GGUF files, written as llama.cpp's converter writes them.
+
+Names come from the table of the `gguf` package; what else a converter does to a family's tensors stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+Array = NDArray[np.float32]
+Config = dict[str, Any]
+Change = Callable[[str, Array, Config], Iterator[tuple[str, Array]]]
+
+
+def keep(name: str, values: Array, _: Config) -> Iterator[tuple[str, Array]]:
+    """As it is."""
+    yield name, values
+
+
+def interleaved(name: str, values: Array, config: Config) -> Iterator[tuple[str, Array]]:
+    """Llama and its kin: the halves of each rotary pair side by side."""
+    heads = config["num_attention_heads"]
+    counts = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
+    for part, count in counts.items():
+        if f".{part}." in name:
+            values = values.reshape(count, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+    yield name, values
+
+
+def turned(name: str, values: Array, _: Config) -> Iterator[tuple[str, Array]]:
+    """GPT-2: matrices of blocks have outputs first."""
+    yield name, values.T if values.ndim == 2 and ".h." in name else values
+
+
+def apart(name: str, values: Array, config: Config) -> Iterator[tuple[str, Array]]:
+    """GPT-NeoX and BLOOM: the queries of all heads, then their keys, then their values."""
+    if "query_key_value" in name:
+        heads = config.get("num_attention_heads") or config["n_head"]
+        values = values.reshape(heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+    yield name, values
+
+
+CHANGES: dict[str, Change] = {"llama": interleaved, "gpt2": turned, "gptneox": apart}
+
+
+def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> Path:
+    """Writes the checkpoint of a folder as a GGUF file with some keys, without their prefix."""
+    config = json.loads((folder / "config.json").read_text())
+    layers = config.get("num_hidden_layers") or config["n_layer"]
+    kind = next(one for one, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, layers)
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in keys.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add[type(value)](f"{architecture}.{key}", value)
+    for stored, values in load_file(folder / "model.safetensors").items():
+        for name, changed in CHANGES.get(architecture, keep)(stored, values.astype(np.float32), config):
+            own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert own is not None, name
+            writer.add_tensor(own, np.ascontiguousarray(changed))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
