@@ -63,6 +63,21 @@ def test_engines_have_all_that_may_be_asked_of_them(model: Model) -> None:
     assert (one.length(3), one.length(4)) == (1, 0)
 
 
+def test_a_fork_goes_on_as_the_whole_text_would(model: Model) -> None:
+    one = model.decoder
+    one.step([(0, [1, 2, 3, 4])])
+    one.fork(0, 1, 3)
+    assert (one.length(0), one.length(1)) == (4, 3)
+    whole = one.step([(2, [1, 2, 3])]), one.step([(2, [7])])
+    np.testing.assert_allclose(one.step([(1, [7])]), whole[1], rtol=0, atol=2.0**-6)  # bf16, cut otherwise
+    one.fork(0, 3, 0)
+    assert one.length(3) == 0
+    for seq, to, length in ((0, 5, 5), (0, 5, -1), (9, 5, 1), (0, 1, 2)):
+        with pytest.raises(ValueError, match="cannot fork"):
+            one.fork(seq, to, length)
+    assert [one.length(seq) for seq in (0, 1, 5)] == [4, 4, 0]
+
+
 def test_models_that_are_walked_by_blocks_have_all_that_may_be_asked_of_them() -> None:
     asked = {name for name in vars(engine.Blocks) if not name.startswith("_")}
     assert asked >= {"embed", "forward_block", "block_inputs", "head", "set_weight"}

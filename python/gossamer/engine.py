@@ -38,6 +38,13 @@ class Engine(Protocol):
             ValueError: a token outside the vocabulary, a sequence named twice or grown beyond the context.
         """
 
+    def fork(self, seq: int, to: int, length: int) -> None:
+        """Begins sequence `to` with the first `length` tokens of another.
+
+        Raises:
+            ValueError: `seq` has fewer tokens, or `to` has some.
+        """
+
     def rollback(self, seq: int, n: int) -> None:
         """Forgets the last n tokens of a sequence."""
 

@@ -56,6 +56,11 @@ class FakeDecoder:
         row[self.script[len(held) % len(self.script)] if self.script else (held[-1] + 1) % self.vocab] = 5.0
         return row
 
+    def fork(self, seq: int, to: int, length: int) -> None:
+        if not 0 <= length <= self.length(seq) or self.length(to):
+            raise ValueError(f"cannot fork {length} tokens of {self.length(seq)} into a sequence of {self.length(to)}")
+        self.held[to] = self.held.get(seq, [])[:length]
+
     def rollback(self, seq: int, n: int) -> None:
         assert 0 < n <= len(self.held[seq])
         del self.held[seq][-n:]

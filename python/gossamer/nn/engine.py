@@ -123,6 +123,21 @@ class Engine:
                 self._caches[seq].length += len(tokens)
         return np.concatenate(logits)
 
+    def fork(self, seq: int, to: int, length: int) -> None:
+        """Begins a sequence with a copy of the first tokens of another; see `gossamer.engine.Engine.fork`."""
+        with self._turns():
+            if not 0 <= length <= self._length(seq):
+                raise ValueError(f"cannot fork {length} tokens of sequence {seq}, which has {self._length(seq)}")
+            if held := self._length(to):
+                raise ValueError(f"cannot fork into sequence {to}, which has {held} tokens")
+            if length:
+                try:
+                    with torch.inference_mode():
+                        self._room(to, length).copy_from(self._caches[seq], length)
+                except torch.cuda.OutOfMemoryError:
+                    self._forgotten.append(to)
+                    raise GossamerError(f"out of memory on {self.device}") from None
+
     def rollback(self, seq: int, n: int) -> None:
         """Forgets the last n tokens of a sequence."""
         with self._turns():
@@ -231,7 +246,7 @@ class Engine:
         if needed > cache.capacity:
             capacity = max(2 * cache.capacity, -(-needed // _FIRST) * _FIRST)
             larger = Cache(self._network.slots, capacity, self.device, self.dtype)
-            larger.copy_from(cache)
+            larger.copy_from(cache, cache.length)
             cache = self._caches[seq] = larger
         return cache
 

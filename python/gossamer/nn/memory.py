@@ -105,11 +105,11 @@ class Cache:
         self.token, self.place = (torch.zeros(1, device=device, dtype=torch.int64) for _ in range(2))
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def copy_from(self, other: Cache) -> None:
-        """Takes over what another cache holds."""
-        self.length = other.length
+    def copy_from(self, other: Cache, length: int) -> None:
+        """Takes over the first tokens that another cache holds."""
+        self.length = length
         for own, given in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
-            own[:, : other.length] = given[:, : other.length]
+            own[:, :length] = given[:, :length]
 
 
 class Reach:
