@@ -1,13 +1,23 @@
 #include "engine/block.h"
 
 namespace gossamer {
+namespace {
+
+const NormLayer* pointer(const std::optional<NormLayer>& norm) { return norm ? &*norm : nullptr; }
+
+}  // namespace
 
 Block::Block(const spec::Block& spec, const std::string& prefix, int& kv_layer, Build& build)
-    : parallel_(spec.parallel), first_kv_layer_(kv_layer), read_(build.workspace.matrix("normed", build.hidden)) {
+    : parallel_(spec.parallel),
+      norm_(make_norm(spec.norm, prefix + "norm", build.hidden, build)),
+      first_kv_layer_(kv_layer),
+      read_(build.workspace.matrix("normed", build.hidden)) {
   for (const spec::Branch& branch : spec.branches) {
-    const std::string norm = prefix + spec::name_of(branch.mixer) + "_norm";
-    branches_.push_back(
-        {make_mixer(branch.mixer, prefix, kv_layer, build), make_norm(branch.before, norm, build.hidden, build)});
+    const std::string own = prefix + spec::name_of(branch.mixer);
+    branches_.push_back({make_mixer(branch.mixer, prefix, kv_layer, build),
+                         make_norm(branch.before, own + "_norm", build.hidden, build),
+                         make_norm(branch.behind, own + "_behind", build.hidden, build),
+                         make_norm(branch.after_sum, own + "_after_sum", build.hidden, build), branch.scale});
     for (const KvShape& shape : gossamer::kv_shapes(branch.mixer)) kv_shapes_.push_back(shape);
   }
 }
@@ -21,17 +31,19 @@ Projection* Block::find(const std::string& name) {
 }
 
 bool Block::run(Step& step, ResidualStream& stream) {
-  deltas_.clear();
+  updates_.clear();
+  if (norm_) stream.read(&*norm_, read_);
   for (const Branch& branch : branches_) {
-    stream.read(branch.before ? &*branch.before : nullptr, read_);
-    const Matrix* delta = branch.mixer->run(step, read_);
+    if (!norm_) stream.read(pointer(branch.before), read_);
+    Matrix* delta = branch.mixer->run(step, read_);
     if (delta == nullptr) return false;
+    const Update update{delta, pointer(branch.behind), branch.scale, pointer(branch.after_sum)};
     if (!parallel_)
-      stream.add(*delta);
+      stream.add(update);
     else
-      deltas_.push_back(delta);
+      updates_.push_back(update);
   }
-  for (const Matrix* delta : deltas_) stream.add(*delta);
+  for (const Update& update : updates_) stream.add(update);
   return true;
 }
 

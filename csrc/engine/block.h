@@ -38,11 +38,15 @@ class Block {
   struct Branch {
     std::unique_ptr<Mixer> mixer;
     std::optional<NormLayer> before;
+    std::optional<NormLayer> behind;
+    std::optional<NormLayer> after_sum;
+    float scale;
   };
 
   std::vector<Branch> branches_;
-  bool parallel_;                      // all branches read the stream as it came
-  std::vector<const Matrix*> deltas_;  // what they add then; kept for its memory
+  bool parallel_;                  // all branches read the stream as it came
+  std::vector<Update> updates_;    // what they add then; kept for its memory
+  std::optional<NormLayer> norm_;  // of what all of them read
   int first_kv_layer_;
   std::vector<KvShape> kv_shapes_;
   Matrix& read_;

@@ -47,23 +47,21 @@ void Decoder::set_weight(const std::string& name, std::shared_ptr<const PackedWe
 }
 
 std::int64_t Decoder::weight_bytes() const {
-  std::size_t total = head_->weight().second.weight().bytes();
-  for (const Block& block : stack_->blocks())
-    block.visit([&](const Projection& projection) {
-      projection.visit([&](const std::string&, const Linear& linear) { total += linear.weight().bytes(); });
-    });
+  std::size_t total = 0;
+  visit([&](const std::string&, const Linear& linear) { total += linear.weight().bytes(); });
   return static_cast<std::int64_t>(total);
 }
 
 std::vector<std::pair<std::string, std::string>> Decoder::kernels() const {
   std::vector<std::pair<std::string, std::string>> names;
-  for (const Block& block : stack_->blocks())
-    block.visit([&](const Projection& projection) {
-      projection.visit(
-          [&](const std::string& name, const Linear& linear) { names.emplace_back(name, linear.kernel_name()); });
-    });
-  names.emplace_back(head_->weight().first, head_->weight().second.kernel_name());
+  visit([&](const std::string& name, const Linear& linear) { names.emplace_back(name, linear.kernel_name()); });
   return names;
+}
+
+void Decoder::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
+  embedding_->visit(f);
+  for (const Block& block : stack_->blocks()) block.visit([&](const Projection& projection) { projection.visit(f); });
+  head_->visit(f);
 }
 
 Step Decoder::make_step(KvCache& cache, const Chunk& chunk) {
@@ -118,14 +116,22 @@ StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOption
   return result;
 }
 
-std::vector<float> Decoder::embed(const std::int32_t* tokens, int n, int sequence_length) const {
+std::vector<float> Decoder::embed(const std::int32_t* tokens, int n, int sequence_length) {
   const int length = sequence_length == 0 ? std::max(n, 1) : sequence_length;
   require(length > 0 && n % length == 0, "tokens (", n, ") must be a multiple of sequence_length (", length, ")");
   require(length <= spec_.context, "sequences of ", length, " tokens are beyond the context of ", spec_.context);
   std::vector<float> out(static_cast<std::size_t>(n) * static_cast<std::size_t>(spec_.hidden));
-  for (int i = 0; i < n; ++i) {
-    check_token(tokens[i], spec_.vocab);
-    embedding_->row(tokens[i], i % length, out.data() + static_cast<std::int64_t>(i) * spec_.hidden);
+  for (int i = 0; i < n; ++i) check_token(tokens[i], spec_.vocab);
+  for (int first = 0; first < n; first += kChunkTokens) {
+    chunk_.clear(0);
+    for (int i = first; i < std::min(n, first + kChunkTokens); ++i) {
+      chunk_.ids.push_back(tokens[i]);
+      chunk_.positions.push_back(i % length);
+    }
+    Step step = make_step(*cache_, chunk_);
+    embedding_->run(step, *hidden_);
+    for (int t = 0; t < step.tokens(); ++t)
+      std::copy_n(hidden_->row(t), spec_.hidden, out.data() + static_cast<std::int64_t>(first + t) * spec_.hidden);
   }
   return out;
 }

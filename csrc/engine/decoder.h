@@ -1,6 +1,7 @@
 // A decoder-only transformer over packed weights. Opens no file; one call runs all blocks for all given tokens.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -46,7 +47,7 @@ class Decoder {
   StepResult step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll);
 
   // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.
-  std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length) const;
+  std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length);
   // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from
   // 0. `whole` false: only as far as the captures need; `hidden` is then scratch.
   void forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, bool whole,
@@ -57,6 +58,8 @@ class Decoder {
   void set_weight(const std::string& name, std::shared_ptr<const PackedWeight> weight);
 
  private:
+  // Calls f for each weight by its full name that a step multiplies with, in the order of the computation.
+  void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
   Step make_step(KvCache& cache, const Chunk& chunk);
   void run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result, std::int64_t done);
 

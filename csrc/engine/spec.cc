@@ -25,6 +25,15 @@ struct Where {
   void size(const char* field, int value) const {
     must(value > 0 && value <= kLargest, ".", field, " must be between 1 and ", kLargest, ", got ", value);
   }
+  void size(const char* field, const std::optional<int>& value) const {
+    if (value) size(field, *value);
+  }
+  void above_zero(const char* field, float value) const {
+    must(value > 0 && std::isfinite(value), ".", field, " must be finite and above 0, got ", value);
+  }
+  void above_zero(const char* field, const std::optional<float>& value) const {
+    if (value) above_zero(field, *value);
+  }
 };
 
 bool has(const std::vector<std::string>& names, const std::string& name) {
@@ -44,6 +53,7 @@ void check_biases(const std::vector<std::string>& biases, const std::vector<Grou
 void check(const Norm& norm, const Where& where) {
   where.must(norm.eps >= 0 && std::isfinite(norm.eps), ".eps must be finite and not negative, got ", norm.eps);
   where.must(norm.kind == NormKind::kLayer || !norm.bias, ".bias must be false for this kind");
+  where.must(norm.weight || !norm.bias, ".bias must be false without a weight");
 }
 
 void check(const std::optional<Norm>& norm, const Where& where) {
@@ -54,7 +64,7 @@ void check(const Rope& rope, int head_dim, const Where& where) {
   where.must(rope.inv_freq.size() <= static_cast<std::size_t>(head_dim / 2), ".inv_freq has ", rope.inv_freq.size(),
              " frequencies, more than half of head_dim (", head_dim, ")");
   for (const float f : rope.inv_freq) where.must(std::isfinite(f), ".inv_freq holds a value that is not finite");
-  where.must(rope.scale > 0 && std::isfinite(rope.scale), ".scale must be finite and above 0, got ", rope.scale);
+  where.above_zero("scale", rope.scale);
 }
 
 void check(const Attention& attention, int hidden, const Where& where) {
@@ -65,8 +75,7 @@ void check(const Attention& attention, int hidden, const Where& where) {
              ") must be a multiple of kv_heads (", attention.kv_heads, ")");
   where.must(static_cast<std::int64_t>(attention.heads) * attention.head_dim <= kLargest, ": ", attention.heads,
              " heads of ", attention.head_dim, " are too wide");
-  where.must(attention.scale > 0 && std::isfinite(attention.scale), ".scale must be finite and above 0, got ",
-             attention.scale);
+  where.above_zero("scale", attention.scale);
   if (attention.positions)
     std::visit([&](const auto& part) { check(part, attention.head_dim, where / "positions"); }, *attention.positions);
   check_biases(attention.biases, attention.groups(hidden), where);
@@ -75,6 +84,11 @@ void check(const Attention& attention, int hidden, const Where& where) {
 void check(const Mlp& mlp, int hidden, const Where& where) {
   where.size("width", mlp.width);
   check_biases(mlp.biases, mlp.groups(hidden), where);
+  where.above_zero("limit", mlp.limit);
+  where.above_zero("alpha", mlp.alpha);
+  where.must(std::isfinite(mlp.shift), ".shift must be finite, got ", mlp.shift);
+  where.must(mlp.plain() || (mlp.gated && mlp.activation == Activation::kSilu),
+             ": limit, alpha and shift are for a gate with silu");
 }
 
 void check(const Learned& learned, int context, const Where& where) {
@@ -85,14 +99,36 @@ void check(const Learned& learned, int context, const Where& where) {
              " positions, fewer than the context of ", context);
 }
 
+void check(const Embedding& embedding, int context, const Where& where) {
+  if (embedding.positions)
+    std::visit([&](const auto& part) { check(part, context, where / "positions"); }, *embedding.positions);
+  where.above_zero("scale", embedding.scale);
+  where.size("project", embedding.project);
+  check(embedding.norm, where / "norm");
+}
+
+void check(const Head& head, const Embedding& embedding, const Where& where) {
+  where.above_zero("scale", head.scale);
+  where.above_zero("softcap", head.softcap);
+  where.size("project", head.project);
+  where.must(!head.tied || head.project == embedding.project, ".project must be the embedding's where it is tied");
+}
+
 void check(const Block& block, int hidden, const Where& where) {
   where.must(!block.branches.empty(), ".branches is empty");
+  check(block.norm, where / "norm");
+  where.must(block.parallel || !block.norm, ".norm is for parallel branches");
   std::vector<std::string> names;
   for (std::size_t i = 0; i < block.branches.size(); ++i) {
     const Branch& branch = block.branches[i];
     const Where mine = (where / "branches")[i];
     std::visit([&](const auto& mixer) { check(mixer, hidden, mine / "mixer"); }, branch.mixer);
     check(branch.before, mine / "before");
+    check(branch.behind, mine / "behind");
+    check(branch.after_sum, mine / "after_sum");
+    mine.above_zero("scale", branch.scale);
+    mine.must(!branch.after_sum || !block.parallel, ".after_sum is for branches in turn, not for parallel ones");
+    mine.must(!branch.before || !block.norm, ".before must be null where the block has a norm");
     mine.must(!has(names, name_of(branch.mixer)), " is a second '", name_of(branch.mixer), "'");
     names.push_back(name_of(branch.mixer));
   }
@@ -125,9 +161,8 @@ void validate(const Transformer& transformer) {
   where.size("hidden", transformer.hidden);
   where.size("vocab", transformer.vocab);
   where.size("context", transformer.context);
-  if (transformer.embedding.positions)
-    std::visit([&](const auto& part) { check(part, transformer.context, where / "embedding" / "positions"); },
-               *transformer.embedding.positions);
+  check(transformer.embedding, transformer.context, where / "embedding");
+  check(transformer.head, transformer.embedding, where / "head");
   const Stack& stack = transformer.stack;
   const Where mine = where / "stack";
   for (std::size_t i = 0; i < stack.kinds.size(); ++i) check(stack.kinds[i], transformer.hidden, (mine / "kinds")[i]);

@@ -25,19 +25,21 @@ struct Words<NormKind> {
 using gossamer::Activation;
 template <>
 struct Words<Activation> {
-  static constexpr const char* list[] = {"silu", "gelu", "gelu_tanh"};
+  static constexpr const char* list[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
 };
 
 struct Norm {
   NormKind kind = NormKind::kRms;
   float eps = 0;
   bool bias = false;
+  bool weight = true;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("kind", kind);
     field("eps", eps);
     field("bias", bias);
+    field("weight", weight);
   }
 };
 
@@ -96,6 +98,9 @@ struct Mlp {
   Activation activation = Activation::kSilu;
   bool gated = true;
   std::vector<std::string> biases;
+  std::optional<float> limit;
+  float alpha = 1;
+  float shift = 0;
 
   template <class Visitor>
   void visit(Visitor& field) {
@@ -103,7 +108,12 @@ struct Mlp {
     field("activation", activation);
     field("gated", gated);
     field("biases", biases);
+    field("limit", limit);
+    field("alpha", alpha);
+    field("shift", shift);
   }
+  // Whether gate and up are taken as they are, and the activation as well.
+  bool plain() const { return !limit && alpha == 1 && shift == 0; }
   std::vector<Group> groups(int hidden) const;
 };
 
@@ -112,22 +122,30 @@ using Mixer = std::variant<Attention, Mlp>;
 struct Branch {
   Mixer mixer;
   std::optional<Norm> before;
+  std::optional<Norm> behind;
+  std::optional<Norm> after_sum;
+  float scale = 1;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("mixer", mixer);
     field("before", before);
+    field("behind", behind);
+    field("after_sum", after_sum);
+    field("scale", scale);
   }
 };
 
 struct Block {
   std::vector<Branch> branches;
   bool parallel = false;
+  std::optional<Norm> norm;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("branches", branches);
     field("parallel", parallel);
+    field("norm", norm);
   }
 };
 
@@ -158,19 +176,33 @@ struct Learned {
 
 struct Embedding {
   std::optional<std::variant<Learned>> positions;
+  float scale = 1;
+  std::optional<int> project;
+  std::optional<Norm> norm;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("positions", positions);
+    field("scale", scale);
+    field("project", project);
+    field("norm", norm);
   }
 };
 
 struct Head {
   bool tied = false;
+  bool bias = false;
+  float scale = 1;
+  std::optional<float> softcap;
+  std::optional<int> project;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("tied", tied);
+    field("bias", bias);
+    field("scale", scale);
+    field("softcap", softcap);
+    field("project", project);
   }
 };
 

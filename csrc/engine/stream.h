@@ -9,14 +9,22 @@
 
 namespace gossamer {
 
-// What was added waits, so that sum and norm are one pass over a row. What is added stays as it is until it is read.
+// What a branch adds to the stream, and what happens on the way.
+struct Update {
+  Matrix* delta;
+  const NormLayer* behind = nullptr;     // of the delta; null: none
+  float scale = 1;                       // of the delta
+  const NormLayer* after_sum = nullptr;  // of the stream
+};
+
+// What was added waits, so that sums and norms are one pass over a row. Deltas are of no use once they are read.
 class ResidualStream {
  public:
   // rows: [tokens], each `stride` floats from the next.
   ResidualStream(Step& step, float* rows, std::int64_t stride, int cols)
       : team_(step.team), vectors_(step.vectors), rows_(rows), stride_(stride), cols_(cols), tokens_(step.tokens()) {}
 
-  void add(const Matrix& delta) { pending_.push_back(&delta); }
+  void add(const Update& update) { pending_.push_back(update); }
 
   // The rows, normed where there is a norm, in `out`.
   void read(const NormLayer* norm, Matrix& out) {
@@ -41,7 +49,13 @@ class ResidualStream {
  private:
   const float* settle_row(std::int64_t token) {
     float* row = rows_ + token * stride_;
-    for (const Matrix* delta : pending_) vectors_.add(row, delta->row(token), cols_);
+    for (const Update& update : pending_) {
+      float* delta = update.delta->row(token);
+      if (update.behind != nullptr) update.behind->run(delta, delta);
+      if (update.scale != 1) vectors_.scale(delta, update.scale, cols_);
+      vectors_.add(row, delta, cols_);
+      if (update.after_sum != nullptr) update.after_sum->run(row, row);
+    }
     return row;
   }
 
@@ -51,7 +65,7 @@ class ResidualStream {
   std::int64_t stride_;
   int cols_;
   int tokens_;
-  std::vector<const Matrix*> pending_;
+  std::vector<Update> pending_;
 };
 
 }  // namespace gossamer

@@ -50,9 +50,9 @@ enum class NormKind : uint8_t { kRms, kLayer };
 
 constexpr int kNormKindCount = 2;
 
-enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh };
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 
-constexpr int kActivationCount = 3;
+constexpr int kActivationCount = 5;
 
 // What is done between the linears of an MLP, by Activation.
 struct ActivationKernels {
@@ -78,10 +78,16 @@ struct VectorKernels {
   void (*narrow)(const float* x, int64_t n, FloatType type, void* out) noexcept;
   // x[i] += y[i]
   void (*add)(float* x, const float* y, int64_t n) noexcept;
+  // x[i] *= factor
+  void (*scale)(float* x, float factor, int64_t n) noexcept;
+  // x[i] = cap * tanh(x[i] / cap)
+  void (*softcap)(float* x, float cap, int64_t n) noexcept;
   // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
   void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
                const float* sines) noexcept;
   ActivationKernels activations[kActivationCount];
+  // gate[i] = g / (1 + exp(-alpha * g)) * (u + shift), with g = min(gate[i], limit) and u = up[i] within +-limit.
+  void (*clamped)(float* gate, const float* up, int64_t n, float limit, float alpha, float shift) noexcept;
 };
 
 // What depends on the KV cache's element type.

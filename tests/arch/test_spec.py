@@ -11,13 +11,14 @@ import pytest
 
 from gossamer.arch.llama import Sizes
 from gossamer.arch.sources import Source, parts_of
-from gossamer.arch.spec import Attention, Block, Branch, Group, Mlp, Norm, Stack, Transformer
+from gossamer.arch.spec import Attention, Block, Branch, Embedding, Group, Head, Mlp, Norm, Stack, Transformer
 from gossamer.errors import GossamerError
 
 SIZES = Sizes(
     hidden=12, layers=2, heads=4, kv_heads=2, head_dim=6, intermediate=20, vocab=30, context=16, norm_eps=1e-5,
     inv_freq=(1.0, 0.25), tied=True, biases=("q", "down"),
 )  # fmt: skip
+RMS = Norm("rms", 1e-5)
 
 
 def test_shapes_follow_from_the_parts() -> None:
@@ -42,6 +43,48 @@ def test_a_description_survives_json_and_sizes_survive_a_description() -> None:
     assert Sizes.of(described) == SIZES
 
 
+def test_fields_that_were_added_may_be_missing_where_they_say_nothing() -> None:
+    """Folders were written before there were these."""
+    described = SIZES.describe()
+    added = {"behind", "after_sum", "weight", "norm", "limit", "alpha", "shift", "project", "softcap", "bias"}
+
+    def older(value: Any) -> Any:
+        if isinstance(value, list):
+            return [older(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        keep = added - {"norm"} if "kinds" in value else added  # a stack always had one
+        scale = {"scale"} if {"before", "tied"} & set(value) or set(value) >= {"project", "positions"} else set()
+        return {key: older(item) for key, item in value.items() if key not in keep | scale}
+
+    values = older(json.loads(json.dumps(described.to_dict())))
+    assert set(values["head"]) == {"tied"}
+    assert set(values["embedding"]) == {"positions"}
+    assert Transformer.from_dict(values) == described
+
+
+def test_norms_and_matrices_around_mixers_are_tensors() -> None:
+    attention, mlp = (branch.mixer for branch in SIZES.describe().blocks[0].branches)
+    layer, bare = Norm("layer", 1e-5, bias=True), Norm("rms", 1e-5, weight=False)
+    blocks = (
+        Block((Branch(attention, bare, layer), Branch(mlp, None, after_sum=RMS))),
+        Block((Branch(attention, None), Branch(mlp, None)), parallel=True, norm=layer),
+    )
+    stack = Stack(blocks, (0, 1), RMS)
+    way_in, way_out = Embedding(project=5, norm=layer), Head(True, bias=True, project=5)
+    described = replace(SIZES.describe(), embedding=way_in, stack=stack, head=way_out)
+    assert Transformer.from_dict(json.loads(json.dumps(described.to_dict()))) == described
+    linear_biases = {f"layers.{at}.{name}.bias" for at in (0, 1) for name in ("q", "down")}
+    assert set(described.vectors) - linear_biases == {
+        "embed_norm", "embed_norm.bias", "layers.0.attn_behind", "layers.0.attn_behind.bias", "layers.0.mlp_after_sum",
+        "layers.1.norm", "layers.1.norm.bias", "norm", "head.bias",
+    }  # fmt: skip
+    assert described.weights["embed"] == (30, 5)
+    assert described.weights["embed_project"] == (12, 5)
+    assert described.weights["head_project"] == (5, 12)
+    assert "head" not in described.weights
+
+
 def test_what_is_not_of_the_family_is_not_taken_for_it() -> None:
     attention = SIZES.describe().blocks[0].branches[0]
     stack = SIZES.describe().stack
@@ -64,6 +107,17 @@ def test_what_is_not_of_the_family_is_not_taken_for_it() -> None:
         (lambda: Attention(4, 4, 8, 0.1, None, ("up",)), "biases must be some of q, k, v, o"),
         (lambda: Mlp(0, "silu"), "width must be from 1"),
         (lambda: Block((Branch(Mlp(4, "silu"), None),) * 2), "branches must be different ones, got mlp, mlp"),
+        (lambda: Mlp(4, "gelu", limit=7.0), "limit, alpha and shift are for a gate with silu"),
+        (lambda: Mlp(4, "silu", limit=0.0), "limit must be above 0"),
+        (lambda: Norm("layer", 1e-5, bias=True, weight=False), "a norm without a weight has no bias"),
+        (lambda: Branch(Mlp(4, "silu"), None, scale=0.0), "scale must be above 0"),
+        (lambda: Block((Branch(Mlp(4, "silu"), None),), norm=RMS), "norm is for parallel branches that have none"),
+        (lambda: Block((Branch(Mlp(4, "silu"), RMS),), True, RMS), "norm is for parallel branches that have none"),
+        (lambda: Block((Branch(Mlp(4, "silu"), None, after_sum=RMS),), True), "after_sum is for branches in turn"),
+        (lambda: Embedding(scale=float("inf")), "scale must be above 0"),
+        (lambda: Head(True, softcap=0.0), "softcap must be above 0"),
+        (lambda: Head(True, project=0), "project must be from 1"),
+        (lambda: replace(SIZES.describe(), head=Head(True, project=4)), "a tied head has the width of the embedding"),
     ],
 )
 def test_parts_that_make_no_sense(build: Any, words: str) -> None:

@@ -51,6 +51,17 @@ def written(path: Path) -> str:
 ATTENTION: Path = ("stack", "kinds", 0, "branches", 0, "mixer")
 MLP: Path = ("stack", "kinds", 0, "branches", 1, "mixer")
 
+NORM = {"kind": "rms", "eps": 1e-5, "bias": False, "weight": True}
+PARALLEL = {
+    **config().describe().to_dict()["stack"]["kinds"][0],
+    "parallel": True,
+    "branches": [
+        each | {"after_sum": each["before"] if each["mixer"]["part"] == "mlp" else None}
+        for each in config().describe().to_dict()["stack"]["kinds"][0]["branches"]
+    ],
+}
+HEAD = config().describe().to_dict()["head"]
+
 
 def test_it_has_every_field_that_python_has_and_no_other() -> None:
     values = config(biases=("q", "down")).describe().to_dict()
@@ -73,7 +84,8 @@ def test_it_has_every_field_that_python_has_and_no_other() -> None:
 def test_a_value_of_another_kind_is_refused_at_its_place() -> None:
     for path, value in places(config(biases=("q", "down")).describe().to_dict()):
         for wrong in (b"x", 1.5 if type(value) is int else object(), "no such word", 2**40, 10**400):
-            if not path or (isinstance(value, str) and path[-1] == "part") or (type(value) is float and wrong == 2**40):
+            number = value is None or type(value) is float  # what may be absent may be a number
+            if not path or (isinstance(value, str) and path[-1] == "part") or (number and wrong == 2**40):
                 continue
             with pytest.raises(ValueError, match=re.escape(written(path[:-1] if isinstance(path[-1], int) else path))):
                 build(changed(path, wrong))
@@ -103,10 +115,22 @@ def test_a_value_of_another_kind_is_refused_at_its_place() -> None:
         ((*ATTENTION, "positions", "inv_freq"), [1.0] * 13, "inv_freq has 13 frequencies, more than half of head_dim"),
         ((*ATTENTION, "positions", "inv_freq", 2), float("inf"), "positions.inv_freq holds a value that is not finite"),
         ((*ATTENTION, "positions", "scale"), -1.0, "positions.scale must be finite and above 0, got -1"),
-        ((*MLP, "activation"), "relu", "mixer.activation must be 'silu' or 'gelu' or 'gelu_tanh', got 'relu'"),
+        ((*MLP, "activation"), "cube", "activation must be 'silu' or 'gelu' or 'gelu_tanh' or 'relu' or 'relu2', got"),
+        ((*MLP, "limit"), 0.0, "mixer.limit must be finite and above 0, got 0"),
+        ((*MLP, "alpha"), -1.0, "mixer.alpha must be finite and above 0, got -1"),
+        ((*MLP, "shift"), float("inf"), "mixer.shift must be finite, got inf"),
         ((*MLP, "width"), 0, "mixer.width must be between 1"),
         ((*MLP, "gated"), 1, "mixer.gated must be true or false"),
         (("stack", "norm", "bias"), True, "transformer.stack.norm.bias must be false for this kind"),
+        ((*MLP[:-1], "scale"), 0.0, r"branches\[1\].scale must be finite and above 0, got 0"),
+        (("stack", "kinds", 0, "norm"), NORM, r"kinds\[0\].norm is for parallel branches"),
+        (("stack", "kinds", 0), PARALLEL | {"norm": NORM}, r"branches\[0\].before must be null where the block has a"),
+        (("stack", "kinds", 0), PARALLEL, r"branches\[1\].after_sum is for branches in turn"),
+        (("embedding", "scale"), float("nan"), "transformer.embedding.scale must be finite and above 0"),
+        (("embedding", "project"), 0, "transformer.embedding.project must be between 1 and"),
+        (("head", "scale"), 0.0, "transformer.head.scale must be finite and above 0"),
+        (("head", "softcap"), -1.0, "transformer.head.softcap must be finite and above 0, got -1"),
+        (("head",), HEAD | {"tied": True, "project": 8}, "transformer.head.project must be the embedding's"),
         (("embedding", "positions"), {"part": "learned", "count": 8, "offset": 8}, "offset must be below 8, got 8"),
         (("embedding", "positions"), {"part": "learned", "count": 8, "offset": 1}, "has 7 positions, fewer than"),
     ],

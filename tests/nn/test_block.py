@@ -46,7 +46,28 @@ OTHER = Transformer(
     ),
     spec.Head(True),
 )  # fmt: skip
-BOTH = pytest.mark.parametrize("described", [DESCRIBED, OTHER], ids=["llama", "other"])
+RMS = spec.Norm("rms", 1e-5)
+# What neither has: norms behind, after sums, shared and without weights, scales, projections, limits.
+THIRD = Transformer(
+    24, 30, 16, spec.Embedding(spec.Learned(16), 1.5, 20, LAYER),
+    spec.Stack(
+        (
+            spec.Block(
+                (spec.Branch(SIX, None, RMS, scale=0.5), spec.Branch(spec.Mlp(20, "relu", False), None)), True, LAYER
+            ),
+            spec.Block((
+                spec.Branch(SIX, spec.Norm("rms", 1e-5, weight=False), None, RMS, 2.0),
+                spec.Branch(spec.Mlp(20, "silu", limit=0.7, alpha=1.7, shift=1.0), None, LAYER, LAYER),
+            )),
+            spec.Block(
+                (spec.Branch(SIX, spec.Norm("layer", 1e-5, weight=False)), spec.Branch(spec.Mlp(9, "relu2"), RMS))
+            ),
+        ),
+        (0, 1, 2), RMS,
+    ),
+    spec.Head(True, True, 0.5, 4.0, 20),
+)  # fmt: skip
+BOTH = pytest.mark.parametrize("described", [DESCRIBED, OTHER, THIRD], ids=["llama", "other", "third"])
 
 
 def engine(config: Transformer, kernels: Any) -> Engine:
@@ -225,10 +246,11 @@ def random_network(config: Transformer) -> Network:
     [
         DESCRIBED,
         OTHER,
+        THIRD,
         with_part(ATTENTION, dataclasses.replace(ATTENTION, positions=None)),
         with_part(ATTENTION, dataclasses.replace(ATTENTION, scale=0.1)),
     ],
-    ids=["rotary", "other", "no positions", "scale"],
+    ids=["rotary", "other", "third", "no positions", "scale"],
 )
 def test_every_memory_gives_the_same(config: Transformer, memory: str) -> None:
     network = random_network(config)

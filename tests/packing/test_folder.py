@@ -197,8 +197,8 @@ BAD: dict[str, tuple[Change, str]] = {
     "inv_freq text": (set_at(*ROPE, "inv_freq", to=["x"]), "positions.inv_freq[0] must be of type float, got 'x'"),
     "positions": (set_at(*ROPE, "part", to="alibi"), "positions: part 'alibi' is not known; there are: rope"),
     "activation": (
-        set_at(*MIXERS[1], "activation", to="relu"),
-        "must be 'silu' or 'gelu' or 'gelu_tanh', got 'relu'",
+        set_at(*MIXERS[1], "activation", to="cube"),
+        "must be 'silu' or 'gelu' or 'gelu_tanh' or 'relu' or 'relu2', got 'cube'",
     ),
     "mixer": (set_at(*MIXERS[1], "part", to="mamba"), "mixer: part 'mamba' is not known; there are: attention, mlp"),
     "biases": (set_at(*MIXERS[1], "biases", to=["q"]), "biases must be some of gate, up, down, got 'q'"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossamer.arch.spec import Attention, Norm, Rope, Transformer
+from gossamer.arch.spec import Attention, Mlp, Norm, Rope, Transformer
 
 Array = NDArray[np.float64]
 
@@ -21,6 +21,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
 }
 
 
@@ -44,11 +46,14 @@ class ReferenceModel:
 
     def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> Array:
         """Returns [tokens, hidden] of consecutive sequences of so many tokens (0: one)."""
-        found = self.tensors["embed"][np.asarray(tokens)]
-        if learned := self.config.embedding.positions:
+        way_in = self.config.embedding
+        found = self.tensors["embed"][np.asarray(tokens)] * way_in.scale
+        if way_in.project:
+            found = self._linear("embed_project", found)
+        if learned := way_in.positions:
             rows = learned.offset + np.arange(len(found)) % (sequence_length or max(len(found), 1))
             found = found + self.tensors["positions"][rows]
-        return found
+        return self._norm(found, "embed_norm", way_in.norm)
 
     def forward_block(
         self, index: int, hidden: ArrayLike, capture: Sequence[str] = (), sequence_length: int = 0
@@ -66,18 +71,18 @@ class ReferenceModel:
         block, entered = self.config.blocks[index], x
         for branch in block.branches:
             mixer, read = branch.mixer, entered if block.parallel else x
-            normed = read if branch.before is None else self._norm(read, f"{layer}.{mixer.name}_norm", branch.before)
+            own = f"{layer}.{mixer.name}"
+            normed = self._norm(self._norm(read, f"{layer}.norm", block.norm), f"{own}_norm", branch.before)
             inputs.update(dict.fromkeys(mixer.groups[0], normed))
             if isinstance(mixer, Attention):
                 parts = [normed[start : start + length] for start in range(0, len(x), length)]
                 mixed = np.concatenate([self._attention(mixer, layer, part) for part in parts])
             else:
-                mixed = self._linear(f"{layer}.up", normed)
-                activate = ACTIVATIONS[mixer.activation]
-                mixed = activate(self._linear(f"{layer}.gate", normed)) * mixed if mixer.gated else activate(mixed)
+                mixed = self._mlp(mixer, layer, normed)
             (last,) = mixer.groups[-1]
             inputs[last] = mixed
-            x = x + self._linear(f"{layer}.{last}", mixed)
+            given = self._norm(self._linear(f"{layer}.{last}", mixed), f"{own}_behind", branch.behind)
+            x = self._norm(x + given * branch.scale, f"{own}_after_sum", branch.after_sum)
         return x, {name: inputs[name] for name in capture}
 
     def block_inputs(
@@ -88,10 +93,14 @@ class ReferenceModel:
 
     def head(self, hidden: ArrayLike) -> Array:
         """Returns logits [tokens, vocab] of the last block's outputs."""
-        normed = np.asarray(hidden, dtype=np.float64)
-        if self.config.stack.norm is not None:
-            normed = self._norm(normed, "norm", self.config.stack.norm)
-        return normed @ self.tensors["embed" if self.config.tied else "head"].T
+        way_out = self.config.head
+        normed = self._norm(np.asarray(hidden, dtype=np.float64), "norm", self.config.stack.norm)
+        if way_out.project:
+            normed = self._linear("head_project", normed)
+        logits = normed @ self.tensors["embed" if self.config.tied else "head"].T * way_out.scale
+        if way_out.bias:
+            logits = logits + self.tensors["head.bias"]
+        return logits if way_out.softcap is None else way_out.softcap * np.tanh(logits / way_out.softcap)
 
     def logits(self, tokens: ArrayLike) -> Array:
         """Returns logits [tokens, vocab] of one sequence that starts at position 0."""
@@ -100,14 +109,26 @@ class ReferenceModel:
             x, _ = self.forward_block(index, x)
         return self.head(x)
 
-    def _norm(self, x: Array, name: str, norm: Norm) -> Array:
+    def _norm(self, x: Array, name: str, norm: Norm | None) -> Array:
+        if norm is None:
+            return x
         if norm.kind == "layer":
             x = x - np.mean(x, axis=-1, keepdims=True)
         scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + norm.eps)
-        return x / scale * self.tensors[name] + (self.tensors[f"{name}.bias"] if norm.bias else 0)
+        weight, bias = self.tensors[name] if norm.weight else 1, self.tensors[f"{name}.bias"] if norm.bias else 0
+        return x / scale * weight + bias
 
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self.tensors[name].T + self.tensors.get(f"{name}.bias", 0.0)
+
+    def _mlp(self, mlp: Mlp, layer: str, x: Array) -> Array:
+        """Returns what `down` reads."""
+        up = self._linear(f"{layer}.up", x)
+        if not mlp.gated:
+            return ACTIVATIONS[mlp.activation](up)
+        gate, limit = self._linear(f"{layer}.gate", x), mlp.limit or np.inf
+        gate = np.minimum(gate, limit)
+        return ACTIVATIONS[mlp.activation](gate * mlp.alpha) / mlp.alpha * (np.clip(up, -limit, limit) + mlp.shift)
 
     def _attention(self, attention: Attention, layer: str, x: Array) -> Array:
         """Causal grouped-query attention over one sequence; returns the heads side by side."""

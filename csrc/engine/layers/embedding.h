@@ -1,8 +1,12 @@
 // Tokens as rows of the stream.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 
+#include "engine/layers/norm.h"
 #include "engine/spec.h"
 #include "engine/step.h"
 
@@ -13,15 +17,24 @@ class EmbeddingLayer {
   EmbeddingLayer(const spec::Transformer& spec, Build& build);
 
   const Linear& weight() const { return *weight_; }
-  void row(std::int32_t token, int position, float* out) const;
+  // Calls f for each weight by its name that rows are multiplied with.
+  void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
+  // The rows of a chunk's ids and positions.
   void run(Step& step, Matrix& out) const;
 
  private:
+  // What comes once the row has the stream's width.
+  void finish(Step& step, std::int64_t token, float* row) const;
+
   std::unique_ptr<Linear> weight_;
+  float scale_;
+  std::unique_ptr<Linear> project_;    // null: rows have the stream's width
+  Matrix* narrow_ = nullptr;           // rows before it
   std::unique_ptr<Linear> positions_;  // null: none
+  Matrix* learned_ = nullptr;          // rows of them
   int offset_ = 0;                     // the row of position 0
+  std::optional<NormLayer> norm_;
   const VectorKernels& vectors_;
-  int cols_;
 };
 
 }  // namespace gossamer

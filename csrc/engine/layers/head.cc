@@ -1,25 +1,63 @@
 #include "engine/layers/head.h"
 
+#include <algorithm>
+
 #include "ops/tokens.h"
 
 namespace gossamer {
+namespace {
+
+// Logits of a row that one thread takes at least.
+constexpr std::int64_t kPiece = 4096;
+
+}  // namespace
 
 HeadLayer::HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, Build& build)
     : norm_(make_norm(spec.stack.norm, "norm", spec.hidden, build)),
-      own_(spec.head.tied ? nullptr : build.weights.take("head", spec.vocab, spec.hidden)),
+      scale_(spec.head.scale),
+      own_(spec.head.tied ? nullptr : build.weights.take("head", spec.vocab, spec.head.project.value_or(spec.hidden))),
       embedding_(embedding),
-      normed_(build.workspace.matrix("normed", spec.hidden)) {}
+      softcap_(spec.head.softcap),
+      normed_(build.workspace.matrix("normed", spec.hidden)) {
+  if (spec.head.project) {
+    project_ = build.weights.take("head_project", *spec.head.project, spec.hidden);
+    narrow_ = &build.workspace.matrix("head_project", *spec.head.project);
+  }
+  if (spec.head.bias) bias_ = build.weights.take_vector("head.bias", spec.vocab);
+}
 
-std::pair<std::string, const Linear&> HeadLayer::weight() const {
-  return own_ ? std::pair<std::string, const Linear&>("head", *own_)
-              : std::pair<std::string, const Linear&>("embed", embedding_.weight());
+void HeadLayer::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
+  if (project_) f("head_project", *project_);
+  f(own_ ? "head" : "embed", weight());
 }
 
 void HeadLayer::run(Step& step, ResidualStream& stream, const int* tokens, int rows, float* out) const {
-  const Linear& linear = weight().second;
-  for_tokens(step.team, rows,
-             [&](std::int64_t i) { stream.read_row(tokens[i], norm_ ? &*norm_ : nullptr, normed_.row(i)); });
-  run_linears(step.team, {{&linear, out, linear.rows()}}, normed_.rows(rows), step.inputs);
+  for_tokens(step.team, rows, [&](std::int64_t i) {
+    stream.read_row(tokens[i], norm_ ? &*norm_ : nullptr, normed_.row(i));
+    if (scale_ != 1) step.vectors.scale(normed_.row(i), scale_, normed_.cols());  // fewer values than logits
+  });
+  Rows x = normed_.rows(rows);
+  if (project_) {
+    run_linears(step.team, {{project_.get(), narrow_->data(), narrow_->stride()}}, x, step.inputs);
+    x = narrow_->rows(rows);
+  }
+  const Linear& linear = weight();
+  run_linears(step.team, {{&linear, out, linear.rows()}}, x, step.inputs);
+  if (!bias_.empty() || softcap_) finish(step, rows, out);
+}
+
+void HeadLayer::finish(Step& step, int rows, float* out) const {
+  const std::int64_t vocab = weight().rows();
+  const std::int64_t pieces = (vocab + kPiece - 1) / kPiece;
+  step.team.parallel_for(rows * pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t piece = begin; piece < end; ++piece) {
+      const std::int64_t first = piece % pieces * kPiece;
+      const std::int64_t count = std::min(kPiece, vocab - first);
+      float* logits = out + piece / pieces * vocab + first;
+      if (!bias_.empty()) step.vectors.add(logits, bias_.data() + first, count);
+      if (softcap_) step.vectors.softcap(logits, *softcap_, count);
+    }
+  });
 }
 
 }  // namespace gossamer

@@ -1,10 +1,10 @@
 // Rows of the stream as logits.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "engine/layers/embedding.h"
@@ -18,15 +18,23 @@ class HeadLayer {
   // The embedding outlives this.
   HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, Build& build);
 
-  // The weight's name and itself.
-  std::pair<std::string, const Linear&> weight() const;
+  // Calls f for each weight by its name, in the order of the computation.
+  void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
   // Logits [rows][vocab] of some tokens; the stream is of no use afterwards.
   void run(Step& step, ResidualStream& stream, const int* tokens, int rows, float* out) const;
 
  private:
+  const Linear& weight() const { return own_ ? *own_ : embedding_.weight(); }
+  void finish(Step& step, int rows, float* out) const;
+
   std::optional<NormLayer> norm_;
-  std::unique_ptr<Linear> own_;  // null when tied
+  float scale_;
+  std::unique_ptr<Linear> project_;  // null: the stream has the width of the weight
+  Matrix* narrow_ = nullptr;         // rows behind it
+  std::unique_ptr<Linear> own_;      // null when tied
   const EmbeddingLayer& embedding_;
+  std::vector<float> bias_;  // empty: none
+  std::optional<float> softcap_;
   Matrix& normed_;
 };
 

@@ -1,6 +1,7 @@
-// down(activation(gate(x)) * up(x)), or down(activation(up(x)))
+// down(activation(gate(x)) * up(x)), or down(activation(up(x))); gate and up may be clamped
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "engine/layers/mixer.h"
@@ -16,6 +17,10 @@ class MlpLayer final : public Mixer {
  private:
   ActivationKernels activation_;
   bool gated_;
+  bool plain_;
+  std::optional<float> limit_;
+  float alpha_;
+  float shift_;
 };
 
 }  // namespace gossamer

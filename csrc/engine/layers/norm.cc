@@ -5,7 +5,8 @@ namespace gossamer {
 NormLayer::NormLayer(const spec::Norm& spec, const std::string& name, int width, Build& build)
     : run_(build.vectors.norms[static_cast<int>(spec.kind)]),
       eps_(spec.eps),
-      weight_(build.weights.take_vector(name, width)) {
+      weight_(spec.weight ? build.weights.take_vector(name, width)
+                          : std::vector<float>(static_cast<std::size_t>(width), 1.0F)) {
   if (spec.bias) bias_ = build.weights.take_vector(name + ".bias", width);
 }
 

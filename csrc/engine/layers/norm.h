@@ -15,6 +15,7 @@ class NormLayer {
  public:
   NormLayer(const spec::Norm& spec, const std::string& name, int width, Build& build);
 
+  // In place, too.
   void run(const float* x, float* out) const {
     run_(x, weight_.data(), bias_.empty() ? nullptr : bias_.data(), static_cast<std::int64_t>(weight_.size()), eps_,
          out);

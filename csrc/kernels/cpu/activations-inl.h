@@ -37,6 +37,18 @@ struct GeluTanh {
   }
 };
 
+// Zero comes first in what is compared, so that NaN stays.
+struct Relu {
+  static GOSSAMER_INLINE F16 of(const F16& x) { return maximum(F16{}, x); }
+};
+
+struct Relu2 {
+  static GOSSAMER_INLINE F16 of(const F16& x) {
+    const F16 positive = maximum(F16{}, x);
+    return positive * positive;
+  }
+};
+
 template <class A>
 void activate(float* x, int64_t n) noexcept {
   int64_t i = 0;
@@ -49,6 +61,34 @@ void activate_mul(float* gate, const float* up, int64_t n) noexcept {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(gate + i, A::of(load(gate + i)) * load(up + i));
   if (i < n) store_part(gate + i, A::of(load_part(gate + i, n - i)) * load_part(up + i, n - i), n - i);
+}
+
+struct Clamp {
+  float limit, alpha, shift;
+
+  GOSSAMER_INLINE F16 of(const F16& gate, const F16& up) const {
+    const F16 least = splat(-limit);  // comes first, so that NaN stays
+    const F16 g = -maximum(least, -gate);
+    const F16 u = -maximum(least, -maximum(least, up));
+    return g / (splat(1.0F) + exponential(-g * splat(alpha))) * (u + splat(shift));
+  }
+};
+
+void clamped(float* gate, const float* up, int64_t n, float limit, float alpha, float shift) noexcept {
+  const Clamp clamp = {limit, alpha, shift};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(gate + i, clamp.of(load(gate + i), load(up + i)));
+  if (i < n) store_part(gate + i, clamp.of(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
+}
+
+// tanh(u) as 1 - 2 / (1 + e^2u)
+void softcap(float* x, float cap, int64_t n) noexcept {
+  const auto of = [cap](const F16& v) {
+    return splat(cap) * (splat(1.0F) - splat(2.0F) / (splat(1.0F) + exponential(v * splat(2.0F / cap))));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, of(load(x + i)));
+  if (i < n) store_part(x + i, of(load_part(x + i, n - i)), n - i);
 }
 
 }  // namespace

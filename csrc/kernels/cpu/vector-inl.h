@@ -13,6 +13,10 @@ void add(float* x, const float* y, int64_t n) noexcept {
   for (int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
 
+void scale(float* x, float factor, int64_t n) noexcept {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
 void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_t n, float eps, float* out) noexcept {
   F16 squares = {};
   int64_t i = 0;
@@ -193,11 +197,16 @@ const VectorKernels kVectorKernels = {
     widen,
     narrow,
     add,
+    scale,
+    softcap,
     rope,
     // by Activation
     {{activate<Silu>, activate_mul<Silu>},
      {activate<Gelu>, activate_mul<Gelu>},
-     {activate<GeluTanh>, activate_mul<GeluTanh>}},
+     {activate<GeluTanh>, activate_mul<GeluTanh>},
+     {activate<Relu>, activate_mul<Relu>},
+     {activate<Relu2>, activate_mul<Relu2>}},
+    clamped,
 };
 
 extern const KvKernels kKvKernels[kKvTypeCount];

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..arch import spec
-from ..arch.spec import Transformer
+from ..arch.spec import Linear, Transformer
 from .check import choose, expect
+from .functions import softcap
 from .linears import Linears, Projection
 from .memory import Memory, Step
 from .ops import Between, Ops
@@ -79,6 +80,10 @@ class Stream:
         self._states, normed = norm.add(self.settled(), last)
         return normed
 
+    def normalize(self, norm: Norm) -> None:
+        """Makes the states what a norm of them gives."""
+        self._states = self.read(norm)
+
     def settled(self) -> Tensor:
         """Returns the states with everything added."""
         for update in self._waiting:
@@ -123,6 +128,37 @@ def _mlp(described: spec.Mlp, build: Build) -> Between:
 _BETWEEN: dict[str, Callable[[Any, Build], Between]] = {"attention": _attention, "mlp": _mlp}
 
 
+class Branch:
+    """A mixer, what it reads the stream through, and what becomes of what it gives.
+
+    Attributes:
+        norms: Its norms by short name.
+        before: Norm of what it reads.
+        mixer: What is computed; a block builds all norms first, and then the mixers.
+    """
+
+    mixer: Mixer
+
+    def __init__(self, described: spec.Branch, prefix: str, build: Build) -> None:
+        """Builds the norms."""
+        expect(described, "mixer", "before", "behind", "after_sum", "scale")
+        choose(_BETWEEN, described, "mixer")
+        self.norms = {name: Norm(norm, prefix + name, build) for name, norm in described.norms.items()}
+        own = described.mixer.name
+        self.before = self.norms.get(f"{own}_norm")
+        self._behind, self._after_sum = self.norms.get(f"{own}_behind"), self.norms.get(f"{own}_after_sum")
+        self._scale = described.scale
+
+    def run(self, x: Tensor, stream: Stream, step: Step) -> None:
+        """Adds to the stream what the mixer gives for what was read [..., hidden]."""
+        update = self.mixer(x, step)
+        if self._behind is not None:
+            update = self._behind(update)
+        stream.add(update if self._scale == 1 else update * self._scale)
+        if self._after_sum is not None:
+            stream.normalize(self._after_sum)
+
+
 class Block(nn.Module):
     """Branches that read the stream and add to it.
 
@@ -142,29 +178,27 @@ class Block(nn.Module):
             GossamerError: it has something that there is not; the line names it.
         """
         super().__init__()
-        expect(described, "branches", "parallel")
-        norms: list[Norm | None] = []
-        for branch in described.branches:
-            expect(branch, "mixer", "before")
-            choose(_BETWEEN, branch, "mixer")
-            name = f"{branch.mixer.name}_norm"
-            norms.append(Norm(branch.before, prefix + name, build) if branch.before else None)
-            if norms[-1] is not None:
-                self.add_module(name, norms[-1])
-        mixers = [Mixer(branch.mixer, prefix, build) for branch in described.branches]
-        self.projections = {names: one for mixer in mixers for names, one in mixer.projections.items()}
+        expect(described, "branches", "parallel", "norm")
+        self.norm = Norm(described.norm, prefix + "norm", build) if described.norm else None
+        branches = [Branch(branch, prefix, build) for branch in described.branches]
+        for branch in branches:
+            for name, norm in branch.norms.items():
+                self.add_module(name, norm)
+        for branch, each in zip(branches, described.branches, strict=True):
+            branch.mixer = Mixer(each.mixer, prefix, build)
+        self.projections = {names: one for branch in branches for names, one in branch.mixer.projections.items()}
         for projection in self.projections.values():
             for name, module in projection.modules.items():
                 self.add_module(name, module)
-        branches = list(zip(norms, mixers, strict=True))
         self._rounds = [branches] if described.parallel else [[branch] for branch in branches]
 
     def run(self, stream: Stream, step: Step) -> None:
         """Lets every branch read the stream and add to it; those of one round read it as it came in."""
         for branches in self._rounds:
-            read = [stream.read(before) for before, _ in branches]
-            for x, (_, mixer) in zip(read, branches, strict=True):
-                stream.add(mixer(x, step))
+            shared = None if self.norm is None else stream.read(self.norm)
+            read = [stream.read(branch.before) if shared is None else shared for branch in branches]
+            for x, branch in zip(read, branches, strict=True):
+                branch.run(x, stream, step)
 
     def forward(self, states: Tensor, step: Step) -> Tensor:
         """Returns the states [..., hidden] behind the block."""
@@ -181,6 +215,7 @@ class Network(nn.Module):
         embed: The embedding.
         layers: The blocks.
         norm: Behind the last block.
+        ends: Linears outside the blocks, by their names.
         slots: Key/value heads and widths of the attentions, in their order.
     """
 
@@ -200,12 +235,17 @@ class Network(nn.Module):
         """
         super().__init__()
         expect(config, "hidden", "vocab", "context", "embedding", "stack", "head")
-        expect(config.embedding, "positions")
+        expect(config.embedding, "positions", "scale", "project", "norm")
         expect(config.stack, "kinds", "layers", "norm")
-        expect(config.head, "tied")
+        expect(config.head, "tied", "bias", "scale", "softcap", "project")
         self.config = config
         build = Build(config.hidden, linears, ops)
-        self.embed, self._head = linears.ends(config)
+        self.embed, head = linears.ends(config)
+        self.ends: dict[tuple[str, ...], Projection] = {
+            (name,): linears.group({name: Linear(*config.weights[name], False)})
+            for name in ("embed_project", "head_project")
+            if name in config.weights
+        } | {("head",): head}
         learned = config.embedding.positions
         self.positions = None
         if learned is not None:
@@ -213,19 +253,21 @@ class Network(nn.Module):
             expect(learned, "count", "offset")
             self.positions = linears.table("positions", learned.count, config.hidden)
         self._offset = learned.offset if learned else 0
+        self.embed_norm = Norm(config.embedding.norm, "embed_norm", build) if config.embedding.norm else None
         self.layers = nn.ModuleList(
             Block(block, f"layers.{layer}.", build) for layer, block in enumerate(config.blocks)
         )
         self.norm = Norm(config.stack.norm, "norm", build) if config.stack.norm else None
-        for name, module in self._head.modules.items():
-            self.add_module(name, module)
+        for projection in self.ends.values():
+            for name, module in projection.modules.items():
+                self.add_module(name, module)
         self.angles, self.slots = build.angles, tuple(build.slots)
 
     @property
     def projections(self) -> list[Projection]:
         """All linears, in the order of the computation."""
         blocks = (block for block in self.layers if isinstance(block, Block))
-        return [*(one for block in blocks for one in block.projections.values()), self._head]
+        return [*(one for block in blocks for one in block.projections.values()), *self.ends.values()]
 
     def step(self, memory: Memory, places: Tensor) -> Step:
         """Returns the step of tokens at places [n]."""
@@ -234,7 +276,13 @@ class Network(nn.Module):
     def enter(self, tokens: Tensor, step: Step) -> Tensor:
         """Returns the stream [..., n, hidden] of a step's token ids [..., n]."""
         states: Tensor = self.embed(tokens)
-        return states if self.positions is None else states + self.positions(step.places + self._offset)
+        if self.config.embedding.scale != 1:
+            states = states * self.config.embedding.scale
+        if widen := self.ends.get(("embed_project",)):
+            (states,) = widen(states)
+        if self.positions is not None:
+            states = states + self.positions(step.places + self._offset)
+        return states if self.embed_norm is None else self.embed_norm(states)
 
     def run(self, tokens: Tensor, step: Step) -> Tensor:
         """Returns normed states [..., n, hidden] of a step's token ids [..., n] behind the last block."""
@@ -246,8 +294,13 @@ class Network(nn.Module):
 
     def predict(self, normed: Tensor) -> Tensor:
         """Returns logits [..., vocab] of normed states [..., hidden]."""
-        (logits,) = self._head(normed)
-        return logits
+        head = self.config.head
+        if head.scale != 1:
+            normed = normed * head.scale
+        if narrow := self.ends.get(("head_project",)):
+            (normed,) = narrow(normed)
+        (logits,) = self.ends["head",](normed)
+        return logits if head.softcap is None else softcap(logits, head.softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns logits [..., vocab] of states [..., hidden] behind the last block."""

@@ -102,7 +102,7 @@ class Engine:
         first = self._network.layers[0]
         assert isinstance(first, Block)
         self.config = self.config.deeper(layers)
-        self._network = self._build(Copies(self._network, first.projections, self._network.projections[-1]))
+        self._network = self._build(Copies(self._network, first.projections, self._network.ends))
 
     # --- the protocol -------------------------------------------------------------------------------------------------
 

@@ -9,16 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     """Returns x [..., width] with rows of unit mean square, times a weight [width] (Zhang & Sennrich 2019)."""
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+    unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (unit if weight is None else unit * weight).to(x.dtype)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, eps: float) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
     """Returns x [..., width] with rows of no mean and unit variance, times a weight, plus a bias (Ba et al. 2016)."""
-    shift = None if bias is None else bias.float()
-    return functional.layer_norm(x.float(), weight.shape, weight.float(), shift, eps).to(x.dtype)
+    factor, shift = (None if vector is None else vector.float() for vector in (weight, bias))
+    return functional.layer_norm(x.float(), x.shape[-1:], factor, shift, eps).to(x.dtype)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -34,6 +35,28 @@ def gelu_tanh(x: Tensor) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """Returns x / (1 + exp(-x)) (Hendrycks & Gimpel 2016)."""
     return functional.silu(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """Returns max(x, 0)."""
+    return functional.relu(x)
+
+
+def relu2(x: Tensor) -> Tensor:
+    """Returns the square of max(x, 0) (So et al. 2021)."""
+    return functional.relu(x).square()
+
+
+def clamped(gate: Tensor, up: Tensor, limit: float | None, alpha: float, shift: float) -> Tensor:
+    """Returns g / (1 + exp(-alpha g)) * (u + shift), g the gate up to a limit, u within the limit and its negative."""
+    if limit is not None:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return gate * torch.sigmoid(alpha * gate) * (up + shift)
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """Returns cap tanh(x / cap)."""
+    return cap * torch.tanh(x / cap)
 
 
 def rotary_angles(places: Tensor, inv_freq: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -73,17 +73,23 @@ class Separate:
 
 
 class Tied:
-    """The head whose matrix is the embedding."""
+    """The head whose matrix is the embedding.
 
-    modules: Mapping[str, nn.Module] = {}
+    Attributes:
+        modules: One with the bias alone, where there is a bias.
+    """
 
-    def __init__(self, embed: nn.Embedding) -> None:
-        """Takes the embedding."""
+    def __init__(self, embed: nn.Embedding, bias: bool) -> None:
+        """Takes the embedding, and whether a bias is added."""
         self._embed = embed
+        self.modules: Mapping[str, nn.Module] = {"head": nn.Module()} if bias else {}
+        for module in self.modules.values():
+            module.register_parameter("bias", nn.Parameter(torch.zeros(embed.num_embeddings)))
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """See `Projection`."""
-        return [functional.linear(x, self._embed.weight)]
+        bias = self.modules["head"].get_parameter("bias") if self.modules else None
+        return [functional.linear(x, self._embed.weight, bias)]
 
 
 class Modules:
@@ -103,9 +109,8 @@ class Modules:
 
     def ends(self, config: Transformer) -> tuple[nn.Embedding, Projection]:
         """See `Linears`."""
-        embed = self.table("embed", config.vocab, config.hidden)
-        head = {"head": Linear(config.vocab, config.hidden, False)}
-        return embed, Tied(embed) if config.tied else Separate(head)
+        embed = self.table("embed", config.vocab, config.embedding.project or config.hidden)
+        return embed, Tied(embed, config.head.bias) if config.tied else Separate({"head": _head(config)})
 
 
 class Packed:
@@ -125,7 +130,7 @@ class Packed:
 
     def group(self, linears: Mapping[str, Linear]) -> Rows:
         """See `Linears`."""
-        return linear_of(list(linears), self._weights, self._vectors, self._device, self._dtype, self._kernels)
+        return self._rows(list(linears), self._vectors)
 
     def vector(self, name: str, width: int) -> nn.Parameter:
         """See `Linears`; of float32."""
@@ -140,22 +145,32 @@ class Packed:
 
     def ends(self, config: Transformer) -> tuple[nn.Embedding, Rows]:
         """See `Linears`. One table is both where the head is tied and dense."""
-        head = self.group({"embed" if config.tied else "head": Linear(config.vocab, config.hidden, False)})
+        name = "embed" if config.tied else "head"
+        head = self._rows([name], {f"{name}.bias": self._vectors["head.bias"]} if config.head.bias else {})
         if config.tied and head.table is not None:
             return nn.Embedding.from_pretrained(head.table), head
-        return self.table("embed", config.vocab, config.hidden), head
+        return self.table("embed", config.vocab, config.embedding.project or config.hidden), head
+
+    def _rows(self, names: Sequence[str], vectors: Vectors) -> Rows:
+        return linear_of(names, self._weights, vectors, self._device, self._dtype, self._kernels)
 
 
 class Copies:
     """`Linears` of a network's first block for each block of a deeper one, in memory of their own: for benches."""
 
-    def __init__(self, network: nn.Module, first: Mapping[tuple[str, ...], Projection], head: Projection) -> None:
-        """Takes the network, the linears of its first block, and its head."""
-        self._network, self._first, self._head = network, first, head
+    def __init__(
+        self,
+        network: nn.Module,
+        first: Mapping[tuple[str, ...], Projection],
+        ends: Mapping[tuple[str, ...], Projection],
+    ) -> None:
+        """Takes the network, the linears of its first block, and those outside the blocks."""
+        self._network, self._first, self._ends = network, first, ends
 
     def group(self, linears: Mapping[str, Linear]) -> Rows:
         """See `Linears`."""
-        rows = self._first[tuple(name.rpartition(".")[2] for name in linears)]
+        names = tuple(name.rpartition(".")[2] for name in linears)
+        rows = self._ends[names] if names in self._ends else self._first[names]
         assert isinstance(rows, Rows)
         return rows.clone()
 
@@ -173,7 +188,11 @@ class Copies:
 
     def ends(self, config: Transformer) -> tuple[nn.Embedding, Projection]:
         """See `Linears`; these are shared."""
-        return self.table("embed", config.vocab, config.hidden), self._head
+        return self.table("embed", config.vocab, config.embedding.project or config.hidden), self._ends["head",]
+
+
+def _head(config: Transformer) -> Linear:
+    return Linear(config.vocab, config.head.project or config.hidden, config.head.bias)
 
 
 def parameter_name(canonical: str) -> str:

@@ -55,11 +55,13 @@ class TorchOps:
         "silu": functions.silu,
         "gelu": functions.gelu,
         "gelu_tanh": functions.gelu_tanh,
+        "relu": functions.relu,
+        "relu2": functions.relu2,
     }
 
     def norm(self, described: spec.Norm) -> AddNorm:
         """See `Ops`."""
-        expect(described, "kind", "eps", "bias")
+        expect(described, "kind", "eps", "bias", "weight")
         function, eps = choose(self.norms, described, "kind"), described.eps
 
         def add_norm(states: Tensor, update: Tensor | None, *vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,14 +87,14 @@ class TorchOps:
 
     def mlp(self, described: spec.Mlp) -> Between:
         """See `Ops`."""
-        expect(described, "width", "activation", "gated", "biases")
+        expect(described, "width", "activation", "gated", "biases", "limit", "alpha", "shift")
         activation = choose(self.activations, described, "activation")
         if not described.gated:
             return lambda outputs, _: activation(outputs[0])
-        sizes = (described.width, described.width)
+        sizes, limits = (described.width, described.width), (described.limit, described.alpha, described.shift)
 
         def activate(outputs: Sequence[Tensor], _: Step) -> Tensor:
             gate, up = functions.apart(outputs, sizes)
-            return activation(gate) * up
+            return activation(gate) * up if described.plain else functions.clamped(gate, up, *limits)
 
         return activate

@@ -25,7 +25,7 @@ from .replan import PLANNED_FOR, this_processor
 if TYPE_CHECKING:
     from .. import _core
 
-_HEAD = ("embed", "head")  # a tied head is the embedding
+_HEAD = ("embed", "embed_project", "head_project", "head")  # a tied head is the embedding
 _TABLES = (*_HEAD, "positions")  # always dense; rows of positions are few, and stay as they are
 
 

@@ -86,6 +86,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in inner:
             return None
         parts = [one for one in inner if is_dataclass(one)]
+        if not parts:
+            return _value(inner[0], value, where)
         tags = {one.part: one for one in parts if hasattr(one, "part")}
         if not tags:
             return parse(parts[0], value, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,14 +21,32 @@ class Branch:
     Attributes:
         mixer: What is computed.
         before: Norm of what it reads.
+        behind: Norm of what it gives, before that is added (Gemma 2, OLMo 2).
+        after_sum: Norm of the stream once it is added, which the stream is from then on (BERT).
+        scale: Factor on what is added, a float32 value.
     """
 
     mixer: Attention | Mlp
     before: Norm | None
+    behind: Norm | None = None
+    after_sum: Norm | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        """Its norms by their short names."""
+        own = {"norm": self.before, "behind": self.behind, "after_sum": self.after_sum}
+        return {f"{self.mixer.name}_{name}": norm for name, norm in own.items() if norm}
 
     def vectors(self, hidden: int) -> dict[str, int]:
         """Returns the lengths of its vectors beside biases, by their short names."""
-        return (self.before.vectors(f"{self.mixer.name}_norm", hidden) if self.before else {}) | self.mixer.vectors()
+        found: dict[str, int] = {}
+        for name, norm in self.norms.items():
+            found |= norm.vectors(name, hidden)
+        return found | self.mixer.vectors()
 
 
 @dataclass(frozen=True)
@@ -50,14 +69,27 @@ class Block:
     Attributes:
         branches: In the order of the computation; no two of one name.
         parallel: Whether all of them read the stream as it came into the block (GPT-J, GPT-NeoX).
+        norm: Of what all of them read, where they are parallel and share one (GPT-J, Falcon).
     """
 
     branches: tuple[Branch, ...]
     parallel: bool = False
+    norm: Norm | None = None
 
     def __post_init__(self) -> None:
         names = [branch.mixer.name for branch in self.branches]
         require(0 < len(names) == len(set(names)), f"branches must be different ones, got {', '.join(names) or 'none'}")
+        shared = self.parallel and not any(branch.before for branch in self.branches)
+        require(self.norm is None or shared, "norm is for parallel branches that have none before them")
+        in_turn = not (self.parallel and any(branch.after_sum for branch in self.branches))
+        require(in_turn, "after_sum is for branches in turn, not for parallel ones")
+
+    def vectors(self, hidden: int) -> dict[str, int]:
+        """Returns the lengths of its vectors beside biases, by their short names."""
+        found = self.norm.vectors("norm", hidden) if self.norm else {}
+        for branch in self.branches:
+            found |= branch.vectors(hidden)
+        return found
 
     @property
     def groups(self) -> tuple[Group, ...]:

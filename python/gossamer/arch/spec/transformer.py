@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
 from .linear import Linear
+from .norm import Norm
 from .parse import parse, plain, require, require_sizes
 from .positions import Learned
 from .stack import Block, Stack
@@ -18,9 +20,20 @@ class Embedding:
 
     Attributes:
         positions: What is added by the position of a token.
+        scale: Factor on the rows of the matrix, a float32 value.
+        project: Width of those rows, which the matrix "embed_project" takes to the stream's; None: they have it.
+        norm: Behind everything.
     """
 
     positions: Learned | None = None
+    scale: float = 1.0
+    project: int | None = None
+    norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
+        if self.project is not None:
+            require_sizes(self, "project")
 
 
 @dataclass(frozen=True)
@@ -29,9 +42,23 @@ class Head:
 
     Attributes:
         tied: Whether its matrix is the embedding's.
+        bias: Whether a bias is added to the products.
+        scale: Factor on the products, a float32 value.
+        softcap: Logits x become softcap tanh(x / softcap) (Gemma 2); None: they stay.
+        project: Columns of its matrix, to which the matrix "head_project" takes the stream; None: those of the stream.
     """
 
     tied: bool
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+    project: int | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
+        require(self.softcap is None or 0 < self.softcap < math.inf, f"softcap must be above 0, got {self.softcap}")
+        if self.project is not None:
+            require_sizes(self, "project")
 
 
 @dataclass(frozen=True)
@@ -56,6 +83,8 @@ class Transformer:
 
     def __post_init__(self) -> None:
         require_sizes(self, "hidden", "vocab", "context")
+        fair = not self.head.tied or self.head.project == self.embedding.project
+        require(fair, f"a tied head has the width of the embedding, {self.embedding.project}, not {self.head.project}")
         if learned := self.embedding.positions:
             most = learned.count - learned.offset
             require(self.context <= most, f"context {self.context} is beyond the {most} positions that were learned")
@@ -89,23 +118,31 @@ class Transformer:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights, [outputs, inputs], and vectors by canonical name.
 
-        Those are "embed", "positions", "layers.3.q", "layers.3.q.bias", "layers.3.attn_norm", "norm" and, where it is
-        not tied, "head".
+        Those are "embed", "positions", "layers.3.q", "layers.3.q.bias", "layers.3.attn_norm", "norm", where it is not
+        tied "head", and others that parts say.
         """
-        found: dict[str, tuple[int, ...]] = {"embed": (self.vocab, self.hidden)}
-        if self.embedding.positions:
-            found["positions"] = (self.embedding.positions.count, self.hidden)
+        way_in, way_out = self.embedding, self.head
+        found: dict[str, tuple[int, ...]] = {"embed": (self.vocab, way_in.project or self.hidden)}
+        if way_in.project:
+            found["embed_project"] = (self.hidden, way_in.project)
+        if way_in.positions:
+            found["positions"] = (way_in.positions.count, self.hidden)
+        if way_in.norm:
+            found |= _sized(way_in.norm.vectors("embed_norm", self.hidden))
         for layer, block in enumerate(self.stack):
             for branch in block.branches:
                 for name, linear in branch.mixer.linears(self.hidden).items():
                     found[f"layers.{layer}.{name}"] = (linear.rows, linear.cols)
                     if linear.bias:
                         found[f"layers.{layer}.{name}.bias"] = (linear.rows,)
-            for branch in block.branches:
-                found |= {f"layers.{layer}.{name}": (size,) for name, size in branch.vectors(self.hidden).items()}
+            found |= _sized({f"layers.{layer}.{name}": size for name, size in block.vectors(self.hidden).items()})
         if self.stack.norm:
-            found |= {name: (size,) for name, size in self.stack.norm.vectors("norm", self.hidden).items()}
-        return found if self.tied else found | {"head": (self.vocab, self.hidden)}
+            found |= _sized(self.stack.norm.vectors("norm", self.hidden))
+        if way_out.project:
+            found["head_project"] = (way_out.project, self.hidden)
+        if not way_out.tied:
+            found["head"] = (self.vocab, way_out.project or self.hidden)
+        return found | ({"head.bias": (self.vocab,)} if way_out.bias else {})
 
     @property
     def weights(self) -> dict[str, tuple[int, int]]:
@@ -133,3 +170,7 @@ class Transformer:
             GossamerError: a field is unknown, missing, of the wrong type or out of range; the line names it.
         """
         return cast("Transformer", parse(cls, values, "transformer"))
+
+
+def _sized(vectors: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    return {name: (size,) for name, size in vectors.items()}
