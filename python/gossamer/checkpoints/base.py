@@ -15,6 +15,7 @@ from .. import arch
 from ..arch.sources import Source
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
+from .codes import Codes
 from .low_rank import LowRank
 
 
@@ -45,7 +46,10 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def dtype(self, name: str) -> str:
-        """Returns a tensor's stored type: "f32", "f16", "bf16", or another type's name as the file calls it."""
+        """Returns a tensor's stored type: "f32", "f16", "bf16", or another type's name as the file calls it.
+
+        Whole numbers with scales are "int8" or "int4"; what `codes` reads may need another than their file had.
+        """
 
     @abstractmethod
     def tensor(self, name: str) -> NDArray[np.float32]:
@@ -54,6 +58,14 @@ class Checkpoint(ABC):
         Raises:
             GossamerError: there is no such tensor, or its type is not supported.
         """
+
+    def codes(self, name: str) -> Codes | None:  # noqa: ARG002
+        """Reads a tensor as whole numbers and scales, where it is stored so and packed weights can hold it so.
+
+        Raises:
+            GossamerError: there is no such tensor, or its parts contradict each other.
+        """
+        return None
 
     def finite(self, name: str) -> NDArray[np.float32]:
         """Reads a tensor as `tensor` does.
@@ -105,6 +117,18 @@ class Checkpoint(ABC):
             GossamerError: there is no such tensor, or it has a value that is refused.
         """
         return source.read(self.finite(source.tensor) if finite else self.tensor(source.tensor))
+
+    def read_codes(self, source: Source) -> Codes | None:
+        """Reads a canonical matrix as whole numbers and scales, where it is stored so; otherwise None.
+
+        Args:
+            source: Where it lies.
+
+        Raises:
+            GossamerError: there is no such tensor, or its parts contradict each other.
+        """
+        codes = self.codes(source.tensor)
+        return None if codes is None else codes.through(source)
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:

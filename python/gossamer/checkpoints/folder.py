@@ -13,7 +13,8 @@ from ..files import read_json, refuse_pointer
 from ..safetensors_io import SafetensorsFile
 from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
-from .bitmask import BitmaskTensor, find_bitmask_tensors
+from .codecs import StoredTensor, Tensor, Tensors, Zeros, decode
+from .codes import Codes
 from .low_rank import read_low_rank
 
 FILE = "model.safetensors"
@@ -33,18 +34,6 @@ _COMPANIONS = (
     "generation_config.json",
     "LICENSE",
 )
-
-
-class _Zeros:
-    """Zeros, with what is asked of a tensor that is computed rather than stored."""
-
-    dtype = "F32"
-
-    def __init__(self, length: int) -> None:
-        self.shape = (length,)
-
-    def float32(self) -> NDArray[np.float32]:
-        return np.zeros(self.shape, np.float32)
 
 
 class FolderCheckpoint(Checkpoint):
@@ -67,9 +56,8 @@ class FolderCheckpoint(Checkpoint):
                         f"{folder / name}: pickled weights can run any code and are not read; use safetensors"
                     )
             raise GossamerError(f"{folder}: no {FILE} and no {_INDEX}")
-        sparse, parts = find_bitmask_tensors(self._files)
-        self._computed: dict[str, BitmaskTensor | _Zeros] = dict(sparse)
-        self._names = [name for name in self._files if name not in parts]
+        self._tensors = Tensors((name, StoredTensor(file, name)) for name, file in self._files.items())
+        self.notes += tuple(decode(self._tensors, folder, self.config))
         self.low_rank = read_low_rank(folder)
 
     def _open_shards(self, folder: Path) -> None:
@@ -92,29 +80,33 @@ class FolderCheckpoint(Checkpoint):
             self._files = dict.fromkeys(file.tensors, file) | self._files
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
-        return [*self._names, *self._computed]
+        return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:  # noqa: D102
-        return self._computed[name].shape if name in self._computed else self._file(name).info(name).shape
+        return self._tensor(name).shape
 
     def dtype(self, name: str) -> str:  # noqa: D102
-        stored = self._computed[name].dtype if name in self._computed else self._file(name).info(name).dtype
+        stored = self._tensor(name).dtype
         return _TYPES.get(stored, stored)
 
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
-        return self._computed[name].float32() if name in self._computed else self._file(name).float32(name)
+        return self._tensor(name).float32()
+
+    def codes(self, name: str) -> Codes | None:  # noqa: D102
+        return self._tensor(name).codes()
 
     def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
-        self._computed[name] = _Zeros(length)
+        self._tensors[name] = Zeros(self.path, name, length)
 
     def same(self, first: str, second: str) -> bool:  # noqa: D102
-        if self.dtype(first) == self.dtype(second) and {first, second}.isdisjoint(self._computed):
-            return np.array_equal(self._file(first).raw(first), self._file(second).raw(second))  # copies nothing
+        one, other = self._tensor(first), self._tensor(second)
+        if one.dtype == other.dtype and isinstance(one, StoredTensor) and isinstance(other, StoredTensor):
+            return np.array_equal(one.raw(), other.raw())  # copies nothing
         return super().same(first, second)
 
-    def _file(self, name: str) -> SafetensorsFile:
+    def _tensor(self, name: str) -> Tensor:
         try:
-            return self._files[name]
+            return self._tensors[name]
         except KeyError:
             raise GossamerError(f"{self.path}: tensor {name} is missing") from None
 

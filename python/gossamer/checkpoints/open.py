@@ -15,15 +15,15 @@ from .gguf import GgufCheckpoint
 # Buffers that follow from the config, which older programs stored: rotary tables, and masks [1, 1, n, n].
 _BUFFER = re.compile(r"rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$")
 _MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
-# What the tensors of compressed checkpoints are called, by the last part of their names.
+# Who stores tensors that no codec took, by the last part of their names.
 _COMPRESSED = {
-    "compressed": "compressed-tensors sparse",
-    "weight_packed": "compressed-tensors quantized",
-    "weight_scale": "compressed-tensors quantized",
+    "compressed": "compressed-tensors",
+    "weight_packed": "compressed-tensors",
+    "weight_scale": "compressed-tensors",
     "qweight": "GPTQ or AWQ",
     "absmax": "bitsandbytes",
     "SCB": "bitsandbytes",
-    "weight_scale_inv": "FP8",
+    "weight_scale_inv": "an FP8 checkpoint",
     "weight_blocks": "MXFP4",
     "layout_numbers": "gossamer.torch",
 }
@@ -146,8 +146,10 @@ def _refuse_unused(checkpoint: Checkpoint, names: set[str]) -> None:
 
 
 def _refuse_compressed(checkpoint: Checkpoint) -> None:
-    """Tells compressed checkpoints by the tensors that are there: configs claim what they like."""
+    """Says more of a part that no codec took than that the model has no use for it."""
     for name in checkpoint.names():
         kind = _COMPRESSED.get(name.rpartition(".")[2])
         if kind:
-            raise GossamerError(f"{checkpoint.path}: tensor {name}: {kind} checkpoints are not supported")
+            raise GossamerError(
+                f"{checkpoint.path}: tensor {name} is a part of what {kind} stores, and the rest is missing"
+            )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..folders import new_folder
+from ..formats import INTEGER_TYPES
 from ..safetensors_io import SafetensorsWriter, round_to
 from .base import Checkpoint
 from .folder import FILE, TYPE_NAMES, FolderCheckpoint
@@ -22,7 +23,7 @@ _COMPRESSION_KEYS = ("quantization_config", "compression_config", "sparsity_conf
 def refuse_unwritable(checkpoint: Checkpoint) -> None:
     """Raises `GossamerError` where a folder has a tensor that `write_checkpoint` could not write again."""
     for name in checkpoint.names() if isinstance(checkpoint, FolderCheckpoint) else ():
-        if (dtype := checkpoint.dtype(name)) not in ("f32", "f16", "bf16"):
+        if (dtype := checkpoint.dtype(name)) not in ("f32", "f16", "bf16", *INTEGER_TYPES):  # those become f32
             raise GossamerError(f"{checkpoint.path}: tensor {name} has type {dtype}; f32, f16 and bf16 are supported")
 
 

@@ -14,11 +14,11 @@ from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError, one_line
 from ..folders import check_destination, shown_name
-from ..formats import FORMATS, STORED, TYPES, check_group
+from ..formats import FORMATS, INTEGER_TYPES, STORED, TYPES, check_group
 from ..machine.threads import work_ahead
 from ..progress import Progress
 from .folder import PackedModel, write_packed
-from .matrix import Rounded, round_values
+from .matrix import Rounded, keep_codes, round_values
 from .planner import Lookup, Machine, here
 from .replan import PLANNED_FOR, this_processor
 
@@ -95,7 +95,8 @@ def pack_checkpoint(
     Args:
         checkpoint: The source.
         weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8; `lightest` searches), or
-            "stored" (as they are in the checkpoint, with quantized ones as f32).
+            "stored" (as they are in the checkpoint). Whole numbers of a checkpoint are kept with the last two, and
+            where the type asked for holds them; what packed weights cannot hold as it is becomes f32, or is rounded.
         group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
         format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
@@ -110,8 +111,6 @@ def pack_checkpoint(
     _check_option("head", head, ("auto", STORED, *TYPES))
     _check_option("format", format, ("auto", *FORMATS))
     check_group(group)
-    if weights == "auto":
-        weights = "int8"
     if head == "auto":
         head = "int8" if weights == "int4" else weights
     tokenizer = checkpoint.tokenizer()
@@ -123,9 +122,8 @@ def pack_checkpoint(
 
     sources = checkpoint.sources()
 
-    def type_of(name: str) -> str:
-        wanted = (head if name in _HEAD else STORED) if name in _TABLES else weights
-        return _resolve(wanted, checkpoint.dtype(sources[name].tensor))
+    def wanted(name: str) -> str:
+        return (head if name in _HEAD else STORED) if name in _TABLES else weights
 
     def rounded(values: NDArray[np.float32], type_: str, what: str) -> Rounded:
         try:
@@ -134,10 +132,14 @@ def pack_checkpoint(
             raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
 
     def read(name: str) -> Rounded | NDArray[np.float32]:
-        values = checkpoint.read(sources[name])
+        source, type_ = sources[name], wanted(name)
+        codes = checkpoint.read_codes(source)
+        if codes is not None and (kept := keep_codes(codes, type_, group)) is not None:
+            return kept
+        values = checkpoint.read(source)
         if values.ndim == 1:
             return np.array(values, np.float32)
-        return rounded(values, type_of(name), f"tensor {sources[name].tensor}")
+        return rounded(values, _resolve(type_, checkpoint.dtype(source.tensor)), f"tensor {source.tensor}")
 
     def put(name: str, matrix: Rounded, format_: str) -> None:
         choice = matrix.choose(format_, planned)
@@ -180,6 +182,9 @@ def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _resolve(wanted: str, stored: str) -> str:
+    """The type that floats get; whole numbers that cannot be kept are floats by now."""
+    if wanted == "auto":
+        return "int8"
     if wanted != STORED:
         return wanted
-    return stored if stored in TYPES else "f32"
+    return stored if stored in TYPES and stored not in INTEGER_TYPES else "f32"

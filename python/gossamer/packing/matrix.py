@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..formats import INTEGER_TYPES, Shape, measure
+from ..checkpoints.codes import Codes
+from ..formats import INTEGER_TYPES, STORED, VALUE_BITS, Shape, measure
 from .planner import Choice, Lookup, Machine, choose
 
 _F16_MAX = 65504.0
@@ -72,6 +73,29 @@ def round_values(values: NDArray[np.float32], type: str, group: int) -> Rounded:
     if not np.isfinite(values).all():
         raise ValueError(f"NaN or infinite values cannot be stored as {type}")
     return stored(_core.pack(values, "dense", type, group))
+
+
+def keep_codes(codes: Codes, type: str, group: int) -> Rounded | None:
+    """Returns a matrix of whole numbers as it is; None where that is not what is asked for, and it has to be rounded.
+
+    Args:
+        codes: The matrix.
+        type: One of `TYPES`; "stored" and "auto" take the type that the codes need.
+        group: Inputs that one scale should serve at least, with int8 or int4: finer scales are not kept. Coarser ones
+            are, since nothing is gained by repeating them.
+    """
+    own = codes.type
+    if type in INTEGER_TYPES:
+        finer = bool(codes.group) and (not group or codes.group < group)
+        if finer or VALUE_BITS[own] > VALUE_BITS[type]:
+            return None
+        own = type
+    elif type not in (STORED, "auto"):
+        return None
+    scales = codes.half_scales(exact=type == STORED)
+    if scales is None:
+        return None
+    return Rounded(own, codes.group, measure(codes.codes, codes.group), (codes.codes, scales), None)
 
 
 def _exceeds(values: NDArray[Any]) -> bool:
