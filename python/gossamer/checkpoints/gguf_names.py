@@ -11,20 +11,32 @@ from collections.abc import Mapping
 from .. import arch
 from ..arch.sources import Source, parts_of
 
-_TOP = {"embed": "token_embd", "positions": "position_embd", "norm": "output_norm", "head": "output"}
+_TOP = {
+    "embed": "token_embd",
+    "positions": "position_embd",
+    "embed_norm": "token_embd_norm",
+    "norm": "output_norm",
+    "head": "output",
+}
 _BLOCK = {
     "attn_norm": "attn_norm",
     "q": "attn_q",
     "k": "attn_k",
     "v": "attn_v",
     "o": "attn_output",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "sinks": "attn_sinks",
+    "attn_behind": "post_attention_norm",
     "mlp_norm": "ffn_norm",
     "gate": "ffn_gate",
     "up": "ffn_up",
     "down": "ffn_down",
+    "mlp_behind": "post_ffw_norm",
+    "norm": "attn_norm",  # of parallel branches
 }
-_OTHERWISE = {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"}
-"""Norms of a parallel block with one for each branch, where the file has the first of these (Falcon)."""
+_TWO_NORMS = {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"}
+"""Norms of a parallel block with one for each branch, where a file has the first of these (Falcon)."""
 _FUSED = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
 """What may lie in one tensor, in its order."""
 
@@ -44,6 +56,8 @@ def sources(
         layer, own, kind = parts_of(name)
         prefix = f"blk.{layer}." if layer else ""
         stem = (_BLOCK if layer else _TOP).get(own, own)
+        if layer and f"{prefix}attn_norm_2.{kind}" in stored:
+            stem = _TWO_NORMS.get(own, stem)
         for holder, parts in _FUSED.items() if layer else ():
             fused = f"{prefix}{holder}.{kind}"
             if own in parts and fused in stored:

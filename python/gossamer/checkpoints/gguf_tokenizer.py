@@ -93,15 +93,44 @@ class _Splitting(NamedTuple):
     nfc: bool = False  # the model's own tokenizer composes characters first
 
 
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+
+
+def _cased(suffix: str, digits: str) -> str:
+    """Words that also end where capitals begin."""
+    word = r"[^\r\n\p{L}\p{N}]?"
+    rest = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    return f"{word}{_UPPER}*{_LOWER}+{suffix}|{word}{_UPPER}+{_LOWER}*{suffix}|{digits}{rest}"
+
+
 _LLAMA3 = _Splitting((_LLAMA3_WORDS,), whole_words=True, add_bos=True)
+_LLAMA3_PLAIN = _Splitting((_LLAMA3_WORDS,))
+_GPT2 = _Splitting((_GPT2_WORDS,))
+_QWEN2 = _Splitting((_LLAMA3_WORDS.replace("{1,3}", ""),), nfc=True)
 _SINGLE_DIGITS = _Splitting((r"\p{N}", _GPT2_WORDS))
 _SPLITTINGS = {
     "default": _Splitting(_DEFAULT_WORDS),
-    "gpt-2": _Splitting((_GPT2_WORDS,)),
+    "gpt-2": _GPT2,
+    "mpt": _GPT2,
+    "olmo": _GPT2,
+    "phi-2": _GPT2,
     "llama-bpe": _LLAMA3,
-    "qwen2": _Splitting((_LLAMA3_WORDS.replace("{1,3}", ""),), nfc=True),
+    "llama3": _LLAMA3,
+    "dbrx": _LLAMA3_PLAIN,
+    "smaug-bpe": _LLAMA3_PLAIN,
+    "chatglm-bpe": _LLAMA3_PLAIN,
+    "glm4": _LLAMA3_PLAIN,
+    "qwen2": _QWEN2,
+    "stablelm2": _Splitting(_QWEN2.expressions),
+    "tekken": _Splitting((_cased("", r"\p{N}"),), whole_words=True, add_bos=True),
+    "gpt-4o": _Splitting((_cased(_SUFFIX, r"\p{N}{1,3}"),)),
+    "falcon": _Splitting((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_WORDS, r"[0-9][0-9][0-9]")),
+    "bloom": _Splitting((r" ?[^(\s|.,!?…。，、।۔،)]+",)),
     "smollm": _SINGLE_DIGITS,
     "starcoder": _SINGLE_DIGITS,
+    "refact": _SINGLE_DIGITS,
+    "command-r": _SINGLE_DIGITS,
 }
 
 
