@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from gguf_cases import CASES
-from gguf_families import write
+from gguf_families import built, write
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.checkpoints.gguf_families import ARCHITECTURES
-from tiny import save_tokenizer
 
-torch = pytest.importorskip("torch", reason="transformers' models are the oracle here")
-transformers = pytest.importorskip("transformers", reason="the oracle")
+pytest.importorskip("torch", reason="transformers' models are the oracle here")
+pytest.importorskip("transformers", reason="the oracle")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -25,14 +24,7 @@ def test_a_file_is_the_checkpoint_that_it_was_made_from(tmp_path: Path, case: st
     architecture, values, keys = CASES[case]
     if ARCHITECTURES[architecture].model_type not in arch.families():
         pytest.skip("no such family")
-    torch.manual_seed(0)
-    settings = dict(values)
-    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(tmp_path / "model")
-    save_tokenizer(tmp_path / "model")
+    built(tmp_path / "model", values)
     folder = open_checkpoint(tmp_path / "model")
     file = open_checkpoint(write(tmp_path / "model", tmp_path / "m.gguf", architecture, keys))
     expected, actual = (arch.family(one.config).describe(one.config) for one in (folder, file))

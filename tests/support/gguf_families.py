@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from tiny import save_tokenizer
+
 Array = NDArray[np.float32]
 Config = dict[str, Any]
 Change = Callable[[str, Array, Config], Iterator[tuple[str, Array]]]
@@ -49,6 +51,22 @@ def apart(name: str, values: Array, config: Config) -> Iterator[tuple[str, Array
 
 
 CHANGES: dict[str, Change] = {"llama": interleaved, "gpt2": turned, "gptneox": apart}
+
+
+def built(folder: Path, values: Config) -> Path:
+    """A seeded model of transformers with all parameters moved, saved with a tokenizer."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    settings = dict(values)
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
 
 
 def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> Path:

@@ -45,6 +45,7 @@ class Architecture:
         rotary: Whether it has rotary positions, with scaling by the file's keys.
         partial: Whether a part of a head may be rotated, as "rope.dimension_count" says.
         permuted: Whether rotary pairs of q and k lie side by side in the file.
+        fused: Whether readers want what checkpoints fuse in one tensor; such files are read alone.
         more: Adds what does not follow key by key.
     """
 
@@ -56,6 +57,7 @@ class Architecture:
     rotary: bool = True
     partial: bool = False
     permuted: bool = False
+    fused: bool = False
     more: More = lambda _config, _get, _names: None
 
 
@@ -134,7 +136,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         more=_gemma2,
     ),
     "gemma3": _llama("gemma3_text", optional=_WINDOW, known=("rope.freq_base_swa",), more=_gemma3),
-    "phi3": _llama("phi3", optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=True),
+    "phi3": _llama("phi3", optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=True, fused=True),
     "olmo": _llama("olmo", eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
     "olmo2": _llama("olmo2", optional=_WINDOW),
     "granite": _llama(
@@ -147,7 +149,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         permuted=True,
     ),
-    "glm4": _llama("glm4", partial=True),
+    "glm4": _llama("glm4", partial=True, fused=True),
     "cohere2": _llama(
         "cohere2",
         eps={"layer_norm_eps": _LAYER_EPS},
@@ -172,6 +174,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "layer_norm_epsilon": _LAYER_EPS,
         },
         rotary=False,
+        fused=True,
     ),
     "gptneox": Architecture(
         "gpt_neox",
@@ -179,6 +182,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"rope_theta": "rope.freq_base"},
         known=("use_parallel_residual",),
         partial=True,
+        fused=True,
         more=_parallel,
     ),
     "bloom": Architecture(
@@ -192,6 +196,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         known=("feed_forward_length",),
         rotary=False,
+        fused=True,
     ),
     "mpt": Architecture(
         "mpt",
@@ -204,6 +209,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         known=("feed_forward_length", "attention.clamp_kqv", "attention.max_alibi_bias"),
         rotary=False,
+        fused=True,
         more=_mpt,
     ),
     "falcon": Architecture(
@@ -218,6 +224,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "layer_norm_epsilon": _LAYER_EPS,
         },
         {"rope_theta": "rope.freq_base"},
+        fused=True,
         more=_falcon,
     ),
 }

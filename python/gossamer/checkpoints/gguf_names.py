@@ -41,6 +41,12 @@ _FUSED = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
 """What may lie in one tensor, in its order."""
 
 
+def own_name(name: str) -> str:
+    """Returns what files call a canonical tensor that lies alone."""
+    layer, own, kind = parts_of(name)
+    return f"blk.{layer}.{_BLOCK.get(own, own)}.{kind}" if layer else f"{_TOP.get(own, own)}.{kind}"
+
+
 def sources(
     shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], heads: Mapping[str, int]
 ) -> arch.Sources:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import tokenizers
     from tokenizers.pre_tokenizers import PreTokenizer
 
-_UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
+NORMAL, _UNKNOWN, _CONTROL, USER, _BYTE = 1, 2, 3, 4, 6  # tokenizer.ggml.token_type
 
 # Token ids among the keys, and what chat templates call them.
-_NAMED = {
+NAMED = {
     "bos": "bos_token",
     "eos": "eos_token",
     "unknown": "unk_token",
@@ -84,7 +84,7 @@ _LLAMA3_WORDS = (
 _DEFAULT_WORDS = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 
-class _Splitting(NamedTuple):
+class Splitting(NamedTuple):
     """How `tokenizer.ggml.pre` cuts a text into words: each expression cuts the pieces of those before it."""
 
     expressions: tuple[str, ...]
@@ -104,13 +104,13 @@ def _cased(suffix: str, digits: str) -> str:
     return f"{word}{_UPPER}*{_LOWER}+{suffix}|{word}{_UPPER}+{_LOWER}*{suffix}|{digits}{rest}"
 
 
-_LLAMA3 = _Splitting((_LLAMA3_WORDS,), whole_words=True, add_bos=True)
-_LLAMA3_PLAIN = _Splitting((_LLAMA3_WORDS,))
-_GPT2 = _Splitting((_GPT2_WORDS,))
-_QWEN2 = _Splitting((_LLAMA3_WORDS.replace("{1,3}", ""),), nfc=True)
-_SINGLE_DIGITS = _Splitting((r"\p{N}", _GPT2_WORDS))
-_SPLITTINGS = {
-    "default": _Splitting(_DEFAULT_WORDS),
+_LLAMA3 = Splitting((_LLAMA3_WORDS,), whole_words=True, add_bos=True)
+_LLAMA3_PLAIN = Splitting((_LLAMA3_WORDS,))
+_GPT2 = Splitting((_GPT2_WORDS,))
+_QWEN2 = Splitting((_LLAMA3_WORDS.replace("{1,3}", ""),), nfc=True)
+_SINGLE_DIGITS = Splitting((r"\p{N}", _GPT2_WORDS))
+SPLITTINGS = {
+    "default": Splitting(_DEFAULT_WORDS),
     "gpt-2": _GPT2,
     "mpt": _GPT2,
     "olmo": _GPT2,
@@ -122,11 +122,11 @@ _SPLITTINGS = {
     "chatglm-bpe": _LLAMA3_PLAIN,
     "glm4": _LLAMA3_PLAIN,
     "qwen2": _QWEN2,
-    "stablelm2": _Splitting(_QWEN2.expressions),
-    "tekken": _Splitting((_cased("", r"\p{N}"),), whole_words=True, add_bos=True),
-    "gpt-4o": _Splitting((_cased(_SUFFIX, r"\p{N}{1,3}"),)),
-    "falcon": _Splitting((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_WORDS, r"[0-9][0-9][0-9]")),
-    "bloom": _Splitting((r" ?[^(\s|.,!?…。，、।۔،)]+",)),
+    "stablelm2": Splitting(_QWEN2.expressions),
+    "tekken": Splitting((_cased("", r"\p{N}"),), whole_words=True, add_bos=True),
+    "gpt-4o": Splitting((_cased(_SUFFIX, r"\p{N}{1,3}"),)),
+    "falcon": Splitting((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_WORDS, r"[0-9][0-9][0-9]")),
+    "bloom": Splitting((r" ?[^(\s|.,!?…。，、।۔،)]+",)),
     "smollm": _SINGLE_DIGITS,
     "starcoder": _SINGLE_DIGITS,
     "refact": _SINGLE_DIGITS,
@@ -151,7 +151,7 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
     tokens = _texts(path, keys, "tokenizer.ggml.tokens")
     if not tokens or len(set(tokens)) != len(tokens):
         raise GossamerError(f"{path}: tokenizer.ggml.tokens is empty or holds a token twice")
-    types = keys.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    types = keys.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
         raise GossamerError(f"{path}: tokenizer.ggml.token_type must have {len(tokens)} entries")
     ends = {text for text in tokens if text in _END_TEXTS}
@@ -167,13 +167,13 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
         raise GossamerError(f"{path}: tokenizer.ggml.model {model!r} is not supported; there are: gpt2, llama")
     _add_special(backend, tokens, types)
 
-    ids = {name: _token_id(path, keys, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in _NAMED}
+    ids = {name: _token_id(path, keys, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in NAMED}
     around = [
         ids[name] if keys.get(f"tokenizer.ggml.add_{name}_token", usual) else None
         for name, usual in (("bos", add_bos), ("eos", False))
     ]
     _put_around(backend, tokens, *around)
-    special = {_NAMED[name]: tokens[token] for name, token in ids.items() if token is not None and _NAMED[name]}
+    special = {NAMED[name]: tokens[token] for name, token in ids.items() if token is not None and NAMED[name]}
     template = keys.get("tokenizer.chat_template")
     return Tokenizer(
         backend,
@@ -201,14 +201,14 @@ def _token_id(path: Path, keys: dict[str, Any], key: str, count: int) -> int | N
 
 def _byte_level(path: Path, keys: dict[str, Any], tokens: list[str]) -> tuple[tokenizers.Tokenizer, bool]:
     """GPT-2's kind: every byte is a letter, and merges come in order of rank."""
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers
 
     pre = keys.get("tokenizer.ggml.pre", "default")
-    splitting = _SPLITTINGS.get(pre) if isinstance(pre, str) else None
+    splitting = SPLITTINGS.get(pre) if isinstance(pre, str) else None
     if splitting is None:
         raise GossamerError(
-            f"{path}: tokenizer.ggml.pre {pre!r:.80} is not supported; there are: {', '.join(_SPLITTINGS)}"
+            f"{path}: tokenizer.ggml.pre {pre!r:.80} is not supported; there are: {', '.join(SPLITTINGS)}"
         )
     merges = []
     for rank, text in enumerate(_texts(path, keys, "tokenizer.ggml.merges")):
@@ -223,13 +223,19 @@ def _byte_level(path: Path, keys: dict[str, Any], tokens: list[str]) -> tuple[to
     backend = Backend(bpe)
     if splitting.nfc:
         backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizer(splitting)
+    backend.decoder = decoders.ByteLevel()
+    return backend, splitting.add_bos
+
+
+def pre_tokenizer(splitting: Splitting) -> PreTokenizer:
+    """Returns what cuts texts into words, and those into bytes."""
+    from tokenizers import Regex, pre_tokenizers
+
     splits: list[PreTokenizer] = [
         pre_tokenizers.Split(Regex(expression), "isolated") for expression in splitting.expressions
     ]
-    splits.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
-    backend.decoder = decoders.ByteLevel()
-    return backend, splitting.add_bos
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _sentencepiece(path: Path, keys: dict[str, Any], tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
@@ -259,7 +265,7 @@ def _sentencepiece(path: Path, keys: dict[str, Any], tokens: list[str], types: l
 def _pairs(vocab: dict[str, int], types: list[int]) -> Iterator[tuple[str, str]]:
     """Every way to make a plain token of two others."""
     for text, token in vocab.items():
-        if types[token] in (1, _USER):
+        if types[token] in (NORMAL, USER):
             for cut in range(1, len(text)):
                 if text[:cut] in vocab and text[cut:] in vocab:
                     yield text[:cut], text[cut:]
@@ -277,7 +283,7 @@ def _add_special(backend: tokenizers.Tokenizer, tokens: list[str], types: list[i
     for text, kind in zip(tokens, types, strict=True):
         if kind in (_UNKNOWN, _CONTROL):
             special.append(AddedToken(text, special=True, normalized=False))
-        elif kind == _USER:
+        elif kind == USER:
             plain.append(AddedToken(text, special=False, normalized=False))
     backend.add_special_tokens(special)
     backend.add_tokens(plain)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import GossamerError, one_line
-from . import bench, chat, convert, evaluate, finetune, generate, inspect, models, prune, roofline, sample
+from . import bench, chat, convert, evaluate, export, finetune, generate, inspect, models, prune, roofline, sample
 from .parser import SHELLS, Completion, Parser, Version
 
 COMMANDS: dict[str, ModuleType] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "prune": prune,
     "finetune": finetune,
     "sample": sample,
+    "export": export,
     "inspect": inspect,
     "models": models,
     "bench": bench,

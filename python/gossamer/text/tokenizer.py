@@ -127,6 +127,15 @@ class Tokenizer:
         """Returns the id of every token, special ones included, by its text as the tokenizer writes it."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
 
+    def to_json(self) -> str:
+        """Returns the content of its tokenizer.json."""
+        return str(self._backend.to_str())
+
+    def words(self, text: str) -> list[str]:
+        """Returns the pieces of a text that are turned into tokens by themselves, as it stands in the text."""
+        cutter = self._backend.pre_tokenizer
+        return [text[start:end] for _, (start, end) in cutter.pre_tokenize_str(text)] if cutter else [text]
+
     @property
     def has_chat_template(self) -> bool:
         """Whether `chat` can be used."""
