@@ -120,6 +120,21 @@ def test_what_was_measured_from_memory_is_believed_first() -> None:
     assert choose(half, "int4", machine=machine).reason.count("by estimate") == 1
 
 
+@pytest.mark.parametrize(("zeros", "expected"), [(0.15, "dense"), (0.3, "bitmap")])
+def test_few_zeros_are_taken_where_it_is_measured_that_they_pay(zeros: float, expected: str) -> None:
+    rates = {
+        "dense": (FormatRate(0.0, 1.0),),
+        "bitmap": (FormatRate(0.5, 0.6), FormatRate(1.0, 1.0)),
+        "csr": (FormatRate(1.0, 0.5), FormatRate(5.0, 3.0)),
+        "nm": (FormatRate(0.0, 0.9),),
+    }
+    few = measure(sparse(256, 256, zeros))
+    assert choose(few, "int8", machine=usual_machine("avx512_vbmi2")).format == "dense"
+    assert (
+        choose(few, "int8", machine=replace(usual_machine("avx512_vbmi2"), formats={"int8": rates})).format == expected
+    )
+
+
 def test_machines_are_looked_up_once_a_type_and_measured_only_where_sparse_could_pay() -> None:
     asked: list[str | None] = []
 

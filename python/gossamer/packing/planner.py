@@ -10,8 +10,9 @@ from ..formats import INTEGER_TYPES, Shape, best_pattern, stored_bytes
 from ..machine import format_rates
 from ..progress import Progress
 
-# Below these zeros a sparse format saves too little to be worth what it costs with several tokens at a time.
-_MIN_ZEROS = 0.35
+# Below these zeros a sparse format saves too little to be worth what it costs with several tokens at a time: where it
+# is measured what a token gains, and where that is an estimate.
+_MIN_ZEROS, _MIN_ZEROS_ESTIMATED = 0.2, 0.35
 
 # How much less time than dense weights a sparse format has to promise: estimates are not better than that.
 _MIN_GAIN = 1.04
@@ -185,12 +186,17 @@ def choose(
     if format == "auto":
         if not isinstance(machine, Machine):
             machine = (machine or here())(type if _filled(shape) <= 1 - _MIN_ZEROS else None)
-        if shape.zeros < _MIN_ZEROS:
+        measured = type in machine.formats
+        least = _MIN_ZEROS if measured else _MIN_ZEROS_ESTIMATED
+        if shape.zeros < least:
             del sizes["csr"]  # padding alone is no reason for it
         times = {
             name: seconds(machine, shape, name, type, pattern) for name, size in sizes.items() if size <= sizes["dense"]
         }
-        name, reason = _fastest(shape, times, "as measured here" if type in machine.formats else "by estimate")
+        if _filled(shape) > 1 - least:
+            name, reason = "dense", "too few zeros to pay"
+        else:
+            name, reason = _fastest(times, "as measured here" if measured else "by estimate")
     elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
         name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
     else:
@@ -206,10 +212,8 @@ def _filled(shape: Shape) -> float:
     return shape.nonzeros / shape.positions
 
 
-def _fastest(shape: Shape, times: dict[str, float], how: str) -> tuple[str, str]:
+def _fastest(times: dict[str, float], how: str) -> tuple[str, str]:
     """The format that pays best, and why."""
-    if _filled(shape) > 1 - _MIN_ZEROS:
-        return "dense", "too few zeros to pay"
     best = min((name for name in times if name != "nm"), key=lambda name: times[name])
     if "nm" in times and times["nm"] <= times[best] * _NM_SLACK:
         best = "nm"
