@@ -24,8 +24,11 @@ from .gguf_tokenizer_write import tokenizer_keys
 if TYPE_CHECKING:
     import gguf
 
-TYPES = ("f16", "bf16", "q8_0", "f32")
+_FILE_TYPES = {"f16": 1, "bf16": 32, "q8_0": 7, "f32": 0}
+TYPES = tuple(_FILE_TYPES)
 """What matrices may be stored as."""
+
+_QUANTIZATION = 2  # version of the quantized types
 
 _ROPE_FACTORS = "rope_freqs.weight"
 
@@ -62,7 +65,11 @@ def write_gguf(
     name, architecture = _architecture(checkpoint)
     described = arch.family(checkpoint.config).describe(checkpoint.config)
     keys = {
-        "general.name": shown_name(checkpoint.path),
+        "general.type": "model",
+        "general.name": shown_name(checkpoint.path).removesuffix(".gguf"),
+        "general.file_type": _FILE_TYPES[type],
+        "general.quantization_version": _QUANTIZATION,
+        f"{name}.vocab_size": described.vocab,
         **_keys(checkpoint, name, architecture, described),
         **tokenizer_keys(checkpoint),
     }
