@@ -14,8 +14,9 @@ from ..progress import Progress
 # is measured what a token gains, and where that is an estimate.
 _MIN_ZEROS, _MIN_ZEROS_ESTIMATED = 0.2, 0.35
 
-# How much less time than dense weights a sparse format has to promise: estimates are not better than that.
-_MIN_GAIN = 1.04
+# How much less time than dense weights a sparse format has to promise: estimates are not better than that, and few
+# zeros have to pay for several tokens at a time, too.
+_MIN_GAIN, _MIN_GAIN_OF_FEW = 1.04, 1.1
 
 # Rounding to integers turns some of the values that a pattern keeps into zeros, which bitmap skips. The pattern stays
 # unless that saves more than this: devices with N:M units want it.
@@ -196,7 +197,8 @@ def choose(
         if _filled(shape) > 1 - least:
             name, reason = "dense", "too few zeros to pay"
         else:
-            name, reason = _fastest(times, "as measured here" if measured else "by estimate")
+            gain = _MIN_GAIN if _filled(shape) <= 1 - _MIN_ZEROS_ESTIMATED else _MIN_GAIN_OF_FEW
+            name, reason = _fastest(times, gain, "as measured here" if measured else "by estimate")
     elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
         name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
     else:
@@ -212,12 +214,12 @@ def _filled(shape: Shape) -> float:
     return shape.nonzeros / shape.positions
 
 
-def _fastest(times: dict[str, float], how: str) -> tuple[str, str]:
-    """The format that pays best, and why."""
+def _fastest(times: dict[str, float], least: float, how: str) -> tuple[str, str]:
+    """The format that pays best, if that is at least so many times as fast as dense, and why."""
     best = min((name for name in times if name != "nm"), key=lambda name: times[name])
     if "nm" in times and times["nm"] <= times[best] * _NM_SLACK:
         best = "nm"
-    if times[best] * _MIN_GAIN > times["dense"]:
+    if times[best] * least > times["dense"]:
         return "dense", NOTHING_FASTER
     gain = f"{times['dense'] / times[best]:.2f} times as fast as dense {how}"
     return best, f"its pattern holds, {gain}" if best == "nm" else gain
