@@ -83,20 +83,30 @@ FloatArray to_logits(const py::object& array, int vocab) {
   return rows;
 }
 
+PackedWeights to_weights(const py::dict& weights) {
+  PackedWeights packed;
+  for (const auto& [name, value] : weights) packed[name.cast<std::string>()] = value.cast<const PyWeight&>().weight;
+  return packed;
+}
+
+Vectors to_vectors(const py::dict& vectors) {
+  Vectors floats;
+  for (const auto& [name, value] : vectors) {
+    const auto text = name.cast<std::string>();
+    const FloatArray array = to_floats(py::reinterpret_borrow<py::object>(value), text.c_str());
+    require(array.ndim() == 1, "vector '", text, "' must have one dimension, got ", array.ndim());
+    floats[text] = std::vector<float>(array.data(), array.data() + array.size());
+  }
+  return floats;
+}
+
 class PyDecoder {
  public:
   PyDecoder(const py::dict& config, const py::dict& weights, const py::dict& vectors, int threads,
             const std::string& kv, const std::string& activations, std::int64_t kv_limit, const PyDecoder* team_of)
       : config_(config) {
-    PackedWeights packed;
-    for (const auto& [name, value] : weights) packed[name.cast<std::string>()] = value.cast<const PyWeight&>().weight;
-    Vectors floats;
-    for (const auto& [name, value] : vectors) {
-      const auto text = name.cast<std::string>();
-      const FloatArray array = to_floats(py::reinterpret_borrow<py::object>(value), text.c_str());
-      require(array.ndim() == 1, "vector '", text, "' must have one dimension, got ", array.ndim());
-      floats[text] = std::vector<float>(array.data(), array.data() + array.size());
-    }
+    const PackedWeights packed = to_weights(weights);
+    const Vectors floats = to_vectors(vectors);
     const spec::Transformer described = to_spec(config);
     const KvType type = to_kv(kv);
     require(threads == 0 || team_of == nullptr, "threads and team_of exclude each other");
@@ -135,7 +145,7 @@ class PyDecoder {
     take([&] { decoder_->cache().rollback(sequence, n); });
   }
   void fork(std::int64_t from, std::int64_t to, int length) {
-    take([&] { decoder_->cache().fork(from, to, length); });
+    take([&] { decoder_->fork(from, to, length); });
   }
   std::int64_t kv_bytes() {
     return take([&] { return decoder_->cache().used_bytes(); });
@@ -186,6 +196,23 @@ class PyDecoder {
     take([&] { decoder_->set_weight(name, packed); });
   }
 
+  int add_adapter(const py::dict& weights, const py::dict& vectors) {
+    const PackedWeights packed = to_weights(weights);
+    const Vectors floats = to_vectors(vectors);
+    return take([&] { return decoder_->add_adapter(packed, floats); });
+  }
+  void remove_adapter(int adapter) {
+    take([&] { decoder_->remove_adapter(adapter); });
+  }
+  std::int64_t adapter_bytes(int adapter) {
+    return take([&] { return decoder_->adapter_bytes(adapter); });
+  }
+  void choose(std::int64_t sequence, const std::vector<std::pair<int, float>>& adapters) {
+    Mix mix;
+    for (const auto& [adapter, weight] : adapters) mix.push_back({adapter, weight});
+    take([&] { decoder_->choose(sequence, mix); });
+  }
+
   const Decoder& decoder() const { return *decoder_; }  // for what never changes
   const py::dict& config() const { return config_; }
 
@@ -199,7 +226,7 @@ class PyDecoder {
     });
   }
   void forget() {
-    forgotten_.take([&](std::int64_t sequence) { decoder_->cache().free(sequence); });
+    forgotten_.take([&](std::int64_t sequence) { decoder_->free(sequence); });
   }
 
   std::pair<std::vector<float>, py::dict> run_block(int index, const py::object& array,
@@ -255,6 +282,10 @@ void register_decoder(py::module_& module) {
            arg("sequence_length") = 0)
       .def("head", &PyDecoder::head, arg("hidden"))
       .def("set_weight", &PyDecoder::set_weight, arg("name"), arg("weight"))
+      .def("add_adapter", &PyDecoder::add_adapter, arg("weights"), arg("vectors") = py::dict())
+      .def("remove_adapter", &PyDecoder::remove_adapter, arg("adapter"))
+      .def("adapter_bytes", &PyDecoder::adapter_bytes, arg("adapter"))
+      .def("choose", &PyDecoder::choose, arg("seq"), arg("adapters"))
       .def("kernels", &PyDecoder::kernels)
       .def_property_readonly("vocab", [](const PyDecoder& d) { return d.decoder().spec().vocab; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().team()->size(); })

@@ -12,9 +12,17 @@ void Chunk::clear(std::size_t pools) {
   places.resize(pools);
   for (auto& tokens : places) tokens.clear();
   wanted.clear();
+  adapted.clear();
 }
 
-void Chunk::push(const KvCache::Sequence& sequence, int position) {
+void Chunk::push(const KvCache::Sequence& sequence, int position, const Mix& mix) {
+  if (!mix.empty()) {
+    const int at = tokens();
+    if (!adapted.empty() && adapted.back().end == at && *adapted.back().mix == mix)
+      ++adapted.back().end;
+    else
+      adapted.push_back({at, at + 1, &mix});
+  }
   positions.push_back(position);
   for (std::size_t i = 0; i < places.size(); ++i) places[i].push_back({sequence.tables[i].data.data(), position});
 }
@@ -23,8 +31,9 @@ void check_token(std::int32_t token, int vocab) {
   require(token >= 0 && token < vocab, "token id ", token, " is outside the vocabulary of ", vocab);
 }
 
-Batch::Batch(const std::vector<StepEntry>& entries, bool all_logits, int vocab, int context, KvCache& cache)
-    : entries_(entries), all_logits_(all_logits), cache_(cache) {
+Batch::Batch(const std::vector<StepEntry>& entries, bool all_logits, int vocab, int context, KvCache& cache,
+             const Adapters& adapters)
+    : entries_(entries), all_logits_(all_logits), cache_(cache), adapters_(adapters) {
   std::set<std::int64_t> seen;
   for (const StepEntry& entry : entries) {
     require(entry.sequence >= 0, "sequence ids must not be negative, got ", entry.sequence);
@@ -56,11 +65,12 @@ bool Batch::next(Chunk& chunk) {
   chunk.clear(cache_.pools());
   for (; entry_ < entries_.size(); ++entry_, token_ = 0) {
     const StepEntry& entry = entries_[entry_];
+    const Mix& mix = adapters_.of(entry.sequence);
     for (; token_ < entry.count; ++token_) {
       if (chunk.tokens() == kChunkTokens) return true;
       if (all_logits_ || token_ + 1 == entry.count) chunk.wanted.push_back(chunk.tokens());
       chunk.ids.push_back(entry.tokens[token_]);
-      chunk.push(*sequences_[entry_], sequences_[entry_]->length + token_);
+      chunk.push(*sequences_[entry_], sequences_[entry_]->length + token_, mix);
     }
   }
   return chunk.tokens() > 0;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/adapters.h"
 #include "engine/kv_cache.h"
 
 namespace gossamer {
@@ -18,16 +19,24 @@ struct StepEntry {
   int count;
 };
 
+// Tokens of a chunk, one behind the other, that use the same adapters.
+struct Adapted {
+  int begin, end;
+  const Mix* mix;
+};
+
 struct Chunk {
   std::vector<std::int32_t> ids;
   std::vector<int> positions;
   std::vector<std::vector<TokenPlace>> places;  // by pool of the cache
   std::vector<int> wanted;                      // tokens whose logits are asked for
+  std::vector<Adapted> adapted;                 // those that use adapters
 
   int tokens() const { return static_cast<int>(positions.size()); }
   // Empties it, for a cache of so many pools.
   void clear(std::size_t pools);
-  void push(const KvCache::Sequence& sequence, int position);
+  // mix: of the sequence; empty where it uses no adapter.
+  void push(const KvCache::Sequence& sequence, int position, const Mix& mix = {});
 };
 
 // Throws InvalidArgument where a token is none of the vocabulary.
@@ -35,8 +44,9 @@ void check_token(std::int32_t token, int vocab);
 
 class Batch {
  public:
-  // Throws InvalidArgument naming what is wrong; the cache has not changed then. Entries and cache outlive this.
-  Batch(const std::vector<StepEntry>& entries, bool all_logits, int vocab, int context, KvCache& cache);
+  // Throws InvalidArgument naming what is wrong; the cache has not changed then. What it is given outlives this.
+  Batch(const std::vector<StepEntry>& entries, bool all_logits, int vocab, int context, KvCache& cache,
+        const Adapters& adapters);
   // Takes back what `reserve` did, unless it was committed.
   ~Batch();
   Batch(const Batch&) = delete;
@@ -56,6 +66,7 @@ class Batch {
   const std::vector<StepEntry>& entries_;
   bool all_logits_;
   KvCache& cache_;
+  const Adapters& adapters_;
   std::int64_t wanted_ = 0;
   std::vector<KvCache::Sequence*> sequences_;  // of the entries, once reserved
   std::size_t entry_ = 0;                      // where `next` goes on

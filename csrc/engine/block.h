@@ -31,6 +31,12 @@ class Block {
       for (const ProjectionGroup& group : std::as_const(*branch.mixer).groups())
         for (const Projection& projection : group.projections()) f(projection);
   }
+  template <class F>
+  void visit(const F& f) {
+    for (const Branch& branch : branches_)
+      for (ProjectionGroup& group : branch.mixer->groups())
+        for (Projection& projection : group.projections()) f(projection);
+  }
   // The linear of that full name; null when there is none.
   Projection* find(const std::string& name);
 

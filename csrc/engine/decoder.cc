@@ -64,6 +64,47 @@ void Decoder::visit(const std::function<void(const std::string&, const Linear&)>
   head_->visit(f);
 }
 
+int Decoder::add_adapter(const PackedWeights& weights, const Vectors& vectors) {
+  require(!weights.empty() || !vectors.empty(), "the adapter is empty");
+  Weights taken(weights, vectors, activations_);
+  const int adapter = adapters_.next();
+  std::int64_t bytes = 0;
+  std::vector<std::pair<Projection*, std::vector<Part>>> found;
+  for_projections([&](Projection& projection) {
+    found.emplace_back(&projection, projection.parts_of(adapter, taken, workspace_));
+    for (const Part& part : found.back().second) bytes += part.bytes();
+  });
+  taken.require_all_taken();
+  for (auto& [projection, parts] : found) projection->add(std::move(parts));
+  adapters_.add(adapter, bytes);
+  return adapter;
+}
+
+void Decoder::remove_adapter(int adapter) {
+  adapters_.remove(adapter);
+  for_projections([&](Projection& projection) { projection.remove(adapter); });
+}
+
+void Decoder::choose(std::int64_t sequence, Mix mix) {
+  const int held = cache_->length(sequence);
+  require(held == 0, "sequence ", sequence, " holds ", held, " tokens of another choice of adapters");
+  adapters_.choose(sequence, std::move(mix));
+}
+
+void Decoder::fork(std::int64_t from, std::int64_t to, int length) {
+  cache_->fork(from, to, length);
+  adapters_.fork(from, to);
+}
+
+void Decoder::free(std::int64_t sequence) {
+  cache_->free(sequence);
+  adapters_.forget(sequence);
+}
+
+void Decoder::for_projections(const std::function<void(Projection&)>& f) {
+  for (Block& block : stack_->blocks()) block.visit([&](Projection& projection) { f(projection); });
+}
+
 Step Decoder::make_step(KvCache& cache, const Chunk& chunk) {
   workspace_.begin(*team_, chunk.positions);
   return {*team_, vectors_, kv_kernels_, cache, chunk, inputs_, attention_};
@@ -89,7 +130,7 @@ void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& op
 }
 
 StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll) {
-  Batch batch(entries, options.all_logits, spec_.vocab, spec_.context, *cache_);
+  Batch batch(entries, options.all_logits, spec_.vocab, spec_.context, *cache_, adapters_);
   require(options.top_k >= 0 && options.top_k <= spec_.vocab, "top_k must be between 0 and the vocabulary's ",
           spec_.vocab, ", got ", options.top_k);
   require(options.into == nullptr || options.into_rows == batch.wanted(), "into has ", options.into_rows,

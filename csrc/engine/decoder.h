@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/thread_team.h"
+#include "engine/adapters.h"
 #include "engine/layers/embedding.h"
 #include "engine/layers/head.h"
 #include "engine/stack.h"
@@ -57,9 +58,23 @@ class Decoder {
   // Replaces a block's weight by one of the same shape.
   void set_weight(const std::string& name, std::shared_ptr<const PackedWeight> weight);
 
+  // Adds what is named as in the constructor, "layers.3.q.low_rank_u", and serves the sequences that choose it alone;
+  // returns its number. Throws InvalidArgument naming what fits no linear.
+  int add_adapter(const PackedWeights& weights, const Vectors& vectors);
+  // Throws InvalidArgument where a sequence uses it.
+  void remove_adapter(int adapter);
+  std::int64_t adapter_bytes(int adapter) const { return adapters_.bytes(adapter); }
+  // Throws InvalidArgument where the sequence holds tokens, whose keys and values would be those of another choice.
+  void choose(std::int64_t sequence, Mix mix);
+
+  // As of the cache, with the choice of adapters.
+  void fork(std::int64_t from, std::int64_t to, int length);
+  void free(std::int64_t sequence);
+
  private:
   // Calls f for each weight by its full name that a step multiplies with, in the order of the computation.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
+  void for_projections(const std::function<void(Projection&)>& f);
   Step make_step(KvCache& cache, const Chunk& chunk);
   void run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result, std::int64_t done);
 
@@ -73,6 +88,7 @@ class Decoder {
   ActivationCache inputs_;
   Attention attention_;
   Chunk chunk_;
+  Adapters adapters_;
   Matrix* hidden_ = nullptr;
   std::unique_ptr<EmbeddingLayer> embedding_;
   std::unique_ptr<HeadLayer> head_;

@@ -28,6 +28,7 @@ class Weights {
 
   // The weight of that name, untaken; null when there is none.
   const PackedWeight* find(const std::string& name) const;
+  bool has_vector(const std::string& name) const { return vectors_.count(name) != 0; }
 
   // Throws InvalidArgument naming one that nobody took.
   void require_all_taken() const;

@@ -50,6 +50,9 @@ enum class NormKind : uint8_t { kRms, kLayer };
 
 constexpr int kNormKindCount = 2;
 
+// Outputs that lie together in the columns of a low-rank branch.
+constexpr int kLiftRows = 64;
+
 enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 
 constexpr int kActivationCount = 5;
@@ -82,6 +85,13 @@ struct VectorKernels {
   void (*scale)(float* x, float factor, int64_t n) noexcept;
   // x[i] = cap * tanh(x[i] / cap)
   void (*softcap)(float* x, float cap, int64_t n) noexcept;
+  // x[i] += factor * y[i]
+  void (*add_scaled)(float* x, const float* y, float factor, int64_t n) noexcept;
+  // x[i] += factor * sum over j < rank of columns[j][i] * inner[j] for n <= kLiftRows outputs. columns: [rank][64] of
+  // kF32, or of kBf16, where outputs 16 apart share 32 bits: word w < 16 of each 32 outputs has output w below output
+  // 16 + w.
+  void (*lift)(float* x, const void* columns, FloatType type, int32_t rank, const float* inner, float factor,
+               int64_t n) noexcept;
   // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
   void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
                const float* sines) noexcept;

@@ -21,6 +21,22 @@ ActivationType choose(const PackedWeight& weight, const std::string& wish) {
   return has ? activation : ActivationType::kF32;
 }
 
+// Some of the rows, in the forms that were made of all.
+Activations rows_of(const Activations& x, int first, int tokens) {
+  Activations part = x;
+  part.tokens = tokens;
+  if (x.type == ActivationType::kF32) {
+    part.f32 += first * x.stride;
+  } else if (x.type == ActivationType::kBf16) {
+    part.bf16 += first * x.stride;
+  } else {
+    part.codes += first * x.stride;
+    part.unit_scales += first * x.unit_stride;
+    part.unit_surplus += first * x.unit_stride;
+  }
+  return part;
+}
+
 }  // namespace
 
 Linear::Linear(std::shared_ptr<const PackedWeight> weight, const std::string& activations)
@@ -117,7 +133,7 @@ void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows&
   if (x.tokens == 0) return;
   struct Prepared {
     const LinearJob* job;
-    const Activations* x;
+    Activations x;
     std::int64_t first;
   };
   std::vector<Prepared> prepared;
@@ -127,7 +143,12 @@ void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows&
     require(job.linear->cols() == x.cols, "a weight with ", job.linear->cols(), " inputs cannot take ", x.cols);
     require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ",
             job.linear->rows(), " outputs");
-    prepared.push_back({&job, &cache.get(job.linear->activation(), job.linear->unit(), team), pieces});
+    const int tokens = job.tokens < 0 ? x.tokens - job.first : job.tokens;
+    require(job.first >= 0 && job.first + tokens <= x.tokens, "rows ", job.first, " to ", job.first + tokens,
+            " are asked for, of ", x.tokens);
+    if (tokens == 0) continue;
+    const Activations& all = cache.get(job.linear->activation(), job.linear->unit(), team);
+    prepared.push_back({&job, rows_of(all, job.first, tokens), pieces});
     pieces += job.linear->pieces();
   }
   team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
@@ -135,7 +156,7 @@ void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows&
       const std::int64_t first = std::max(begin, mine.first);
       const std::int64_t last = std::min(end, mine.first + mine.job->linear->pieces());
       if (first >= last) continue;
-      mine.job->linear->run_pieces(first - mine.first, last - mine.first, *mine.x, mine.job->y, mine.job->y_stride);
+      mine.job->linear->run_pieces(first - mine.first, last - mine.first, mine.x, mine.job->y, mine.job->y_stride);
     }
   });
 }

@@ -83,9 +83,11 @@ struct LinearJob {
   const Linear* linear;
   float* y;               // [tokens][y_stride]
   std::int64_t y_stride;  // floats
+  int first = 0;          // of the inputs' rows, the one that it begins with
+  int tokens = -1;        // rows; -1: all from there
 };
 
-// Runs several weights on the same inputs as one parallel region.
+// Runs several weights on the same inputs, or on parts of their rows, as one parallel region.
 void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache);
 
 }  // namespace gossamer

@@ -347,6 +347,27 @@ class Decoder:
     def set_weight(self, name: str, weight: Weight) -> None:
         """Replaces a block's weight, e.g. "layers.3.q", by one of the same shape."""
 
+    def add_adapter(self, weights: dict[str, Weight], vectors: dict[str, NDArray[np.float32]] = ...) -> int:
+        """Adds parts of blocks' linears for sequences that choose them; returns the adapter's number.
+
+        Args:
+            weights: Of a linear NAME, "layers.3.q": "NAME.low_rank_u" [rows, rank] and "NAME.low_rank_v" [rank, cols];
+                "NAME.delta_1", "NAME.delta_2", … [rows, cols].
+            vectors: "NAME.bias" [rows].
+
+        Raises:
+            ValueError: there is no such linear, or a shape is another one; nothing has changed then.
+        """
+
+    def remove_adapter(self, adapter: int) -> None:
+        """Forgets an adapter that no sequence uses."""
+
+    def adapter_bytes(self, adapter: int) -> int:
+        """Bytes that a step reads beside `weight_bytes` where it uses the adapter."""
+
+    def choose(self, seq: int, adapters: Sequence[tuple[int, float]]) -> None:
+        """Sets the adapters of a sequence without tokens, and the factor of what each adds, until it is freed."""
+
     def kernels(self) -> list[tuple[str, str]]:
         """Returns (weight name, kernel) pairs."""
 

@@ -1,49 +1,81 @@
 #include "engine/layers/projection.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "ops/tokens.h"
 
 namespace gossamer {
+namespace {
+
+// Multiplications that one thread does alone: waking another for fewer costs more than it saves.
+constexpr std::int64_t kAloneCost = 16 << 10;
+
+}  // namespace
 
 Projection::Projection(const spec::Linear& spec, const std::string& prefix, Build& build)
     : name_(spec.name),
       full_name_(prefix + spec.name),
       weight_(build.weights.take(full_name_, spec.rows, spec.cols)),
+      parts_(parts_of(kOwn, build.weights, build.workspace)),
       out_(&build.workspace.matrix(spec.name, spec.rows)) {
-  if (const PackedWeight* u = build.weights.find(full_name_ + ".low_rank_u")) {
-    const int rank = u->view().cols;
-    u_ = build.weights.take(full_name_ + ".low_rank_u", spec.rows, rank);
-    v_ = build.weights.take(full_name_ + ".low_rank_v", rank, spec.cols);
-    inner_ = &build.workspace.matrix(spec.name + ".inner", rank);
-    lifted_ = &build.workspace.matrix(spec.name + ".lifted", spec.rows);
-  }
   if (spec.bias) bias_ = build.weights.take_vector(full_name_ + ".bias", spec.rows);
 }
 
-void Projection::add_jobs(std::vector<LinearJob>& jobs) {
+void Projection::add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk) {
   jobs.push_back({weight_.get(), out_->data(), out_->stride()});
-  if (v_) jobs.push_back({v_.get(), inner_->data(), inner_->stride()});
+  for (Part& part : parts_) part.add_jobs(jobs, 0, -1);
+  uses_.clear();
+  if (adapted_.empty()) return;
+  for (const Adapted& run : chunk.adapted) {
+    for (const Choice& choice : *run.mix) {
+      for (Part& part : adapted_) {
+        if (part.adapter() != choice.adapter) continue;
+        uses_.push_back({&part, run.begin, run.end, choice.weight});
+        part.add_jobs(jobs, run.begin, run.end - run.begin);
+      }
+    }
+  }
 }
 
 void Projection::lift(Step& step) {
-  if (!u_) return;
-  run_linears(step.team, {{u_.get(), lifted_->data(), lifted_->stride()}}, inner_->rows(step.tokens()), step.inputs);
+  for (Part& part : parts_) part.lift(step);
 }
 
 void Projection::sum(const VectorKernels& vectors, std::int64_t token) {
-  if (u_) vectors.add(out_->row(token), lifted_->row(token), out_->cols());
+  for (const Part& part : parts_) part.add_all(vectors, token, out_->row(token));
   if (!bias_.empty()) vectors.add(out_->row(token), bias_.data(), out_->cols());
+}
+
+std::int64_t Projection::cost() const {
+  std::int64_t total = 0;
+  for (const Use& use : uses_) total += std::int64_t{use.end - use.begin} * use.part->cost() * rows();
+  return total;
+}
+
+void Projection::adapt(const VectorKernels& vectors, std::int64_t piece) {
+  for (const Use& use : uses_)
+    for (int t = use.begin; t < use.end; ++t) use.part->add(vectors, piece, t, use.factor, out_->row(t));
 }
 
 void Projection::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
   f(full_name_, *weight_);
-  if (!u_) return;
-  f(full_name_ + ".low_rank_u", *u_);
-  f(full_name_ + ".low_rank_v", *v_);
+  for (const Part& part : parts_) part.visit(f);
 }
 
 void Projection::set_weight(std::shared_ptr<const PackedWeight> weight, const std::string& activations) {
   check_shape(full_name_, weight, weight_->rows(), weight_->cols());
   weight_ = std::make_unique<Linear>(std::move(weight), activations);
+}
+
+std::vector<Part> Projection::parts_of(int adapter, Weights& weights, Workspace& workspace) const {
+  return take_parts(adapter, full_name_, name_, rows(), cols(), weights, workspace);
+}
+
+void Projection::add(std::vector<Part> parts) { std::move(parts.begin(), parts.end(), std::back_inserter(adapted_)); }
+
+void Projection::remove(int adapter) {
+  std::erase_if(adapted_, [adapter](const Part& part) { return part.adapter() == adapter; });
 }
 
 ProjectionGroup::ProjectionGroup(const spec::Group& spec, const std::string& prefix, Build& build) {
@@ -59,14 +91,37 @@ bool ProjectionGroup::run(Step& step, const Matrix& x) {
     if (step.probe->enough()) return false;
   }
   jobs_.clear();
-  for (Projection& projection : projections_) projection.add_jobs(jobs_);
+  for (Projection& projection : projections_) projection.add_jobs(jobs_, step.chunk);
   run_linears(step.team, jobs_, x.rows(step.tokens()), step.inputs);
-  if (!has_sums_) return true;
-  for (Projection& projection : projections_) projection.lift(step);
-  for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
-    for (Projection& projection : projections_) projection.sum(step.vectors, t);
-  });
+  if (has_sums_) {
+    for (Projection& projection : projections_) projection.lift(step);
+    for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
+      for (Projection& projection : projections_) projection.sum(step.vectors, t);
+    });
+  }
+  if (!step.chunk.adapted.empty()) adapt(step);
   return true;
+}
+
+void ProjectionGroup::adapt(Step& step) {
+  std::int64_t total = 0;
+  std::int64_t cost = 0;
+  for (const Projection& projection : projections_) {
+    total += projection.pieces();
+    cost += projection.cost();
+  }
+  const auto run = [&](std::int64_t begin, std::int64_t end, int) {
+    for (Projection& projection : projections_) {
+      for (std::int64_t piece = std::max<std::int64_t>(begin, 0); piece < std::min(end, projection.pieces()); ++piece)
+        projection.adapt(step.vectors, piece);
+      begin -= projection.pieces();
+      end -= projection.pieces();
+    }
+  };
+  if (cost <= kAloneCost)
+    run(0, total, 0);
+  else
+    step.team.parallel_for(total, 1, run);
 }
 
 }  // namespace gossamer

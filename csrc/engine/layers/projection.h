@@ -1,4 +1,5 @@
-// Linears of a mixer. Each is a sum of parts: a packed weight, a branch of low rank, a bias.
+// Linears of a mixer. Each is a sum of parts: a packed weight, and what is added to its product for all tokens or for
+// those of sequences that chose an adapter.
 #pragma once
 
 #include <functional>
@@ -6,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/layers/part.h"
 #include "engine/spec.h"
 #include "engine/step.h"
 
@@ -13,35 +15,55 @@ namespace gossamer {
 
 class Projection {
  public:
-  // prefix: of the full name, "layers.3.". A branch of low rank, y = W x + U (V x), is there where a weight
-  // "layers.3.q.low_rank_u" [rows][r] is, and then "layers.3.q.low_rank_v" [r][cols].
+  // prefix: of the full name, "layers.3.". Its own parts are there as `take_parts` says.
   Projection(const spec::Linear& spec, const std::string& prefix, Build& build);
 
   const std::string& name() const { return name_; }            // "q"
   const std::string& full_name() const { return full_name_; }  // "layers.3.q"
+  int rows() const { return weight_->rows(); }
+  int cols() const { return weight_->cols(); }
   Matrix& out() { return *out_; }
 
   // Products of the group's inputs.
-  void add_jobs(std::vector<LinearJob>& jobs);
+  void add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk);
   // Products of products.
   void lift(Step& step);
-  bool has_sums() const { return u_ != nullptr || !bias_.empty(); }
-  // Adds to the weight's product, for one token, what else there is.
+  bool has_sums() const { return !parts_.empty() || !bias_.empty(); }
+  // Adds to the weight's product, for one token, what else the model has.
   void sum(const VectorKernels& vectors, std::int64_t token);
 
-  // Calls f for each weight by its full name.
+  // Pieces of outputs that adapters of the chunk add to; 0 where none does.
+  std::int64_t pieces() const { return uses_.empty() ? 0 : pieces_of(rows()); }
+  // Multiplications that it takes.
+  std::int64_t cost() const;
+  // Adds what the adapters of the chunk give.
+  void adapt(const VectorKernels& vectors, std::int64_t piece);
+
+  // Calls f for each of the model's own weights by its full name.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
   // Throws InvalidArgument when the shape is another.
   void set_weight(std::shared_ptr<const PackedWeight> weight, const std::string& activations);
 
+  // Parts of an adapter, made of weights by name.
+  std::vector<Part> parts_of(int adapter, Weights& weights, Workspace& workspace) const;
+  void add(std::vector<Part> parts);
+  void remove(int adapter);
+
  private:
+  // A part that some tokens of the chunk use.
+  struct Use {
+    Part* part;
+    int begin, end;
+    float factor;
+  };
+
   std::string name_;
   std::string full_name_;
   std::unique_ptr<Linear> weight_;
-  std::unique_ptr<Linear> u_, v_;  // null: no branch
-  Matrix* inner_ = nullptr;        // V x
-  Matrix* lifted_ = nullptr;       // U (V x)
-  std::vector<float> bias_;        // empty: none
+  std::vector<Part> parts_;    // the model's own
+  std::vector<float> bias_;    // empty: none
+  std::vector<Part> adapted_;  // of adapters
+  std::vector<Use> uses_;      // a token's by rising adapter; kept for its memory
   Matrix* out_;
 };
 
@@ -57,6 +79,9 @@ class ProjectionGroup {
   const std::vector<Projection>& projections() const { return projections_; }
 
  private:
+  // What adapters add, outputs of all linears in one region.
+  void adapt(Step& step);
+
   std::vector<Projection> projections_;
   std::vector<LinearJob> jobs_;  // kept for its memory
   bool has_sums_ = false;

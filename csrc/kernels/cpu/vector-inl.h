@@ -17,6 +17,48 @@ void scale(float* x, float factor, int64_t n) noexcept {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
+void add_scaled(float* x, const float* y, float factor, int64_t n) noexcept {
+  for (int64_t i = 0; i < n; ++i) x[i] += factor * y[i];
+}
+
+// Columns of 64 outputs, as 4 times 16.
+GOSSAMER_INLINE void load_columns(const float* p, F16 (&out)[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = load(p + k * kLanes);
+}
+GOSSAMER_INLINE void load_columns(const uint16_t* p, F16 (&out)[4]) {
+  for (int k = 0; k < 2; ++k) {
+    const I16 pairs = load_int(p + k * 2 * kLanes);
+    out[2 * k] = floats_of(pairs << 16);
+    out[2 * k + 1] = floats_of(pairs & splat_int((int32_t)0xffff0000U));
+  }
+}
+
+template <class Value>
+GOSSAMER_INLINE void lift_columns(float* x, const Value* columns, int32_t rank, const float* inner, float factor,
+                                  int64_t n) {
+  F16 sums[4] = {};
+  for (int32_t j = 0; j < rank; ++j, columns += kLiftRows) {
+    F16 values[4];
+    load_columns(columns, values);
+    for (int k = 0; k < 4; ++k) sums[k] += values[k] * splat(inner[j]);
+  }
+  for (int k = 0; k < 4; ++k) {
+    const int64_t at = k * kLanes;
+    if (n - at >= kLanes)
+      store(x + at, load(x + at) + sums[k] * splat(factor));
+    else if (n > at)
+      store_part(x + at, load_part(x + at, n - at) + sums[k] * splat(factor), n - at);
+  }
+}
+
+void lift(float* x, const void* columns, FloatType type, int32_t rank, const float* inner, float factor,
+          int64_t n) noexcept {
+  if (type == FloatType::kBf16)
+    lift_columns(x, (const uint16_t*)columns, rank, inner, factor, n);
+  else
+    lift_columns(x, (const float*)columns, rank, inner, factor, n);
+}
+
 void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_t n, float eps, float* out) noexcept {
   F16 squares = {};
   int64_t i = 0;
@@ -199,6 +241,8 @@ const VectorKernels kVectorKernels = {
     add,
     scale,
     softcap,
+    add_scaled,
+    lift,
     rope,
     // by Activation
     {{activate<Silu>, activate_mul<Silu>},

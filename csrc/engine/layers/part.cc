@@ -1,0 +1,124 @@
+#include "engine/layers/part.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/error.h"
+#include "common/half.h"
+
+namespace gossamer {
+namespace {
+
+// Two outputs of adapters never wait in one place, since a token may use both.
+std::string place_of(const std::string& place, const char* what, const std::string& name, int adapter) {
+  // The model's own of all layers share one.
+  return adapter == kOwn ? concat(place, ".", what, name) : concat(place, ".", what, ".", adapter, name);
+}
+
+}  // namespace
+
+Columns::Columns(const WeightView& u)
+    : rows_(u.rows), rank_(u.cols), type_(u.type == ValueType::kBf16 ? FloatType::kBf16 : FloatType::kF32) {
+  const std::size_t size = type_ == FloatType::kBf16 ? 2 : 4;
+  const auto rank = static_cast<std::size_t>(rank_);
+  values_.resize(static_cast<std::size_t>(pieces_of(rows_)) * rank * kLiftRows * size);
+  std::vector<float> row(static_cast<std::size_t>(padded_cols(rank_)));
+  for (int r = 0; r < rows_; ++r) {
+    unpack_row(u, r, row.data());
+    const auto piece = static_cast<std::size_t>(r / kLiftRows);
+    const int i = r % kLiftRows;
+    for (std::size_t j = 0; j < rank; ++j) {
+      const std::size_t column = (piece * rank + j) * kLiftRows;
+      if (type_ == FloatType::kF32) {
+        std::memcpy(values_.data() + (column + static_cast<std::size_t>(i)) * size, &row[j], size);
+      } else {
+        const int place = i / 32 * 32 + i % 16 * 2 + i % 32 / 16;
+        const std::uint16_t half = f32_to_bf16(row[j]);
+        std::memcpy(values_.data() + (column + static_cast<std::size_t>(place)) * size, &half, size);
+      }
+    }
+  }
+}
+
+void Columns::lift(const VectorKernels& vectors, std::int64_t piece, const float* inner, float factor, float* x) const {
+  const std::int64_t size = type_ == FloatType::kBf16 ? 2 : 4;
+  const std::int64_t first = piece * kLiftRows;
+  vectors.lift(x + first, values_.data() + piece * rank_ * kLiftRows * size, type_, rank_, inner, factor,
+               std::min<std::int64_t>(kLiftRows, rows_ - first));
+}
+
+Part::Part(int adapter, const std::string& name, std::unique_ptr<Linear> u, std::unique_ptr<Linear> v,
+           const std::string& place, Workspace& workspace)
+    : adapter_(adapter), name_(name + ".low_rank_v"), u_name_(name + ".low_rank_u"), reads_(std::move(v)) {
+  product_ = &workspace.matrix(place_of(place, "inner", "", adapter), reads_->rows());
+  if (adapter == kOwn) {
+    u_ = std::move(u);
+    lifted_ = &workspace.matrix(place + ".lifted", u_->rows());
+  } else {
+    columns_ = std::make_unique<Columns>(u->weight().view());
+  }
+}
+
+Part::Part(int adapter, const std::string& name, std::unique_ptr<Linear> matrix, const std::string& place,
+           Workspace& workspace)
+    : adapter_(adapter), name_(name), reads_(std::move(matrix)) {
+  const std::string number = name.substr(name.rfind('.'));
+  product_ = &workspace.matrix(place_of(place, "added", number, adapter), reads_->rows());
+}
+
+Part::Part(int adapter, std::vector<float> bias) : adapter_(adapter), bias_(std::move(bias)) {}
+
+std::int64_t Part::bytes() const {
+  std::size_t total = bias_.size() * sizeof(float);
+  for (const Linear* linear : {reads_.get(), u_.get()})
+    if (linear != nullptr) total += linear->weight().bytes();
+  if (columns_) total += columns_->bytes();
+  return static_cast<std::int64_t>(total);
+}
+
+void Part::add_jobs(std::vector<LinearJob>& jobs, int first, int tokens) {
+  if (reads_) jobs.push_back({reads_.get(), product_->row(first), product_->stride(), first, tokens});
+}
+
+void Part::lift(Step& step) {
+  if (!u_) return;
+  run_linears(step.team, {{u_.get(), lifted_->data(), lifted_->stride()}}, product_->rows(step.tokens()), step.inputs);
+}
+
+void Part::add(const VectorKernels& vectors, std::int64_t piece, std::int64_t token, float factor, float* x) const {
+  if (columns_) return columns_->lift(vectors, piece, product_->row(token), factor, x);
+  const float* added = product_ != nullptr ? last().row(token) : bias_.data();
+  const std::int64_t rows = product_ != nullptr ? last().cols() : static_cast<std::int64_t>(bias_.size());
+  const std::int64_t first = piece * kLiftRows;
+  vectors.add_scaled(x + first, added + first, factor, std::min<std::int64_t>(kLiftRows, rows - first));
+}
+
+void Part::add_all(const VectorKernels& vectors, std::int64_t token, float* x) const {
+  vectors.add(x, last().row(token), last().cols());
+}
+
+void Part::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
+  if (u_) f(u_name_, *u_);
+  if (reads_) f(name_, *reads_);
+}
+
+std::vector<Part> take_parts(int adapter, const std::string& name, const std::string& place, int rows, int cols,
+                             Weights& weights, Workspace& workspace) {
+  std::vector<Part> parts;
+  if (const PackedWeight* found = weights.find(name + ".low_rank_u")) {
+    const int rank = found->view().cols;
+    std::unique_ptr<Linear> u = weights.take(name + ".low_rank_u", rows, rank);
+    std::unique_ptr<Linear> v = weights.take(name + ".low_rank_v", rank, cols);
+    parts.emplace_back(adapter, name, std::move(u), std::move(v), place, workspace);
+  }
+  for (int number = 1;; ++number) {
+    const std::string delta = name + ".delta_" + std::to_string(number);
+    if (weights.find(delta) == nullptr) break;
+    parts.emplace_back(adapter, delta, weights.take(delta, rows, cols), place, workspace);
+  }
+  if (adapter != kOwn && weights.has_vector(name + ".bias"))
+    parts.emplace_back(adapter, weights.take_vector(name + ".bias", rows));
+  return parts;
+}
+
+}  // namespace gossamer
