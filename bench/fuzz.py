@@ -33,7 +33,9 @@ from fuzz_mutations import MUTATIONS, mutate_bytes
 
 SECONDS = 10.0
 BYTES = 500 << 20
-SHARES = {"gguf": 30, "safetensors": 25, "packed": 22, "compressed": 8, "torch": 14, "transformers": 1}
+SHARES = {
+    "gguf": 22, "safetensors": 18, "packed": 20, "families": 20, "compressed": 8, "torch": 11, "transformers": 1,
+}  # fmt: skip
 _BATCH = 400  # inputs that a process uses at most
 _PATIENCE = 600.0  # seconds until a process must have begun
 _LONGEST = 2500  # letters of a line

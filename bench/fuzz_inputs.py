@@ -14,6 +14,7 @@ from common import ROOT
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
+from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.checkpoints.low_rank import FOLDER, LowRank, write_low_rank
 from gossamer.packing.convert import pack_checkpoint
@@ -22,6 +23,9 @@ from gossamer.packing.folder import write_packed
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from bitmask_files import sparse_checkpoint
+from gguf_cases import CASES
+from gguf_families import built
+from gguf_families import write as write_family
 from gguf_files import write_gguf
 from tiny import CHAT_TEMPLATE, tiny_llama
 
@@ -173,6 +177,16 @@ def _transformers(folder: Path) -> None:
         model.save_pretrained(folder / name)
 
 
+def _families(folder: Path) -> None:
+    """Every family as transformers saves it, and as a GGUF file where there are such files."""
+    for case, (architecture, config, keys) in CASES.items():
+        if config["model_type"] in arch.families():
+            name = case.replace(" ", "-")
+            built(folder / name, config)
+            (folder / f"{name}-gguf").mkdir()
+            write_family(folder / name, folder / f"{name}-gguf" / "m.gguf", architecture, keys)
+
+
 _MAKERS = {
     "gguf": _gguf,
     "safetensors": _safetensors,
@@ -180,6 +194,7 @@ _MAKERS = {
     "packed": _packed,
     "torch": _torch,
     "transformers": _transformers,
+    "families": _families,
 }
 KINDS = tuple(_MAKERS)
 

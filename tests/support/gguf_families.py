@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from gguf_files import add_tokenizer
 from tiny import save_tokenizer
 
 Array = NDArray[np.float32]
@@ -79,6 +80,7 @@ def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> 
     for key, value in keys.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](f"{architecture}.{key}", value)
+    add_tokenizer(writer)
     for stored, values in load_file(folder / "model.safetensors").items():
         for name, changed in CHANGES.get(architecture, keep)(stored, values.astype(np.float32), config):
             own = names.get_name(name, try_suffixes=(".weight", ".bias"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -40,6 +41,23 @@ def permuted(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """The order of rows that llama.cpp's rotary embedding wants: the two halves of a head interleaved."""
     halves = values.reshape(heads, 2, -1, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape)
+
+
+def add_tokenizer(
+    writer: gguf.GGUFWriter,
+    pre: str | None = "gpt-2",
+    texts: Mapping[int, str] = MappingProxyType({}),
+    types: Mapping[int, int] = MappingProxyType({}),
+) -> None:
+    """The tokenizer of the tiny checkpoints."""
+    backend = tiny_tokenizer()
+    count = backend.get_vocab_size()
+    writer.add_tokenizer_model("gpt2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list([texts.get(token, backend.id_to_token(token)) for token in range(count)])
+    writer.add_token_types([types.get(token, 3 if token < 3 else 1) for token in range(count)])
+    writer.add_token_merges([" ".join(pair) for pair in json.loads(backend.to_str())["model"]["merges"]])
 
 
 def write_gguf(
@@ -84,14 +102,7 @@ def write_gguf(
             writer.add_float32(key, value)
         elif value is not None:
             writer.add_uint32(key, value)
-    backend = tiny_tokenizer()
-    count = backend.get_vocab_size()
-    writer.add_tokenizer_model("gpt2")
-    if pre is not None:
-        writer.add_tokenizer_pre(pre)
-    writer.add_token_list([(texts or {}).get(token, backend.id_to_token(token)) for token in range(count)])
-    writer.add_token_types([(types or {}).get(token, 3 if token < 3 else 1) for token in range(count)])
-    writer.add_token_merges([" ".join(pair) for pair in json.loads(backend.to_str())["model"]["merges"]])
+    add_tokenizer(writer, pre, texts or {}, types or {})
     writer.add_bos_token_id(0)
     if "tokenizer.ggml.eos_token_id" not in (keys or {}):
         writer.add_eos_token_id(EOS_ID)
