@@ -1,12 +1,18 @@
-"""`gossamer eval`: perplexity of a model over a text."""
+"""`gossamer eval`: perplexity of a model over a text, or how well it does a task."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from ..errors import GossamerError
+from ..folders import write_file
 from ..generation.perplexity import CONTEXT, perplexity
+from ..text.metrics import FEWER, METRICS
 from .options import (
     MODEL_HELP,
     add_device_option,
@@ -14,29 +20,58 @@ from .options import (
     add_revision_option,
     integer,
     nonempty,
+    number,
     open_model,
 )
 from .output import print_json
 from .progress import progress
 
-SUMMARY = "measure the perplexity of a model over a text"
+SUMMARY = "measure the perplexity of a model over a text, or how well it does a task"
+
+_FOR_TEXT = ("context", "windows")
+_FOR_TASK = ("metric", "held_out", "limit", "max_new_tokens", "results")
+
+
+def add_metric_option(group: argparse._ActionsContainer) -> None:
+    """Adds --metric; None where it is not given."""
+    said = "; ".join(f"{name}: {what}" for name, what in METRICS.items())
+    group.add_argument("--metric", choices=tuple(METRICS), help=f"what answers are measured by (exact). {said}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", metavar="MODEL", type=nonempty, help=MODEL_HELP)
     add_revision_option(parser)
-    parser.add_argument(
-        "--text", type=nonempty, required=True, metavar="FILE", help="UTF-8 text file, or a folder of them"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", type=nonempty, metavar="FILE", help="UTF-8 text file, or a folder of them")
+    what.add_argument(
+        "--task", type=nonempty, metavar="FILE.jsonl", help="prompts and completions, or messages; see docs/tasks.md"
     )
-    parser.add_argument(
+    text = parser.add_argument_group("texts")
+    text.add_argument(
         "--context",
         type=integer(2),
         metavar="N",
         help=f"tokens a window (default {CONTEXT}, or what the model holds where that is less)",
     )
-    parser.add_argument(
-        "--windows", type=integer(1), default=0, metavar="N", help="read only the first N windows (all)"
+    text.add_argument("--windows", type=integer(1), metavar="N", help="read only the first N windows (all)")
+    task = parser.add_argument_group("tasks")
+    add_metric_option(task)
+    task.add_argument(
+        "--held-out",
+        type=number(0, 1, above=True),
+        metavar="X",
+        help="answer only the share that finetune --held-out X holds out of the file (all of it)",
+    )
+    task.add_argument("--limit", type=integer(1), metavar="N", help="answer only the first N of them (all)")
+    task.add_argument(
+        "--max-new-tokens",
+        type=integer(1),
+        metavar="N",
+        help="most tokens of an answer (those of the longest right one and 16 more)",
+    )
+    task.add_argument(
+        "--results", type=nonempty, metavar="FILE.jsonl", help="write every answer and its score, a line each"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_device_option(parser)
@@ -45,6 +80,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints, and returns the exit code."""
+    names, other = (_FOR_TASK, "--task") if args.task is None else (_FOR_TEXT, "--text")
+    for name in names:
+        if getattr(args, name) is not None:
+            args.parser.error(f"argument --{name.replace('_', '-')}: goes with {other}")
+    kind: Callable[[argparse.Namespace], tuple[dict[str, Any], str]] = _text if args.task is None else _task
+    document, said = kind(args)
+    if args.json:
+        print_json(document)
+    else:
+        print(said)
+    return 0
+
+
+def _text(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from ..text.calibration import read_text
 
     text = read_text(args.text)
@@ -52,24 +101,45 @@ def run(args: argparse.Namespace) -> int:
         raise GossamerError(f"{args.text}: the text is empty")
     model = open_model(args, args.model, args.threads)
     with progress() as report:
-        result = perplexity(model, text, context=args.context, max_windows=args.windows, progress=report)
+        result = perplexity(model, text, context=args.context, max_windows=args.windows or 0, progress=report)
     if not math.isfinite(result.ppl):
         raise GossamerError(f"{args.model}: the perplexity is {result.ppl}: its logits are of no use")
-    if args.json:
-        print_json(
-            {
-                "model": args.model,
-                "text": args.text,
-                "context": result.context,
-                "perplexity": result.ppl,
-                "tokens": result.tokens,
-                "windows": result.windows,
-                "seconds": result.seconds,
-            }
-        )
-    else:
-        print(
-            f"perplexity {result.ppl:.3f} over {result.tokens} tokens in {result.windows} windows of {result.context}, "
-            f"{result.seconds:.1f} s"
-        )
-    return 0
+    document = {
+        "model": args.model,
+        "text": args.text,
+        "context": result.context,
+        "perplexity": result.ppl,
+        "tokens": result.tokens,
+        "windows": result.windows,
+        "seconds": result.seconds,
+    }
+    said = (
+        f"perplexity {result.ppl:.3f} over {result.tokens} tokens in {result.windows} windows of {result.context}, "
+        f"{result.seconds:.1f} s"
+    )
+    return document, said
+
+
+def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from ..generation.tasks import evaluate_task
+    from ..text.metrics import check_answers
+    from ..text.tasks import read_task, split_task
+
+    samples = read_task(args.task) if args.held_out is None else split_task(args.task, args.held_out)[1]
+    samples = samples[: args.limit]
+    metric = args.metric or "exact"
+    check_answers(metric, samples)
+    model = open_model(args, args.model, args.threads)
+    with progress() as report:
+        result = evaluate_task(model, samples, metric=metric, max_new_tokens=args.max_new_tokens, progress=report)
+    if args.results:
+        lines = (json.dumps(answer.to_dict(), ensure_ascii=False) + "\n" for answer in result.answers)
+        try:
+            write_file(Path(args.results), "".join(lines))
+        except OSError as error:
+            raise GossamerError(f"{args.results}: cannot write: {error.strerror or error}") from None
+    about = f"{len(result.answers)} answers, {result.seconds:.1f} s"
+    exact = f"{result.exact:.1%} exact"
+    own = f"{metric} {result.value:.1%} ± {result.error:.1%}{' (less is better)' if metric in FEWER else ''}"
+    said = f"{own}, {about}" if metric == "exact" else f"{own}, {exact}, {about}"
+    return {"model": args.model, "task": args.task, **result.to_dict()}, said

@@ -1,0 +1,225 @@
+"""Task files: prompts and what is to be written for them, a JSON object a line.
+
+    {"prompt": "gossamer ->", "completion": " G AA S AH M ER"}
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+
+Prompts are taken as they stand; messages go through the model's chat template, and the last one, the assistant's, is
+the completion. `accept` lists other answers that are right, `id` and `metadata` are for whoever reads the results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GossamerError
+from ..files import parse_json, refuse_pointer
+from .messages import check_text, checked
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+_PLAIN, _CHAT = ("prompt", "completion"), ("messages",)
+_BESIDE = ("accept", "id", "metadata")
+
+
+@dataclass(frozen=True)
+class TaskSample:
+    """A prompt and its completion.
+
+    Attributes:
+        where: File and line, for messages.
+        prompt: Text, or messages up to the completion's.
+        completion: What is to be written.
+        accept: Other answers that are right.
+        about: `id` and `metadata`, as they stand there.
+    """
+
+    where: str
+    prompt: str | list[dict[str, Any]]
+    completion: str
+    accept: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All answers that are right, the completion first."""
+        return (self.completion, *self.accept)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the prompt is messages."""
+        return not isinstance(self.prompt, str)
+
+    @property
+    def key(self) -> str:
+        """What two samples with the same prompt share."""
+        return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt, sort_keys=True)
+
+    def falls(self) -> float:
+        """Returns a number from 0 to 1, short of it, that the prompt alone decides: the same one everywhere."""
+        return int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") / 2**64
+
+
+def read_task(path: str | Path) -> list[TaskSample]:
+    """Reads a task file; blank lines say nothing.
+
+    Raises:
+        GossamerError: it cannot be read, holds no samples, or a line is not as it has to be; the line names file and
+            line.
+    """
+    path = Path(path)
+    refuse_pointer(path)
+    samples = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    samples.append(_sample(f"{path}:{number}", line))
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    if not samples:
+        raise GossamerError(f"{path}: holds no samples")
+    return samples
+
+
+def _sample(where: str, line: bytes) -> TaskSample:
+    try:
+        value = parse_json(line.decode())
+    except ValueError as error:
+        raise GossamerError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise GossamerError(f"{where}: must be a JSON object with {_fields()}, got {value!r:.80}")
+    chats = "messages" in value
+    known = _CHAT if chats else _PLAIN
+    for name in known:
+        if name not in value:
+            raise GossamerError(f"{where}: has no {name}; a sample has {_fields()}")
+    for name in value:
+        if name not in known + _BESIDE:
+            raise GossamerError(f"{where}: {name!r:.80} is no field that goes with {' and '.join(known)}")
+    try:
+        prompt, completion = _from_messages(value["messages"]) if chats else (value["prompt"], value["completion"])
+        accept = value.get("accept", [])
+        for name, text in (("prompt", "" if chats else prompt), ("completion", completion)):
+            if not isinstance(text, str):
+                raise GossamerError(f"{name} must be a text, got {text!r:.80}")
+            check_text(f"the {name}", text)
+        if not prompt:
+            raise GossamerError("the prompt is empty")
+        if not completion.strip():
+            raise GossamerError("the completion is empty")
+        if not isinstance(accept, list) or not all(isinstance(text, str) and text.strip() for text in accept):
+            raise GossamerError(f"accept must be a list of texts, none of them empty, got {accept!r:.80}")
+    except GossamerError as error:
+        raise GossamerError(f"{where}: {error}") from None
+    about = {name: value[name] for name in ("id", "metadata") if name in value}
+    return TaskSample(where, prompt, completion, tuple(accept), about)
+
+
+def _from_messages(value: Any) -> tuple[list[dict[str, Any]], Any]:
+    messages = checked(value)
+    last = messages[-1]
+    if last["role"] != "assistant" or len(messages) < 2:
+        raise GossamerError("the last of at least two messages must be the assistant's, which is the completion")
+    extra = sorted({key for message in messages for key in message} - {"role", "content"})
+    if extra:
+        raise GossamerError(f"a message has {extra[0]!r:.80}, which is not heeded; there are role and content")
+    content = last.get("content", "")
+    return messages[:-1], content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _fields() -> str:
+    return f"{' and '.join(_PLAIN)}, or {_CHAT[0]}"
+
+
+def split_task(
+    path: str | Path, held_out: str | Path | float, seen: Sequence[TaskSample] | None = None
+) -> tuple[list[TaskSample], list[TaskSample]]:
+    """Divides samples into those to train on and those held out.
+
+    A share is taken by a hash of the prompt: a prompt falls on the same side in every file and run, whatever else is in
+    the file.
+
+    Args:
+        path: The task file.
+        held_out: A file of the samples held out, or a share above 0 and below 1 of those in `path`.
+        seen: The samples of `path` where they are read already.
+
+    Raises:
+        GossamerError: a file is not usable, a side has no samples, or a prompt stands on both sides.
+    """
+    samples = read_task(path) if seen is None else list(seen)
+    if not isinstance(held_out, float):
+        others = read_task(held_out)
+        places = {sample.key: sample.where for sample in samples}
+        for other in others:
+            if other.key in places:
+                raise GossamerError(f"{other.where}: the prompt is held out, and {places[other.key]} trains on it")
+        return samples, others
+    if not 0 < held_out < 1:
+        raise GossamerError(f"the share held out must be above 0 and below 1, got {held_out:g}")
+    sides: tuple[list[TaskSample], list[TaskSample]] = ([], [])
+    for sample in samples:
+        sides[sample.falls() < held_out].append(sample)
+    for side, what in zip(sides, ("to train on", "held out"), strict=True):
+        if not side:
+            raise GossamerError(
+                f"{path}: no samples are {what}: a share of {held_out:g} is held out of {len(samples)}, by a hash of "
+                "the prompt; another share, or a file of samples held out, gives some"
+            )
+    return sides
+
+
+def encode_prompt(sample: TaskSample, tokenizer: Tokenizer) -> list[int]:
+    """Returns the tokens that a model gets: the very ones that it is given to answer.
+
+    Raises:
+        GossamerError: there is no chat template for messages, or the tokenizer takes no such text; the line names file
+            and line.
+    """
+    try:
+        if isinstance(sample.prompt, str):
+            return tokenizer.encode(sample.prompt)
+        return tokenizer.chat(sample.prompt)
+    except GossamerError as error:
+        raise GossamerError(f"{sample.where}: {error}") from None
+
+
+def encode_sample(sample: TaskSample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Returns the tokens of prompt and completion; the latter's end with one that ends a text.
+
+    The completion has the tokens that it has behind the prompt, unless letters of both share one; then its own.
+
+    Raises:
+        GossamerError: as `encode_prompt`, or the model has no token that ends a text.
+    """
+    prompt = encode_prompt(sample, tokenizer)
+    try:
+        if isinstance(sample.prompt, str):
+            begin, whole = sample.prompt, sample.prompt + sample.completion
+            both = _without_end(tokenizer.encode(whole), tokenizer)
+        else:
+            answer = {"role": "assistant", "content": sample.completion}
+            begin = tokenizer.render(sample.prompt)
+            whole = tokenizer.render([*sample.prompt, answer], add_generation_prompt=False)
+            if not whole.startswith(begin):  # as templates do that open an answer by words of their own
+                whole = begin + sample.completion
+            both = tokenizer.encode(whole, special=False)
+        fits = both[: len(prompt)] == prompt
+        tokens = both[len(prompt) :] if fits else tokenizer.encode(whole[len(begin) :], special=False)
+    except GossamerError as error:
+        raise GossamerError(f"{sample.where}: {error}") from None
+    ends = tokenizer.eos_ids
+    if not ends:
+        raise GossamerError(f"{sample.where}: the model has no token that ends a text, and a completion has to end")
+    at = next((place for place, token in enumerate(tokens) if token in ends), None)
+    return prompt, [*tokens, min(ends)] if at is None else tokens[: at + 1]
+
+
+def _without_end(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
+    return tokens[:-1] if tokens and tokens[-1] in tokenizer.eos_ids else tokens
