@@ -60,11 +60,17 @@ void check(const std::optional<Norm>& norm, const Where& where) {
   if (norm) check(*norm, where);
 }
 
-void check(const Rope& rope, int head_dim, const Where& where) {
-  where.must(rope.inv_freq.size() <= static_cast<std::size_t>(head_dim / 2), ".inv_freq has ", rope.inv_freq.size(),
-             " frequencies, more than half of head_dim (", head_dim, ")");
+void check(const Rope& rope, const Attention& attention, const Where& where) {
+  where.must(rope.inv_freq.size() <= static_cast<std::size_t>(attention.head_dim / 2), ".inv_freq has ",
+             rope.inv_freq.size(), " frequencies, more than half of head_dim (", attention.head_dim, ")");
   for (const float f : rope.inv_freq) where.must(std::isfinite(f), ".inv_freq holds a value that is not finite");
   where.above_zero("scale", rope.scale);
+}
+
+void check(const Alibi& alibi, const Attention& attention, const Where& where) {
+  where.must(alibi.slopes.size() == static_cast<std::size_t>(attention.heads), ".slopes must be ", attention.heads,
+             " numbers, one a head, got ", alibi.slopes.size());
+  for (const float slope : alibi.slopes) where.must(std::isfinite(slope), ".slopes holds a value that is not finite");
 }
 
 void check(const Attention& attention, int hidden, const Where& where) {
@@ -77,7 +83,23 @@ void check(const Attention& attention, int hidden, const Where& where) {
              " heads of ", attention.head_dim, " are too wide");
   where.above_zero("scale", attention.scale);
   if (attention.positions)
-    std::visit([&](const auto& part) { check(part, attention.head_dim, where / "positions"); }, *attention.positions);
+    std::visit([&](const auto& part) { check(part, attention, where / "positions"); }, *attention.positions);
+  if (attention.window) where.size("window", *attention.window);
+  const auto positive = [&](const char* field, const std::optional<float>& value) {
+    where.must(!value || (*value > 0 && std::isfinite(*value)), ".", field, " must be finite and above 0");
+  };
+  positive("softcap", attention.softcap);
+  positive("clip", attention.clip);
+  if (attention.qk_norm) {
+    check(attention.qk_norm->norm, where / "qk_norm" / "norm");
+    where.must(attention.qk_norm->over == Over::kHead || !attention.qk_norm->own,
+               ".qk_norm.own must be false for norms over a row");
+  }
+  if (attention.query_scale) {
+    const QueryScale& scale = *attention.query_scale;
+    (where / "query_scale").must(scale.beta >= 0 && std::isfinite(scale.beta), ".beta must be finite and not negative");
+    (where / "query_scale").size("length", scale.length);
+  }
   check_biases(attention.biases, attention.groups(hidden), where);
 }
 

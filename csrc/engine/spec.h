@@ -28,6 +28,13 @@ struct Words<Activation> {
   static constexpr const char* list[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
 };
 
+// What norms of queries and keys are taken over.
+enum class Over : std::uint8_t { kHead, kRow };
+template <>
+struct Words<Over> {
+  static constexpr const char* list[] = {"head", "row"};
+};
+
 struct Norm {
   NormKind kind = NormKind::kRms;
   float eps = 0;
@@ -47,16 +54,52 @@ struct Rope {
   static constexpr const char* kPart = "rope";
   std::vector<float> inv_freq;
   float scale = 1;
+  bool interleaved = false;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("inv_freq", inv_freq);
     field("scale", scale);
+    field("interleaved", interleaved);
   }
   bool operator==(const Rope&) const = default;
 };
 
-using Positions = std::variant<Rope>;
+struct Alibi {
+  static constexpr const char* kPart = "alibi";
+  std::vector<float> slopes;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("slopes", slopes);
+  }
+};
+
+using Positions = std::variant<Rope, Alibi>;
+
+struct QueryScale {
+  float beta = 0;
+  int length = 0;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("beta", beta);
+    field("length", length);
+  }
+};
+
+struct QkNorm {
+  Norm norm;
+  Over over = Over::kHead;
+  bool own = false;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("norm", norm);
+    field("over", over);
+    field("own", own);
+  }
+};
 
 // A matrix of a mixer by its short name.
 struct Linear {
@@ -78,6 +121,12 @@ struct Attention {
   float scale = 0;
   std::optional<Positions> positions;
   std::vector<std::string> biases;
+  std::optional<int> window;
+  std::optional<float> softcap;
+  std::optional<float> clip;
+  std::optional<QkNorm> qk_norm;
+  bool sinks = false;
+  std::optional<QueryScale> query_scale;
 
   template <class Visitor>
   void visit(Visitor& field) {
@@ -87,6 +136,12 @@ struct Attention {
     field("scale", scale);
     field("positions", positions);
     field("biases", biases);
+    field("window", window);
+    field("softcap", softcap);
+    field("clip", clip);
+    field("qk_norm", qk_norm);
+    field("sinks", sinks);
+    field("query_scale", query_scale);
   }
   std::vector<Group> groups(int hidden) const;
 };

@@ -27,7 +27,8 @@ constexpr int kAttentionRows = 48;
 
 // One KV head of the query groups of `tokens` tokens that follow one another, against positions [begin, end) of their
 // sequence; begin is a multiple of kAttentionSpan and end - begin <= kAttentionSpan. Token t stands at position + t and
-// sees no further; the last one sees all of it.
+// sees no further, and no more than `window` positions where that is not 0. Each sees some of it, the last one its end.
+// What no token sees is not read.
 // A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim]; where two values
 // lie together, K as [head_dim / 2, rounded up][64 tokens][2 elements] and V as [32][padded_dim][2 tokens].
 struct AttentionArgs {
@@ -38,8 +39,11 @@ struct AttentionArgs {
   const uint8_t* const* pages;
   int64_t offset;
   int32_t begin, end, position;
+  int32_t window;  // 0: none
   float scale;
-  float* scratch;  // [tokens * query_heads][kScoreStride], and behind it [tokens * query_heads][head_dim]
+  float softcap;        // a scaled product x becomes softcap * tanh(x / softcap); 0: it stays
+  const float* slopes;  // [query_heads], times which the distance is taken off a score; null: none
+  float* scratch;       // [tokens * query_heads][kScoreStride], and behind it [tokens * query_heads][head_dim]
   // [tokens][result_stride], in each row the largest score of each head [query_heads], its sum of
   // exp(score - largest) [query_heads], and its sum of exp(score - largest) * v [query_heads][padded_dim]
   float* results;
@@ -92,9 +96,12 @@ struct VectorKernels {
   // 16 + w.
   void (*lift)(float* x, const void* columns, FloatType type, int32_t rank, const float* inner, float factor,
                int64_t n) noexcept;
-  // Rotates pairs (j, j + half) of each of `heads` heads by the angles given as cosines and sines [half].
-  void (*rope)(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
-               const float* sines) noexcept;
+  // By whether they are interleaved: rotates pairs (j, j + half), or (2 j, 2 j + 1), of each of `heads` heads by the
+  // angles given as cosines and sines [half].
+  void (*ropes[2])(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
+                   const float* sines) noexcept;
+  // x[i] within -limit and limit; NaN stays NaN.
+  void (*clip)(float* x, int64_t n, float limit) noexcept;
   ActivationKernels activations[kActivationCount];
   // gate[i] = g / (1 + exp(-alpha * g)) * (u + shift), with g = min(gate[i], limit) and u = up[i] within +-limit.
   void (*clamped)(float* gate, const float* up, int64_t n, float limit, float alpha, float shift) noexcept;

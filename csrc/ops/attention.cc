@@ -31,14 +31,19 @@ constexpr std::int64_t kSerialWork = 512;
 // Floats of results that are kept before they are joined: bounds the scratch of long contexts.
 constexpr std::int64_t kMostResults = 1 << 21;
 
-// Tokens from `first` on, `most` at most, that follow one another in one sequence and whose contexts have as many
-// spans.
-int block_at(const std::vector<TokenPlace>& tokens, std::size_t first, int most) {
+// The first position that a token sees.
+int first_seen(const AttentionShape& shape, int position) {
+  return shape.window == 0 ? 0 : std::max(0, position + 1 - shape.window);
+}
+
+// Tokens from `first` on, `most` at most, that follow one another in one sequence and see the same spans.
+int block_at(const AttentionShape& shape, const std::vector<TokenPlace>& tokens, std::size_t first, int most) {
+  const int span = first_seen(shape, tokens[first].position) / kAttentionSpan;
   int count = 1;
   for (; count < most && first + static_cast<std::size_t>(count) < tokens.size(); ++count) {
     const TokenPlace& next = tokens[first + static_cast<std::size_t>(count)];
     if (next.pages != tokens[first].pages || next.position != tokens[first].position + count ||
-        next.position % kAttentionSpan == 0)
+        next.position % kAttentionSpan == 0 || first_seen(shape, next.position) / kAttentionSpan != span)
       break;
   }
   return count;
@@ -84,7 +89,10 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       args.begin = task.begin;
       args.end = task.end;
       args.position = token.position;
+      args.window = shape.window;
       args.scale = shape.scale;
+      args.softcap = shape.softcap;
+      args.slopes = shape.slopes == nullptr ? nullptr : shape.slopes + static_cast<std::int64_t>(task.kv_head) * group;
       args.scratch = scratch_.data() + thread * scratch;
       args.results = results_.data() + task.result;
       args.result_stride = task.stride;
@@ -97,14 +105,15 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       const Join& mine = joins[static_cast<std::size_t>(i)];
       const float* results = results_.data() + mine.result;
       for (int h = 0; h < group; ++h) {
-        float top = -HUGE_VALF;
+        const float* sink = shape.sinks == nullptr ? nullptr : shape.sinks + mine.kv_head * group + h;
+        float top = sink == nullptr ? -HUGE_VALF : *sink;
         for (int s = 0; s < mine.spans; ++s) top = std::max(top, results[s * record + h]);
         float* to = out + static_cast<std::int64_t>(mine.token) * out_stride +
                     (static_cast<std::int64_t>(mine.kv_head) * group + h) * shape.head_dim;
-        float total = 0;
+        float total = sink == nullptr ? 0.0F : std::exp(*sink - top);
         for (int s = 0; s < mine.spans; ++s) {
           const float* from = results + s * record;
-          const float weight = mine.spans == 1 ? 1.0F : std::exp(from[h] - top);
+          const float weight = mine.spans == 1 && sink == nullptr ? 1.0F : std::exp(from[h] - top);
           total += weight * from[group + h];
           const float* values = from + 2 * group + static_cast<std::int64_t>(h) * place.padded_dim;
           for (int d = 0; d < shape.head_dim; ++d) to[d] = (s == 0 ? 0.0F : to[d]) + weight * values[d];
@@ -120,20 +129,22 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
     std::int64_t work = 0;
     std::int64_t results = 0;
     do {
-      const int count = block_at(tokens, token, block);
+      const int count = block_at(shape, tokens, token, block);
       const int length = tokens[token].position + count;  // of the last one's context
-      const int spans = (length + kAttentionSpan - 1) / kAttentionSpan;
+      const int start = first_seen(shape, tokens[token].position);
+      const int skipped = start / kAttentionSpan;  // spans behind the window
+      const int spans = (length + kAttentionSpan - 1) / kAttentionSpan - skipped;
       const std::int64_t stride = record * spans * shape.kv_heads;
       for (int h = 0; h < shape.kv_heads; ++h) {
         const std::int64_t mine = results + record * spans * h;
         for (int s = 0; s < spans; ++s)
-          tasks.push_back({token, count, h, s * kAttentionSpan, std::min(length, (s + 1) * kAttentionSpan),
-                           mine + record * s, stride});
+          tasks.push_back({token, count, h, (skipped + s) * kAttentionSpan,
+                           std::min(length, (skipped + s + 1) * kAttentionSpan), mine + record * s, stride});
         for (int t = 0; t < count; ++t)
           joins.push_back({token + static_cast<std::size_t>(t), h, mine + stride * t, spans});
       }
       results += stride * count;
-      work += static_cast<std::int64_t>(length) * count * shape.kv_heads;
+      work += static_cast<std::int64_t>(length - start) * count * shape.kv_heads;
       token += static_cast<std::size_t>(count);
     } while (token < tokens.size() && results < kMostResults);
     const auto count = static_cast<std::int64_t>(tasks.size());

@@ -29,14 +29,18 @@ struct AttentionShape {
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  float scale = 0;  // of the products of queries and keys
+  float scale = 0;                // of the products of queries and keys
+  int window = 0;                 // positions that a token sees, its own included; 0: all
+  float softcap = 0;              // a scaled product x becomes softcap * tanh(x / softcap); 0: it stays
+  const float* slopes = nullptr;  // [heads], times which the distance is taken off a score; null: none
+  const float* sinks = nullptr;   // [heads], scores that take part in the softmax beside the keys'; null: none
 };
 
 // Writes one token's keys and values, [kv_heads][head_dim] each, where it stands.
 void append(const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place, const TokenPlace& token,
             const float* k, const float* v);
 
-// out[t] = attention of q[t] over positions 0 .. position(t); q and out are [tokens][stride], heads one behind the
+// out[t] = attention of q[t] over positions 0 .. position(t), or the window's last of them; q and out are [tokens][stride], heads one behind the
 // other. The work is split by position, never by the number of threads, and tokens that follow one another in a
 // sequence share what is read of it; a token's result is the same in any company.
 class Attention {

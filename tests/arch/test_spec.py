@@ -9,9 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+import attention_cases
 from gossamer.arch.llama import Sizes
 from gossamer.arch.sources import Source, parts_of
-from gossamer.arch.spec import Attention, Block, Branch, Embedding, Group, Head, Mlp, Norm, Stack, Transformer
+from gossamer.arch.spec import (
+    Alibi,
+    Attention,
+    Block,
+    Branch,
+    Embedding,
+    Group,
+    Head,
+    Mlp,
+    Norm,
+    QkNorm,
+    QueryScale,
+    Stack,
+    Transformer,
+)
 from gossamer.errors import GossamerError
 
 SIZES = Sizes(
@@ -47,6 +62,7 @@ def test_fields_that_were_added_may_be_missing_where_they_say_nothing() -> None:
     """Folders were written before there were these."""
     described = SIZES.describe()
     added = {"behind", "after_sum", "weight", "norm", "limit", "alpha", "shift", "project", "softcap", "bias"}
+    added |= {"window", "clip", "qk_norm", "sinks", "query_scale", "interleaved"}
 
     def older(value: Any) -> Any:
         if isinstance(value, list):
@@ -85,6 +101,22 @@ def test_norms_and_matrices_around_mixers_are_tensors() -> None:
     assert "head" not in described.weights
 
 
+@pytest.mark.parametrize("case", attention_cases.ATTENTIONS)
+def test_attentions_survive_json(case: str) -> None:
+    described = attention_cases.described(case)
+    assert Transformer.from_dict(json.loads(json.dumps(described.to_dict()))) == described
+
+
+def test_norms_of_heads_and_sinks_are_vectors() -> None:
+    found = attention_cases.described("all").vectors
+    assert (found["layers.0.q_norm"], found["layers.0.k_norm"], found["layers.0.sinks"]) == (9, 9, 7)
+    own = attention_cases.described("own norms").vectors
+    assert (own["layers.0.q_norm_5"], own["layers.0.k_norm_1.bias"]) == (10, 10)
+    rows = attention_cases.described("norm of rows").vectors
+    assert (rows["layers.0.q_norm"], rows["layers.0.k_norm.bias"]) == (60, 20)
+    assert not {"layers.1.q_norm", "layers.1.sinks"} & set(found)
+
+
 def test_what_is_not_of_the_family_is_not_taken_for_it() -> None:
     attention = SIZES.describe().blocks[0].branches[0]
     stack = SIZES.describe().stack
@@ -105,6 +137,14 @@ def test_what_is_not_of_the_family_is_not_taken_for_it() -> None:
         (lambda: Attention(4, 3, 8, 0.1, None), "heads 4 is not a multiple of kv_heads 3"),
         (lambda: Attention(4, 4, 8, 0.0, None), "scale must be above 0"),
         (lambda: Attention(4, 4, 8, 0.1, None, ("up",)), "biases must be some of q, k, v, o"),
+        (lambda: Attention(4, 4, 8, 0.1, Alibi((0.5,))), "slopes must be 4 numbers, one a head, got 1"),
+        (lambda: Alibi((float("nan"),)), "slopes holds a value that is not finite"),
+        (lambda: Attention(4, 4, 8, 0.1, None, window=0), "window must be from 1"),
+        (lambda: Attention(4, 4, 8, 0.1, None, softcap=-1.0), "softcap must be above 0, got -1.0"),
+        (lambda: Attention(4, 4, 8, 0.1, None, clip=float("inf")), "clip must be above 0"),
+        (lambda: QkNorm(Norm("rms", 1e-5), "row", own=True), "own norms are over a head"),
+        (lambda: QueryScale(0.1, 0), "length must be from 1"),
+        (lambda: QueryScale(-0.1, 4), "beta must be finite and not negative"),
         (lambda: Mlp(0, "silu"), "width must be from 1"),
         (lambda: Block((Branch(Mlp(4, "silu"), None),) * 2), "branches must be different ones, got mlp, mlp"),
         (lambda: Mlp(4, "gelu", limit=7.0), "limit, alpha and shift are for a gate with silu"),

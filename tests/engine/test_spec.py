@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import attention_cases
 from engine_cases import config, tokens
 from gossamer import _core
 from gossamer.arch.spec import Attention, Block, Branch, Mlp, Norm, Rope, Stack, Transformer
@@ -37,9 +38,13 @@ def at(values: Any, path: Path) -> Any:
     return values
 
 
-def changed(path: Path, value: Any) -> dict[str, Any]:
+LLAMA = config(biases=("q", "down")).describe()
+BOTH = pytest.mark.parametrize("described", [LLAMA, attention_cases.described("all")], ids=["llama", "all"])
+
+
+def changed(path: Path, value: Any, described: Transformer = LLAMA) -> dict[str, Any]:
     """A description with another value at some place."""
-    values = copy.deepcopy(config(biases=("q", "down")).describe().to_dict())
+    values = copy.deepcopy(described.to_dict())
     at(values, path[:-1])[path[-1]] = value
     return values
 
@@ -52,6 +57,7 @@ ATTENTION: Path = ("stack", "kinds", 0, "branches", 0, "mixer")
 MLP: Path = ("stack", "kinds", 0, "branches", 1, "mixer")
 
 NORM = {"kind": "rms", "eps": 1e-5, "bias": False, "weight": True}
+ROWS = {"norm": NORM, "over": "row", "own": False}
 PARALLEL = {
     **config().describe().to_dict()["stack"]["kinds"][0],
     "parallel": True,
@@ -63,8 +69,9 @@ PARALLEL = {
 HEAD = config().describe().to_dict()["head"]
 
 
-def test_it_has_every_field_that_python_has_and_no_other() -> None:
-    values = config(biases=("q", "down")).describe().to_dict()
+@BOTH
+def test_it_has_every_field_that_python_has_and_no_other(described: Transformer) -> None:
+    values = described.to_dict()
     objects = [path for path, value in places(values) if isinstance(value, dict)]
     assert len(objects) > 10
     for path in objects:
@@ -81,14 +88,15 @@ def test_it_has_every_field_that_python_has_and_no_other() -> None:
         build(values)
 
 
-def test_a_value_of_another_kind_is_refused_at_its_place() -> None:
-    for path, value in places(config(biases=("q", "down")).describe().to_dict()):
+@BOTH
+def test_a_value_of_another_kind_is_refused_at_its_place(described: Transformer) -> None:
+    for path, value in places(described.to_dict()):
         for wrong in (b"x", 1.5 if type(value) is int else object(), "no such word", 2**40, 10**400):
             number = value is None or type(value) is float  # what may be absent may be a number
             if not path or (isinstance(value, str) and path[-1] == "part") or (number and wrong == 2**40):
                 continue
             with pytest.raises(ValueError, match=re.escape(written(path[:-1] if isinstance(path[-1], int) else path))):
-                build(changed(path, wrong))
+                build(changed(path, wrong, described))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +123,14 @@ def test_a_value_of_another_kind_is_refused_at_its_place() -> None:
         ((*ATTENTION, "positions", "inv_freq"), [1.0] * 13, "inv_freq has 13 frequencies, more than half of head_dim"),
         ((*ATTENTION, "positions", "inv_freq", 2), float("inf"), "positions.inv_freq holds a value that is not finite"),
         ((*ATTENTION, "positions", "scale"), -1.0, "positions.scale must be finite and above 0, got -1"),
+        ((*ATTENTION, "window"), 0, "mixer.window must be between 1 and 16777216, got 0"),
+        ((*ATTENTION, "softcap"), 0.0, "mixer.softcap must be finite and above 0"),
+        ((*ATTENTION, "clip"), 1e300, "mixer.clip must be finite and above 0"),
+        ((*ATTENTION, "positions"), {"part": "alibi", "slopes": [0.5]}, "slopes must be 6 numbers, one a head, got 1"),
+        ((*ATTENTION, "qk_norm"), {**ROWS, "own": True}, "qk_norm.own must be false for norms over a row"),
+        ((*ATTENTION, "qk_norm"), {**ROWS, "over": "layer"}, "qk_norm.over must be 'head' or 'row', got 'layer'"),
+        ((*ATTENTION, "query_scale"), {"beta": 0.1, "length": 0}, "query_scale.length must be between 1"),
+        ((*ATTENTION, "query_scale"), {"beta": -1.0, "length": 1}, "query_scale.beta must be finite and not negative"),
         ((*MLP, "activation"), "cube", "activation must be 'silu' or 'gelu' or 'gelu_tanh' or 'relu' or 'relu2', got"),
         ((*MLP, "limit"), 0.0, "mixer.limit must be finite and above 0, got 0"),
         ((*MLP, "alpha"), -1.0, "mixer.alpha must be finite and above 0, got -1"),

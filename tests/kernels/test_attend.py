@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import sys
 import numpy as np
 import pytest
 
+import attention_cases
 from checkout import ROOT
 from engine_cases import VOCAB, config, decoder, described, tensors, tokens
 from gossamer import _core
 
+CASES = ("window", "long window", "softcap", "sinks", "alibi", "all")
 TIERS = [isa for isa in _core.isas() if isa in ("avx512_vbmi2", "avx512_bf16")]
 
 
@@ -42,6 +45,35 @@ for n in (700, 1, 6):
         found[isa] = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, check=True).stdout
     assert len(found["avx512_bf16"]) == 707 * VOCAB * 4
     assert found["avx512_vbmi2"] == found["avx512_bf16"]
+
+
+@functools.cache
+def truth(case: str) -> np.ndarray:
+    return attention_cases.reference(case, attention_cases.tokens(530))
+
+
+@pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa in ("scalar", "avx2", "avx512", "avx512_bf16")])
+def test_every_tier_attends_as_float64_does(isa: str) -> None:
+    """Windows, caps, slopes and sinks over f32; with bf16, near it."""
+    code = """
+import sys
+import attention_cases as a
+for case in sys.argv[1:]:
+    for kv in ("f32", "bf16"):
+        d = a.decoder(case, kv=kv)
+        logits = [d.step([(0, a.tokens(530)[at])], all_logits=True) for at in (slice(0, 529), slice(529, 530))]
+        for part in logits:
+            sys.stdout.buffer.write(part.tobytes())
+"""
+    env = {**os.environ, "GOSSAMER_ISA": isa, "PYTHONPATH": str(ROOT / "tests/support")}
+    output = subprocess.run([sys.executable, "-c", code, *CASES], env=env, stdout=subprocess.PIPE, check=True).stdout
+    shape = (len(CASES), 2, 530, attention_cases.VOCAB)
+    found = np.frombuffer(output, np.float32).reshape(shape)
+    for case, (wide, narrow) in zip(CASES, found, strict=True):
+        expected = truth(case)
+        size = np.abs(expected).max()
+        assert np.abs(wide - expected).max() < 1e-5 * size, case
+        assert np.abs(narrow - expected).max() < 20 * 2.0**-8 * size, case
 
 
 @pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])

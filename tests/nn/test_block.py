@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import attention_cases
 from gossamer import _core
 from gossamer.arch import spec
 from gossamer.arch.llama import Sizes
@@ -68,6 +69,11 @@ THIRD = Transformer(
     spec.Head(True, True, 0.5, 4.0, 20),
 )  # fmt: skip
 BOTH = pytest.mark.parametrize("described", [DESCRIBED, OTHER, THIRD], ids=["llama", "other", "third"])
+EVERY = pytest.mark.parametrize(
+    "described",
+    [DESCRIBED, OTHER, THIRD, *map(attention_cases.described, attention_cases.ATTENTIONS)],
+    ids=["llama", "other", "third", *attention_cases.ATTENTIONS],
+)
 
 
 def engine(config: Transformer, kernels: Any) -> Engine:
@@ -212,6 +218,18 @@ def test_what_a_part_says_is_taken_or_named() -> None:
 # --- what is computed -------------------------------------------------------------------------------------------------
 
 
+# One thing more each than heads and a scale.
+CHANGED = {
+    "window": dataclasses.replace(ATTENTION, window=3),
+    "softcap": dataclasses.replace(ATTENTION, softcap=0.5, window=4),
+    "sinks": dataclasses.replace(ATTENTION, sinks=True),
+    "alibi": dataclasses.replace(ATTENTION, positions=spec.Alibi((0.5, 0.25, 0.125, 0.1))),
+    "norms": dataclasses.replace(ATTENTION, qk_norm=spec.QkNorm(spec.Norm("layer", 1e-5), own=True), clip=0.5),
+    "interleaved": dataclasses.replace(ATTENTION, positions=spec.Rope((1.0, 0.3), interleaved=True)),
+    "scaled queries": dataclasses.replace(ATTENTION, query_scale=spec.QueryScale(0.5, 2)),
+}
+
+
 @torch.no_grad()
 def states_of(network: Network, memory: str) -> Any:
     """Normed states [9, hidden] of a text, its keys and values in one of the memories."""
@@ -249,15 +267,16 @@ def random_network(config: Transformer) -> Network:
         THIRD,
         with_part(ATTENTION, dataclasses.replace(ATTENTION, positions=None)),
         with_part(ATTENTION, dataclasses.replace(ATTENTION, scale=0.1)),
+        *(with_part(ATTENTION, changed) for changed in CHANGED.values()),
     ],
-    ids=["rotary", "other", "third", "no positions", "scale"],
+    ids=["rotary", "other", "third", "no positions", "scale", *CHANGED],
 )
 def test_every_memory_gives_the_same(config: Transformer, memory: str) -> None:
     network = random_network(config)
     torch.testing.assert_close(states_of(network, memory), states_of(network, "whole"), rtol=0, atol=1e-5)
 
 
-@BOTH
+@EVERY
 def test_logits_are_those_of_the_reference(described: Transformer) -> None:
     values, ids = random_values(described), np.arange(3, 15)
     expected = ReferenceModel(described, values).logits(ids)
@@ -319,7 +338,7 @@ def test_kernels_are_given_the_scale_of_the_description() -> None:
     for ops in (TorchOps(), CudaOps(kernels)):
         torch.manual_seed(1)
         cache = Cache([(2, 8)], 6, torch.device("cpu"), torch.bfloat16)
-        between, places = ops.attention(described, 0, 0), torch.arange(5)
+        between, places = ops.attention(described, 0, 0, {}), torch.arange(5)
         for some in (places[:4], places[4:]):
             angles = [tuple(torch.randn(2, len(some), 3))]
             step = Step(Reach(cache, some, 6), some, angles)  # type: ignore[arg-type]

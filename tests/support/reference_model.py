@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossamer.arch.spec import Attention, Mlp, Norm, Rope, Transformer
+from gossamer.arch.spec import Alibi, Attention, Mlp, Norm, Rope, Transformer
 
 Array = NDArray[np.float64]
 
@@ -133,25 +133,54 @@ class ReferenceModel:
     def _attention(self, attention: Attention, layer: str, x: Array) -> Array:
         """Causal grouped-query attention over one sequence; returns the heads side by side."""
         tokens = len(x)
-        shape = (tokens, -1, attention.head_dim)
-        q, k, v = (self._linear(f"{layer}.{name}", x).reshape(shape) for name in ("q", "k", "v"))
-        if attention.positions is not None:
+        q, k, v = (self._linear(f"{layer}.{name}", x) for name in ("q", "k", "v"))
+        if attention.qk_norm is not None:
+            q, k = (self._normed_heads(attention, layer, side, part) for side, part in (("q", q), ("k", k)))
+        if attention.clip is not None:
+            q, k, v = (np.clip(part, -attention.clip, attention.clip) for part in (q, k, v))
+        q, k, v = (part.reshape(tokens, -1, attention.head_dim) for part in (q, k, v))
+        if isinstance(attention.positions, Rope):
             q, k = _rotated(q, attention.positions), _rotated(k, attention.positions)
+        if grown := attention.query_scale:
+            q = q * (1 + grown.beta * np.log(1 + np.arange(tokens) // grown.length))[:, None, None]
         k, v = (np.repeat(a, attention.heads // attention.kv_heads, axis=1) for a in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) * attention.scale
-        scores[:, np.triu(np.ones((tokens, tokens), dtype=bool), 1)] = -np.inf
+        if attention.softcap is not None:
+            scores = attention.softcap * np.tanh(scores / attention.softcap)
+        back = np.arange(tokens)[:, None] - np.arange(tokens)
+        if isinstance(attention.positions, Alibi):
+            scores = scores - np.array(attention.positions.slopes)[:, None, None] * back
+        scores[:, (back < 0) | (back >= (attention.window or tokens))] = -np.inf
+        if attention.sinks:
+            sinks = np.broadcast_to(self.tensors[f"{layer}.sinks"][:, None, None], (attention.heads, tokens, 1))
+            scores = np.concatenate([scores, sinks], axis=-1)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
-        return np.einsum("hqk,khd->qhd", weights, v).reshape(tokens, -1)
+        return np.einsum("hqk,khd->qhd", weights[..., :tokens], v).reshape(tokens, -1)
+
+    def _normed_heads(self, attention: Attention, layer: str, side: str, x: Array) -> Array:
+        """Queries or keys [tokens, heads * head_dim] normed, by head or by row."""
+        norms = attention.qk_norm
+        assert norms is not None
+        if norms.over == "row":
+            return self._norm(x, f"{layer}.{side}_norm", norms.norm)
+        heads = np.split(x, x.shape[1] // attention.head_dim, axis=1)
+        names = (f"{layer}.{side}_norm_{head}" if norms.own else f"{layer}.{side}_norm" for head in range(len(heads)))
+        return np.concatenate([self._norm(h, name, norms.norm) for h, name in zip(heads, names, strict=True)], axis=1)
 
 
 def _rotated(x: Array, rope: Rope) -> Array:
-    """Rotates pairs (j, j + rotary/2) of every head by position times frequency; x is [tokens, heads, head_dim]."""
-    half = len(rope.inv_freq)
+    """Rotates pairs of every head by position times frequency; x is [tokens, heads, head_dim]."""
+    turned = 2 * len(rope.inv_freq)
     angle = np.arange(len(x))[:, None, None] * np.asarray(rope.inv_freq, dtype=np.float64)
+    pairs = (np.s_[..., 0:turned:2], np.s_[..., 1:turned:2])
+    if not rope.interleaved:
+        pairs = (np.s_[..., : turned // 2], np.s_[..., turned // 2 : turned])
     cos, sin = np.cos(angle) * rope.scale, np.sin(angle) * rope.scale
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+    out = x.copy()
+    out[pairs[0]] = x[pairs[0]] * cos - x[pairs[1]] * sin
+    out[pairs[1]] = x[pairs[1]] * cos + x[pairs[0]] * sin
+    return out
 
 
 def random_tensors(config: Transformer, seed: int = 0) -> dict[str, NDArray[np.float32]]:

@@ -1,16 +1,62 @@
 #include "engine/layers/attention.h"
 
+#include <cmath>
+
 #include "ops/tokens.h"
 
 namespace gossamer {
 
 AttentionLayer::AttentionLayer(const spec::Attention& spec, const std::string& prefix, int kv_layer, Build& build)
     : Mixer(spec.groups(build.hidden), prefix, build),
-      shape_{spec.heads, spec.kv_heads, spec.head_dim, spec.scale},
+      shape_{spec.heads, spec.kv_heads, spec.head_dim, spec.scale, spec.window.value_or(0), spec.softcap.value_or(0)},
       kv_layer_(kv_layer),
+      q_norms_(head_norms(spec, prefix + "q_norm", spec.heads, build)),
+      k_norms_(head_norms(spec, prefix + "k_norm", spec.kv_heads, build)),
+      clip_(spec.clip),
+      query_scale_(spec.query_scale),
+      prepares_(spec.qk_norm || spec.clip || spec.query_scale),
       mixed_(&build.workspace.matrix("mixed", spec.heads * spec.head_dim)) {
-  if (spec.positions)
+  if (spec.positions) {
     if (const auto* rope = std::get_if<spec::Rope>(&*spec.positions)) rotary_ = &build.workspace.rotary(*rope);
+    if (const auto* alibi = std::get_if<spec::Alibi>(&*spec.positions)) slopes_ = alibi->slopes;
+  }
+  if (spec.sinks) sinks_ = build.weights.take_vector(prefix + "sinks", spec.heads);
+  if (!slopes_.empty()) shape_.slopes = slopes_.data();
+  if (!sinks_.empty()) shape_.sinks = sinks_.data();
+}
+
+AttentionLayer::HeadNorms AttentionLayer::head_norms(const spec::Attention& spec, const std::string& name, int heads,
+                                                     Build& build) const {
+  HeadNorms found;
+  if (!spec.qk_norm) return found;
+  const bool row = spec.qk_norm->over == spec::Over::kRow;
+  found.count = row ? 1 : heads;
+  found.width = row ? heads * spec.head_dim : spec.head_dim;
+  for (int i = 0; i < (spec.qk_norm->own ? heads : 1); ++i)
+    found.norms.emplace_back(spec.qk_norm->norm, spec.qk_norm->own ? name + "_" + std::to_string(i) : name, found.width,
+                             build);
+  return found;
+}
+
+void AttentionLayer::HeadNorms::run(float* x) const {
+  if (norms.empty()) return;
+  for (int i = 0; i < count; ++i, x += width) norms[norms.size() == 1 ? 0 : static_cast<std::size_t>(i)].run(x, x);
+}
+
+void AttentionLayer::prepare(const Step& step, std::int64_t t, float* q, float* k, float* v) const {
+  const int query = shape_.heads * shape_.head_dim;
+  const int key = shape_.kv_heads * shape_.head_dim;
+  q_norms_.run(q);
+  k_norms_.run(k);
+  if (clip_) {
+    step.vectors.clip(q, query, *clip_);
+    step.vectors.clip(k, key, *clip_);
+    step.vectors.clip(v, key, *clip_);
+  }
+  if (!query_scale_) return;
+  const int steps = step.chunk.positions[static_cast<std::size_t>(t)] / query_scale_->length;
+  const float factor = 1.0F + query_scale_->beta * std::log(1.0F + static_cast<float>(steps));
+  for (int i = 0; i < query; ++i) q[i] *= factor;
 }
 
 Matrix* AttentionLayer::run(Step& step, const Matrix& x) {
@@ -19,15 +65,17 @@ Matrix* AttentionLayer::run(Step& step, const Matrix& x) {
   if (!inputs.run(step, x)) return nullptr;
   Matrix& q = inputs[0].out();
   Matrix& k = inputs[1].out();
-  const Matrix& v = inputs[2].out();
+  Matrix& v = inputs[2].out();
   const KvCache::Layer& layer = step.cache.layer(kv_layer_ - step.first_kv_layer);
   const std::vector<TokenPlace>& places = step.chunk.places[static_cast<std::size_t>(layer.pool)];
   for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
+    if (prepares_) prepare(step, t, q.row(t), k.row(t), v.row(t));
     if (rotary_ != nullptr) {
+      const auto rotate = step.vectors.ropes[rotary_->rope().interleaved ? 1 : 0];
       const float* cosines = rotary_->cosines(t);
       const float* sines = rotary_->sines(t);
-      step.vectors.rope(q.row(t), shape_.heads, shape_.head_dim, rotary_->half(), cosines, sines);
-      step.vectors.rope(k.row(t), shape_.kv_heads, shape_.head_dim, rotary_->half(), cosines, sines);
+      rotate(q.row(t), shape_.heads, shape_.head_dim, rotary_->half(), cosines, sines);
+      rotate(k.row(t), shape_.kv_heads, shape_.head_dim, rotary_->half(), cosines, sines);
     }
     append(step.kv, shape_, layer.place, places[static_cast<std::size_t>(t)], k.row(t), v.row(t));
   });

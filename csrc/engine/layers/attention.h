@@ -1,9 +1,12 @@
 // Attention of tokens over the keys and values of their sequences.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/layers/mixer.h"
+#include "engine/layers/norm.h"
 
 namespace gossamer {
 
@@ -15,9 +18,25 @@ class AttentionLayer final : public Mixer {
   Matrix* run(Step& step, const Matrix& x) override;
 
  private:
+  // Norms of the heads of queries or keys.
+  struct HeadNorms {
+    std::vector<NormLayer> norms;  // one for all, or for each its own; empty: none
+    int count = 0;                 // of what they are taken over
+    int width = 0;
+    void run(float* x) const;
+  };
+  HeadNorms head_norms(const spec::Attention& spec, const std::string& name, int heads, Build& build) const;
+  // What is done with one token's queries, keys and values before any of them is looked at, rotation left out.
+  void prepare(const Step& step, std::int64_t t, float* q, float* k, float* v) const;
+
   AttentionShape shape_;
   int kv_layer_;
   const Rotary* rotary_ = nullptr;  // null: positions do not come in here
+  std::vector<float> slopes_, sinks_;
+  HeadNorms q_norms_, k_norms_;
+  std::optional<float> clip_;
+  std::optional<spec::QueryScale> query_scale_;
+  bool prepares_;
   Matrix* mixed_;
 };
 

@@ -81,11 +81,8 @@ void clamped(float* gate, const float* up, int64_t n, float limit, float alpha, 
   if (i < n) store_part(gate + i, clamp.of(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
 }
 
-// tanh(u) as 1 - 2 / (1 + e^2u)
 void softcap(float* x, float cap, int64_t n) noexcept {
-  const auto of = [cap](const F16& v) {
-    return splat(cap) * (splat(1.0F) - splat(2.0F) / (splat(1.0F) + exponential(v * splat(2.0F / cap))));
-  };
+  const auto of = [cap](const F16& v) { return splat(cap) * hyperbolic_tangent(v / splat(cap)); };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(x + i, of(load(x + i)));
   if (i < n) store_part(x + i, of(load_part(x + i, n - i)), n - i);

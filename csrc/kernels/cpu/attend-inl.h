@@ -178,20 +178,44 @@ void mix_page(const typename Kv::Operand* weights, int count, const typename Kv:
     for (int j = 0; j < kParts; ++j) store(outs[r] + d + j * kLanes, acc[r][j]);
 }
 
-// The largest of the first `count` scores; those up to the next `step` become less than any.
-GOSSAMER_INLINE float top_score(float* scores, int count, int step) {
-  for (int i = count; i % step != 0; ++i) scores[i] = -INFINITY;
+// Positions of a span, from its start.
+struct Seen {
+  int from, to;
+};
+
+// Those that a token sees.
+GOSSAMER_INLINE Seen seen_by(const AttentionArgs& a, int token) {
+  const int count = a.end - a.begin;
+  const int next = a.position + token + 1 - a.begin;
+  return {a.window == 0 || next <= a.window ? 0 : next - a.window, next < count ? next : count};
+}
+
+// Caps a query's scores, and takes off what its distance costs. `distance` is that of the span's start.
+GOSSAMER_INLINE void bend(float* scores, const Seen& seen, float softcap, float slope, int distance) {
+  static const float kCounted[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int at = seen.from / kLanes * kLanes; at < seen.to; at += kLanes) {
+    F16 score = load(scores + at);
+    if (softcap != 0) score = splat(softcap) * hyperbolic_tangent(score / splat(softcap));
+    if (slope != 0) score = score - splat(slope) * (splat((float)(distance - at)) - load(kCounted));
+    store(scores + at, score);
+  }
+}
+
+// The largest of the scores that are seen; those beside them in the same `step` become less than any.
+GOSSAMER_INLINE float top_score(float* scores, const Seen& seen, int step) {
+  for (int i = seen.from; i % step != 0;) scores[--i] = -INFINITY;
+  for (int i = seen.to; i % step != 0; ++i) scores[i] = -INFINITY;
   F16 largest = splat(-INFINITY);
-  for (int at = 0; at < count; at += kLanes) largest = maximum(largest, load(scores + at));
+  for (int at = seen.from / step * step; at < seen.to; at += kLanes) largest = maximum(largest, load(scores + at));
   return max_lanes(largest);
 }
 
-// Turns the first `count` scores of a query into weights exp(score - largest), zero up to the next 16.
+// Turns the scores of a query that are seen into weights exp(score - largest), zero beside them in the same 16.
 template <class Kv>
-GOSSAMER_INLINE void weigh(float* scores, int count, float* top, float* sum) {
-  *top = top_score(scores, count, kLanes);
+GOSSAMER_INLINE void weigh(float* scores, const Seen& seen, float* top, float* sum) {
+  *top = top_score(scores, seen, kLanes);
   F16 total = {};
-  for (int at = 0; at < count; at += kLanes) {
+  for (int at = seen.from / kLanes * kLanes; at < seen.to; at += kLanes) {
     const F16 weight = exponential(load(scores + at) - splat(*top));
     store(scores + at, weight);
     total += weight;
@@ -199,12 +223,14 @@ GOSSAMER_INLINE void weigh(float* scores, int count, float* top, float* sum) {
   *sum = sum_lanes(total);
 }
 
-// The same as pairs of bf16 in the memory of the scores, zero up to the next 32. Their sum is that of what is stored.
+// The same as pairs of bf16 in the memory of the scores, zero in the same 32. Their sum is that of what is stored.
 template <>
-GOSSAMER_INLINE void weigh<KvBf16>(float* scores, int count, float* top, float* sum) {
-  *top = top_score(scores, count, 2 * kLanes);
+GOSSAMER_INLINE void weigh<KvBf16>(float* scores, const Seen& seen, float* top, float* sum) {
+  *top = top_score(scores, seen, 2 * kLanes);
   uint16_t* weights = (uint16_t*)scores;
-  for (int at = 0; at < count; at += 2 * kLanes) {  // both are read before what they become overwrites them
+  const int first_weight = seen.from / (2 * kLanes) * 2 * kLanes;
+  for (int at = first_weight; at < seen.to;
+       at += 2 * kLanes) {  // both are read before what they become overwrites them
     const F16 first = short_exponential(load(scores + at) - splat(*top));
     const F16 second = short_exponential(load(scores + at + kLanes) - splat(*top));
     store_bf16(first, weights + at);
@@ -212,7 +238,7 @@ GOSSAMER_INLINE void weigh<KvBf16>(float* scores, int count, float* top, float* 
   }
   F16 total = {};
   const I16 ones = splat_int(0x3f803f80);
-  for (int at = 0; at < count; at += 2 * kLanes) total = KvBf16::add(total, ones, load_int(weights + at));
+  for (int at = first_weight; at < seen.to; at += 2 * kLanes) total = KvBf16::add(total, ones, load_int(weights + at));
   *sum = sum_lanes(total);
 }
 
@@ -248,12 +274,13 @@ void attend(const AttentionArgs& a) noexcept {
   const int group = a.query_heads;
   const int rows = a.tokens * group;
   const int count = a.end - a.begin;
-  // Positions of the span that the first token sees; each further one sees one more, up to all.
-  const int shared = a.position + 1 - a.begin < count ? a.position + 1 - a.begin : count;
+  // Positions that all tokens see; and where the first page begins of which one sees some.
+  const Seen shared = {seen_by(a, a.tokens - 1).from, seen_by(a, 0).to};
+  const int start = seen_by(a, 0).from / kPageTokens * kPageTokens;
   float* scores = a.scratch;
   const Operand* q = operands<Kv>(a, scores + (int64_t)rows * kScoreStride);
   const int lanes = k_rows<Kv>(a.head_dim) / Kv::kTogether;  // of a query
-  for (int at = 0; at < count; at += kPageTokens) {
+  for (int at = start; at < count; at += kPageTokens) {
     const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
     const int parts = ((count - at < kPageTokens ? count - at : kPageTokens) + kLanes - 1) / kLanes;
     for_tiles(rows, [&](auto tile, int first) {
@@ -269,15 +296,20 @@ void attend(const AttentionArgs& a) noexcept {
   }
   for (int t = 0; t < a.tokens; ++t) {
     float* result = a.results + t * a.result_stride;
-    const int seen = shared + t < count ? shared + t : count;
+    const Seen seen = seen_by(a, t);
+    if (a.softcap != 0 || a.slopes != 0)
+      for (int h = 0; h < group; ++h)
+        bend(scores + (int64_t)(t * group + h) * kScoreStride, seen, a.softcap, a.slopes != 0 ? a.slopes[h] : 0.0F,
+             a.position + t - a.begin);
     for (int h = 0; h < group; ++h)
       weigh<Kv>(scores + (int64_t)(t * group + h) * kScoreStride, seen, result + h, result + group + h);
     memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
   }
-  // Adds the positions [at, at + some) of one page for `many` rows from `begin` on.
+  // Adds the positions [at, at + some) of one page, `at` one that begins values that lie together, for `many` rows from
+  // `begin` on.
   const auto mix = [&](int begin, int many, int at, int some) {
-    const Element* v =
-        (const Element*)(pages[at / kPageTokens] + a.offset) + (int64_t)k_rows<Kv>(a.head_dim) * kPageTokens;
+    const Element* v = (const Element*)(pages[at / kPageTokens] + a.offset) +
+                       (int64_t)k_rows<Kv>(a.head_dim) * kPageTokens + (int64_t)(at % kPageTokens) * a.padded_dim;
     for_tiles(many, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = parts_a_pass<kRows>();
@@ -302,15 +334,17 @@ void attend(const AttentionArgs& a) noexcept {
         });
     });
   };
-  for (int at = 0; at < count; at += kPageTokens) {
+  for (int at = start; at < count; at += kPageTokens) {
     const int end = at + kPageTokens < count ? at + kPageTokens : count;
-    if (shared >= end) {
+    if (shared.from <= at && shared.to >= end) {
       mix(0, rows, at, end - at);
       continue;
     }
     for (int t = 0; t < a.tokens; ++t) {  // what a token does not see must not reach it, were it infinite
-      const int seen = shared + t < end ? shared + t : end;
-      if (seen > at) mix(t * group, group, at, seen - at);
+      const Seen seen = seen_by(a, t);
+      const int from = seen.from < at ? at : seen.from / Kv::kTogether * Kv::kTogether;
+      const int to = seen.to < end ? seen.to : end;
+      if (to > from) mix(t * group, group, from, to - from);
     }
   }
 }

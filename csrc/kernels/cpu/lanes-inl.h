@@ -209,6 +209,22 @@ GOSSAMER_INLINE F16 exponential(const F16& x) {
   return floats_of(bits_of(p * scale) & ~tiny);
 }
 
+// tanh x to about 2 ulp: an odd polynomial near 0, and 1 - 2 / (1 + e^2x) beyond. NaN stays NaN.
+GOSSAMER_INLINE F16 hyperbolic_tangent(const F16& x) {
+  const F16 size = maximum(x, -x);
+  const F16 far = splat(1.0F) - splat(2.0F) / (splat(1.0F) + exponential(size + size));
+  const F16 square = x * x;
+  F16 p = splat(-5.70498872745e-3F);
+  p = p * square + splat(2.06390887954e-2F);
+  p = p * square + splat(-5.37397155531e-2F);
+  p = p * square + splat(1.33314422036e-1F);
+  p = p * square + splat(-3.33332819422e-1F);
+  const F16 near = p * square * x + x;
+  const I16 is_near = less(size, splat(0.625F));
+  const I16 sign = bits_of(x) & splat_int((int32_t)0x80000000U);
+  return floats_of((bits_of(near) & is_near) | ((bits_of(far) | sign) & ~is_near));
+}
+
 // e^x of x <= 0 to 2^-13, enough for 8 bits; 0 where it is below 2^-50. NaN stays NaN.
 GOSSAMER_INLINE F16 short_exponential(const F16& x) {
   const F16 t = x * splat(1.44269504F);

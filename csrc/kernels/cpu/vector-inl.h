@@ -229,6 +229,25 @@ void rope(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* 
   }
 }
 
+void rope_interleaved(float* x, int32_t heads, int32_t head_dim, int32_t half, const float* cosines,
+                      const float* sines) noexcept {
+  for (int32_t h = 0; h < heads; ++h, x += head_dim) {
+    for (int32_t j = 0; j < half; ++j) {
+      const float a = x[2 * j];
+      const float b = x[2 * j + 1];
+      x[2 * j] = a * cosines[j] - b * sines[j];
+      x[2 * j + 1] = b * cosines[j] + a * sines[j];
+    }
+  }
+}
+
+void clip(float* x, int64_t n, float limit) noexcept {
+  for (int64_t i = 0; i < n; ++i) {
+    const float below = x[i] > limit ? limit : x[i];
+    x[i] = below < -limit ? -limit : below;
+  }
+}
+
 }  // namespace
 
 extern const VectorKernels kVectorKernels;
@@ -243,7 +262,8 @@ const VectorKernels kVectorKernels = {
     softcap,
     add_scaled,
     lift,
-    rope,
+    {rope, rope_interleaved},
+    clip,
     // by Activation
     {{activate<Silu>, activate_mul<Silu>},
      {activate<Gelu>, activate_mul<Gelu>},

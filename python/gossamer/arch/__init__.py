@@ -1,7 +1,8 @@
 """Model families: a module named by its model_type maps a checkpoint's config onto a description, its names onto ours.
 
 `mistral` is the shortest, `llama` a whole one. Beside them stand what they use: `spec` is the description, `sources`
-where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope` is arithmetic.
+where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope` and `alibi` are
+arithmetic.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..errors import GossamerError
 from .sources import Source
 from .spec import Transformer
 
-_HELPERS = {"fields", "keys", "rope", "sources", "spec"}  # modules of this folder that are no family
+_HELPERS = {"alibi", "fields", "keys", "rope", "sources", "spec"}  # modules of this folder that are no family
 
 Sources = dict[str, Source]
 """Where each canonical tensor lies: weights [outputs, inputs] and vectors."""

@@ -117,7 +117,7 @@ class Sizes:
         norm = transformer.stack.norm
         if len(parts) == 2 and isinstance(parts[0], Attention) and isinstance(parts[1], Mlp) and norm is not None:
             attention, mlp = parts[0], parts[1]
-            rope = attention.positions or Rope(())
+            rope = attention.positions if isinstance(attention.positions, Rope) else Rope(())
             sizes = cls(
                 hidden=transformer.hidden,
                 layers=transformer.layers,

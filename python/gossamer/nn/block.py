@@ -17,8 +17,8 @@ from .check import choose, expect
 from .functions import softcap
 from .linears import Linears, Projection
 from .memory import Memory, Step
-from .ops import Between, Ops
-from .positions import Angles
+from .ops import Between, Ops, TorchOps
+from .positions import Angles, Slopes
 
 
 class Build:
@@ -42,14 +42,21 @@ class Build:
 class Norm(nn.Module):
     """A norm over the stream's width, which takes up what waits to be added."""
 
-    def __init__(self, described: spec.Norm, name: str, build: Build) -> None:
-        """Takes its vectors from the linears; `name` is its canonical one."""
+    def __init__(self, described: spec.Norm, name: str, build: Build, width: int | None = None) -> None:
+        """Takes its vectors from the linears.
+
+        Args:
+            described: The norm.
+            name: Its canonical name.
+            build: What of.
+            width: What it is taken over where that is no row of the stream, which kernels of a GPU are for.
+        """
         super().__init__()
-        self._add_norm = build.ops.norm(described)
+        self._add_norm = build.ops.norm(described) if width is None else TorchOps().norm(described)
         self._vectors = []
-        for vector, width in described.vectors(name, build.hidden).items():
+        for vector, length in described.vectors(name, width or build.hidden).items():
             own = "bias" if vector.endswith(".bias") else "weight"
-            self.register_parameter(own, build.linears.vector(vector, width))
+            self.register_parameter(own, build.linears.vector(vector, length))
             self._vectors.append(own)
 
     def add(self, states: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -59,6 +66,17 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns x [..., width] normed."""
         return self.add(x, None)[1]
+
+
+class Vector(nn.Module):
+    """A vector that is no norm's and no bias."""
+
+    weight: nn.Parameter
+
+    def __init__(self, name: str, width: int, build: Build) -> None:
+        """Takes it from the linears; `name` is its canonical one."""
+        super().__init__()
+        self.weight = build.linears.vector(name, width)
 
 
 class Stream:
@@ -97,6 +115,7 @@ class Mixer:
 
     Attributes:
         projections: The linears by their short names, groups in the order of the computation.
+        modules: What it has beside them, by short name, for the block to have as its own.
     """
 
     def __init__(self, described: Any, prefix: str, build: Build) -> None:
@@ -108,7 +127,8 @@ class Mixer:
             names: build.linears.group({prefix + name: linears[name] for name in names}) for names in described.groups
         }
         self._inputs, self._output = self.projections.values()
-        self._between: Between = _BETWEEN[described.part](described, build)
+        self.modules: dict[str, nn.Module] = {}
+        self._between: Between = _BETWEEN[described.part](described, prefix, build, self.modules)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """Returns what is added to the stream, for what is read [..., hidden]."""
@@ -116,16 +136,29 @@ class Mixer:
         return update
 
 
-def _attention(described: spec.Attention, build: Build) -> Between:
+def _attention(described: spec.Attention, prefix: str, build: Build, modules: dict[str, nn.Module]) -> Between:
     build.slots.append((described.kv_heads, described.head_dim))
-    return build.ops.attention(described, len(build.slots) - 1, build.angles.number(described))
+    if (norm := described.qk_norm) is not None:
+        expect(norm, "norm", "over", "own")
+        for side, heads in (("q", described.heads), ("k", described.kv_heads)):
+            for name, width in norm.norms(side, heads, described.head_dim).items():
+                modules[name] = Norm(norm.norm, prefix + name, build, width)
+    if described.sinks:
+        modules["sinks"] = Vector(f"{prefix}sinks", described.heads, build)
+    angles = build.angles.number(described)
+    if isinstance(described.positions, spec.Alibi):
+        modules["slopes"] = Slopes(described.positions)
+    return build.ops.attention(described, len(build.slots) - 1, angles, modules)
 
 
-def _mlp(described: spec.Mlp, build: Build) -> Between:
+def _mlp(described: spec.Mlp, _prefix: str, build: Build, _modules: dict[str, nn.Module]) -> Between:
     return build.ops.mlp(described)
 
 
-_BETWEEN: dict[str, Callable[[Any, Build], Between]] = {"attention": _attention, "mlp": _mlp}
+_BETWEEN: dict[str, Callable[[Any, str, Build, dict[str, nn.Module]], Between]] = {
+    "attention": _attention,
+    "mlp": _mlp,
+}
 
 
 class Branch:
@@ -189,6 +222,9 @@ class Block(nn.Module):
         self.projections = {names: one for branch in branches for names, one in branch.mixer.projections.items()}
         for projection in self.projections.values():
             for name, module in projection.modules.items():
+                self.add_module(name, module)
+        for branch in branches:
+            for name, module in branch.mixer.modules.items():
                 self.add_module(name, module)
         self._rounds = [branches] if described.parallel else [[branch] for branch in branches]
 

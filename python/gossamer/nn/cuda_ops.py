@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import spec
 from ..gpu.counters import counters_of
 from ..gpu.cuda import number_of, stream_of
 from ..gpu.dtypes import NAMES
 from .check import unknown
-from .functions import joined, merge_heads
+from .functions import Scores, joined, merge_heads
 from .memory import Reach, Step
 from .ops import AddNorm, Between, TorchOps, attention_scale
 
@@ -135,12 +135,15 @@ class CudaOps(TorchOps):
         eps = described.eps
         return lambda states, update, weight: self.kernels.add_norm(states, update, weight, eps)
 
-    def attention(self, described: spec.Attention, slot: int, angles: int | None) -> Between:
+    def attention(
+        self, described: spec.Attention, slot: int, angles: int | None, modules: Mapping[str, nn.Module]
+    ) -> Between:
         """See `Ops`."""
         fields = ("heads", "kv_heads", "head_dim", "scale", "positions", "biases")
-        if angles is None or unknown(described, fields):
-            return super().attention(described, slot, angles)
+        if angles is None or unknown(described, fields) or unknown(described.positions, ("inv_freq", "scale")):
+            return super().attention(described, slot, angles, modules)
         heads, width, scale = described.heads, described.head_dim, attention_scale(described)
+        scores = Scores(scale)
         alone = self.kernels.can_attend(heads, width)
 
         def attend(outputs: Sequence[Tensor], step: Step) -> Tensor:
@@ -152,7 +155,7 @@ class CudaOps(TorchOps):
             queries = self.kernels.rotate(qkv, heads, cos, sin, step.places, keys, values)
             if alone and len(qkv) == 1:
                 return self.kernels.attend(queries, keys, values, step.places, scale)
-            return merge_heads(reach.look(slot, queries, scale))
+            return merge_heads(reach.look(slot, queries, scores))
 
         return attend
 

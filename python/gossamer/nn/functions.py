@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -87,37 +89,115 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype), rest], dim=-1)
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (2 j, 2 j + 1) of every head; otherwise as `rotate`."""
+    turned = 2 * cos.shape[-1]
+    a, b = x[..., 0:turned:2].float(), x[..., 1:turned:2].float()
+    pairs = torch.stack([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)], dim=-1)
+    return torch.cat([pairs.flatten(-2), x[..., turned:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How products of queries and keys become weights; the fields are those of `gossamer.arch.spec.Attention`.
+
+    Attributes:
+        scale: Factor on the products.
+        window: Positions that a query looks at.
+        softcap: What the scaled products are kept within.
+        slopes: Of ALiBi, [heads].
+        sinks: Scores beside those of the keys, [heads].
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    slopes: Tensor | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is but a scale and a window, as torch's own function has them."""
+        return self.softcap is None and self.slopes is None and self.sinks is None
+
+
+class Distances:
+    """How far queries stand behind keys, computed once for all attentions of a step."""
+
+    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+        """Takes the positions of both, [n] and [m]."""
+        self._queries, self._keys = queries, keys
+        self._seen: dict[int | None, Tensor] = {}
+
+    @cached_property
+    def back(self) -> Tensor:
+        """Positions from a key to a query, [n, m]."""
+        return self._queries[:, None] - self._keys
+
+    def seen(self, window: int | None) -> Tensor:
+        """Returns True [n, m] where a query looks at a key."""
+        if window not in self._seen:
+            causal = self._keys <= self._queries[:, None]
+            self._seen[window] = causal if window is None else causal & (self.back < window)
+        return self._seen[window]
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
     """Returns attention [batch, heads, n, width] of whole sequences over themselves, with gradients.
 
     Args:
         queries: [batch, heads, n, width].
         keys: [batch, kv_heads, n, width].
         values: As keys.
-        scale: Factor on the products of queries and keys.
+        scores: What becomes of the products of queries and keys.
     """
+    length = queries.shape[-2]
+    if not scores.plain or (scores.window or length) < length:
+        positions = torch.arange(length, device=queries.device)
+        return attention(queries, keys, values, scores, Distances(positions, positions))
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
-    return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)
+    return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scores.scale)
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float, seen: Tensor | None = None) -> Tensor:
+def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, distances: Distances | None) -> Tensor:
     """Returns attention [batch, heads, n, width]; heads that share keys are further queries of one head, not copies.
 
     Args:
         queries: [batch, heads, n, width].
         keys: [batch, kv_heads, m, width].
         values: As keys.
-        scale: Factor on the products of queries and keys.
-        seen: True where a query looks at a key, [n, m]; None for everywhere.
+        scores: What becomes of the products of queries and keys.
+        distances: Of queries and keys; None where scores are plain and every query looks at every key.
     """
-    batch, heads, _, width = queries.shape
+    batch, heads, count, width = queries.shape
     kv_heads = keys.shape[1]
-    mask = None if seen is None else seen.repeat(heads // kv_heads, 1)[None, None]
-    asked = queries.reshape(batch, kv_heads, -1, width)
-    mixed = functional.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=scale)
-    return mixed.reshape(queries.shape)
+    seen = None if distances is None else distances.seen(scores.window)
+    if scores.plain:
+        mask = None if seen is None else seen.repeat(heads // kv_heads, 1)[None, None]
+        rows = queries.reshape(batch, kv_heads, -1, width)
+        mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scores.scale)
+        return mixed.reshape(queries.shape)
+    assert distances is not None
+    assert seen is not None
+    grouped = queries.reshape(batch, kv_heads, -1, count, width)
+    products = (grouped @ keys[:, :, None].transpose(-1, -2)).float() * scores.scale
+    if scores.softcap is not None:
+        products = scores.softcap * torch.tanh(products / scores.softcap)
+    if scores.slopes is not None:
+        products = products - scores.slopes.float().view(kv_heads, -1, 1, 1) * distances.back
+    products = products.masked_fill(~seen, -torch.inf)
+    if scores.sinks is not None:
+        sinks = scores.sinks.float().view(kv_heads, -1, 1, 1).expand(*products.shape[:-1], 1)
+        products = torch.cat([products, sinks], dim=-1)
+    weights = products.softmax(-1)[..., : keys.shape[2]].to(values.dtype)
+    return (weights @ values[:, :, None]).reshape(queries.shape)
+
+
+def query_scale(positions: Tensor, beta: float, length: int) -> Tensor:
+    """Returns the factor on queries at some positions [n]: 1 + beta * log(1 + floor(position / length)), float32."""
+    return 1 + beta * torch.log1p(torch.floor(positions.float() / length))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

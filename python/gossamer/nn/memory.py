@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .functions import attention, causal_attention
+from .functions import Distances, Scores, attention, causal_attention
 
 Slots = Sequence[tuple[int, int]]
 
@@ -21,7 +21,7 @@ Slots = Sequence[tuple[int, int]]
 class Memory(Protocol):
     """Keys and values of the tokens before those of a step."""
 
-    def attend(self, slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def attend(self, slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """Adds keys and values of a step's tokens, and returns causal attention [..., heads, n, width].
 
         Args:
@@ -29,7 +29,7 @@ class Memory(Protocol):
             queries: [..., heads, n, width].
             keys: [..., kv_heads, n, width].
             values: As keys.
-            scale: Factor on the products of queries and keys.
+            scores: What becomes of the products of queries and keys.
         """
 
 
@@ -51,9 +51,9 @@ class Step:
 class Whole:
     """Whole sequences, [batch, heads, n, width]: nothing is kept."""
 
-    def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
-        return causal_attention(queries, keys, values, scale)
+        return causal_attention(queries, keys, values, scores)
 
 
 class LockStep:
@@ -71,11 +71,17 @@ class LockStep:
             for kv_heads, width in slots
         ]
 
-    def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
         all_keys, all_values = self._slots[slot]
         all_keys[:, :, self.at], all_values[:, :, self.at] = keys[:, :, 0], values[:, :, 0]
-        return attention(queries, all_keys[:, :, : self.at + 1], all_values[:, :, : self.at + 1], scale)
+        end = self.at + 1
+        first = max(0, end - scores.window) if scores.window else 0
+        distances = None
+        if not scores.plain:
+            positions = torch.arange(first, end, device=queries.device)
+            distances = Distances(positions[-1:], positions)
+        return attention(queries, all_keys[:, :, first:end], all_values[:, :, first:end], scores, distances)
 
 
 class Cache:
@@ -126,16 +132,16 @@ class Reach:
         self.cache, self.places, self.seen = cache, places, seen
 
     @cached_property
-    def _mask(self) -> Tensor:
-        return torch.arange(self.seen, device=self.places.device) <= self.places[:, None]
+    def _distances(self) -> Distances:
+        return Distances(self.places, torch.arange(self.seen, device=self.places.device))
 
-    def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
         self.cache.keys[slot].index_copy_(1, self.places, keys)
         self.cache.values[slot].index_copy_(1, self.places, values)
-        return self.look(slot, queries, scale)
+        return self.look(slot, queries, scores)
 
-    def look(self, slot: int, queries: Tensor, scale: float) -> Tensor:
+    def look(self, slot: int, queries: Tensor, scores: Scores) -> Tensor:
         """Returns what `attend` does, of keys and values that are there already."""
         keys, values = (side[slot][None, :, : self.seen] for side in (self.cache.keys, self.cache.values))
-        return attention(queries[None], keys, values, scale, self._mask)[0]
+        return attention(queries[None], keys, values, scores, self._distances)[0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Protocol, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..arch import spec
 from . import functions
@@ -25,13 +27,16 @@ class Ops(Protocol):
     def norm(self, described: spec.Norm) -> AddNorm:
         """Returns what adds and norms."""
 
-    def attention(self, described: spec.Attention, slot: int, angles: int | None) -> Between:
+    def attention(
+        self, described: spec.Attention, slot: int, angles: int | None, modules: Mapping[str, nn.Module]
+    ) -> Between:
         """Returns what is between q, k, v and o.
 
         Args:
             described: The attention.
             slot: Its number in memory.
-            angles: Number of its rotary positions among those of a step; None for no positions.
+            angles: Number of its rotary positions among those of a step; None for none.
+            modules: Its norms "q_norm", "k_norm", its "sinks" and "slopes", where it has them.
         """
 
     def mlp(self, described: spec.Mlp) -> Between:
@@ -70,18 +75,27 @@ class TorchOps:
 
         return add_norm
 
-    def attention(self, described: spec.Attention, slot: int, angles: int | None) -> Between:
+    def attention(
+        self, described: spec.Attention, slot: int, angles: int | None, modules: Mapping[str, nn.Module]
+    ) -> Between:
         """See `Ops`."""
-        expect(described, "heads", "kv_heads", "head_dim", "scale", "positions", "biases")
-        counts, scale = (described.heads, described.kv_heads, described.kv_heads), attention_scale(described)
+        expect(
+            described, "heads", "kv_heads", "head_dim", "scale", "positions", "biases", "window", "softcap", "clip",
+            "qk_norm", "sinks", "query_scale",
+        )  # fmt: skip
+        counts = (described.heads, described.kv_heads, described.kv_heads)
         sizes = [count * described.head_dim for count in counts]
+        scores = functions.Scores(attention_scale(described), described.window, described.softcap)
+        interleaved = isinstance(described.positions, spec.Rope) and described.positions.interleaved
+        rotate = functions.rotate_pairs if interleaved else functions.rotate
+        prepare, shift = _prepared(described, modules), _shifted(scores, modules)
 
         def attend(outputs: Sequence[Tensor], step: Step) -> Tensor:
-            parts = functions.apart(outputs, sizes)
+            parts = prepare(functions.apart(outputs, sizes), step)
             q, k, v = (functions.split_heads(part, count) for part, count in zip(parts, counts, strict=True))
             if angles is not None:
-                q, k = functions.rotate(q, *step.angles[angles]), functions.rotate(k, *step.angles[angles])
-            return functions.merge_heads(step.memory.attend(slot, q, k, v, scale))
+                q, k = rotate(q, *step.angles[angles]), rotate(k, *step.angles[angles])
+            return functions.merge_heads(step.memory.attend(slot, q, k, v, shift()))
 
         return attend
 
@@ -98,3 +112,42 @@ class TorchOps:
             return activation(gate) * up if described.plain else functions.clamped(gate, up, *limits)
 
         return activate
+
+
+def _prepared(
+    described: spec.Attention, modules: Mapping[str, nn.Module]
+) -> Callable[[Sequence[Tensor], Step], Sequence[Tensor]]:
+    """What becomes of q, k and v [..., n, heads * width] before they are rotated."""
+    norm, clip, scale = described.qk_norm, described.clip, described.query_scale
+    if scale is not None:
+        expect(scale, "beta", "length")
+
+    def normed(side: str, x: Tensor, heads: int) -> Tensor:
+        assert norm is not None
+        own = [modules[name] for name in norm.norms(side, heads, described.head_dim)]
+        if norm.over == "row":
+            return cast("Tensor", own[0](x))
+        parts = x.unflatten(-1, (heads, -1))
+        if norm.own:
+            return torch.cat([one(part) for one, part in zip(own, parts.unbind(-2), strict=True)], dim=-1)
+        return cast("Tensor", own[0](parts)).flatten(-2)
+
+    def prepare(parts: Sequence[Tensor], step: Step) -> Sequence[Tensor]:
+        q, k, v = parts
+        if norm is not None:
+            q, k = normed("q", q, described.heads), normed("k", k, described.kv_heads)
+        if clip is not None:
+            q, k, v = (part.clamp(-clip, clip) for part in (q, k, v))
+        if scale is not None:
+            q = (q * functions.query_scale(step.places, scale.beta, scale.length)[:, None]).to(q.dtype)
+        return q, k, v
+
+    return prepare
+
+
+def _shifted(scores: functions.Scores, modules: Mapping[str, nn.Module]) -> Callable[[], functions.Scores]:
+    """Scores with the slopes and sinks that modules have when a step runs."""
+    slopes, sinks = modules.get("slopes"), modules.get("sinks")
+    if slopes is None and sinks is None:
+        return lambda: scores
+    return lambda: replace(scores, slopes=getattr(slopes, "slopes", None), sinks=getattr(sinks, "weight", None))

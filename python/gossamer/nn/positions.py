@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ class Rotary(nn.Module):
     def __init__(self, described: spec.Rope) -> None:
         """Takes the frequencies of a description."""
         super().__init__()
-        expect(described, "inv_freq", "scale")
+        expect(described, "inv_freq", "scale", "interleaved")
         self._scale = described.scale
         # On the processor even where parameters are on the meta device: nothing fills it afterwards.
         frequencies = torch.tensor(described.inv_freq, dtype=torch.float32, device="cpu")
@@ -29,7 +31,19 @@ class Rotary(nn.Module):
         return rotary_angles(places, self.inv_freq, self._scale)
 
 
-_KINDS = {"rope": Rotary}
+class Slopes(nn.Module):
+    """What ALiBi takes off the scores of each head a position of distance."""
+
+    slopes: Tensor
+
+    def __init__(self, described: spec.Alibi) -> None:
+        """Takes the slopes of a description."""
+        super().__init__()
+        expect(described, "slopes")
+        self.register_buffer("slopes", torch.tensor(described.slopes, dtype=torch.float32, device="cpu"), False)
+
+
+_KINDS = {"rope": Rotary, "alibi": Slopes}
 
 
 class Angles(nn.Module):
@@ -42,19 +56,22 @@ class Angles(nn.Module):
         self._kinds = nn.ModuleList()
 
     def number(self, attention: spec.Attention) -> int | None:
-        """Returns which kind the positions of an attention are; None where it has none.
+        """Returns which kind the rotary positions of an attention are; None where it has none.
 
         Raises:
-            GossamerError: they are no rotary ones.
+            GossamerError: they are of a kind that there is not.
         """
         positions = attention.positions
         if positions is None:
             return None
-        kind = choose(_KINDS, attention, "positions")
-        if positions not in self._described:
-            self._kinds.append(kind(positions))
-            self._described.append(positions)
-        return self._described.index(positions)
+        choose(_KINDS, attention, "positions")
+        if not isinstance(positions, spec.Rope):
+            return None
+        angles = replace(positions, interleaved=False)  # pairs turn alike wherever they lie
+        if angles not in self._described:
+            self._kinds.append(Rotary(angles))
+            self._described.append(angles)
+        return self._described.index(angles)
 
     def forward(self, places: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Returns cosines and sines [n, rotary_dim / 2] of each kind for places [n]."""

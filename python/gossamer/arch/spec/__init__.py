@@ -8,16 +8,17 @@ know is refused by name.
 
 from __future__ import annotations
 
-from .attention import Attention, attention_scale
+from .attention import Attention, QkNorm, attention_scale
 from .linear import Linear
 from .mlp import Mlp
 from .norm import Norm
-from .positions import Learned, Rope
+from .positions import Alibi, Learned, QueryScale, Rope
 from .stack import MOST_LAYERS, Block, Branch, Group, Stack
 from .transformer import Embedding, Head, Transformer
 
 __all__ = [
     "MOST_LAYERS",
+    "Alibi",
     "Attention",
     "Block",
     "Branch",
@@ -28,6 +29,8 @@ __all__ = [
     "Linear",
     "Mlp",
     "Norm",
+    "QkNorm",
+    "QueryScale",
     "Rope",
     "Stack",
     "Transformer",

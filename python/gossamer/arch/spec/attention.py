@@ -1,16 +1,17 @@
-"""Attention."""
+"""Attention, and what its heads have beside their linears."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from .linear import Linear, check_biases
+from .norm import Norm
 from .parse import LARGEST, require, require_sizes
-from .positions import Rope
+from .positions import Alibi, QueryScale, Rope
 
 
 def attention_scale(width: int) -> float:
@@ -19,8 +20,35 @@ def attention_scale(width: int) -> float:
 
 
 @dataclass(frozen=True)
+class QkNorm:
+    """Norms of queries and keys, before they are rotated (Henry et al. 2020).
+
+    Attributes:
+        norm: Of what kind they are.
+        over: What each is taken over: a "head", or the "row" of all heads.
+        own: Whether each head has its own norm, "q_norm_3", where otherwise all share "q_norm".
+    """
+
+    norm: Norm
+    over: Literal["head", "row"] = "head"
+    own: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.over == "head" or not self.own, "own norms are over a head, not over a row")
+
+    def norms(self, name: str, heads: int, head_dim: int) -> dict[str, int]:
+        """Returns the norms of the heads of queries, "q", or of keys, "k": their names and what they are taken over."""
+        if self.own:
+            return {f"{name}_norm_{head}": head_dim for head in range(heads)}
+        return {f"{name}_norm": heads * head_dim if self.over == "row" else head_dim}
+
+
+@dataclass(frozen=True)
 class Attention:
     """Causal attention over the sequence itself, with grouped queries (Ainslie et al. 2023).
+
+    What comes out of q, k and v is normed, clipped, and rotated; products of queries and keys are scaled, capped, and
+    shifted by their distance (ALiBi).
 
     Attributes:
         heads: Query heads.
@@ -29,6 +57,13 @@ class Attention:
         scale: Factor on the products of queries and keys, a float32 value.
         positions: How positions come in; None leaves them out.
         biases: Linears, of q, k, v and o, that have a bias.
+        window: Positions that a token sees, the last of them its own; None for all up to its own.
+        softcap: A scaled product x becomes softcap * tanh(x / softcap); None leaves it.
+        clip: Queries, keys and values are kept within -clip and clip; None leaves them.
+        qk_norm: Norms of queries and keys, if any.
+        sinks: Whether each query head has a score, of the vector "sinks", that takes part in the softmax and has no
+            value (Xiao et al. 2024).
+        query_scale: A factor on queries by their position, if any.
     """
 
     part: ClassVar[str] = "attention"
@@ -37,17 +72,31 @@ class Attention:
     kv_heads: int
     head_dim: int
     scale: float
-    positions: Rope | None
+    positions: Rope | Alibi | None
     biases: tuple[str, ...] = ()
+    window: int | None = None
+    softcap: float | None = None
+    clip: float | None = None
+    qk_norm: QkNorm | None = None
+    sinks: bool = False
+    query_scale: QueryScale | None = None
 
     def __post_init__(self) -> None:
         require_sizes(self, "heads", "kv_heads", "head_dim")
         require(self.heads % self.kv_heads == 0, f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         require(self.heads * self.head_dim <= LARGEST, f"{self.heads} heads of {self.head_dim} are too wide")
         require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
-        if self.positions is not None:
+        if isinstance(self.positions, Rope):
             half = self.head_dim // 2
             require(len(self.positions.inv_freq) <= half, f"inv_freq must be at most {half} numbers")
+        if isinstance(self.positions, Alibi):
+            count = len(self.positions.slopes)
+            require(count == self.heads, f"slopes must be {self.heads} numbers, one a head, got {count}")
+        if self.window is not None:
+            require_sizes(self, "window")
+        for name in ("softcap", "clip"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, f"{name} must be above 0, got {value}")
         check_biases(self, ("q", "k", "v", "o"))
 
     def linears(self, hidden: int) -> dict[str, Linear]:
@@ -63,4 +112,9 @@ class Attention:
 
     def vectors(self) -> dict[str, int]:
         """Returns the lengths of the vectors that it has beside biases."""
-        return {}
+        found: dict[str, int] = {}
+        if self.qk_norm is not None:
+            for side, heads in (("q", self.heads), ("k", self.kv_heads)):
+                for name, width in self.qk_norm.norms(side, heads, self.head_dim).items():
+                    found |= self.qk_norm.norm.vectors(name, width)
+        return found | {"sinks": self.heads} if self.sinks else found

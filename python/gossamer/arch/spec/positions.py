@@ -16,15 +16,49 @@ class Rope:
     Attributes:
         inv_freq: The n inverse frequencies after any scaling, float32 values.
         scale: Factor on cosines and sines (YaRN, LongRoPE).
+        interleaved: Whether the pairs are (2 j, 2 j + 1) instead (GPT-J).
     """
 
     part: ClassVar[str] = "rope"
     inv_freq: tuple[float, ...]
     scale: float = 1.0
+    interleaved: bool = False
 
     def __post_init__(self) -> None:
         require(all(map(math.isfinite, self.inv_freq)), "inv_freq holds a value that is not finite")
         require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """Positions as distances (Press et al. 2022): slope * distance is taken off the score of a query with a key.
+
+    Attributes:
+        slopes: Of each query head, float32 values; `gossamer.arch.alibi` computes the usual ones.
+    """
+
+    part: ClassVar[str] = "alibi"
+    slopes: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(all(map(math.isfinite, self.slopes)), "slopes holds a value that is not finite")
+
+
+@dataclass(frozen=True)
+class QueryScale:
+    """A factor on queries that grows with their position: 1 + beta * log(1 + floor(position / length)) (Llama 4).
+
+    Attributes:
+        beta: How fast it grows.
+        length: Positions between two steps.
+    """
+
+    beta: float
+    length: int
+
+    def __post_init__(self) -> None:
+        require(0 <= self.beta < math.inf, f"beta must be finite and not negative, got {self.beta}")
+        require_sizes(self, "length")
 
 
 @dataclass(frozen=True)
