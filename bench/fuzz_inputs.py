@@ -16,7 +16,8 @@ from gguf import quants
 
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
-from gossamer.checkpoints.low_rank import FOLDER, LowRank, write_low_rank
+from gossamer.checkpoints.lora import LowRank
+from gossamer.checkpoints.low_rank import FOLDER, write_low_rank
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.packing.folder import write_packed
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from . import _core
 
 Batch = Sequence[tuple[int, ArrayLike]]
+Mix = tuple[tuple[int, float], ...]
+"""Adapters of a sequence by number, each with the factor of what it adds."""
 
 
 class Engine(Protocol):
@@ -80,6 +82,27 @@ class Engine(Protocol):
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that a token of a sequence takes."""
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """An engine whose sequences may choose adapters: parts that are added to a model's linears for them alone."""
+
+    def add_adapter(self, weights: dict[str, _core.Weight], vectors: dict[str, NDArray[np.float32]] = ..., /) -> int:
+        """Adds parts of blocks' linears, by canonical name, and returns the adapter's number.
+
+        Raises:
+            ValueError: there is no such linear, or a shape is another one; nothing has changed then.
+        """
+
+    def remove_adapter(self, adapter: int, /) -> None:
+        """Forgets an adapter; raises `ValueError` where a sequence uses it."""
+
+    def adapter_bytes(self, adapter: int, /) -> int:
+        """Returns the bytes that a step reads beside `Engine.weight_bytes` where it uses the adapter."""
+
+    def choose(self, seq: int, adapters: Mix, /) -> None:
+        """Sets the adapters of a sequence that holds no tokens, until it is freed; a fork takes them over."""
 
 
 class Blocks(Protocol):

@@ -14,7 +14,8 @@ import gossamer
 from engine_cases import config, shapes, tensors, tokens
 from gossamer import _core, arch
 from gossamer.checkpoints import open_checkpoint
-from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V, LowRank, read_low_rank
+from gossamer.checkpoints.lora import LowRank
+from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V, read_low_rank
 from gossamer.cli import main
 from gossamer.errors import GossamerError
 from gossamer.generation.ready import ready
@@ -153,7 +154,7 @@ A = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "kind": ({"peft_type": "IA3"}, {}, "adapter_config.json: peft_type 'IA3' is not supported"),
     "dora": ({"use_dora": True}, {}, "adapter_config.json: use_dora is not supported"),
-    "ranks of modules": ({"rank_pattern": {"q_proj": 2}}, {}, "adapter_config.json: rank_pattern is not supported"),
+    "ranks of modules": ({"rank_pattern": {"q_proj": 2}}, {}, "q_proj has a rank of 5, and adapter_config.json says 2"),
     "bias": ({"bias": "all"}, {}, "adapter_config.json: bias 'all' is not supported"),
     "rank": ({"r": 0}, {}, "adapter_config.json: r must be"),
     "alpha": ({"lora_alpha": "8"}, {}, "adapter_config.json: r must be"),

@@ -15,6 +15,7 @@ from fakes import FakeDecoder, fake_model
 from gossamer.cli import main
 from gossamer.cli.progress import progress
 from gossamer.errors import GossamerError
+from gossamer.generation.adapters import Adapters
 from gossamer.generation.model import Model
 from gossamer.tables import table
 
@@ -70,6 +71,35 @@ def test_generate_passes_every_sampling_option_on(served, monkeypatch):
     seen.clear()
     assert main(["generate", "ab"]) == 0
     assert seen == {"prompt": "ab", "chat": None}, "what is not given is left to the model"
+
+
+@pytest.mark.parametrize(
+    "command", ["generate ab -m some/model", "chat -m some/model", "eval some/model --text T", "bench M"]
+)
+def test_adapters_are_loaded_with_their_weights(command: str, served, capsys, monkeypatch, tmp_path):
+    (tmp_path / "odd=2").mkdir()
+    loaded: list[tuple[str, str, float]] = []
+
+    def load(_: Adapters, path: str, name: str, *, weight: float) -> None:
+        loaded.append((path, name, weight))
+        if len(loaded) == 4:
+            raise GossamerError("enough")
+
+    monkeypatch.setattr(Adapters, "load", load)
+    served(fake_model(template=True))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "T").write_text("ab", encoding="utf-8")
+    given = ("a", "b/c=0.5", "d=e=-1", "odd=2")
+    line = [*command.split(), *(part for path in given for part in ("--adapter", path))]
+    assert failure(capsys, *line) == "gossamer: error: enough\n"
+    assert loaded == [("a", "a", 1), ("b/c", "b/c", 0.5), ("d=e", "d=e", -1), ("odd=2", "odd=2", 1)]
+
+
+def test_adapters_that_cannot_be_meant(capsys):
+    for text in ("x=", "=1", "x=much", "x=nan", ""):
+        assert "argument --adapter: must " in usage_error(capsys, "generate", "ab", "--adapter", text)
+    line = usage_error(capsys, "bench", "--synthetic", "smollm2-135m", "--adapter", "x")
+    assert "argument --adapter: not allowed with argument --synthetic" in line
 
 
 def test_a_system_message_stands_before_the_prompt(served, capsys, monkeypatch):

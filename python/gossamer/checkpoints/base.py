@@ -16,7 +16,7 @@ from ..arch.sources import Source
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
 from .codes import Codes
-from .low_rank import LowRank
+from .lora import LowRank
 
 
 class Checkpoint(ABC):

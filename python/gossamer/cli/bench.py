@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import GossamerError
 from ..formats import TYPES
 from ..generation.describe import weight_kinds
+from ..generation.model import choose
 from ..generation.ready import ready
 from ..gpu.cuda import check_available
 from ..loading import check_gpu_activations
@@ -20,6 +21,7 @@ from ..text.calibration import window_length
 from ..zoo import synthetic
 from .options import (
     MODEL_HELP,
+    add_adapter_option,
     add_device_option,
     add_engine_options,
     add_packing_options,
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of MODEL: random weights in the shape of a real model, made in memory",
     )
     add_revision_option(parser)
+    add_adapter_option(parser)
     parser.add_argument(
         "-p",
         "--prompt",
@@ -107,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     options = given(args, *_SYNTHETIC)
     if args.synthetic and args.revision:
         args.parser.error("argument --revision: not allowed with argument --synthetic")
+    if args.synthetic and args.adapter:
+        args.parser.error("argument --adapter: not allowed with argument --synthetic")
     if args.device == "cuda" and args.threads != [0]:
         args.parser.error("argument --threads: not allowed with --device cuda")
     if args.model and options:
@@ -126,14 +131,15 @@ def run(args: argparse.Namespace) -> int:
                 "kv": model.decoder.kv,
                 "activations": args.activations,
                 "weights": weight_kinds(model),
-                "weight_bytes": model.decoder.weight_bytes,
+                "adapters": model.adapters.weights,
+                "weight_bytes": weight_bytes(model),
                 "rows": rows,
             }
         )
         return 0
     kinds = ", ".join(f"{count} {kind}" for kind, count in weight_kinds(model).items())
     name = args.model or f"synthetic {args.synthetic}"
-    print(f"{name}: {kinds}; {model.decoder.weight_bytes / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
+    print(f"{name}: {kinds}; {weight_bytes(model) / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
     header = ("test", "threads", "tokens/s", "± sd", "min", "max", "MB/token", "GB/s")
     print(table(header, [_cells(row) for row in rows]))
     return 0
@@ -178,7 +184,7 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
     if new is None:
         new = window_length(None, NEW, max(context - START, 1), "-n")
     tokens = np.array([(100 + i % 1000) % model.decoder.vocab for i in range(max(prompt, new, START))], np.int32)
-    decoder = model.decoder
+    decoder, mix = model.decoder, model.mix()
     where = f"{decoder.threads} threads" if decoder.threads else model.device
     prefills: list[float] = []
     decodes: list[float] = []
@@ -186,10 +192,12 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
         report(repeat, repeats + 1, f"timing, {where}")
         if prompt:
             start = time.perf_counter()
+            choose(decoder, 0, mix)
             decoder.step([(0, tokens[:prompt])])
             prefills.append(prompt / (time.perf_counter() - start))
             decoder.free(0)
         if new:
+            choose(decoder, 0, mix)
             decoder.step([(0, tokens[:START])])
             start = time.perf_counter()
             for i in range(new):
@@ -201,8 +209,14 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
         rows.append(_row(f"pp{prompt}", decoder.threads, prefills[1:]))
     if new:
         kv = decoder.kv_bytes_per_token * (START + (new + 1) / 2)
-        rows.append(_row(f"tg{new}", decoder.threads, decodes[1:], decoder.weight_bytes + kv))
+        rows.append(_row(f"tg{new}", decoder.threads, decodes[1:], weight_bytes(model) + kv))
     return rows
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes of weights that a token reads, those of its adapters included."""
+    mix = model.mix()
+    return model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
 
 
 def _row(test: str, threads: int, runs: list[float], bytes_per_token: float | None = None) -> dict[str, Any]:

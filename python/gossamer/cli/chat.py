@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GossamerError
 from ..generation.sampling_options import CHAT
 from .options import (
+    add_adapter_option,
     add_device_option,
     add_engine_options,
     add_model_option,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stats", action="store_true", help="tell tokens, times, bandwidth and sampling on stderr after every answer"
     )
+    add_adapter_option(parser)
     add_device_option(parser)
     add_engine_options(parser)
 

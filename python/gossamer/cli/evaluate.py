@@ -15,6 +15,7 @@ from ..generation.perplexity import CONTEXT, perplexity
 from ..text.metrics import FEWER, METRICS
 from .options import (
     MODEL_HELP,
+    add_adapter_option,
     add_device_option,
     add_engine_options,
     add_revision_option,
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=nonempty, metavar="FILE.jsonl", help="write every answer and its score, a line each"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_adapter_option(parser)
     add_device_option(parser)
     add_engine_options(parser)
 

@@ -7,6 +7,7 @@ import sys
 
 from ..generation.sampling_options import GENERATE
 from .options import (
+    add_adapter_option,
     add_device_option,
     add_engine_options,
     add_model_option,
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document with text and statistics at the end"
     )
+    add_adapter_option(parser)
     add_device_option(parser)
     add_engine_options(parser)
 

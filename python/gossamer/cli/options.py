@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
@@ -184,7 +185,7 @@ def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
     from ..loading import load
 
     with progress() as report:
-        return load(
+        opened = load(
             model,
             device=getattr(args, "device", "cpu"),
             threads=threads,
@@ -194,6 +195,34 @@ def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
             revision=args.revision,
             progress=report,
         )
+    for path, weight in getattr(args, "adapter", None) or ():
+        opened.adapters.load(path, path, weight=weight)
+    return opened
+
+
+def add_adapter_option(parser: argparse._ActionsContainer) -> None:
+    """Adds --adapter, for `open_model`."""
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        type=_adapter,
+        metavar="PATH[=WEIGHT]",
+        help="add an adapter, unmerged: a PEFT folder (LoRA), or differences of tensors; repeatable (weight 1)",
+    )
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """Reads a path with or without a weight behind its last equals sign."""
+    path, sign, weight = nonempty(text).rpartition("=")
+    if not sign or Path(text).exists():
+        return text, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be PATH or PATH=WEIGHT, got {text!r}") from None
+    if not path or not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be PATH or PATH=WEIGHT with a finite weight, got {text!r}")
+    return path, value
 
 
 def need_torch(what: str) -> None:

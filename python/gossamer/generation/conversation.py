@@ -8,6 +8,7 @@ from .sampling_options import CHAT, SamplingOptions
 
 if TYPE_CHECKING:
     from ..text.messages import Message
+    from .adapters import Chosen
     from .model import Model, Pieces
 
 
@@ -18,11 +19,13 @@ class Conversation:
     in the sequence, which is rolled back to where they part.
 
     Attributes:
+        adapters: Of the turns to come, as for `Model.stream`.
         messages: The turns so far, `{"role": ..., "content": ...}`, behind the system message where there is one.
     """
 
-    def __init__(self, model: Model, system: str | None = None) -> None:
+    def __init__(self, model: Model, system: str | None = None, adapters: Chosen = None) -> None:
         self.model = model
+        self.adapters = adapters
         self.system = system
         self.messages: list[Message] = self._opening()
         self._sequence = model._new_sequence()
@@ -51,7 +54,9 @@ class Conversation:
         self._end_turn()
         run_options = (sampling or self.model.defaults(CHAT)).changed(options)
         asked = [*self.messages, {"role": "user", "content": text}]
+        mix = self.model.mix(self.adapters)
         prompt = self.model._encode(asked, chat=True)
+        self._sequence.adapt(mix)
         pieces = self.model._run(self._sequence, prompt, run_options, keep=True, draw=len(self.messages))
         self._turn = self._answer(asked, pieces)
         return self._turn

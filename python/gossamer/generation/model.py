@@ -6,11 +6,13 @@ import itertools
 import time
 from collections import abc
 from collections.abc import Generator, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine import Adaptable
 from ..errors import GossamerError
 from ..text.generation_config import unheeded
 from ..text.messages import Message, check_text
@@ -21,8 +23,9 @@ from .stats import Stats
 if TYPE_CHECKING:
     from .. import _core
     from ..arch.spec import Transformer
-    from ..engine import Engine
+    from ..engine import Engine, Mix
     from ..text.tokenizer import Tokenizer
+    from .adapters import Adapters, Chosen
     from .conversation import Conversation
 
 Pieces = Generator[str, None, None]
@@ -67,12 +70,20 @@ class Model:
 
         return describe(self)
 
+    @cached_property
+    def adapters(self) -> Adapters:
+        """What is added to its linears for the texts that ask for it; none at first."""
+        from .adapters import Adapters
+
+        return Adapters(self)
+
     def stream(
         self,
         prompt: str | abc.Sequence[Message],
         sampling: SamplingOptions | None = None,
         *,
         chat: bool | None = None,
+        adapters: Chosen = None,
         **options: Any,
     ) -> Pieces:
         """Generates text piece by piece; `last_stats` tells how it went once the iterator ends or is closed.
@@ -81,6 +92,7 @@ class Model:
             prompt: Text, or chat messages `{"role": ..., "content": ...}`.
             sampling: All options; None takes the model's own defaults, as `defaults` has them.
             chat: Wrap a text prompt in the model's chat template; None does so when the model has one.
+            adapters: Names of loaded adapters, or weights by name; None takes what `Model.adapters` says.
             **options: Single options that hold instead: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`,
                 `repeat_penalty`, `seed`, `stop`; see `gossamer.SamplingOptions`.
 
@@ -92,10 +104,12 @@ class Model:
                 chat template to use. These come up here, before the first piece.
             TypeError: there is no such option.
         """
-        check_names(options, ["chat"])
+        check_names(options, ["adapters", "chat"])
         run_options = (sampling or self.defaults()).changed(options)
         chat = self._chats(prompt, chat)
-        return self._run(self._new_sequence(), self._encode(prompt, chat), run_options, keep=False, begins=chat)
+        cached = self._new_sequence()
+        cached.adapt(self.mix(adapters))
+        return self._run(cached, self._encode(prompt, chat), run_options, keep=False, begins=chat)
 
     def generate(
         self,
@@ -103,20 +117,22 @@ class Model:
         sampling: SamplingOptions | None = None,
         *,
         chat: bool | None = None,
+        adapters: Chosen = None,
         **options: Any,
     ) -> str:
         """Returns the whole text that `stream` would give in pieces; takes the same options and raises the same."""
-        return "".join(self.stream(prompt, sampling, chat=chat, **options))
+        return "".join(self.stream(prompt, sampling, chat=chat, adapters=adapters, **options))
 
-    def conversation(self, system: str | None = None) -> Conversation:
+    def conversation(self, system: str | None = None, adapters: Chosen = None) -> Conversation:
         """Returns a new chat that keeps what it has computed from turn to turn.
 
         Args:
             system: A system message that stands before all others.
+            adapters: As for `stream`; looked up anew in every turn, and what was computed with others is not used.
         """
         from .conversation import Conversation
 
-        return Conversation(self, system)
+        return Conversation(self, system, adapters)
 
     def defaults(self, fallback: SamplingOptions = GENERATE) -> SamplingOptions:
         """Returns the options that hold where none are given: the model's own.
@@ -133,11 +149,14 @@ class Model:
             where = self.info.get("path") or self.info.get("name", "the model")
             raise GossamerError(f"{where}: the model's own sampling defaults: {error}") from None
 
-    def logits(self, token_ids: abc.Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def logits(
+        self, token_ids: abc.Sequence[int] | NDArray[np.integer[Any]], adapters: Chosen = None
+    ) -> NDArray[np.float32]:
         """Runs tokens from an empty context, for evaluation.
 
         Args:
             token_ids: One or more token ids, at most the context length.
+            adapters: As for `stream`.
 
         Returns:
             Logits [tokens, vocab]; row i predicts token i + 1.
@@ -147,8 +166,10 @@ class Model:
         """
         tokens = np.asarray(token_ids, dtype=np.int32)
         self._check_length(tokens.size)
+        mix = self.mix(adapters)
         sequence = next(self._ids)
         try:
+            choose(self.decoder, sequence, mix)
             return self.decoder.step([(sequence, tokens)], all_logits=True)
         finally:
             self.decoder.free(sequence)
@@ -199,7 +220,8 @@ class Model:
 
         The text that comes begins where `begins` says so, and otherwise goes on with the prompt's.
         """
-        stats = Stats(len(prompt), self.decoder.weight_bytes, device=self.device, sampling=options)
+        weight_bytes = self.decoder.weight_bytes + (self.adapters.bytes(cached.mix) if cached.mix else 0)
+        stats = Stats(len(prompt), weight_bytes, device=self.device, sampling=options)
         stats.unheeded = tuple(unheeded(self.tokenizer.generation))
         text = Sequence(
             prompt,
@@ -226,6 +248,15 @@ class Model:
             if not keep:
                 cached.free()
 
+    def mix(self, adapters: Chosen = None) -> Mix:
+        """Returns the adapters of a new sequence as the engine takes them.
+
+        Raises:
+            GossamerError: there is no such adapter, or a weight is not finite.
+        """
+        none = not adapters and "adapters" not in self.__dict__  # nothing was ever loaded
+        return () if none else self.adapters.mix(adapters)
+
     def _new_sequence(self) -> _Cached:
         return _Cached(self.decoder, self._ids)
 
@@ -238,6 +269,14 @@ class _Cached:
         self._ids = ids
         self._id = next(ids)
         self._tokens: list[int] = []
+        self._chose = False  # of the engine's sequence as it is
+        self.mix: Mix = ()
+
+    def adapt(self, mix: Mix) -> None:
+        """Goes on with these adapters; what was computed with others is forgotten."""
+        if mix != self.mix:
+            self.free()
+            self.mix = mix
 
     def keep_common(self, prompt: list[int]) -> int:
         """Rolls back to the longest common prefix with `prompt`, short of its last token, whose logits are needed."""
@@ -251,6 +290,9 @@ class _Cached:
 
     def extend(self, tokens: list[int]) -> NDArray[np.float32]:
         """Appends tokens; returns the last one's logits [vocab]. An interrupted call leaves the sequence as it was."""
+        if not self._chose:
+            choose(self._engine, self._id, self.mix)
+            self._chose = True
         (logits,) = self._engine.step([(self._id, np.asarray(tokens, dtype=np.int32))])
         self._tokens += tokens
         return np.asarray(logits)
@@ -260,3 +302,11 @@ class _Cached:
         self._engine.free(self._id)
         self._tokens = []
         self._id = next(self._ids)
+        self._chose = False
+
+
+def choose(engine: Engine, sequence: int, mix: Mix) -> None:
+    """Sets the adapters of a sequence that holds no tokens; nothing where there are none."""
+    if mix:
+        assert isinstance(engine, Adaptable)
+        engine.choose(sequence, mix)

@@ -167,6 +167,7 @@ def pack_checkpoint(
         "name": name,
         "source": name,
         "family": checkpoint.config["model_type"],
+        "config": dict(checkpoint.config),  # which names of tensors, as adapters have them, follow from
         "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
     }
     if checkpoint.window is not None:

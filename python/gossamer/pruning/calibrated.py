@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoints.low_rank import LowRank
+from ..checkpoints.lora import LowRank
 from ..errors import GossamerError
 from ..machine.threads import usable_threads, work_ahead
 from ..progress import Progress

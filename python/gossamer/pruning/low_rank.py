@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checkpoints.low_rank import LowRank
+from ..checkpoints.lora import LowRank
 from .linalg import Gram, Mask, Matrix
 from .masks import Target
 from .methods.method import Solver

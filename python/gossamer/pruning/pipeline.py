@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoints.low_rank import LowRank, write_low_rank
+from ..checkpoints.lora import LowRank
+from ..checkpoints.low_rank import write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED

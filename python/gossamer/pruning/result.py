@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.low_rank import LowRank
+from ..checkpoints.lora import LowRank
 from ..text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

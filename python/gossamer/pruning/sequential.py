@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.spec import Group, Transformer
-from ..checkpoints.low_rank import LowRank
+from ..checkpoints.lora import LowRank
 from ..engine import Blocks
 from ..errors import GossamerError
 from .linalg import Matrix

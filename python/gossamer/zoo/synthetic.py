@@ -157,6 +157,7 @@ def pack(
         packed.vectors.update((own + key, vector) for key, vector in vectors.items())
     if progress:
         progress(layers, layers, "copying blocks")
+    packed.info["config"] |= {"num_hidden_layers": layers}
     packed.info["synthetic"] = {"sparsity": target.sparsity, "pattern": target.pattern, "seed": seed}
     return replace(packed, config=packed.config.deeper(layers))
 
