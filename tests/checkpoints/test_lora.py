@@ -41,7 +41,7 @@ def test_scales_are_those_of_the_config(tmp_path: Path, config: dict[str, Any], 
 
 
 def test_ranks_that_add_nothing_are_dropped(tmp_path: Path) -> None:
-    """Zero rows of A, zero columns of B, zeros of a gate (SoRA); a module without any is left out."""
+    """Zero rows of A, zero columns of B, zeros of a gate (SoRA); where none is left, one stays."""
     made = factors(SHAPES, 6)
     first, second, third = made
     made[first][1][[0, 4]] = 0
@@ -51,7 +51,8 @@ def test_ranks_that_add_nothing_are_dropped(tmp_path: Path) -> None:
     for number, name in enumerate((".lora_gate", ".gate")):
         more = {f"base_model.model.{third}{name}": gate}
         read = read_lora(write_lora(tmp_path / str(number), made, more))
-        assert {module: branch.v.shape[0] for module, branch in read.items()} == {first: 3, third: 3}
+        assert {module: branch.v.shape[0] for module, branch in read.items()} == {first: 3, second: 1, third: 3}
+        assert not (read[second].u @ read[second].v).any()
         np.testing.assert_allclose(read[first].u @ read[first].v, made[first][0] @ made[first][1], rtol=0, atol=1e-6)
         expected = made[third][0] @ (gate.T * made[third][1])
         np.testing.assert_allclose(read[third].u @ read[third].v, expected, rtol=0, atol=1e-6)

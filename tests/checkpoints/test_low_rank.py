@@ -165,8 +165,8 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "stranger": (
         {},
         {
-            A.replace("mlp.up_proj", "x"): np.zeros((1, 2)),
-            A.replace("mlp.up_proj.lora_A", "x.lora_B"): np.zeros((2, 1)),
+            A.replace("mlp.up_proj", "x"): np.zeros((5, 2)),
+            A.replace("mlp.up_proj.lora_A", "x.lora_B"): np.zeros((2, 5)),
         },
         "no linear of a block goes with the low-rank branch of model.layers.0.x.weight",
     ),

@@ -104,7 +104,7 @@ def _placed_branches(folder: Path, places: Places) -> Adapter:
             if (own := (len(branch.u), branch.v.shape[1])) != shape:
                 raise GossamerError(f"{folder}: the low-rank branch of {module} is {list(own)}, not {list(shape)}")
             rows = replace(source, shape=branch.u.shape, transpose=False, plus=0.0).read(branch.u)
-            if rows.any():
+            if rows.any() and branch.v.any():
                 _put(folder, adapter.low_rank, name, LowRank(rows, branch.v))
     return adapter
 

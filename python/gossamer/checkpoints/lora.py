@@ -59,7 +59,7 @@ def read_lora(folder: Path) -> dict[str, LowRank]:
         folder: Holds adapter_config.json and adapter_model.safetensors.
 
     Returns:
-        Branches by the name of the module, without what PEFT puts before it; none of those that add nothing.
+        Branches by the name of the module, without what PEFT puts before it; of rank 1 where they add nothing.
 
     Raises:
         GossamerError: a file is missing or not valid, or has something that is not supported; the line names the file,
@@ -86,8 +86,8 @@ def read_lora(folder: Path) -> dict[str, LowRank]:
         if len(branch.v) != rank:
             raise GossamerError(f"{file.path}: {module} has a rank of {len(branch.v)}, and {path.name} says {rank}")
         used = (branch.u != 0).any(axis=0) & (branch.v != 0).any(axis=1)
-        if used.any():
-            branches[name] = LowRank(branch.u[:, used], branch.v[used] * np.float32(scale))
+        used[0] |= not used.any()  # whoever has a place for it sees that it fits
+        branches[name] = LowRank(branch.u[:, used], branch.v[used] * np.float32(scale))
     return branches
 
 
