@@ -239,9 +239,9 @@ class PyDecoder {
     for (const std::string& name : names) captures[name];
     take([&] { decoder_->forward_block(index, out.data(), tokens, sequence_length, captures, whole, SignalPoll()); });
     py::dict inputs;
-    for (auto& [name, values] : captures) {
-      const py::ssize_t cols = static_cast<py::ssize_t>(values.size()) / tokens;
-      inputs[py::str(name)] = to_array(std::move(values), {tokens, cols});
+    for (auto& [name, capture] : captures) {
+      const py::ssize_t rows = static_cast<py::ssize_t>(capture.values.size()) / capture.cols;
+      inputs[py::str(name)] = to_array(std::move(capture.values), {rows, capture.cols});
     }
     return {std::move(out), inputs};
   }

@@ -30,6 +30,14 @@ Projection* Block::find(const std::string& name) {
   return nullptr;
 }
 
+std::vector<std::string> Block::captured() const {
+  std::vector<std::string> names;
+  visit([&](const Projection& projection) { names.push_back(projection.name()); });
+  for (const Branch& branch : branches_)
+    for (std::string& name : branch.mixer->captured()) names.push_back(std::move(name));
+  return names;
+}
+
 bool Block::run(Step& step, ResidualStream& stream) {
   updates_.clear();
   if (norm_) stream.read(&*norm_, read_);

@@ -37,6 +37,8 @@ class Block {
       for (ProjectionGroup& group : branch.mixer->groups())
         for (Projection& projection : group.projections()) f(projection);
   }
+  // What a probe can be asked for: the inputs of linears, by their short names, and more.
+  std::vector<std::string> captured() const;
   // The linear of that full name; null when there is none.
   Projection* find(const std::string& name);
 

@@ -1,6 +1,7 @@
 #include "engine/decoder.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/error.h"
 #include "ops/tokens.h"
@@ -47,21 +48,27 @@ void Decoder::set_weight(const std::string& name, std::shared_ptr<const PackedWe
 }
 
 std::int64_t Decoder::weight_bytes() const {
-  std::size_t total = 0;
-  visit([&](const std::string&, const Linear& linear) { total += linear.weight().bytes(); });
-  return static_cast<std::int64_t>(total);
+  double total = 0;
+  visit([&](const std::string&, const Linear& linear, double share) {
+    total += share * static_cast<double>(linear.weight().bytes());
+  });
+  return std::llround(total);
 }
 
 std::vector<std::pair<std::string, std::string>> Decoder::kernels() const {
   std::vector<std::pair<std::string, std::string>> names;
-  visit([&](const std::string& name, const Linear& linear) { names.emplace_back(name, linear.kernel_name()); });
+  visit([&](const std::string& name, const Linear& linear, double) { names.emplace_back(name, linear.kernel_name()); });
   return names;
 }
 
-void Decoder::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
-  embedding_->visit(f);
-  for (const Block& block : stack_->blocks()) block.visit([&](const Projection& projection) { projection.visit(f); });
-  head_->visit(f);
+void Decoder::visit(const std::function<void(const std::string&, const Linear&, double)>& f) const {
+  const auto whole = [&](const std::string& name, const Linear& linear) { f(name, linear, 1); };
+  embedding_->visit(whole);
+  for (const Block& block : stack_->blocks())
+    block.visit([&](const Projection& projection) {
+      projection.visit([&](const std::string& name, const Linear& linear) { f(name, linear, projection.share()); });
+    });
+  head_->visit(whole);
 }
 
 int Decoder::add_adapter(const PackedWeights& weights, const Vectors& vectors) {
@@ -187,8 +194,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
           ")");
   require(length <= spec_.context, "sequences of ", length, " tokens are beyond the context of ", spec_.context);
   Block& block = (*stack_)[index];
-  std::vector<std::string> known;
-  block.visit([&](const Projection& projection) { known.push_back(projection.name()); });
+  const std::vector<std::string> known = block.captured();
   for (const auto& [name, unused] : captures)
     require(std::find(known.begin(), known.end(), name) != known.end(), "no linear is called '", name,
             "'; capture takes ", joined(known));

@@ -41,6 +41,7 @@ class Decoder {
   const std::shared_ptr<ThreadTeam>& team() const { return team_; }
   KvCache& cache() { return *cache_; }
   const KvCache& cache() const { return *cache_; }
+  // What one token reads: of experts, as many as are chosen, of the mean size.
   std::int64_t weight_bytes() const;
   std::vector<std::pair<std::string, std::string>> kernels() const;  // weight name -> kernel
 
@@ -72,8 +73,9 @@ class Decoder {
   void free(std::int64_t sequence);
 
  private:
-  // Calls f for each weight by its full name that a step multiplies with, in the order of the computation.
-  void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
+  // Calls f for each weight that a step multiplies with, in the order of the computation: its full name, itself, and
+  // the part of it that a token reads.
+  void visit(const std::function<void(const std::string&, const Linear&, double)>& f) const;
   void for_projections(const std::function<void(Projection&)>& f);
   Step make_step(KvCache& cache, const Chunk& chunk);
   void run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result, std::int64_t done);

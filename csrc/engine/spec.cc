@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kLargest = 1 << 24;  // so that sizes multiply without overflow
 constexpr std::size_t kMostLayers = 4096;
+constexpr int kMostExperts = 4096;
 
 // What is checked, by the name that errors give it.
 struct Where {
@@ -113,6 +114,21 @@ void check(const Mlp& mlp, int hidden, const Where& where) {
              ": limit, alpha and shift are for a gate with silu");
 }
 
+void check(const Experts& experts, int hidden, const Where& where) {
+  where.must(experts.count > 0 && experts.count <= kMostExperts, ".count must be between 1 and ", kMostExperts,
+             ", got ", experts.count);
+  where.must(experts.chosen > 0 && experts.chosen <= experts.count, ".chosen must be between 1 and count (",
+             experts.count, "), got ", experts.chosen);
+  check(experts.each(), hidden, where / "expert");
+  if (experts.shared) check(std::get<Mlp>(*experts.shared), hidden, where / "shared");
+  where.must(experts.shared.has_value() || !experts.shared_gate, ".shared_gate must be false where nothing is shared");
+  const Where mine = where / "routing";
+  const Routing& routing = experts.routing;
+  mine.must(routing.scale > 0 && std::isfinite(routing.scale), ".scale must be finite and above 0, got ",
+            routing.scale);
+  mine.must(routing.softmax == Softmax::kAll || !routing.normalized, ".normalized must be false for this softmax");
+}
+
 void check(const Learned& learned, int context, const Where& where) {
   where.size("count", learned.count);
   where.must(learned.offset >= 0 && learned.offset < learned.count, ".offset must be below ", learned.count, ", got ",
@@ -172,6 +188,28 @@ std::vector<Group> Mlp::groups(int hidden) const {
   if (gated) inputs.push_back({"gate", width, hidden, has(biases, "gate")});
   inputs.push_back({"up", width, hidden, has(biases, "up")});
   return {inputs, {{"down", hidden, width, has(biases, "down")}}};
+}
+
+std::vector<Group> Experts::groups(int hidden) const {
+  std::vector<Group> found{{{"router", count, hidden, routing.bias}}};
+  if (shared_gate) found[0].push_back({"shared_gate", 1, hidden});
+  for (int e = 0; e < count; ++e) {
+    for (Group& group : each().groups(hidden)) {
+      for (Linear& linear : group) {
+        linear.place = "experts." + linear.name;
+        linear.name = "experts." + std::to_string(e) + "." + linear.name;
+        linear.chosen = chosen;
+        linear.alternatives = count;
+      }
+      found.push_back(std::move(group));
+    }
+  }
+  if (!shared) return found;
+  for (Group& group : std::get<Mlp>(*shared).groups(hidden)) {
+    for (Linear& linear : group) linear.name = "shared." + linear.name;
+    found.push_back(std::move(group));
+  }
+  return found;
 }
 
 std::string name_of(const Mixer& mixer) {

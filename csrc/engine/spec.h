@@ -35,6 +35,13 @@ struct Words<Over> {
   static constexpr const char* list[] = {"head", "row"};
 };
 
+// What the weights of experts are a softmax over.
+enum class Softmax : std::uint8_t { kAll, kChosen };
+template <>
+struct Words<Softmax> {
+  static constexpr const char* list[] = {"all", "chosen"};
+};
+
 struct Norm {
   NormKind kind = NormKind::kRms;
   float eps = 0;
@@ -107,6 +114,9 @@ struct Linear {
   int rows = 0;
   int cols = 0;
   bool bias = false;
+  std::string place = {};  // the name of where outputs go, which several may share; empty: its own
+  int chosen = 1;          // of every `alternatives` such matrices, so many are read for a token
+  int alternatives = 1;
 };
 
 // Linears that read the same inputs. The output of a mixer's last group, one linear, joins the stream.
@@ -172,7 +182,46 @@ struct Mlp {
   std::vector<Group> groups(int hidden) const;
 };
 
-using Mixer = std::variant<Attention, Mlp>;
+struct Routing {
+  Softmax softmax = Softmax::kAll;
+  bool normalized = false;
+  bool bias = false;
+  float scale = 1;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("softmax", softmax);
+    field("normalized", normalized);
+    field("bias", bias);
+    field("scale", scale);
+  }
+};
+
+struct Experts {
+  static constexpr const char* kPart = "experts";
+  static constexpr const char* kName = "mlp";
+  int count = 0;
+  int chosen = 0;
+  std::variant<Mlp> expert;
+  Routing routing;
+  std::optional<std::variant<Mlp>> shared;
+  bool shared_gate = false;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("count", count);
+    field("chosen", chosen);
+    field("expert", expert);
+    field("routing", routing);
+    field("shared", shared);
+    field("shared_gate", shared_gate);
+  }
+  const Mlp& each() const { return std::get<Mlp>(expert); }
+  // The router, with the shared expert's gate; inputs and output of each expert; inputs and output of the shared one.
+  std::vector<Group> groups(int hidden) const;
+};
+
+using Mixer = std::variant<Attention, Mlp, Experts>;
 
 struct Branch {
   Mixer mixer;

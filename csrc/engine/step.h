@@ -12,8 +12,22 @@
 
 namespace gossamer {
 
-// The inputs of a block's linears, copied out where asked for: name -> [tokens][cols].
-using Captures = std::map<std::string, std::vector<float>>;
+// Rows that were copied out of a block.
+struct Capture {
+  int cols = 0;
+  std::vector<float> values;  // [rows][cols]
+};
+
+// The inputs of a block's linears, copied out where asked for, by their names.
+using Captures = std::map<std::string, Capture>;
+
+// Some rows: of inputs, from `read` on, and of outputs, from `write` on.
+struct Span {
+  int read = 0;
+  int write = 0;
+  int count = 0;
+  bool routed = false;  // not all tokens of a chunk
+};
 
 // Asked wherever a group of linears reads its inputs.
 class Probe {
@@ -23,8 +37,8 @@ class Probe {
 
   // A chunk begins.
   void begin() { left_ = captures_.size(); }
-  // The linear of that short name is about to read.
-  void read(const std::string& linear, const Matrix& x, int tokens);
+  // The linear of that short name is about to read rows of x; in every chunk, if it be none.
+  void read(const std::string& linear, const Matrix& x, const Span& span);
   bool enough() const { return !whole_ && left_ == 0; }
 
  private:

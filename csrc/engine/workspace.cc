@@ -1,5 +1,6 @@
 #include "engine/workspace.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/tokens.h"
@@ -21,8 +22,10 @@ void Rotary::set(Parallel& team, const std::vector<int>& positions) {
   });
 }
 
-Matrix& Workspace::matrix(const std::string& name, int cols) {
-  return matrices_.try_emplace({name, cols}, cols).first->second;
+Matrix& Workspace::matrix(const std::string& name, int cols, int times) {
+  Place& place = matrices_.try_emplace({name, cols}, Place{Matrix(cols)}).first->second;
+  place.times = std::max(place.times, times);
+  return place.matrix;
 }
 
 const Rotary& Workspace::rotary(const spec::Rope& rope) {
@@ -32,7 +35,7 @@ const Rotary& Workspace::rotary(const spec::Rope& rope) {
 }
 
 void Workspace::begin(Parallel& team, const std::vector<int>& positions) {
-  for (auto& [unused, matrix] : matrices_) matrix.reserve(static_cast<int>(positions.size()));
+  for (auto& [unused, place] : matrices_) place.matrix.reserve(static_cast<int>(positions.size()) * place.times);
   for (const auto& rotary : rotaries_) rotary->set(team, positions);
 }
 

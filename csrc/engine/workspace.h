@@ -53,8 +53,8 @@ class Rotary {
 
 class Workspace {
  public:
-  // One matrix for all who ask for that name and width; it stays where it is.
-  Matrix& matrix(const std::string& name, int cols);
+  // One matrix for all who ask for that name and width; it stays where it is, with so many rows a token.
+  Matrix& matrix(const std::string& name, int cols, int times = 1);
   // One table for all who rotate alike.
   const Rotary& rotary(const spec::Rope& rope);
 
@@ -62,7 +62,12 @@ class Workspace {
   void begin(Parallel& team, const std::vector<int>& positions);
 
  private:
-  std::map<std::pair<std::string, int>, Matrix> matrices_;
+  struct Place {
+    Matrix matrix;
+    int times = 0;  // rows a token
+  };
+
+  std::map<std::pair<std::string, int>, Place> matrices_;
   std::vector<std::unique_ptr<Rotary>> rotaries_;
 };
 

@@ -77,7 +77,7 @@ class Engine(Protocol):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one step reads; the embedding's row is not counted."""
+        """Bytes of weights that a step of one token reads; the embedding's row is not counted."""
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossamer.arch.spec import Alibi, Attention, Mlp, Norm, Rope, Transformer
+from gossamer.arch.spec import Alibi, Attention, Experts, Mlp, Norm, Rope, Transformer
 
 Array = NDArray[np.float64]
 
@@ -73,15 +73,16 @@ class ReferenceModel:
             mixer, read = branch.mixer, entered if block.parallel else x
             own = f"{layer}.{mixer.name}"
             normed = self._norm(self._norm(read, f"{layer}.norm", block.norm), f"{own}_norm", branch.before)
-            inputs.update(dict.fromkeys(mixer.groups[0], normed))
             if isinstance(mixer, Attention):
+                inputs.update(dict.fromkeys(mixer.groups[0].linears, normed))
                 parts = [normed[start : start + length] for start in range(0, len(x), length)]
-                mixed = np.concatenate([self._attention(mixer, layer, part) for part in parts])
+                inputs["o"] = np.concatenate([self._attention(mixer, layer, part) for part in parts])
+                given = self._linear(f"{layer}.o", inputs["o"])
+            elif isinstance(mixer, Mlp):
+                given = self._mlp(mixer, layer, "", normed, inputs)
             else:
-                mixed = self._mlp(mixer, layer, normed)
-            (last,) = mixer.groups[-1]
-            inputs[last] = mixed
-            given = self._norm(self._linear(f"{layer}.{last}", mixed), f"{own}_behind", branch.behind)
+                given = self._experts(mixer, layer, normed, inputs)
+            given = self._norm(given, f"{own}_behind", branch.behind)
             x = self._norm(x + given * branch.scale, f"{own}_after_sum", branch.after_sum)
         return x, {name: inputs[name] for name in capture}
 
@@ -121,14 +122,42 @@ class ReferenceModel:
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self.tensors[name].T + self.tensors.get(f"{name}.bias", 0.0)
 
-    def _mlp(self, mlp: Mlp, layer: str, x: Array) -> Array:
-        """Returns what `down` reads."""
-        up = self._linear(f"{layer}.up", x)
-        if not mlp.gated:
-            return ACTIVATIONS[mlp.activation](up)
-        gate, limit = self._linear(f"{layer}.gate", x), mlp.limit or np.inf
-        gate = np.minimum(gate, limit)
-        return ACTIVATIONS[mlp.activation](gate * mlp.alpha) / mlp.alpha * (np.clip(up, -limit, limit) + mlp.shift)
+    def _mlp(self, mlp: Mlp, layer: str, prefix: str, x: Array, inputs: dict[str, Array]) -> Array:
+        """An MLP whose linears' names begin with a prefix; notes what they read."""
+        inputs.update({f"{prefix}{name}": x for name in mlp.groups[0].linears})
+        inner = self._linear(f"{layer}.{prefix}up", x)
+        if mlp.gated:
+            gate, limit = self._linear(f"{layer}.{prefix}gate", x), mlp.limit or np.inf
+            gate = ACTIVATIONS[mlp.activation](np.minimum(gate, limit) * mlp.alpha) / mlp.alpha
+            inner = gate * (np.clip(inner, -limit, limit) + mlp.shift)
+        else:
+            inner = ACTIVATIONS[mlp.activation](inner)
+        inputs[f"{prefix}down"] = inner
+        return self._linear(f"{layer}.{prefix}down", inner)
+
+    def _experts(self, experts: Experts, layer: str, x: Array, inputs: dict[str, Array]) -> Array:
+        routing = experts.routing
+        logits = self._linear(f"{layer}.router", x)
+        scores = _softmax(logits) if routing.softmax == "all" else logits
+        inputs["router"] = x
+        weights = np.full((len(x), experts.count + (experts.shared is not None)), -1.0)
+        for token, row in enumerate(scores):
+            chosen = np.argsort(-row, kind="stable")[: experts.chosen]
+            mine = row[chosen] if routing.softmax == "all" else _softmax(row[chosen])
+            weights[token, chosen] = (mine / mine.sum() if routing.normalized else mine) * routing.scale
+        parts = [(f"experts.{index}.", experts.expert) for index in range(experts.count)]
+        if experts.shared is not None:
+            parts.append(("shared.", experts.shared))
+            weights[:, -1] = 1.0
+            if experts.shared_gate:
+                inputs["shared_gate"] = x
+                weights[:, -1] = 1 / (1 + np.exp(-self._linear(f"{layer}.shared_gate", x)[:, 0]))
+        inputs["routing"] = weights
+        total = np.zeros_like(x)
+        for column, (prefix, mlp) in enumerate(parts):
+            rows = weights[:, column] >= 0
+            total[rows] += weights[rows, column, None] * self._mlp(mlp, layer, prefix, x[rows], inputs)
+        return total
 
     def _attention(self, attention: Attention, layer: str, x: Array) -> Array:
         """Causal grouped-query attention over one sequence; returns the heads side by side."""
@@ -154,9 +183,7 @@ class ReferenceModel:
         if attention.sinks:
             sinks = np.broadcast_to(self.tensors[f"{layer}.sinks"][:, None, None], (attention.heads, tokens, 1))
             scores = np.concatenate([scores, sinks], axis=-1)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        weights /= weights.sum(axis=-1, keepdims=True)
-        return np.einsum("hqk,khd->qhd", weights[..., :tokens], v).reshape(tokens, -1)
+        return np.einsum("hqk,khd->qhd", _softmax(scores)[..., :tokens], v).reshape(tokens, -1)
 
     def _normed_heads(self, attention: Attention, layer: str, side: str, x: Array) -> Array:
         """Queries or keys [tokens, heads * head_dim] normed, by head or by row."""
@@ -167,6 +194,11 @@ class ReferenceModel:
         heads = np.split(x, x.shape[1] // attention.head_dim, axis=1)
         names = (f"{layer}.{side}_norm_{head}" if norms.own else f"{layer}.{side}_norm" for head in range(len(heads)))
         return np.concatenate([self._norm(h, name, norms.norm) for h, name in zip(heads, names, strict=True)], axis=1)
+
+
+def _softmax(x: Array) -> Array:
+    exponents = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
 
 
 def _rotated(x: Array, rope: Rope) -> Array:

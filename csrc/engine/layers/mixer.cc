@@ -1,6 +1,7 @@
 #include "engine/layers/mixer.h"
 
 #include "engine/layers/attention.h"
+#include "engine/layers/experts.h"
 #include "engine/layers/mlp.h"
 
 namespace gossamer {
@@ -14,8 +15,13 @@ std::unique_ptr<Mixer> make(const spec::Mlp& spec, const std::string& prefix, in
   return std::make_unique<MlpLayer>(spec, prefix, build);
 }
 
+std::unique_ptr<Mixer> make(const spec::Experts& spec, const std::string& prefix, int&, Build& build) {
+  return std::make_unique<ExpertsLayer>(spec, prefix, build);
+}
+
 std::vector<KvShape> keeps(const spec::Attention& spec) { return {{spec.kv_heads, spec.head_dim}}; }
 std::vector<KvShape> keeps(const spec::Mlp&) { return {}; }
+std::vector<KvShape> keeps(const spec::Experts&) { return {}; }
 
 }  // namespace
 

@@ -17,6 +17,9 @@ class Mixer {
   // What joins the stream, a row a token; null when the probe has seen enough.
   virtual Matrix* run(Step& step, const Matrix& x) = 0;
 
+  // What a probe can be asked for beside the inputs of linears.
+  virtual std::vector<std::string> captured() const { return {}; }
+
   // Its linears in the order of the computation.
   std::vector<ProjectionGroup>& groups() { return groups_; }
   const std::vector<ProjectionGroup>& groups() const { return groups_; }

@@ -1,12 +1,47 @@
 // down(activation(gate(x)) * up(x)), or down(activation(up(x))); gate and up may be clamped
 #pragma once
 
-#include <optional>
+#include <limits>
 #include <string>
 
 #include "engine/layers/mixer.h"
 
 namespace gossamer {
+
+// What is done between the linears of an MLP.
+class MlpActivation {
+ public:
+  MlpActivation(const spec::Mlp& spec, Build& build)
+      : vectors_(build.vectors),
+        kernels_(build.vectors.activations[static_cast<int>(spec.activation)]),
+        gated_(spec.gated),
+        plain_(spec.plain()),
+        limit_(spec.limit.value_or(std::numeric_limits<float>::infinity())),
+        alpha_(spec.alpha),
+        shift_(spec.shift) {}
+
+  // The matrix that `run` leaves the inputs of `down` in.
+  static Matrix& inner(ProjectionGroup& inputs) { return inputs[0].out(); }
+  // One row of what the first linears gave.
+  void run(ProjectionGroup& inputs, std::int64_t row) const {
+    Matrix& inner = inputs[0].out();
+    if (!gated_)
+      kernels_.plain(inner.row(row), inner.cols());
+    else if (plain_)
+      kernels_.gated(inner.row(row), inputs[1].out().row(row), inner.cols());
+    else
+      vectors_.clamped(inner.row(row), inputs[1].out().row(row), inner.cols(), limit_, alpha_, shift_);
+  }
+
+ private:
+  const VectorKernels& vectors_;
+  ActivationKernels kernels_;
+  bool gated_;
+  bool plain_;  // neither clamped, nor scaled, nor shifted
+  float limit_;
+  float alpha_;
+  float shift_;
+};
 
 class MlpLayer final : public Mixer {
  public:
@@ -15,12 +50,11 @@ class MlpLayer final : public Mixer {
   Matrix* run(Step& step, const Matrix& x) override;
 
  private:
-  ActivationKernels activation_;
-  bool gated_;
-  bool plain_;
-  std::optional<float> limit_;
-  float alpha_;
-  float shift_;
+  MlpActivation activation_;
 };
+
+// The same of linears that belong to another mixer; null when the probe has seen enough.
+Matrix* run_mlp(Step& step, const Matrix& x, ProjectionGroup& inputs, const MlpActivation& activation,
+                ProjectionGroup& output);
 
 }  // namespace gossamer

@@ -48,22 +48,22 @@ void Columns::lift(const VectorKernels& vectors, std::int64_t piece, const float
 }
 
 Part::Part(int adapter, const std::string& name, std::unique_ptr<Linear> u, std::unique_ptr<Linear> v,
-           const std::string& place, Workspace& workspace)
+           const std::string& place, int times, Workspace& workspace)
     : adapter_(adapter), name_(name + ".low_rank_v"), u_name_(name + ".low_rank_u"), reads_(std::move(v)) {
-  product_ = &workspace.matrix(place_of(place, "inner", "", adapter), reads_->rows());
+  product_ = &workspace.matrix(place_of(place, "inner", "", adapter), reads_->rows(), times);
   if (adapter == kOwn) {
     u_ = std::move(u);
-    lifted_ = &workspace.matrix(place + ".lifted", u_->rows());
+    lifted_ = &workspace.matrix(place + ".lifted", u_->rows(), times);
   } else {
     columns_ = std::make_unique<Columns>(u->weight().view());
   }
 }
 
-Part::Part(int adapter, const std::string& name, std::unique_ptr<Linear> matrix, const std::string& place,
+Part::Part(int adapter, const std::string& name, std::unique_ptr<Linear> matrix, const std::string& place, int times,
            Workspace& workspace)
     : adapter_(adapter), name_(name), reads_(std::move(matrix)) {
   const std::string number = name.substr(name.rfind('.'));
-  product_ = &workspace.matrix(place_of(place, "added", number, adapter), reads_->rows());
+  product_ = &workspace.matrix(place_of(place, "added", number, adapter), reads_->rows(), times);
 }
 
 Part::Part(int adapter, std::vector<float> bias) : adapter_(adapter), bias_(std::move(bias)) {}
@@ -76,13 +76,14 @@ std::int64_t Part::bytes() const {
   return static_cast<std::int64_t>(total);
 }
 
-void Part::add_jobs(std::vector<LinearJob>& jobs, int first, int tokens) {
-  if (reads_) jobs.push_back({reads_.get(), product_->row(first), product_->stride(), first, tokens});
+void Part::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
+  if (reads_) jobs.push_back({reads_.get(), product_->row(span.write), product_->stride(), span.read, span.count});
 }
 
-void Part::lift(Step& step) {
+void Part::lift(Step& step, const Span& span) {
   if (!u_) return;
-  run_linears(step.team, {{u_.get(), lifted_->data(), lifted_->stride()}}, product_->rows(step.tokens()), step.inputs);
+  const Rows product{product_->row(span.write), span.count, product_->cols(), product_->stride()};
+  run_linears(step.team, {{u_.get(), lifted_->row(span.write), lifted_->stride()}}, product, step.inputs);
 }
 
 void Part::add(const VectorKernels& vectors, std::int64_t piece, std::int64_t token, float factor, float* x) const {
@@ -93,8 +94,8 @@ void Part::add(const VectorKernels& vectors, std::int64_t piece, std::int64_t to
   vectors.add_scaled(x + first, added + first, factor, std::min<std::int64_t>(kLiftRows, rows - first));
 }
 
-void Part::add_all(const VectorKernels& vectors, std::int64_t token, float* x) const {
-  vectors.add(x, last().row(token), last().cols());
+void Part::add_all(const VectorKernels& vectors, std::int64_t row, float* x) const {
+  vectors.add(x, last().row(row), last().cols());
 }
 
 void Part::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
@@ -102,19 +103,19 @@ void Part::visit(const std::function<void(const std::string&, const Linear&)>& f
   if (reads_) f(name_, *reads_);
 }
 
-std::vector<Part> take_parts(int adapter, const std::string& name, const std::string& place, int rows, int cols,
-                             Weights& weights, Workspace& workspace) {
+std::vector<Part> take_parts(int adapter, const std::string& name, const std::string& place, int times, int rows,
+                             int cols, Weights& weights, Workspace& workspace) {
   std::vector<Part> parts;
   if (const PackedWeight* found = weights.find(name + ".low_rank_u")) {
     const int rank = found->view().cols;
     std::unique_ptr<Linear> u = weights.take(name + ".low_rank_u", rows, rank);
     std::unique_ptr<Linear> v = weights.take(name + ".low_rank_v", rank, cols);
-    parts.emplace_back(adapter, name, std::move(u), std::move(v), place, workspace);
+    parts.emplace_back(adapter, name, std::move(u), std::move(v), place, times, workspace);
   }
   for (int number = 1;; ++number) {
     const std::string delta = name + ".delta_" + std::to_string(number);
     if (weights.find(delta) == nullptr) break;
-    parts.emplace_back(adapter, delta, weights.take(delta, rows, cols), place, workspace);
+    parts.emplace_back(adapter, delta, weights.take(delta, rows, cols), place, times, workspace);
   }
   if (adapter != kOwn && weights.has_vector(name + ".bias"))
     parts.emplace_back(adapter, weights.take_vector(name + ".bias", rows));

@@ -33,9 +33,9 @@ class Part {
  public:
   // A branch of low rank. The model's own U is multiplied as any weight is.
   Part(int adapter, const std::string& name, std::unique_ptr<Linear> u, std::unique_ptr<Linear> v,
-       const std::string& place, Workspace& workspace);
+       const std::string& place, int times, Workspace& workspace);
   // A matrix of the linear's shape.
-  Part(int adapter, const std::string& name, std::unique_ptr<Linear> matrix, const std::string& place,
+  Part(int adapter, const std::string& name, std::unique_ptr<Linear> matrix, const std::string& place, int times,
        Workspace& workspace);
   // A vector.
   Part(int adapter, std::vector<float> bias);
@@ -43,14 +43,14 @@ class Part {
   int adapter() const { return adapter_; }
   std::int64_t bytes() const;
 
-  // The product that reads the linear's inputs, of some rows; -1: of all from `first`.
-  void add_jobs(std::vector<LinearJob>& jobs, int first, int tokens);
+  // The product that reads some rows of the linear's inputs.
+  void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
   // The model's own: the product of the product.
-  void lift(Step& step);
+  void lift(Step& step, const Span& span);
   // Adds outputs [64 piece, 64 piece + 64) of one token, times a factor, to x, all its outputs.
   void add(const VectorKernels& vectors, std::int64_t piece, std::int64_t token, float factor, float* x) const;
-  // The model's own: adds all outputs of one token.
-  void add_all(const VectorKernels& vectors, std::int64_t token, float* x) const;
+  // The model's own: adds all outputs of one row.
+  void add_all(const VectorKernels& vectors, std::int64_t row, float* x) const;
   // Multiplications that `add` does for an output.
   int cost() const { return columns_ ? columns_->rank() : 1; }
 
@@ -75,8 +75,8 @@ constexpr std::int64_t pieces_of(std::int64_t rows) { return (rows + kLiftRows -
 
 // The parts of a linear that are there by their names: "NAME.low_rank_u" [rows][r] with "NAME.low_rank_v" [r][cols];
 // "NAME.delta_1", "NAME.delta_2", … [rows][cols]; and, of an adapter, the vector "NAME.bias".
-// place: the linear's short name.
-std::vector<Part> take_parts(int adapter, const std::string& name, const std::string& place, int rows, int cols,
-                             Weights& weights, Workspace& workspace);
+// place: the name of where the linear's outputs go, with so many rows a token.
+std::vector<Part> take_parts(int adapter, const std::string& name, const std::string& place, int times, int rows,
+                             int cols, Weights& weights, Workspace& workspace);
 
 }  // namespace gossamer

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "common/error.h"
 #include "ops/tokens.h"
 
 namespace gossamer {
@@ -17,14 +18,20 @@ Projection::Projection(const spec::Linear& spec, const std::string& prefix, Buil
     : name_(spec.name),
       full_name_(prefix + spec.name),
       weight_(build.weights.take(full_name_, spec.rows, spec.cols)),
+      place_(spec.place.empty() ? spec.name : spec.place),
+      chosen_(spec.chosen),
+      alternatives_(spec.alternatives),
       parts_(parts_of(kOwn, build.weights, build.workspace)),
-      out_(&build.workspace.matrix(spec.name, spec.rows)) {
+      out_(&build.workspace.matrix(place_, spec.rows, chosen_)) {
   if (spec.bias) bias_ = build.weights.take_vector(full_name_ + ".bias", spec.rows);
 }
 
-void Projection::add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk) {
-  jobs.push_back({weight_.get(), out_->data(), out_->stride()});
-  for (Part& part : parts_) part.add_jobs(jobs, 0, -1);
+void Projection::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
+  jobs.push_back({weight_.get(), out_->row(span.write), out_->stride(), span.read, span.count});
+  for (Part& part : parts_) part.add_jobs(jobs, span);
+}
+
+void Projection::add_adapters(std::vector<LinearJob>& jobs, const Chunk& chunk) {
   uses_.clear();
   if (adapted_.empty()) return;
   for (const Adapted& run : chunk.adapted) {
@@ -32,19 +39,19 @@ void Projection::add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk) {
       for (Part& part : adapted_) {
         if (part.adapter() != choice.adapter) continue;
         uses_.push_back({&part, run.begin, run.end, choice.weight});
-        part.add_jobs(jobs, run.begin, run.end - run.begin);
+        part.add_jobs(jobs, {run.begin, run.begin, run.end - run.begin});
       }
     }
   }
 }
 
-void Projection::lift(Step& step) {
-  for (Part& part : parts_) part.lift(step);
+void Projection::lift(Step& step, const Span& span) {
+  for (Part& part : parts_) part.lift(step, span);
 }
 
-void Projection::sum(const VectorKernels& vectors, std::int64_t token) {
-  for (const Part& part : parts_) part.add_all(vectors, token, out_->row(token));
-  if (!bias_.empty()) vectors.add(out_->row(token), bias_.data(), out_->cols());
+void Projection::sum(const VectorKernels& vectors, std::int64_t row) {
+  for (const Part& part : parts_) part.add_all(vectors, row, out_->row(row));
+  if (!bias_.empty()) vectors.add(out_->row(row), bias_.data(), out_->cols());
 }
 
 std::int64_t Projection::cost() const {
@@ -69,7 +76,10 @@ void Projection::set_weight(std::shared_ptr<const PackedWeight> weight, const st
 }
 
 std::vector<Part> Projection::parts_of(int adapter, Weights& weights, Workspace& workspace) const {
-  return take_parts(adapter, full_name_, name_, rows(), cols(), weights, workspace);
+  std::vector<Part> parts = take_parts(adapter, full_name_, place_, chosen_, rows(), cols(), weights, workspace);
+  require(adapter == kOwn || alternatives_ == 1 || parts.empty(),
+          "adapters of experts are not supported: ", full_name_);
+  return parts;
 }
 
 void Projection::add(std::vector<Part> parts) { std::move(parts.begin(), parts.end(), std::back_inserter(adapted_)); }
@@ -86,21 +96,40 @@ ProjectionGroup::ProjectionGroup(const spec::Group& spec, const std::string& pre
 }
 
 bool ProjectionGroup::run(Step& step, const Matrix& x) {
+  const Span all{0, 0, step.tokens()};
   if (step.probe != nullptr) {
-    for (const Projection& projection : projections_) step.probe->read(projection.name(), x, step.tokens());
+    show(step, x, all);
     if (step.probe->enough()) return false;
   }
   jobs_.clear();
-  for (Projection& projection : projections_) projection.add_jobs(jobs_, step.chunk);
+  add_jobs(jobs_, all);
+  for (Projection& projection : projections_) projection.add_adapters(jobs_, step.chunk);
   run_linears(step.team, jobs_, x.rows(step.tokens()), step.inputs);
   if (has_sums_) {
-    for (Projection& projection : projections_) projection.lift(step);
-    for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
-      for (Projection& projection : projections_) projection.sum(step.vectors, t);
-    });
+    lift(step, all);
+    for_tokens(step.team, step.tokens(), [&](std::int64_t t) { sum(step.vectors, t); });
   }
   if (!step.chunk.adapted.empty()) adapt(step);
   return true;
+}
+
+void ProjectionGroup::show(Step& step, const Matrix& x, const Span& span) const {
+  if (step.probe == nullptr) return;
+  for (const Projection& projection : projections_) step.probe->read(projection.name(), x, span);
+}
+
+void ProjectionGroup::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
+  if (span.count == 0) return;
+  for (Projection& projection : projections_) projection.add_jobs(jobs, span);
+}
+
+void ProjectionGroup::lift(Step& step, const Span& span) {
+  if (span.count == 0) return;
+  for (Projection& projection : projections_) projection.lift(step, span);
+}
+
+void ProjectionGroup::sum(const VectorKernels& vectors, std::int64_t row) {
+  for (Projection& projection : projections_) projection.sum(vectors, row);
 }
 
 void ProjectionGroup::adapt(Step& step) {

@@ -24,13 +24,18 @@ class Projection {
   int cols() const { return weight_->cols(); }
   Matrix& out() { return *out_; }
 
-  // Products of the group's inputs.
-  void add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk);
+  // Products of rows of the group's inputs.
+  void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
+  // What adapters of the chunk add to them.
+  void add_adapters(std::vector<LinearJob>& jobs, const Chunk& chunk);
   // Products of products.
-  void lift(Step& step);
+  void lift(Step& step, const Span& span);
   bool has_sums() const { return !parts_.empty() || !bias_.empty(); }
-  // Adds to the weight's product, for one token, what else the model has.
-  void sum(const VectorKernels& vectors, std::int64_t token);
+  // Adds to a row of the weight's products what else the model has.
+  void sum(const VectorKernels& vectors, std::int64_t row);
+
+  // The part of its weights that is read for a token: the chosen ones of alternatives.
+  double share() const { return static_cast<double>(chosen_) / alternatives_; }
 
   // Pieces of outputs that adapters of the chunk add to; 0 where none does.
   std::int64_t pieces() const { return uses_.empty() ? 0 : pieces_of(rows()); }
@@ -44,7 +49,7 @@ class Projection {
   // Throws InvalidArgument when the shape is another.
   void set_weight(std::shared_ptr<const PackedWeight> weight, const std::string& activations);
 
-  // Parts of an adapter, made of weights by name.
+  // Parts of an adapter, made of weights by name. Throws InvalidArgument where only some tokens come here.
   std::vector<Part> parts_of(int adapter, Weights& weights, Workspace& workspace) const;
   void add(std::vector<Part> parts);
   void remove(int adapter);
@@ -60,6 +65,8 @@ class Projection {
   std::string name_;
   std::string full_name_;
   std::unique_ptr<Linear> weight_;
+  std::string place_;  // of what goes to the workspace
+  int chosen_, alternatives_;
   std::vector<Part> parts_;    // the model's own
   std::vector<float> bias_;    // empty: none
   std::vector<Part> adapted_;  // of adapters
@@ -72,8 +79,17 @@ class ProjectionGroup {
  public:
   ProjectionGroup(const spec::Group& spec, const std::string& prefix, Build& build);
 
-  // False when the probe has seen enough; then nothing was computed.
+  // All of a step's rows. False when the probe has seen enough; then nothing was computed.
   bool run(Step& step, const Matrix& x);
+
+  // The same in parts, for whoever runs several groups as one region, each on rows of its own: shows them to the probe;
+  // asks for products; adds, when these are there, to all rows products of products and then to each row the rest.
+  void show(Step& step, const Matrix& x, const Span& span) const;
+  void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
+  void lift(Step& step, const Span& span);
+  void sum(const VectorKernels& vectors, std::int64_t row);
+  bool has_sums() const { return has_sums_; }
+
   Projection& operator[](std::size_t i) { return projections_[i]; }
   std::vector<Projection>& projections() { return projections_; }
   const std::vector<Projection>& projections() const { return projections_; }

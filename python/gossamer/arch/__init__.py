@@ -12,10 +12,18 @@ import pkgutil
 from typing import Any, Protocol, cast
 
 from ..errors import GossamerError
-from .sources import Source
+from .sources import Source, parts_of
 from .spec import Transformer
 
-_HELPERS = {"alibi", "fields", "keys", "rope", "sources", "spec"}  # modules of this folder that are no family
+_HELPERS = {
+    "alibi",
+    "experts",
+    "fields",
+    "keys",
+    "rope",
+    "sources",
+    "spec",
+}  # modules of this folder that are no family
 
 Sources = dict[str, Source]
 """Where each canonical tensor lies: weights [outputs, inputs] and vectors."""
@@ -54,7 +62,7 @@ def stored(sources: Sources) -> dict[str, Sources]:
 def label(name: str, sources: Sources) -> str:
     """Returns what people call a canonical tensor: its stored name, and its own where that holds others, too."""
     source = sources[name]
-    return source.tensor if source.whole else f"{source.tensor} ({name.rpartition('.')[2]})"
+    return source.tensor if source.whole else f"{source.tensor} ({parts_of(name)[1]})"
 
 
 def families() -> list[str]:

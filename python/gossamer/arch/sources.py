@@ -17,10 +17,14 @@ Values = NDArray[np.float32]
 
 
 def parts_of(name: str) -> tuple[str, str, str]:
-    """Splits a canonical name: layer ("" outside the blocks), short name, and "weight" or "bias" as checkpoints say."""
+    """Splits a canonical name: layer ("" outside the blocks), short name, and "weight" or "bias" as checkpoints say.
+
+    Short names are "embed", "q", "attn_norm", "experts.17.up", ….
+    """
     parts = name.split(".")
     kind = parts.pop() if parts[-1] == "bias" else "weight"
-    return parts[1] if parts[0] == "layers" else "", parts[-1], kind
+    inside = parts[0] == "layers"
+    return parts[1] if inside else "", ".".join(parts[2:] if inside else parts), kind
 
 
 @dataclass(frozen=True)

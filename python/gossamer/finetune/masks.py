@@ -14,11 +14,6 @@ _EVERY = 8
 _EVERY_SOLVED = 32
 
 
-def is_pruned(name: str, values: Tensor) -> bool:
-    """Whether a parameter is a matrix of a block; embedding, head, norms and biases have no mask."""
-    return name.startswith("layers.") and values.ndim == 2
-
-
 class Masks:
     """The masks of all matrices of the blocks.
 
@@ -38,7 +33,7 @@ class Masks:
         """Takes the zeros that are there.
 
         Args:
-            values: All parameters by name.
+            values: Those matrices, by the names of their parameters; embedding, head, norms and biases have no mask.
             schedule: "fixed" or "cubic".
             sparsity: Fraction of zeros of each matrix in the end; for "cubic".
             scores: "magnitude", "movement" or "sparsegpt".
@@ -46,7 +41,7 @@ class Masks:
         Raises:
             GossamerError: the mask is to be fixed and there are no zeros.
         """
-        self.keep = {name: value.detach() != 0 for name, value in values.items() if is_pruned(name, value)}
+        self.keep = {name: value.detach() != 0 for name, value in values.items()}
         self._begin = {name: 1 - int(keep.sum()) / keep.numel() for name, keep in self.keep.items()}
         self._raised = schedule == "cubic"
         self._sparsity = sparsity

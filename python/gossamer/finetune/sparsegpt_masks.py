@@ -54,7 +54,10 @@ def raise_zeros(
         groups = student.config.blocks[index].groups
         for group in (each.linears for each in groups):
             moments = Moments()
-            moments.add_product(sums[group[0]].cpu().numpy())
+            if group[0] in sums:
+                moments.add_product(sums[group[0]].cpu().numpy())
+            else:  # an expert that no token came to: by magnitude
+                moments.add_product(np.eye(values[f"layers.{index}.{group[0]}.weight"].shape[1]))
             moments.check(f"layers.{index}.{group[0]}")
             for linear in group:
                 name = f"layers.{index}.{linear}.weight"
@@ -84,7 +87,7 @@ def _products(block: Block, description: spec.Block) -> Iterator[dict[str, Tenso
                 product = x.float().T @ x.float()
             sums[name] = sums[name] + product if name in sums else product
 
-        return getattr(block, name).register_forward_pre_hook(add)
+        return block.get_submodule(name).register_forward_pre_hook(add)
 
     hooks = [watch(group.linears[0]) for group in description.groups]
     try:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from ..errors import GossamerError
 from ..nn.decoder import Decoder
+from ..nn.linears import parameter_name
 from ..progress import Progress
 from .data import Data
 from .losses import squarehead, token_losses
-from .masks import Masks, is_pruned
+from .masks import Masks
 from .options import Options, Parts
 from .rounding import Rounding
 from .sparsegpt_masks import raise_zeros
@@ -78,7 +79,7 @@ class Trainer:
         self.values: dict[str, Tensor] = dict(self._parameters)
         if self._rounding.active:
             self.values = {name: nn.Parameter(value.detach().clone()) for name, value in self._parameters.items()}
-        self.masks = Masks(self.values, options.schedule, options.sparsity, options.scores)
+        self.masks = Masks(self._pruned(), options.schedule, options.sparsity, options.scores)
         self._optimizer = torch.optim.AdamW(
             self.values.values(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay, fused=True
         )
@@ -233,6 +234,10 @@ class Trainer:
         tensors |= {f"movement.{name}": moved for name, moved in self.masks.movement.items()}
         return tensors | {f"scales.{name}": scales for name, scales in self._rounding.held.items()}
 
+    def _pruned(self) -> dict[str, Tensor]:
+        """The matrices that have masks."""
+        return {name: self.values[name] for name in map(parameter_name, self.student.config.linears)}
+
     def _raise(self, number: int) -> bool:
         """Raises the zeros to where the schedule is before a step; returns whether that changed anything."""
         zeros = self.masks.due(number, self.progress)
@@ -252,14 +257,15 @@ class Trainer:
         return True
 
     def _refresh(self) -> None:
-        self._rounding.refresh({name: value for name, value in self.values.items() if is_pruned(name, value)})
+        self._rounding.refresh(self._pruned())
 
     @torch.no_grad()
     def _publish(self) -> None:
         """Lets the student compute with the weights as they will be stored."""
         if self._rounding.active:
+            exact = set(map(parameter_name, self.student.config.exact))
             for name, value in self.values.items():
-                if value.ndim == 2:
+                if value.ndim == 2 and name not in exact:
                     self._rounding.round(name, value, self._parameters[name])
                 else:
                     self._parameters[name].copy_(value)

@@ -18,7 +18,7 @@ class Stats:
         new_tokens: Tokens chosen, an end-of-text token included. The first comes out of the prefill.
         prefill_seconds: From the start to the first token chosen: the time to first token.
         decode_seconds: For the tokens after the first.
-        weight_bytes: Bytes of weights that one decode step reads.
+        weight_bytes: Bytes of weights that one decode step reads; of experts, as many as are chosen.
         kv_bytes: Mean bytes of keys and values that one decode step read.
         finish: "eos" (the model ended), "stop" (a stop string), "length" (max_new_tokens), "context" (the context is
             full), or "closed" (the caller or Ctrl-C ended it).

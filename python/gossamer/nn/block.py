@@ -6,77 +6,17 @@ description is computed by is looked up when a block is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..arch import spec
 from ..arch.spec import Linear, Transformer
+from .build import Build, Norm
 from .check import choose, expect
 from .functions import softcap
 from .linears import Linears, Projection
 from .memory import Memory, Step
-from .ops import Between, Ops, TorchOps
-from .positions import Angles, Slopes
-
-
-class Build:
-    """What a network is built of, and what its parts ask steps and memory for.
-
-    Attributes:
-        hidden: Width of the stream.
-        linears: What makes projections.
-        ops: What is between them.
-        angles: Rotary positions, each kind once.
-        slots: Key/value heads and widths of the attentions, in their order.
-    """
-
-    def __init__(self, hidden: int, linears: Linears, ops: Ops) -> None:
-        """Begins with no positions and no slots."""
-        self.hidden, self.linears, self.ops = hidden, linears, ops
-        self.angles = Angles()
-        self.slots: list[tuple[int, int]] = []
-
-
-class Norm(nn.Module):
-    """A norm over the stream's width, which takes up what waits to be added."""
-
-    def __init__(self, described: spec.Norm, name: str, build: Build, width: int | None = None) -> None:
-        """Takes its vectors from the linears.
-
-        Args:
-            described: The norm.
-            name: Its canonical name.
-            build: What of.
-            width: What it is taken over where that is no row of the stream, which kernels of a GPU are for.
-        """
-        super().__init__()
-        self._add_norm = build.ops.norm(described) if width is None else TorchOps().norm(described)
-        self._vectors = []
-        for vector, length in described.vectors(name, width or build.hidden).items():
-            own = "bias" if vector.endswith(".bias") else "weight"
-            self.register_parameter(own, build.linears.vector(vector, length))
-            self._vectors.append(own)
-
-    def add(self, states: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns states + update [..., width], and that normed; the states may be written to."""
-        return self._add_norm(states, update, *(getattr(self, name) for name in self._vectors))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns x [..., width] normed."""
-        return self.add(x, None)[1]
-
-
-class Vector(nn.Module):
-    """A vector that is no norm's and no bias."""
-
-    weight: nn.Parameter
-
-    def __init__(self, name: str, width: int, build: Build) -> None:
-        """Takes it from the linears; `name` is its canonical one."""
-        super().__init__()
-        self.weight = build.linears.vector(name, width)
+from .mixers import MIXERS, Mixer
+from .ops import Ops
 
 
 class Stream:
@@ -110,57 +50,6 @@ class Stream:
         return self._states
 
 
-class Mixer:
-    """Linears that read, what is between, and the linear whose output joins the stream.
-
-    Attributes:
-        projections: The linears by their short names, groups in the order of the computation.
-        modules: What it has beside them, by short name, for the block to have as its own.
-    """
-
-    def __init__(self, described: Any, prefix: str, build: Build) -> None:
-        """Builds the linears first, so that they and vectors have the order of the description."""
-        linears = described.linears(build.hidden)
-        for linear in linears.values():
-            expect(linear, "rows", "cols", "bias")
-        self.projections: dict[tuple[str, ...], Projection] = {
-            names: build.linears.group({prefix + name: linears[name] for name in names}) for names in described.groups
-        }
-        self._inputs, self._output = self.projections.values()
-        self.modules: dict[str, nn.Module] = {}
-        self._between: Between = _BETWEEN[described.part](described, prefix, build, self.modules)
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        """Returns what is added to the stream, for what is read [..., hidden]."""
-        (update,) = self._output(self._between(self._inputs(x), step))
-        return update
-
-
-def _attention(described: spec.Attention, prefix: str, build: Build, modules: dict[str, nn.Module]) -> Between:
-    build.slots.append((described.kv_heads, described.head_dim))
-    if (norm := described.qk_norm) is not None:
-        expect(norm, "norm", "over", "own")
-        for side, heads in (("q", described.heads), ("k", described.kv_heads)):
-            for name, width in norm.norms(side, heads, described.head_dim).items():
-                modules[name] = Norm(norm.norm, prefix + name, build, width)
-    if described.sinks:
-        modules["sinks"] = Vector(f"{prefix}sinks", described.heads, build)
-    angles = build.angles.number(described)
-    if isinstance(described.positions, spec.Alibi):
-        modules["slopes"] = Slopes(described.positions)
-    return build.ops.attention(described, len(build.slots) - 1, angles, modules)
-
-
-def _mlp(described: spec.Mlp, _prefix: str, build: Build, _modules: dict[str, nn.Module]) -> Between:
-    return build.ops.mlp(described)
-
-
-_BETWEEN: dict[str, Callable[[Any, str, Build, dict[str, nn.Module]], Between]] = {
-    "attention": _attention,
-    "mlp": _mlp,
-}
-
-
 class Branch:
     """A mixer, what it reads the stream through, and what becomes of what it gives.
 
@@ -175,7 +64,7 @@ class Branch:
     def __init__(self, described: spec.Branch, prefix: str, build: Build) -> None:
         """Builds the norms."""
         expect(described, "mixer", "before", "behind", "after_sum", "scale")
-        choose(_BETWEEN, described, "mixer")
+        choose(MIXERS, described, "mixer")
         self.norms = {name: Norm(norm, prefix + name, build) for name, norm in described.norms.items()}
         own = described.mixer.name
         self.before = self.norms.get(f"{own}_norm")
@@ -218,14 +107,14 @@ class Block(nn.Module):
             for name, norm in branch.norms.items():
                 self.add_module(name, norm)
         for branch, each in zip(branches, described.branches, strict=True):
-            branch.mixer = Mixer(each.mixer, prefix, build)
+            branch.mixer = MIXERS[each.mixer.part](each.mixer, prefix, build)
         self.projections = {names: one for branch in branches for names, one in branch.mixer.projections.items()}
         for projection in self.projections.values():
             for name, module in projection.modules.items():
-                self.add_module(name, module)
+                _adopt(self, name, module)
         for branch in branches:
             for name, module in branch.mixer.modules.items():
-                self.add_module(name, module)
+                _adopt(self, name, module)
         self._rounds = [branches] if described.parallel else [[branch] for branch in branches]
 
     def run(self, stream: Stream, step: Step) -> None:
@@ -241,6 +130,17 @@ class Block(nn.Module):
         stream = Stream(states)
         self.run(stream, step)
         return stream.settled()
+
+
+def _adopt(parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Gives a module to one that has it as its own, or to one within that: "experts.3.up"."""
+    first, _, rest = name.partition(".")
+    if not rest:
+        parent.add_module(first, module)
+        return
+    if first not in dict(parent.named_children()):
+        parent.add_module(first, nn.Module())
+    _adopt(parent.get_submodule(first), rest, module)
 
 
 class Network(nn.Module):

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import spec
+from ..errors import GossamerError
 from ..gpu.counters import counters_of
 from ..gpu.cuda import number_of, stream_of
 from ..gpu.dtypes import NAMES
 from .check import unknown
 from .functions import Scores, joined, merge_heads
 from .memory import Reach, Step
-from .ops import AddNorm, Between, TorchOps, attention_scale
+from .ops import AddNorm, Between, Route, TorchOps, attention_scale
 
 _MOST_HEADS = 256
 _NORMS = frozenset({"rms"})  # that there are kernels for
@@ -165,3 +166,7 @@ class CudaOps(TorchOps):
         if kind not in _ACTIVATIONS or unknown(described, ("width", "activation", "gated", "biases")):
             return super().mlp(described)
         return lambda outputs, _: self.kernels.gate(joined(outputs))
+
+    def routing(self, described: spec.Experts) -> Route:
+        """Refuses: which experts a token goes through is not known before it runs, and a step has fixed shapes."""
+        raise GossamerError(f"{described.part}: decoders on GPUs do not know them; run on the CPU")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arch.spec import Transformer
+from ..arch.spec import Experts, Transformer
 from ..engine import Batch
 from ..errors import GossamerError
 from ..gpu.cuda import check_available
@@ -73,6 +73,8 @@ class Engine:
         self.device = torch.device(device)
         if self.device.type == "cuda":
             check_available()
+            if any(isinstance(branch.mixer, Experts) for block in config.blocks for branch in block.branches):
+                raise GossamerError(f"{Experts.part}: decoders on GPUs do not know them; run on the CPU")
         if str(self.device) == "cuda":
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.dtype = dtype or _type_of(weights)
@@ -181,8 +183,10 @@ class Engine:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that a step reads."""
-        return sum(rows.nbytes for rows in self._rows)
+        """Bytes of weights that a step of one token reads; of experts, as many as are chosen."""
+        linears = self.config.linears
+        shares = [linears[rows.names[0]].share if rows.names[0] in linears else 1.0 for rows in self._rows]
+        return round(sum(rows.nbytes * share for rows, share in zip(self._rows, shares, strict=True)))
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -61,6 +61,18 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap)
 
 
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the largest of a softmax over logits [n, m], float32, and where they are; [n, count] both."""
+    values, indices = logits.float().softmax(-1).topk(count)
+    return values, indices
+
+
+def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns a softmax over the largest of logits [n, m] alone, float32, and where they are; [n, count] both."""
+    values, indices = logits.float().topk(count)
+    return values.softmax(-1), indices
+
+
 def rotary_angles(places: Tensor, inv_freq: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines, times a scale, of the angles by which tokens at `places` turn.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import _core
+from ..arch.sources import parts_of
 from ..arch.spec import Linear, Transformer
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
@@ -64,7 +65,7 @@ class Separate:
     def __init__(self, linears: Mapping[str, Linear]) -> None:
         """Makes modules with weights that torch initializes."""
         self.modules = {
-            name.rpartition(".")[2]: nn.Linear(each.cols, each.rows, bias=each.bias) for name, each in linears.items()
+            parts_of(name)[1]: nn.Linear(each.cols, each.rows, bias=each.bias) for name, each in linears.items()
         }
 
     def __call__(self, x: Tensor) -> list[Tensor]:
@@ -169,7 +170,7 @@ class Copies:
 
     def group(self, linears: Mapping[str, Linear]) -> Rows:
         """See `Linears`."""
-        names = tuple(name.rpartition(".")[2] for name in linears)
+        names = tuple(parts_of(name)[1] for name in linears)
         rows = self._ends[names] if names in self._ends else self._first[names]
         assert isinstance(rows, Rows)
         return rows.clone()

@@ -19,6 +19,9 @@ AddNorm = Callable[..., tuple[Tensor, Tensor]]
 """(states, update or None, vectors of the norm...) -> states + update, and that normed; states may be written to."""
 Between = Callable[[Sequence[Tensor], Step], Tensor]
 """(outputs of the linears that read the stream, step) -> inputs of the one that adds to it."""
+Route = Callable[[Sequence[Tensor], Step], tuple[Tensor, Tensor]]
+"""(outputs of the router and what is beside it [n, ...], step) -> weights and columns of what each token goes through,
+[n, m] both."""
 
 
 class Ops(Protocol):
@@ -41,6 +44,9 @@ class Ops(Protocol):
 
     def mlp(self, described: spec.Mlp) -> Between:
         """Returns what is between gate, up and down."""
+
+    def routing(self, described: spec.Experts) -> Route:
+        """Returns what tells tokens their experts, and the shared one, whose column is behind theirs."""
 
 
 def attention_scale(described: spec.Attention) -> float:
@@ -112,6 +118,28 @@ class TorchOps:
             return activation(gate) * up if described.plain else functions.clamped(gate, up, *limits)
 
         return activate
+
+    def routing(self, described: spec.Experts) -> Route:
+        """See `Ops`."""
+        routing = described.routing
+        expect(routing, "softmax", "normalized", "bias", "scale")
+        sizes = (described.count, 1) if described.shared_gate else (described.count,)
+        choice = {"all": functions.likeliest, "chosen": functions.largest}
+        weigh = choose(choice, routing, "softmax")
+
+        def route(outputs: Sequence[Tensor], _: Step) -> tuple[Tensor, Tensor]:
+            logits, *gate = functions.apart(outputs, sizes)
+            weights, experts = weigh(logits, described.chosen)
+            if routing.normalized:
+                weights = weights / weights.sum(-1, keepdim=True)
+            weights = weights * routing.scale
+            if described.shared is None:
+                return weights, experts
+            shared = gate[0].float().sigmoid() if gate else torch.ones_like(weights[:, :1])
+            column = torch.full_like(experts[:, :1], described.count)
+            return torch.cat([weights, shared], dim=-1), torch.cat([experts, column], dim=-1)
+
+        return route
 
 
 def _prepared(

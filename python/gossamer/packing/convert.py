@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .. import _core
 
 _HEAD = ("embed", "embed_project", "head_project", "head")  # a tied head is the embedding
-_TABLES = (*_HEAD, "positions")  # always dense; rows of positions are few, and stay as they are
+_KEPT = ("positions",)  # of a few rows, which stay as they are
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,13 @@ def pack_checkpoint(
     planned: Machine | Lookup = machine or here(progress)
 
     sources = checkpoint.sources()
+    config = family.describe(checkpoint.config)
+    dense = {*_HEAD, *_KEPT, *config.exact}
 
     def wanted(name: str) -> str:
-        return (head if name in _HEAD else STORED) if name in _TABLES else weights
+        if name in config.exact:
+            return "f32"
+        return head if name in _HEAD else STORED if name in _KEPT else weights
 
     def rounded(values: NDArray[np.float32], type_: str, what: str) -> Rounded:
         try:
@@ -154,7 +158,7 @@ def pack_checkpoint(
         if not isinstance(made, Rounded):
             vectors[name] = made
             continue
-        put(name, made, "dense" if name in _TABLES else format)
+        put(name, made, "dense" if name in dense else format)
         stored = sources[name].tensor
         if stored in checkpoint.low_rank:
             branch, finer = checkpoint.low_rank[stored], "int8" if made.type == "int4" else made.type
@@ -174,7 +178,7 @@ def pack_checkpoint(
         info["sliding_window"] = checkpoint.window
     if machine is None and format == "auto":
         info[PLANNED_FOR] = this_processor()
-    return PackedModel(family.describe(checkpoint.config), packed, vectors, tokenizer, info, reasons)
+    return PackedModel(config, packed, vectors, tokenizer, info, reasons)
 
 
 def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:

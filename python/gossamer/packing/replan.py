@@ -49,7 +49,7 @@ def replanned(src: str | Path, progress: Progress | None = None) -> PackedModel:
     for done, (name, weight) in enumerate(model.weights.items()):
         if progress:
             progress(done, len(model.weights), f"choosing {name}")
-        if "." not in name:  # embedding and head are dense
+        if "." not in name or name in model.config.exact:  # those are dense
             weights[name], reasons[name] = weight, model.reasons.get(name, "")
         else:
             matrix = stored(weight)
@@ -72,7 +72,7 @@ def advise(model: PackedModel, progress: Progress | None = None) -> str | None:
     machine = here(progress)
     changes: Counter[tuple[str, str]] = Counter()
     for name, weight in model.weights.items():
-        if "." not in name or "asked for" in model.reasons.get(name, ""):
+        if "." not in name or name in model.config.exact or "asked for" in model.reasons.get(name, ""):
             continue
         shape = expected_shape(weight.rows, weight.cols, weight.nnz, weight.pattern)
         choice = choose(shape, weight.type, machine=machine)

@@ -136,7 +136,8 @@ def _decoder(
         values = source.read(sources[name], finite=True)
         if values.ndim == 1:
             return values
-        weight = _core.pack(values, "dense", "f32") if name == "positions" else _measured(values)
+        kept = name == "positions" or name in config.exact
+        weight = _core.pack(values, "dense", "f32") if kept else _measured(values)
         return weight, _size(values)
 
     for name, made in work_ahead(read, sources):

@@ -116,6 +116,6 @@ def _parts(block: Block) -> list[tuple[str, ...]]:
     """What is pruned at once to see what it does: attention is small and matters little, and counts as one."""
     parts: list[tuple[str, ...]] = []
     for branch in block.branches:
-        groups = branch.mixer.groups
+        groups = [group.linears for group in branch.mixer.groups]
         parts += [sum(groups, ())] if isinstance(branch.mixer, Attention) else groups
     return parts

@@ -9,11 +9,13 @@ know is refused by name.
 from __future__ import annotations
 
 from .attention import Attention, QkNorm, attention_scale
+from .experts import Experts, Routing
 from .linear import Linear
+from .mixer import Group, Mixer
 from .mlp import Mlp
 from .norm import Norm
 from .positions import Alibi, Learned, QueryScale, Rope
-from .stack import MOST_LAYERS, Block, Branch, Group, Stack
+from .stack import MOST_LAYERS, Block, Branch, Stack
 from .transformer import Embedding, Head, Transformer
 
 __all__ = [
@@ -23,15 +25,18 @@ __all__ = [
     "Block",
     "Branch",
     "Embedding",
+    "Experts",
     "Group",
     "Head",
     "Learned",
     "Linear",
+    "Mixer",
     "Mlp",
     "Norm",
     "QkNorm",
     "QueryScale",
     "Rope",
+    "Routing",
     "Stack",
     "Transformer",
     "attention_scale",

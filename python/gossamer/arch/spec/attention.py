@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from .linear import Linear, check_biases
+from .mixer import Group, Mixer
 from .norm import Norm
 from .parse import LARGEST, require, require_sizes
 from .positions import Alibi, QueryScale, Rope
@@ -44,7 +45,7 @@ class QkNorm:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Mixer):
     """Causal attention over the sequence itself, with grouped queries (Ainslie et al. 2023).
 
     What comes out of q, k and v is normed, clipped, and rotated; products of queries and keys are scaled, capped, and
@@ -100,18 +101,18 @@ class Attention:
         check_biases(self, ("q", "k", "v", "o"))
 
     def linears(self, hidden: int) -> dict[str, Linear]:
-        """Returns its matrices by their short names, in the order of the computation."""
+        """See `Mixer`."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         shapes = {"q": (query, hidden), "k": (key, hidden), "v": (key, hidden), "o": (hidden, query)}
         return {name: Linear(*shape, name in self.biases) for name, shape in shapes.items()}
 
     @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Linears that read the same inputs; the output of the last group joins the stream."""
-        return (("q", "k", "v"), ("o",))
+    def groups(self) -> tuple[Group, ...]:
+        """See `Mixer`."""
+        return Group(("q", "k", "v")), Group(("o",), joins=True)
 
     def vectors(self) -> dict[str, int]:
-        """Returns the lengths of the vectors that it has beside biases."""
+        """See `Mixer`."""
         found: dict[str, int] = {}
         if self.qk_norm is not None:
             for side, heads in (("q", self.heads), ("k", self.kv_heads)):

@@ -16,11 +16,13 @@ class Linear:
         rows: Outputs.
         cols: Inputs.
         bias: Whether a bias is added.
+        share: The part of it that is read for a token: where it is one of several of which some are chosen.
     """
 
     rows: int
     cols: int
     bias: bool
+    share: float = 1.0
 
 
 def check_biases(mixer: Any, known: tuple[str, ...]) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from .linear import Linear, check_biases
+from .mixer import Group, Mixer
 from .parse import require, require_sizes
 
 
 @dataclass(frozen=True)
-class Mlp:
+class Mlp(Mixer):
     """Two linears with a nonlinearity between them, or three: down(activation(gate(x)) * up(x)) (Shazeer 2020).
 
     Attributes:
@@ -38,7 +39,7 @@ class Mlp:
 
     def __post_init__(self) -> None:
         require_sizes(self, "width")
-        check_biases(self, (*self.groups[0], "down"))
+        check_biases(self, (*self._inputs, "down"))
         require(self.limit is None or 0 < self.limit < math.inf, f"limit must be above 0, got {self.limit}")
         require(0 < self.alpha < math.inf, f"alpha must be above 0, got {self.alpha}")
         require(math.isfinite(self.shift), f"shift must be finite, got {self.shift}")
@@ -50,16 +51,16 @@ class Mlp:
         """Whether gate and up are taken as they are, and the activation as well."""
         return self.limit is None and self.alpha == 1 and self.shift == 0
 
+    @property
+    def _inputs(self) -> tuple[str, ...]:
+        return ("gate", "up") if self.gated else ("up",)
+
     def linears(self, hidden: int) -> dict[str, Linear]:
-        """Returns its matrices by their short names, in the order of the computation."""
-        shapes = {**dict.fromkeys(self.groups[0], (self.width, hidden)), "down": (hidden, self.width)}
+        """See `Mixer`."""
+        shapes = {**dict.fromkeys(self._inputs, (self.width, hidden)), "down": (hidden, self.width)}
         return {name: Linear(*shape, name in self.biases) for name, shape in shapes.items()}
 
     @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Linears that read the same inputs; the output of the last group joins the stream."""
-        return (("gate", "up") if self.gated else ("up",), ("down",))
-
-    def vectors(self) -> dict[str, int]:
-        """Returns the lengths of the vectors that it has beside biases."""
-        return {}
+    def groups(self) -> tuple[Group, ...]:
+        """See `Mixer`."""
+        return Group(self._inputs), Group(("down",), joins=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .attention import Attention
+from .experts import Experts
+from .mixer import Group
 from .mlp import Mlp
 from .norm import Norm
 from .parse import require
@@ -26,7 +28,7 @@ class Branch:
         scale: Factor on what is added, a float32 value.
     """
 
-    mixer: Attention | Mlp
+    mixer: Attention | Mlp | Experts
     before: Norm | None
     behind: Norm | None = None
     after_sum: Norm | None = None
@@ -47,19 +49,6 @@ class Branch:
         for name, norm in self.norms.items():
             found |= norm.vectors(name, hidden)
         return found | self.mixer.vectors()
-
-
-@dataclass(frozen=True)
-class Group:
-    """Linears of a block that read the same inputs.
-
-    Attributes:
-        linears: Their short names.
-        joins: Whether their output is added to the stream.
-    """
-
-    linears: tuple[str, ...]
-    joins: bool
 
 
 @dataclass(frozen=True)
@@ -94,11 +83,7 @@ class Block:
     @property
     def groups(self) -> tuple[Group, ...]:
         """Its linears by what they read, in the order of the computation."""
-        return tuple(
-            Group(linears, linears == branch.mixer.groups[-1])
-            for branch in self.branches
-            for linears in branch.mixer.groups
-        )
+        return tuple(group for branch in self.branches for group in branch.mixer.groups)
 
 
 @dataclass(frozen=True)

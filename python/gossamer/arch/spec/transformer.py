@@ -106,7 +106,10 @@ class Transformer:
 
     @cached_property
     def linears(self) -> dict[str, Linear]:
-        """The matrices of the blocks by canonical name, "layers.3.q", in the order of the computation."""
+        """The matrices of the blocks by canonical name, "layers.3.q", in the order of the computation.
+
+        Those of `exact` are not among them.
+        """
         return {
             f"layers.{layer}.{name}": linear
             for layer, block in enumerate(self.stack)
@@ -115,11 +118,21 @@ class Transformer:
         }
 
     @cached_property
+    def exact(self) -> dict[str, Linear]:
+        """Small matrices of the blocks, "layers.3.router", on which all else depends: neither pruned nor rounded."""
+        return {
+            f"layers.{layer}.{name}": linear
+            for layer, block in enumerate(self.stack)
+            for branch in block.branches
+            for name, linear in branch.mixer.exact(self.hidden).items()
+        }
+
+    @cached_property
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights, [outputs, inputs], and vectors by canonical name.
 
-        Those are "embed", "positions", "layers.3.q", "layers.3.q.bias", "layers.3.attn_norm", "norm", where it is not
-        tied "head", and others that parts say.
+        Those are "embed", "positions", "layers.3.q", "layers.3.q.bias", "layers.3.experts.17.up", "layers.3.attn_norm",
+        "norm", where it is not tied "head", and others that parts say.
         """
         way_in, way_out = self.embedding, self.head
         found: dict[str, tuple[int, ...]] = {"embed": (self.vocab, way_in.project or self.hidden)}
@@ -131,7 +144,8 @@ class Transformer:
             found |= _sized(way_in.norm.vectors("embed_norm", self.hidden))
         for layer, block in enumerate(self.stack):
             for branch in block.branches:
-                for name, linear in branch.mixer.linears(self.hidden).items():
+                mixer = branch.mixer
+                for name, linear in (mixer.exact(self.hidden) | mixer.linears(self.hidden)).items():
                     found[f"layers.{layer}.{name}"] = (linear.rows, linear.cols)
                     if linear.bias:
                         found[f"layers.{layer}.{name}.bias"] = (linear.rows,)
