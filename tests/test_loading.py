@@ -50,7 +50,11 @@ def test_checkpoints_are_packed_in_memory(tmp_path: Path, stored: str, weights: 
 
 def test_options_reach_the_engine(tmp_path: Path) -> None:
     model = load(tiny_llama(tmp_path / "m"), threads=1, kv="f16")
-    assert (model.decoder.threads, model.decoder.kv) == (1, "f16")
+    assert (model.decoder.threads, model.decoder.kv, model.decoder.kv_limit) == (1, "f16", 0)
+    limited = load(tmp_path / "m", kv_limit=1 << 20)
+    assert limited.decoder.kv_limit == 1 << 20
+    with pytest.raises(GossamerError, match="the KV cache is at its limit"):
+        load(tmp_path / "m", kv_limit=1).logits([3])
     assert gossamer.load is load
 
 
@@ -69,6 +73,8 @@ def test_an_automatic_cache_is_bf16_where_pairs_are_multiplied_and_inputs_are_ro
         ({"kv": "int3"}, "kv must be one of auto, f32, f16, bf16, got 'int3'"),
         ({"activations": "x"}, "activations must be one of auto, f32, bf16, a8"),
         ({"weights": "int2"}, "weights must be one of None, auto, f32"),
+        ({"kv_limit": -1}, "kv_limit must not be negative, got -1"),
+        ({"kv_limit": 1, "device": "cuda"}, "kv_limit is for the CPU"),
         ({"threads": -1}, "threads must be from 0 to 1024, got -1"),
         ({"threads": 3_000_000_000}, "threads must be from 0 to 1024, got 3000000000"),
     ],

@@ -83,6 +83,14 @@ class Engine(Protocol):
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that a token of a sequence takes."""
 
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values that sequences have now."""
+
+    @property
+    def kv_limit(self) -> int:
+        """Most bytes of keys and values; 0 where there is no limit. A call beyond it raises `_core.CacheFull`."""
+
 
 @runtime_checkable
 class Adaptable(Protocol):

@@ -30,6 +30,7 @@ def load(
     kv: str = "f32",
     activations: str = "auto",
     weights: str | None = None,
+    kv_limit: int = 0,
     progress: Progress | None = None,
 ) -> Model:
     """Opens a model.
@@ -47,6 +48,8 @@ def load(
             bf16, and f16 where "auto" finds f16 values.
         weights: Type to pack a checkpoint's values with, in memory: one of f32, bf16, f16, int8, int4, or "auto"
             (int8); None keeps those of the checkpoint. Packed folders have theirs.
+        kv_limit: Most bytes of cached keys and values, on the CPU; 0 for no limit. Where `Model.generate_batch` meets
+            it, texts wait for one another.
         progress: Called with (done, total, what).
 
     Raises:
@@ -60,6 +63,10 @@ def load(
     ):
         if value not in allowed:
             raise GossamerError(f"{option} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+    if kv_limit < 0:
+        raise GossamerError(f"kv_limit must not be negative, got {kv_limit}")
+    if kv_limit and device == "cuda":
+        raise GossamerError("kv_limit is for the CPU: a GPU's caches have no limit but its memory")
     threads = usable_threads(threads)
     if device == "cuda":
         from .gpu.cuda import check_available
@@ -73,7 +80,7 @@ def load(
 
         machine = gpu_machine()
     packed = open_packed(model, weights, machine, progress, revision)
-    return ready(packed, device=device, threads=threads, kv=kv, activations=activations)
+    return ready(packed, device=device, threads=threads, kv=kv, activations=activations, kv_limit=kv_limit)
 
 
 def check_gpu_activations(activations: str) -> None:

@@ -270,12 +270,12 @@ def process(prelude: str, *argv: object) -> subprocess.CompletedProcess[str]:
 
 INTERRUPT = """
 import os, signal
-from gossamer.generation.model import _Cached
-plain = _Cached.extend
+from gossamer.generation.scheduler import Scheduler
+plain = Scheduler.step
 def step(*arguments, **options):
     os.kill(os.getpid(), signal.SIGINT)
     return plain(*arguments, **options)
-_Cached.extend = step
+Scheduler.step = step
 """
 
 

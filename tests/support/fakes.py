@@ -24,6 +24,7 @@ class FakeDecoder:
     kv_bytes_per_token = 10
     threads = 2
     kv = "f32"
+    kv_limit = 0
 
     def __init__(self, vocab: int, script: list[int] | None = None) -> None:
         self.vocab = vocab
@@ -70,6 +71,10 @@ class FakeDecoder:
 
     def length(self, seq: int) -> int:
         return len(self.held.get(seq, []))
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.kv_bytes_per_token * sum(map(len, self.held.values()))
 
     def kernels(self) -> list[tuple[str, str]]:
         return [("head", "script")]

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import GossamerError
 from ..formats import TYPES
 from ..generation.describe import weight_kinds
-from ..generation.model import choose
+from ..generation.held import choose
 from ..generation.ready import ready
 from ..gpu.cuda import check_available
 from ..loading import check_gpu_activations

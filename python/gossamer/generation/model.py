@@ -1,22 +1,24 @@
-"""`Model`: a decoder and its tokenizer, and the loop that turns a prompt into text."""
+"""`Model`: a decoder and its tokenizer, and what turns prompts into text."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections import abc
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import Adaptable
+from .._core import CacheFull
 from ..errors import GossamerError
 from ..text.generation_config import unheeded
 from ..text.messages import Message, check_text
+from .held import Held, choose
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
+from .scheduler import MOST, Scheduler, Task
 from .sequence import Sequence
 from .stats import Stats
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .. import _core
     from ..arch.spec import Transformer
     from ..engine import Engine, Mix
+    from ..progress import Progress
     from ..text.tokenizer import Tokenizer
     from .adapters import Adapters, Chosen
     from .conversation import Conversation
@@ -107,9 +110,8 @@ class Model:
         check_names(options, ["adapters", "chat"])
         run_options = (sampling or self.defaults()).changed(options)
         chat = self._chats(prompt, chat)
-        cached = self._new_sequence()
-        cached.adapt(self.mix(adapters))
-        return self._run(cached, self._encode(prompt, chat), run_options, keep=False, begins=chat)
+        held = self._new_sequence(self.mix(adapters))
+        return self._run(held, self._encode(prompt, chat), run_options, keep=False, begins=chat)
 
     def generate(
         self,
@@ -122,6 +124,54 @@ class Model:
     ) -> str:
         """Returns the whole text that `stream` would give in pieces; takes the same options and raises the same."""
         return "".join(self.stream(prompt, sampling, chat=chat, adapters=adapters, **options))
+
+    def generate_batch(
+        self,
+        prompts: abc.Iterable[str | abc.Sequence[Message]],
+        sampling: SamplingOptions | None = None,
+        *,
+        chat: bool | None = None,
+        adapters: Chosen = None,
+        most: int = MOST,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Answers many prompts, some at once: one pass over the weights serves all that are being written.
+
+        A text is the one that `generate` gives, whatever its company; where tokens are drawn, that of each prompt is
+        drawn with other random numbers, so that a prompt that is given twice has two answers. Beginnings that prompts
+        share are computed once.
+
+        Args:
+            prompts: As of `stream`.
+            sampling: As of `stream`, for all of them.
+            chat: As of `stream`.
+            adapters: As of `stream`.
+            most: Texts at once.
+            progress: Called with (texts done, texts, what).
+            **options: As of `stream`.
+
+        Returns:
+            The texts, in the order of the prompts.
+
+        Raises:
+            GossamerError: as `stream`, naming the prompt by its number from 1; before anything is computed where it is
+                about options or about `most`.
+            TypeError: there is no such option.
+        """
+        from .batch import Request, answers
+
+        check_names(options, ["adapters", "chat", "most", "progress"])
+        run_options = (sampling or self.defaults()).changed(options)
+        asked = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
+        texts = []
+        for answer in answers(self, asked, most=most):
+            if answer.error is not None:
+                raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
+            texts.append(answer.text)
+            if progress is not None:
+                progress(len(texts), len(asked), "answering")
+        return texts
 
     def conversation(self, system: str | None = None, adapters: Chosen = None) -> Conversation:
         """Returns a new chat that keeps what it has computed from turn to turn.
@@ -162,7 +212,7 @@ class Model:
             Logits [tokens, vocab]; row i predicts token i + 1.
 
         Raises:
-            GossamerError: no tokens, or more than the context holds.
+            GossamerError: no tokens, or more than the context or the cache holds.
         """
         tokens = np.asarray(token_ids, dtype=np.int32)
         self._check_length(tokens.size)
@@ -171,6 +221,8 @@ class Model:
         try:
             choose(self.decoder, sequence, mix)
             return self.decoder.step([(sequence, tokens)], all_logits=True)
+        except CacheFull as error:
+            raise GossamerError(str(error)) from None
         finally:
             self.decoder.free(sequence)
 
@@ -208,7 +260,7 @@ class Model:
 
     def _run(
         self,
-        cached: _Cached,
+        held: Held,
         prompt: list[int],
         options: SamplingOptions,
         *,
@@ -216,14 +268,34 @@ class Model:
         draw: int = 0,
         begins: bool = True,
     ) -> Pieces:
-        """The decode loop. With `keep` the cached sequence ends up holding the text but for its last token.
+        """Runs one text. With `keep` the sequence ends up holding the text but for its last token.
 
         The text that comes begins where `begins` says so, and otherwise goes on with the prompt's.
         """
-        weight_bytes = self.decoder.weight_bytes + (self.adapters.bytes(cached.mix) if cached.mix else 0)
+        text = self._text(prompt, options, draw, begins, held.mix)
+        scheduler = Scheduler(self.decoder, most=1)
+        start = time.perf_counter()
+        try:
+            text.stats.reused_tokens = held.keep_common(prompt)
+            task = Task(text, held, keep=keep, seconds=time.perf_counter() - start)
+            scheduler.add(task)
+            while not task.done:
+                for _, piece in scheduler.step():
+                    if piece:
+                        yield piece
+            if task.error is not None:
+                raise task.error
+        finally:
+            self.last_stats = text.stats
+            if not keep:
+                held.free()
+
+    def _text(self, prompt: list[int], options: SamplingOptions, draw: int, begins: bool, mix: Mix) -> Sequence:
+        """The state of a text that goes on from a prompt."""
+        weight_bytes = self.decoder.weight_bytes + (self.adapters.bytes(mix) if mix else 0)
         stats = Stats(len(prompt), weight_bytes, device=self.device, sampling=options)
         stats.unheeded = tuple(unheeded(self.tokenizer.generation))
-        text = Sequence(
+        return Sequence(
             prompt,
             self.tokenizer,
             stats,
@@ -232,21 +304,6 @@ class Model:
             draw=draw,
             begins=begins,
         )
-        start = time.perf_counter()
-        try:
-            stats.reused_tokens = cached.keep_common(prompt)
-            logits = cached.extend(prompt[stats.reused_tokens :])
-            while True:
-                if piece := text.push(logits, time.perf_counter() - start):
-                    yield piece
-                if text.finish:
-                    break
-                start = time.perf_counter()
-                logits = cached.extend(text.tokens[-1:])
-        finally:
-            self.last_stats = stats
-            if not keep:
-                cached.free()
 
     def mix(self, adapters: Chosen = None) -> Mix:
         """Returns the adapters of a new sequence as the engine takes them.
@@ -257,56 +314,5 @@ class Model:
         none = not adapters and "adapters" not in self.__dict__  # nothing was ever loaded
         return () if none else self.adapters.mix(adapters)
 
-    def _new_sequence(self) -> _Cached:
-        return _Cached(self.decoder, self._ids)
-
-
-class _Cached:
-    """A sequence of the engine, and the token ids that it holds."""
-
-    def __init__(self, engine: Engine, ids: Iterator[int]) -> None:
-        self._engine = engine
-        self._ids = ids
-        self._id = next(ids)
-        self._tokens: list[int] = []
-        self._chose = False  # of the engine's sequence as it is
-        self.mix: Mix = ()
-
-    def adapt(self, mix: Mix) -> None:
-        """Goes on with these adapters; what was computed with others is forgotten."""
-        if mix != self.mix:
-            self.free()
-            self.mix = mix
-
-    def keep_common(self, prompt: list[int]) -> int:
-        """Rolls back to the longest common prefix with `prompt`, short of its last token, whose logits are needed."""
-        held = self._engine.length(self._id)  # Ctrl-C may have come between a step and its note in `_tokens`
-        pairs = zip(self._tokens[:held], prompt[:-1], strict=False)
-        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if common < held:
-            self._engine.rollback(self._id, held - common)
-        del self._tokens[common:]
-        return common
-
-    def extend(self, tokens: list[int]) -> NDArray[np.float32]:
-        """Appends tokens; returns the last one's logits [vocab]. An interrupted call leaves the sequence as it was."""
-        if not self._chose:
-            choose(self._engine, self._id, self.mix)
-            self._chose = True
-        (logits,) = self._engine.step([(self._id, np.asarray(tokens, dtype=np.int32))])
-        self._tokens += tokens
-        return np.asarray(logits)
-
-    def free(self) -> None:
-        """Empties the sequence and gives its memory back."""
-        self._engine.free(self._id)
-        self._tokens = []
-        self._id = next(self._ids)
-        self._chose = False
-
-
-def choose(engine: Engine, sequence: int, mix: Mix) -> None:
-    """Sets the adapters of a sequence that holds no tokens; nothing where there are none."""
-    if mix:
-        assert isinstance(engine, Adaptable)
-        engine.choose(sequence, mix)
+    def _new_sequence(self, mix: Mix = ()) -> Held:
+        return Held(self.decoder, self._ids, mix)

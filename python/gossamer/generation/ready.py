@@ -17,7 +17,13 @@ PAIRED = ("avx512_bf16", "amx")
 
 
 def ready(
-    packed: PackedModel, *, device: str = "cpu", threads: int = 0, kv: str = "f32", activations: str = "auto"
+    packed: PackedModel,
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    kv: str = "f32",
+    activations: str = "auto",
+    kv_limit: int = 0,
 ) -> Model:
     """Sets a packed model up to run; options as for `load`.
 
@@ -32,7 +38,13 @@ def ready(
     kv = chosen_kv(kv, packed, activations)
     try:
         decoder = _core.Decoder(
-            packed.config.to_dict(), packed.weights, packed.vectors, threads=threads, kv=kv, activations=activations
+            packed.config.to_dict(),
+            packed.weights,
+            packed.vectors,
+            threads=threads,
+            kv=kv,
+            activations=activations,
+            kv_limit=kv_limit,
         )
     except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
         raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None

@@ -194,6 +194,17 @@ class Engine:
         return 2 * sum(heads * width for heads, width in self._network.slots) * self.dtype.itemsize
 
     @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values that sequences have room for now."""
+        with self._turns():
+            return self.kv_bytes_per_token * sum(cache.capacity for cache in self._caches.values())
+
+    @property
+    def kv_limit(self) -> int:
+        """None but the device's memory."""
+        return 0
+
+    @property
     def _rows(self) -> list[Rows]:
         return [rows for rows in self._network.projections if isinstance(rows, Rows)]
 

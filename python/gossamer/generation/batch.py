@@ -1,0 +1,115 @@
+"""Many prompts at once: their texts, whatever company each has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import GossamerError
+from .sampling_options import SamplingOptions
+from .scheduler import MOST, Scheduler, Task
+
+if TYPE_CHECKING:
+    from ..text.messages import Message
+    from .adapters import Chosen
+    from .model import Model
+    from .stats import Stats
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a model.
+
+    Attributes:
+        prompt: Text, or chat messages.
+        sampling: All options.
+        chat: As of `Model.stream`.
+        draw: Requests of the same options but another number are drawn with other random numbers.
+        adapters: As of `Model.stream`.
+    """
+
+    prompt: str | Sequence[Message]
+    sampling: SamplingOptions
+    chat: bool | None = None
+    draw: int = 0
+    adapters: Chosen = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request.
+
+    Attributes:
+        number: Of the request, from 0.
+        text: The text.
+        stats: Its counts, and why it ended.
+        error: Why there is no more text; None where all went well.
+    """
+
+    number: int
+    text: str
+    stats: Stats | None
+    error: GossamerError | None = None
+
+
+def answers(
+    model: Model, requests: Iterable[Request | GossamerError], *, most: int = MOST, first: int = 0
+) -> Iterator[Answer]:
+    """Answers requests, some at once, taking them as there is room.
+
+    Args:
+        model: The model.
+        requests: What is asked; an error is answered by itself.
+        most: Texts at once.
+        first: Number of the first request.
+
+    Returns:
+        An answer for each, in the order of the requests. Closing the iterator drops what is not done.
+
+    Raises:
+        GossamerError: `most` is out of range.
+    """
+    scheduler = Scheduler(model.decoder, most)
+    return _answers(model, scheduler, requests, first)
+
+
+def _answers(
+    model: Model, scheduler: Scheduler, requests: Iterable[Request | GossamerError], first: int
+) -> Iterator[Answer]:
+    done: dict[int, Answer] = {}
+    numbers: dict[Task, int] = {}
+    pieces: dict[Task, list[str]] = {}
+
+    def tasks() -> Iterator[Task]:
+        for number, request in enumerate(requests, first):
+            try:
+                task = _task(model, request)
+            except GossamerError as error:
+                done[number] = Answer(number, "", None, error)
+                continue
+            numbers[task], pieces[task] = number, []
+            yield task
+
+    try:
+        for task, piece in scheduler.run(tasks()):
+            pieces[task].append(piece)
+            if task.done:
+                number = numbers.pop(task)
+                done[number] = Answer(number, "".join(pieces.pop(task)), task.text.stats, task.error)
+            while first in done:
+                yield done.pop(first)
+                first += 1
+        while first in done:
+            yield done.pop(first)
+            first += 1
+    finally:
+        scheduler.close()
+
+
+def _task(model: Model, request: Request | GossamerError) -> Task:
+    if isinstance(request, GossamerError):
+        raise request
+    chats, mix = model._chats(request.prompt, request.chat), model.mix(request.adapters)
+    text = model._text(model._encode(request.prompt, chats), request.sampling, request.draw, chats, mix)
+    return Task(text, model._new_sequence(mix))

@@ -1,0 +1,298 @@
+"""Many texts over one engine: sequences join and leave between steps, and one pass over the weights serves them all.
+
+One text alone is the same loop with nobody beside it. What a text says never depends on its company, since the engine's
+logits do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import CacheFull
+from ..errors import GossamerError
+from .held import Held, common_length
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from .sequence import Sequence
+
+MOST = 16
+"""Sequences in a step by default: as many tokens as kernels take in one pass over the weights."""
+
+STEP_TOKENS = 256
+"""Tokens of a step, where prompts are cut for those who wait for their next token: what goes through the blocks in one
+pass over the weights."""
+
+_LEAST_SHARED = 32  # tokens of a common beginning that are worth a fork, which copies up to a page, and waiting for
+
+
+class Task:
+    """A text that is scheduled, and the sequence that holds it.
+
+    Attributes:
+        text: The text.
+        held: What the engine has of it.
+        error: Why there is no more of it, beside what `text.finish` says; None while all is well.
+        keep: Whether its tokens stay in the engine when the text ends.
+        begun: Whether the engine has some of it, or is to compute all of it.
+        seconds: That steps took since the last token.
+    """
+
+    def __init__(self, text: Sequence, held: Held, *, keep: bool = False, seconds: float = 0.0) -> None:
+        """Makes a task; it may be added once.
+
+        Args:
+            text: The text; nothing of it was computed yet, but for what `held` has.
+            held: Holds a beginning of the text's tokens, short of the last one, or nothing.
+            keep: Whether the tokens stay in the engine when the text ends.
+            seconds: That it took to get here.
+        """
+        self.text = text
+        self.held = held
+        self.keep = keep
+        self.error: GossamerError | None = None
+        self.begun = bool(held.tokens)
+        self.seconds = seconds
+
+    @property
+    def done(self) -> bool:
+        """Whether the text has ended, well or not."""
+        return bool(self.text.finish) or self.error is not None
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the engine has to see before the next one is chosen."""
+        return len(self.text.tokens) - len(self.held.tokens)
+
+
+class Output(NamedTuple):
+    """What a step brought one task: a piece of text, which may be empty; `task.done` tells whether it was the last."""
+
+    task: Task
+    piece: str
+
+
+class Scheduler:
+    """Runs any number of texts, some at once and the others as soon as there is room.
+
+    A step takes the next token of every text that is being written, and beside these parts of prompts, oldest first. A
+    prompt that begins as another text does takes over that one's keys and values; where they are just being computed,
+    it waits for them. When the engine's cache is full, the youngest text gives its memory back and queues again: what
+    it lost is computed anew. Only a text that does not fit alone fails.
+
+    It belongs to one thread. After a step that raised, Ctrl-C included, `close` is all that is left to do.
+    """
+
+    def __init__(self, engine: Engine, most: int = MOST) -> None:
+        """Makes a scheduler without texts.
+
+        Args:
+            engine: Runs the model. Others may use it at the same time.
+            most: Texts at once.
+
+        Raises:
+            GossamerError: `most` is not a positive number.
+        """
+        if most < 1:
+            raise GossamerError(f"there must be at least 1 sequence at once, got {most}")
+        self.most = most
+        self._engine = engine
+        self._waiting: deque[Task] = deque()
+        self._active: list[Task] = []  # oldest first
+        self._ended: list[Task] = []  # since the last step; others may still begin as they did
+        self._full = False  # since the cache was, nothing has left
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that no step has seen yet, or that had to leave when the cache was full."""
+        return len(self._waiting)
+
+    @property
+    def active(self) -> int:
+        """Tasks that are being computed."""
+        return len(self._active)
+
+    def add(self, task: Task) -> None:
+        """Queues a task; it joins with a step."""
+        self._waiting.append(task)
+
+    def cancel(self, task: Task) -> None:
+        """Drops a task, wherever it is; its text stays as far as it came."""
+        if task in self._waiting:
+            self._waiting.remove(task)
+        elif task in self._active:
+            self._leave(task)
+        if not self._waiting:
+            self._free_ended()
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Output]:
+        """Runs tasks to their ends, taking them as there is room; gives what `step` gives."""
+        source = iter(tasks)
+        while True:
+            # As many stand ready as may run, so that one that ends leaves its beginning to the next.
+            for task in itertools.islice(source, max(self.most - len(self._waiting), 0)):
+                self.add(task)
+            if not self._waiting and not self._active:
+                return
+            yield from self.step()
+
+    def step(self) -> list[Output]:
+        """Runs one step.
+
+        Returns:
+            What came of it, for every task that got a token or ended. Without tasks, nothing.
+        """
+        start = time.perf_counter()
+        outputs = self._join()
+        while self._active:
+            try:
+                entries = self._entries()
+                logits = self._engine.step(
+                    [(task.held.prepare(), np.asarray(part, np.int32)) for task, part in entries]
+                )
+            except CacheFull as error:
+                outputs += self._make_room(error)
+                continue
+            for (task, part), row in zip(entries, logits, strict=True):
+                task.held.tokens += part
+                if task.pending:
+                    task.seconds += time.perf_counter() - start
+                else:
+                    outputs.append(self._push(task, row, start))
+            break
+        for task, _ in outputs:
+            if task.done and task in self._active:
+                self._leave(task)
+        return outputs
+
+    def close(self) -> None:
+        """Drops all tasks and gives their memory back; never waits."""
+        self._waiting.clear()
+        for task in self._active:
+            if not task.keep:
+                task.held.free()
+        self._active.clear()
+        self._free_ended()
+
+    # --- who is there ------------------------------------------------------------------------------------------------
+
+    def _join(self) -> list[Output]:
+        """Lets those in who wait, in order, while there is room; returns those for whom there never is."""
+        hopeless: list[Output] = []
+        while self._waiting and len(self._active) < self.most:
+            task = self._waiting[0]
+            size = len(task.text.tokens) * self._engine.kv_bytes_per_token
+            if 0 < self._engine.kv_limit < size:
+                task.error = GossamerError(
+                    f"the text's {len(task.text.tokens)} tokens take {size} bytes of keys and values, and kv_limit is "
+                    f"{self._engine.kv_limit}"
+                )
+                hopeless.append(Output(self._waiting.popleft(), ""))
+                continue
+            if self._active and (self._full or not self._fits(task)):
+                break
+            self._active.append(self._waiting.popleft())
+            if not task.begun:
+                self._begin(task)
+        self._free_ended()
+        return hopeless
+
+    def _fits(self, task: Task) -> bool:
+        """Whether the cache should have room for what there is of a task beside the others."""
+        if not self._engine.kv_limit:
+            return True
+        _, ready, coming = self._shared(task)
+        tokens = task.pending - max(ready, coming) + 1 + sum(other.pending for other in self._active)
+        return self._engine.kv_bytes + tokens * self._engine.kv_bytes_per_token <= self._engine.kv_limit
+
+    def _make_room(self, error: CacheFull) -> list[Output]:
+        """Sends the youngest task back to those who wait; one that is alone has failed and is returned."""
+        task = self._active.pop()
+        task.held.free()
+        task.begun = False
+        self._full = bool(self._active)
+        if self._active:
+            self._waiting.appendleft(task)
+            return []
+        task.error = GossamerError(f"the text's {len(task.text.tokens)} tokens do not fit, even alone: {error}")
+        return [Output(task, "")]
+
+    def _leave(self, task: Task) -> None:
+        self._active.remove(task)
+        self._full = False
+        if task.keep:
+            return
+        if self._waiting:
+            self._ended.append(task)
+        else:
+            task.held.free()
+
+    def _free_ended(self) -> None:
+        for task in self._ended:
+            task.held.free()
+        self._ended.clear()
+
+    # --- what they compute -------------------------------------------------------------------------------------------
+
+    def _entries(self) -> list[tuple[Task, list[int]]]:
+        """The tokens of the next step."""
+        for task in self._active:
+            if not task.begun:
+                self._begin(task)
+        ready = [task for task in self._active if task.begun]
+        room = max(STEP_TOKENS - sum(task.pending == 1 for task in ready), 1)
+        entries = []
+        for task in ready:
+            count = task.pending
+            if count > 1 and self.most > 1:  # else nobody can ever wait
+                count = min(count, room)
+                room -= count
+            if count:
+                held = len(task.held.tokens)
+                entries.append((task, task.text.tokens[held : held + count]))
+        return entries
+
+    def _begin(self, task: Task) -> None:
+        """Has a task begin with what another has of its tokens, unless that one is still computing more of them."""
+        other, ready, coming = self._shared(task)
+        if coming - ready >= _LEAST_SHARED:
+            return
+        task.begun = True
+        if other is None or ready < _LEAST_SHARED:
+            return
+        try:
+            task.held.fork(other.held, ready)
+        except CacheFull:  # the step, which needs as much, makes room
+            return
+        if not task.text.stats.new_tokens:
+            task.text.stats.reused_tokens = ready
+
+    def _shared(self, task: Task) -> tuple[Task | None, int, int]:
+        """Who has most of a task's beginning, how many tokens of it, and how many older tasks will have."""
+        wanted = len(task.text.tokens) - 1  # the last one's logits are needed
+        best, ready, coming = None, 0, 0
+        for other in (*self._ended, *itertools.takewhile(lambda other: other is not task, self._active)):
+            if other.held.mix != task.held.mix:
+                continue
+            common = min(common_length(task.text.tokens, other.text.tokens), wanted)
+            has = min(common, len(other.held.tokens))
+            if has > ready:
+                best, ready = other, has
+            if not other.done:
+                coming = max(coming, common)
+        return best, ready, coming
+
+    def _push(self, task: Task, logits: NDArray[np.float32], start: float) -> Output:
+        seconds, task.seconds = task.seconds + time.perf_counter() - start, 0.0
+        try:
+            return Output(task, task.text.push(logits, seconds))
+        except GossamerError as error:
+            task.error = error
+            return Output(task, "")

@@ -1,0 +1,388 @@
+"""Many texts over one engine: what each says, who shares, who waits, and that nothing of them stays."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine_cases import VOCAB, config, decoder
+from fakes import FakeTokenizer
+from gossamer import _core
+from gossamer.generation.held import Held
+from gossamer.generation.sampling_options import GENERATE
+from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
+from gossamer.generation.sequence import Sequence
+from gossamer.generation.stats import Stats
+
+PAGE = 64
+CONTEXT = 300
+
+
+class Counted:
+    """An engine that keeps what its steps were given, and fails where more is cached than may be."""
+
+    def __init__(self, engine: _core.Decoder) -> None:
+        self.engine = engine
+        self.steps: list[dict[int, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def step(self, batch: Any) -> Any:
+        logits = self.engine.step(batch)
+        self.steps.append({seq: len(tokens) for seq, tokens in batch})
+        assert self.engine.kv_limit == 0 or self.engine.kv_bytes <= self.engine.kv_limit
+        return logits
+
+    @property
+    def computed(self) -> int:
+        return sum(sum(step.values()) for step in self.steps)
+
+
+def native(pages: int = 0, **options: Any) -> Any:
+    made = decoder(config(context=CONTEXT), type="int8", threads=1)
+    if pages:
+        limit = pages * PAGE * made.kv_bytes_per_token
+        made = decoder(config(context=CONTEXT), type="int8", threads=1, kv_limit=limit, **options)
+    return Counted(made)
+
+
+class Texts:
+    """Tasks over one engine, with ids of their own."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.ids = itertools.count()
+
+    def task(self, prompt: list[int], **options: Any) -> Task:
+        stats = Stats(len(prompt), 1, sampling=GENERATE.changed({"max_new_tokens": 20, **options}))
+        tokenizer: Any = FakeTokenizer([f"{i}," for i in range(VOCAB)])
+        tokenizer.eos_ids = frozenset({7})
+        return Task(Sequence(prompt, tokenizer, stats, context=CONTEXT), Held(self.engine, self.ids))
+
+    def alone(self, prompt: list[int], **options: Any) -> list[int]:
+        """The tokens of a text that has no company: the oracle."""
+        task = self.task(prompt, **options)
+        scheduler = Scheduler(self.engine, 1)
+        scheduler.add(task)
+        while not task.done:
+            scheduler.step()
+        assert task.error is None
+        return task.text.tokens
+
+
+def prompts(count: int, seed: int, longest: int = 90) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(8, VOCAB, rng.integers(1, longest)).tolist() for _ in range(count)]
+
+
+def finished(scheduler: Scheduler, tasks: list[Task]) -> list[Task]:
+    """Runs tasks; returns them in the order in which they ended."""
+    return [task for task, _ in scheduler.run(tasks) if task.done]
+
+
+@pytest.mark.parametrize("most", [1, 3, 16])
+def test_a_text_is_the_same_alone_and_in_company(most: int) -> None:
+    texts = Texts(native())
+    asked = [(prompt, 1 + 3 * i) for i, prompt in enumerate(prompts(20, seed=most))]
+    expected = [texts.alone(prompt, max_new_tokens=count) for prompt, count in asked]
+    tasks = [texts.task(prompt, max_new_tokens=count) for prompt, count in asked]
+    assert len(finished(Scheduler(texts.engine, most), tasks)) == 20
+    assert [task.text.tokens for task in tasks] == expected
+    assert texts.engine.kv_bytes == 0
+
+
+def test_drawn_texts_are_the_same_alone_and_in_company() -> None:
+    texts = Texts(native())
+    asked = [(prompt, {"temperature": 1.0, "seed": seed}) for seed, prompt in enumerate(prompts(8, seed=5))]
+    expected = [texts.alone(prompt, **options) for prompt, options in asked]
+    tasks = [texts.task(prompt, **options) for prompt, options in asked]
+    finished(Scheduler(texts.engine, 4), tasks)
+    assert [task.text.tokens for task in tasks] == expected
+
+
+def test_prompts_come_in_beside_those_who_write_and_nobody_stalls() -> None:
+    texts = Texts(native())
+    scheduler = Scheduler(texts.engine, 4)
+    writer = texts.task(list(range(10, 20)), max_new_tokens=30)
+    scheduler.add(writer)
+    scheduler.step()
+    late = [texts.task([i + 20] * 280, max_new_tokens=5) for i in range(3)]
+    for task in late:
+        scheduler.add(task)
+    before = len(writer.text.tokens)
+    steps = 0
+    while any(task.text.stats.new_tokens == 0 for task in late):
+        written = [task for task, _ in scheduler.step()]
+        steps += 1
+        assert writer in written
+        assert len(writer.text.tokens) == before + steps
+    assert steps == 4, "840 tokens of prompts, 255 a step beside the writer's"
+    assert max(sum(step.values()) for step in texts.engine.steps) == STEP_TOKENS
+
+
+def test_a_single_text_sees_its_prompt_whole() -> None:
+    texts = Texts(native())
+    texts.alone(list(range(8, 128)) * 2, max_new_tokens=2)
+    assert [list(step.values()) for step in texts.engine.steps] == [[240], [1]]
+
+
+def test_common_beginnings_are_computed_once() -> None:
+    texts = Texts(native())
+    system = list(range(8, 128))
+    asked = [[*system, 20 + i, 30] for i in range(6)]
+    expected = [texts.alone(prompt, max_new_tokens=4) for prompt in asked]
+    texts.engine.steps.clear()
+    for most in (6, 2, 1):
+        tasks = [texts.task(prompt, max_new_tokens=4) for prompt in asked]
+        finished(Scheduler(texts.engine, most), tasks)
+        assert [task.text.tokens for task in tasks] == expected
+        assert [task.text.stats.reused_tokens for task in tasks] == [0, 120, 120, 120, 120, 120], most
+        written = sum(task.text.stats.new_tokens - 1 for task in tasks)
+        assert texts.engine.computed == 120 + 6 * 2 + written
+        assert texts.engine.kv_bytes == 0
+        texts.engine.steps.clear()
+
+
+def test_the_same_prompt_again_takes_all_but_its_last_token() -> None:
+    texts = Texts(native())
+    prompt = list(range(8, 100))
+    tasks = [texts.task(prompt, max_new_tokens=3) for _ in range(4)]
+    finished(Scheduler(texts.engine, 4), tasks)
+    assert [task.text.stats.reused_tokens for task in tasks] == [0, 91, 91, 91]
+    assert len({tuple(task.text.tokens) for task in tasks}) == 1
+
+
+def test_short_common_beginnings_are_not_waited_for() -> None:
+    texts = Texts(native())
+    tasks = [texts.task([8, 9, 10, 20 + i], max_new_tokens=2) for i in range(5)]
+    finished(Scheduler(texts.engine, 5), tasks)
+    assert len(texts.engine.steps) == 2
+
+
+def test_a_full_cache_is_a_queue() -> None:
+    texts = Texts(native(pages=6))
+    asked = prompts(14, seed=11)
+    expected = [texts.alone(prompt, max_new_tokens=70) for prompt in asked]
+    tasks = [texts.task(prompt, max_new_tokens=70) for prompt in asked]
+    assert len(finished(Scheduler(texts.engine, 8), tasks)) == 14
+    assert [task.error for task in tasks] == [None] * 14
+    assert [task.text.tokens for task in tasks] == expected
+    assert texts.engine.kv_bytes == 0
+    assert max(map(len, texts.engine.steps)) > 2, "several fit at once"
+
+
+def test_texts_that_grow_beyond_the_cache_take_turns() -> None:
+    """Prompts fit side by side, what is written does not: the youngest goes back and loses nothing but time."""
+    texts = Texts(native(pages=4))
+    asked = [[20 + i] * 50 for i in range(4)]
+    expected = [texts.alone(prompt, max_new_tokens=100) for prompt in asked]
+    assert any(len(tokens) > 2 * PAGE for tokens in expected)
+    tasks = [texts.task(prompt, max_new_tokens=100) for prompt in asked]
+    scheduler = Scheduler(texts.engine, 4)
+    back = 0
+    for task in tasks:
+        scheduler.add(task)
+    while scheduler.active or scheduler.waiting:
+        before = scheduler.active
+        done = [task for task, _ in scheduler.step() if task.done]
+        back += scheduler.active < before - len(done)
+    assert back > 0
+    assert [task.text.tokens for task in tasks] == expected
+    assert texts.engine.kv_bytes == 0
+
+
+def test_what_never_fits_fails_alone() -> None:
+    texts = Texts(native(pages=2))
+    small = [[20 + i] * 30 for i in range(3)]
+    expected = [texts.alone(prompt) for prompt in small]
+    tasks = [texts.task(prompt) for prompt in small]
+    never = texts.task([9] * (2 * PAGE + 1))
+    grows = texts.task([25] * (2 * PAGE - 3), max_new_tokens=40)
+    finished(Scheduler(texts.engine, 4), [tasks[0], never, tasks[1], grows, tasks[2]])
+    assert [task.text.tokens for task in tasks] == expected
+    limit = 2 * PAGE * texts.engine.kv_bytes_per_token
+    assert str(never.error) == (
+        f"the text's 129 tokens take {129 * texts.engine.kv_bytes_per_token} bytes of keys and values, and kv_limit is "
+        f"{limit}"
+    )
+    assert str(grows.error).startswith("the text's 129 tokens do not fit, even alone: the KV cache is at its limit")
+    assert len(grows.text.tokens) == 129
+    assert texts.engine.kv_bytes == 0
+
+
+def test_what_others_hold_in_the_cache_counts() -> None:
+    texts = Texts(native(pages=4))
+    texts.engine.engine.step([(1000, list(range(100)))])  # two pages of somebody else's
+    tasks = [texts.task([20 + i] * 60, max_new_tokens=10) for i in range(3)]
+    expected = [Texts(native()).alone(task.text.tokens, max_new_tokens=10) for task in tasks]
+    finished(Scheduler(texts.engine, 3), tasks)
+    assert [task.text.tokens for task in tasks] == expected
+    assert texts.engine.length(1000) == 100
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_joins_leaves_cancels_forks_and_rollbacks(seed: int) -> None:
+    """Beside somebody who forks and rolls sequences of his own back, under a limit, against one text at a time."""
+    rng = np.random.default_rng(seed)
+    texts = Texts(native(pages=10))
+    oracle = Texts(native())
+    scheduler = Scheduler(texts.engine, 5)
+    system = list(range(8, 80))
+    running: dict[Task, tuple[list[int], dict[str, Any]]] = {}
+    others: list[int] = []
+    cancelled = ended = 0
+    for turn in range(400):
+        action = rng.random()
+        if action < 0.35 and scheduler.waiting < 6:
+            prompt = [*(system[: rng.integers(len(system))] if rng.random() < 0.6 else []), *prompts(1, turn, 60)[0]]
+            options = {"max_new_tokens": int(rng.integers(1, 40)), "temperature": float(rng.integers(2)), "seed": turn}
+            task = texts.task(prompt, **options)
+            running[task] = prompt, options
+            scheduler.add(task)
+        elif action < 0.42 and running:
+            task = list(running)[rng.integers(len(running))]
+            prompt, options = running.pop(task)
+            scheduler.cancel(task)
+            expected = oracle.alone(prompt, **options)
+            assert task.text.tokens == expected[: len(task.text.tokens)]
+            cancelled += 1
+        elif action < 0.5:
+            others = shuffled_others(rng, texts.engine.engine, others)
+        for task, _ in scheduler.step():
+            if task.done:
+                prompt, options = running.pop(task)
+                assert task.error is None
+                assert task.text.tokens == oracle.alone(prompt, **options)
+                ended += 1
+    while scheduler.active or scheduler.waiting:
+        for task, _ in scheduler.step():
+            if task.done:
+                prompt, options = running.pop(task)
+                assert task.text.tokens == oracle.alone(prompt, **options)
+    assert not running
+    assert cancelled > 2
+    assert ended > 10
+    for sequence in others:
+        texts.engine.free(sequence)
+    assert (texts.engine.kv_bytes, oracle.engine.kv_bytes) == (0, 0)
+
+
+def shuffled_others(rng: np.random.Generator, engine: _core.Decoder, held: list[int]) -> list[int]:
+    """Somebody else's sequences, ids from 10000: one is begun, forked, rolled back or freed."""
+    kind = rng.integers(4)
+    fresh = 10_000 + int(rng.integers(1 << 30))
+    if not held or kind == 0:
+        if len(held) == 2:
+            return held
+        try:
+            engine.step([(fresh, rng.integers(0, VOCAB, 40))])
+        except _core.CacheFull:
+            return held
+        return [*held, fresh]
+    first, *rest = held
+    if kind == 1 and len(held) < 2:
+        try:
+            engine.fork(first, fresh, engine.length(first) // 2)
+        except _core.CacheFull:
+            return held
+        return [*held, fresh]
+    if kind == 2:
+        engine.rollback(first, engine.length(first) // 2)
+        return held
+    engine.free(first)
+    return rest
+
+
+def test_a_cancelled_text_gives_its_pages_back_at_once() -> None:
+    texts = Texts(native())
+    scheduler = Scheduler(texts.engine, 2)
+    tasks = [texts.task([20 + i] * 40) for i in range(3)]
+    for task in tasks:
+        scheduler.add(task)
+    scheduler.step()
+    assert (scheduler.active, scheduler.waiting) == (2, 1)
+    scheduler.cancel(tasks[2])
+    scheduler.cancel(tasks[0])
+    assert texts.engine.kv_bytes == PAGE * texts.engine.kv_bytes_per_token
+    scheduler.cancel(tasks[0])  # again: nothing
+    scheduler.close()
+    assert texts.engine.kv_bytes == 0
+    assert scheduler.step() == []
+
+
+def test_one_text_whose_logits_are_damaged_does_not_end_the_others() -> None:
+    class Damaged(Counted):
+        def step(self, batch: Any) -> Any:
+            logits = super().step(batch)
+            for row, (_, part) in zip(logits, batch, strict=True):
+                if 66 in part:
+                    row[:] = np.nan
+            return logits
+
+    texts = Texts(Damaged(native().engine))
+    good, bad = texts.task([20, 21]), texts.task([30, 66])
+    expected = texts.alone([20, 21])
+    finished(Scheduler(texts.engine, 2), [bad, good])
+    assert "not finite" in str(bad.error)
+    assert good.text.tokens == expected
+
+
+def test_texts_are_taken_as_there_is_room() -> None:
+    texts = Texts(native())
+    taken = []
+
+    def source() -> Iterator[Task]:
+        for i in range(40):
+            taken.append(i)
+            yield texts.task([20 + i % 50] * 5, max_new_tokens=3)
+
+    seen = 0
+    for task, _ in Scheduler(texts.engine, 2).run(source()):
+        seen += task.done
+        assert len(taken) <= seen + 6
+    assert seen == 40
+
+
+def test_beginnings_are_shared_among_texts_of_the_same_adapters_alone() -> None:
+    class Choosing(Counted):
+        """Every adapter adds its number to the logit of token 60."""
+
+        def __init__(self, engine: _core.Decoder) -> None:
+            super().__init__(engine)
+            self.chosen: dict[int, Any] = {}
+
+        def choose(self, seq: int, adapters: Any) -> None:
+            assert self.engine.length(seq) == 0
+            self.chosen[seq] = adapters
+
+        def add_adapter(self) -> None: ...
+
+        def remove_adapter(self) -> None: ...
+
+        def adapter_bytes(self) -> None: ...
+
+        def fork(self, seq: int, to: int, length: int) -> None:
+            self.engine.fork(seq, to, length)
+            self.chosen[to] = self.chosen.get(seq, ())
+
+        def step(self, batch: Any) -> Any:
+            logits = super().step(batch)
+            for row, (seq, _) in zip(logits, batch, strict=True):
+                row[60:62] += [number for number, _ in self.chosen.get(seq, ())] or 0
+            return logits
+
+    texts = Texts(Choosing(native().engine))
+    tasks = []
+    for mix in ((), ((100, 1.0),), (), ((100, 1.0),)):
+        tasks.append(texts.task(list(range(8, 80)), max_new_tokens=3))
+        tasks[-1].held.adapt(mix)
+    finished(Scheduler(texts.engine, 4), tasks)
+    assert [task.text.stats.reused_tokens for task in tasks] == [0, 0, 71, 71]
+    plain, adapted = tasks[0].text.tokens[-3:], [60] * 3
+    assert plain != adapted
+    assert [task.text.tokens[-3:] for task in tasks] == [plain, adapted, plain, adapted]
