@@ -51,7 +51,29 @@ def apart(name: str, values: Array, config: Config) -> Iterator[tuple[str, Array
     yield name, values
 
 
-CHANGES: dict[str, Change] = {"llama": interleaved, "gpt2": turned, "gptneox": apart}
+def shifted(name: str, values: Array, _: Config) -> Iterator[tuple[str, Array]]:
+    """Gemma: norms' weights with the one that the model adds."""
+    yield name, values + 1 if name.endswith("norm.weight") else values
+
+
+def by_group(name: str, values: Array, config: Config) -> Iterator[tuple[str, Array]]:
+    """Falcon: of each key head its queries, the key and the value become all queries, all keys, all values."""
+    if "query_key_value" in name:
+        heads = config["num_attention_heads"]
+        groups = config["num_kv_heads"] if config["new_decoder_architecture"] else 1 if config["multi_query"] else heads
+        rows = values.reshape(groups, heads // groups + 2, -1, *values.shape[1:])
+        parts = rows[:, :-2], rows[:, -2:-1], rows[:, -1:]
+        values = np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
+    yield name, values
+
+
+CHANGES: dict[str, Change] = {
+    **dict.fromkeys(("llama", "granite", "smollm3", "olmo"), interleaved),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3"), shifted),
+    **dict.fromkeys(("gptneox", "bloom"), apart),
+    "gpt2": turned,
+    "falcon": by_group,
+}
 
 
 def built(folder: Path, values: Config) -> Path:

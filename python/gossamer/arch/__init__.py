@@ -20,6 +20,7 @@ _HELPERS = {
     "experts",
     "fields",
     "keys",
+    "relatives",
     "rope",
     "sources",
     "spec",

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..errors import GossamerError
+from .spec.mlp import Activation
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""What `transformers` calls the kinds of layers."""
 
 
 def words(text: str) -> frozenset[str]:
@@ -30,6 +37,55 @@ def integer(config: dict[str, Any], key: str, default: int | None = None, most: 
     if type(value) is not int or not 1 <= value <= most:
         raise GossamerError(f"{key} must be a whole number from 1 to {most}, got {value!r:.80}")
     return value
+
+
+def single(value: float) -> float:
+    """Returns the float32 value next to a number."""
+    return float(np.float32(value))
+
+
+_ACTIVATIONS: dict[Any, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+def activation(config: dict[str, Any], key: str, default: str) -> Activation:
+    """Returns an activation by what `transformers` calls it; a missing or null key gives the default.
+
+    Raises:
+        GossamerError: there is none of that name.
+    """
+    name = default if config.get(key) is None else config[key]
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise GossamerError(f"{key} {name!r:.80} is not supported; there are: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def layer_types(config: dict[str, Any], layers: int, default: Callable[[int], bool]) -> list[bool]:
+    """Returns which layers have a sliding window.
+
+    Args:
+        config: Content of config.json.
+        layers: How many there are.
+        default: Whether a layer has one, by its number from 0, where the config does not say.
+
+    Raises:
+        GossamerError: `layer_types` is something else than a list of the two kinds, one for each layer.
+    """
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return [default(layer) for layer in range(layers)]
+    fair = isinstance(kinds, list) and len(kinds) == layers and all(kind in (FULL, SLIDING) for kind in kinds)
+    if not fair:
+        raise GossamerError(f"layer_types must be a list of {layers} times {FULL} or {SLIDING}, got {kinds!r:.80}")
+    return [kind == SLIDING for kind in kinds]
 
 
 def number(config: dict[str, Any], key: str, default: float | None = None, where: str = "") -> float:

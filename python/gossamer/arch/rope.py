@@ -8,7 +8,7 @@ they would change, so that every position inside it is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,42 @@ def rotary(config: dict[str, Any], head_dim: int, partial: float = 1.0) -> Rotar
     if not (np.isfinite(inv_freq).all() and 0 < scale < _F32_MAX):
         raise GossamerError(f"{_WHERE}: these values give frequencies or a scale that are not finite")
     return Rotary(tuple(inv_freq.tolist()), scale, min(context, original) if kind == "longrope" else context)
+
+
+def partial_rotary(
+    config: dict[str, Any], head_dim: int, default: float, names: Sequence[str] = ("partial_rotary_factor",)
+) -> Rotary:
+    """Reads the rotary embedding of a checkpoint that rotates a part of each head.
+
+    Args:
+        config: Content of config.json.
+        head_dim: Dimensions of a head.
+        default: The share of them that is rotated, where the config does not say.
+        names: What the config calls that share.
+
+    Raises:
+        GossamerError: as `rotary`, or the share is above 1 or gives an odd number of dimensions.
+    """
+    holders = [(config.get(name), "partial_rotary_factor") for name in ("rope_parameters", "rope_scaling")]
+    share = default
+    for holder, name in [*holders, *((config, name) for name in names)]:
+        if isinstance(holder, dict) and holder.get(name) is not None:
+            share = number(holder, name)
+            if share > 1:
+                raise GossamerError(f"{name} must be at most 1, got {share}")
+            break
+    dims = int(head_dim * share)
+    if dims % 2:
+        raise GossamerError(f"the part of a head that is rotated must be even, got {dims}")
+    return rotary(config, dims, share)
+
+
+def of_kind(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Returns a config with the rotary parameters of one kind of layers, where it has them by kind."""
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, dict) or not isinstance(parameters.get(kind), dict):
+        return config
+    return {**config, "rope_parameters": parameters[kind]}
 
 
 @dataclass(frozen=True)

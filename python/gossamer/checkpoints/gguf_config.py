@@ -100,6 +100,10 @@ def read_config(
     head_dim = get("attention.key_length") or hidden // heads
     if type(head_dim) is not int or head_dim < 1:
         raise GossamerError(f"{path}: the width of a head must be a whole number above 0, got {head_dim!r:.80}")
+    if "head_dim" in family.optional:
+        config["head_dim"] = head_dim  # families without the key have widths of their own
+    elif head_dim * heads != hidden:
+        raise GossamerError(f"{path}: {prefix}attention.key_length {head_dim} is not one that {architecture} has")
     for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
         if get(key) not in (None, head_dim):
             raise GossamerError(f"{path}: {prefix}{key} {get(key)} is not the width of a head, {head_dim}")

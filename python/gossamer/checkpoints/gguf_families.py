@@ -22,11 +22,8 @@ _SIZES = {
     "max_position_embeddings": "context_length",
 }
 _RMS = {"rms_norm_eps": "attention.layer_norm_rms_epsilon"}
-_GROUPED = {
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "rope_theta": "rope.freq_base",
-}
+_GROUPED = {"num_key_value_heads": "attention.head_count_kv", "rope_theta": "rope.freq_base"}
+_HEAD_DIM = {"head_dim": "attention.key_length"}
 _WINDOW = {"sliding_window": "attention.sliding_window"}
 _EXPERTS = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
 _LAYER_EPS = "attention.layer_norm_epsilon"
@@ -61,9 +58,10 @@ class Architecture:
     more: More = lambda _config, _get, _names: None
 
 
-def _llama(model_type: str, *, eps: dict[str, str] = _RMS, **options: Any) -> Architecture:
-    """A family whose config has Llama's keys."""
-    return Architecture(model_type, _SIZES | eps, _GROUPED | options.pop("optional", {}), **options)
+def _llama(model_type: str, *, eps: dict[str, str] = _RMS, wide: bool = True, **options: Any) -> Architecture:
+    """A family whose config has Llama's keys; wide: one that may say how wide a head is."""
+    optional = _GROUPED | (_HEAD_DIM if wide else {}) | options.pop("optional", {})
+    return Architecture(model_type, _SIZES | eps, optional, **options)
 
 
 def _mixtral(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
@@ -125,9 +123,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         known=("expert_count",),
         more=_mixtral,
     ),
-    "qwen2": _llama("qwen2", optional=_WINDOW),
+    "qwen2": _llama("qwen2", wide=False, optional=_WINDOW),
     "qwen3": _llama("qwen3", optional=_WINDOW),
-    "smollm3": _llama("smollm3", permuted=True),
+    "smollm3": _llama("smollm3", wide=False, permuted=True),
     "gemma": _llama("gemma"),
     "gemma2": _llama(
         "gemma2",
@@ -136,11 +134,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         more=_gemma2,
     ),
     "gemma3": _llama("gemma3_text", optional=_WINDOW, known=("rope.freq_base_swa",), more=_gemma3),
-    "phi3": _llama("phi3", optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=True, fused=True),
-    "olmo": _llama("olmo", eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
-    "olmo2": _llama("olmo2", optional=_WINDOW),
+    "phi3": _llama("phi3", wide=False, optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=True, fused=True),
+    "olmo": _llama("olmo", wide=False, eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
+    "olmo2": _llama("olmo2", wide=False, optional=_WINDOW),
     "granite": _llama(
-        "granite",
+        "granite", wide=False,
         optional={
             "attention_multiplier": "attention.scale",
             "embedding_multiplier": "embedding_scale",
@@ -155,9 +153,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         eps={"layer_norm_eps": _LAYER_EPS},
         optional=_WINDOW | {"logit_scale": "logit_scale"},
     ),
-    "starcoder2": _llama("starcoder2", eps={"norm_epsilon": _LAYER_EPS}, more=_starcoder2),
+    "starcoder2": _llama("starcoder2", wide=False, eps={"norm_epsilon": _LAYER_EPS}, more=_starcoder2),
     "stablelm": _llama(
-        "stablelm",
+        "stablelm", wide=False,
         eps={"layer_norm_eps": _LAYER_EPS},
         known=("use_parallel_residual",),
         partial=True,

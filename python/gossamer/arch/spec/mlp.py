@@ -10,6 +10,8 @@ from .linear import Linear, check_biases
 from .mixer import Group, Mixer
 from .parse import require, require_sizes
 
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+
 
 @dataclass(frozen=True)
 class Mlp(Mixer):
@@ -30,7 +32,7 @@ class Mlp(Mixer):
     part: ClassVar[str] = "mlp"
     name: ClassVar[str] = "mlp"
     width: int
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+    activation: Activation
     gated: bool = True
     biases: tuple[str, ...] = ()
     limit: float | None = None
