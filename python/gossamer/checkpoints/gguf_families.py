@@ -138,7 +138,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo": _llama("olmo", wide=False, eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
     "olmo2": _llama("olmo2", wide=False, optional=_WINDOW),
     "granite": _llama(
-        "granite", wide=False,
+        "granite",
+        wide=False,
         optional={
             "attention_multiplier": "attention.scale",
             "embedding_multiplier": "embedding_scale",
@@ -155,7 +156,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "starcoder2": _llama("starcoder2", wide=False, eps={"norm_epsilon": _LAYER_EPS}, more=_starcoder2),
     "stablelm": _llama(
-        "stablelm", wide=False,
+        "stablelm",
+        wide=False,
         eps={"layer_norm_eps": _LAYER_EPS},
         known=("use_parallel_residual",),
         partial=True,
