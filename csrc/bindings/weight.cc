@@ -54,6 +54,23 @@ py::array scales_array(const py::object& array, const std::string& type, int gro
   return to_array(std::move(scales), {rows, groups}).attr("view")("float16");
 }
 
+py::tuple round_to_codes(const py::object& array, const std::string& type, int group) {
+  const FloatArray values = to_floats(array, "values");
+  require(values.ndim() == 2, "values must be a matrix [rows, cols], got ", values.ndim(), " dimensions");
+  const int rows = to_int(values.shape(0), "rows");
+  const int cols = to_int(values.shape(1), "cols");
+  const float* data = values.data();
+  py::array codes(py::dtype::of<std::int8_t>(), std::vector<py::ssize_t>{rows, cols});
+  auto* out = static_cast<std::int8_t*>(codes.mutable_data());
+  std::vector<std::uint16_t> scales;
+  {
+    const WithoutGil released;
+    scales = round_codes(data, rows, cols, type_from_name(type.c_str()), group, out);
+  }
+  const auto groups = static_cast<py::ssize_t>(scales.size()) / rows;
+  return py::make_tuple(codes, to_array(std::move(scales), {rows, groups}).attr("view")("float16"));
+}
+
 PyWeight pack_codes(const py::array& code_array, const py::array& scale_array, const std::string& format_name,
                     const std::string& type_text, int group, const Pattern& pattern) {
   const Format format = format_from_name(format_name.c_str());
@@ -261,6 +278,7 @@ void register_weight(py::module_& module) {
       .def("unpack", &unpack_array)
       .def("codes", &code_arrays);
   module.def("choose_scales", &scales_array, arg("values"), arg("type"), arg("group") = 64);
+  module.def("round_codes", &round_to_codes, arg("values"), arg("type"), arg("group") = 64);
   module.def("pack", &pack_array, arg("values"), arg("format"), arg("type"), arg("group") = 64,
              arg("pattern") = py::none());
   module.def("pack_codes", &pack_codes, arg("codes"), arg("scales"), arg("format"), arg("type"), arg("group") = 64,

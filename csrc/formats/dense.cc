@@ -3,6 +3,8 @@
 //   values  [panels (or pairs, int4)][blocks * 16 words][64 positions]
 //
 // A stream is `stride` = blocks * 1024 * value bytes long. Padding positions hold zeros.
+#include <cstring>
+
 #include "common/error.h"
 #include "formats/packed_weight.h"
 
@@ -18,22 +20,22 @@ void pack_dense(const StoredMatrix& matrix, PackedWeight& out) {
   auto* bytes = out.allocate<std::uint8_t>(
       "values", static_cast<std::size_t>(stride(view)) * static_cast<std::size_t>(out.value_streams()));
   const int share = panels_a_stream(view.type);
-  PanelValues panels[2];
-  std::vector<std::uint8_t> stream;
-  for (int p = 0; p < view.panels; ++p) {
-    PanelValues& mine = panels[p % share];
-    mine.clear();
-    for (int c0 = 0; c0 < view.blocks * kBlockCols; c0 += kWordCols) {
-      for (int bit = 0; bit < kWordBits; ++bit) {
-        const int r = p * kPanelRows + bit / kWordCols;
-        const int c = c0 + bit % kWordCols;
-        mine.push_back(r < view.rows && c < view.cols ? matrix.at(r, c) : 0);
+  const int width = value_bytes(view.type);
+  for (int r = 0; r < view.rows; ++r) {
+    const int panel = r / kPanelRows;
+    std::uint8_t* stream = bytes + static_cast<std::size_t>(panel / share) * static_cast<std::size_t>(stride(view));
+    const bool high = panel % share != 0;  // of the nibbles of a byte
+    for (int c = 0; c < view.cols; ++c) {
+      const std::uint32_t raw = matrix.at(r, c);
+      std::uint8_t* at =
+          stream + static_cast<std::size_t>(c / kWordCols * kWordBits + r % kPanelRows * kWordCols + c % kWordCols) *
+                       static_cast<std::size_t>(width);
+      if (view.type == ValueType::kInt4) {
+        *at = static_cast<std::uint8_t>(*at | (high ? raw << 4 : raw));
+      } else {
+        std::memcpy(at, &raw, static_cast<std::size_t>(width));  // x86 stores the low bytes first
       }
     }
-    if (p % share != share - 1 && p != view.panels - 1) continue;
-    stream.clear();
-    append_values(view.type, panels, p % share + 1, stream);
-    std::copy(stream.begin(), stream.end(), bytes + static_cast<std::size_t>(p / share) * stream.size());
   }
 }
 

@@ -100,6 +100,22 @@ void choose_row(const float* row, int number, int cols, ValueType type, int span
   }
 }
 
+// Chooses the scales of a row, and gives `store` the code of every column whose scale is not zero.
+template <class Store>
+void round_row(const float* row, int number, int cols, ValueType type, int span, std::uint16_t* scales,
+               const Store& store) {
+  const float low = type == ValueType::kInt8 ? -127.0F : -8.0F;
+  const float high = type == ValueType::kInt8 ? 127.0F : 7.0F;
+  choose_row(row, number, cols, type, span, scales);
+  for (int first = 0; first < cols; first += span) {
+    const float scale = f16_to_f32(*scales++);
+    if (scale == 0) continue;
+    const float inverse = 1.0F / scale;
+    for (int c = first; c < std::min(first + span, cols); ++c)
+      store(c, static_cast<int>(round_code(row[c], inverse, low, high)));
+  }
+}
+
 }  // namespace
 
 const char* format_name(Format format) { return kFormatNames[static_cast<int>(format)]; }
@@ -160,8 +176,6 @@ float raw_to_f32(ValueType type, std::uint32_t raw) {
 StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, int group) {
   StoredMatrix out(type, rows, cols, group);
   const int span = out.group == 0 ? cols : out.group;
-  const float low = type == ValueType::kInt8 ? -127.0F : -8.0F;
-  const float high = type == ValueType::kInt8 ? 127.0F : 7.0F;
   const std::uint32_t code_mask = type == ValueType::kInt8 ? 0xffU : 0xfU;
   for (int r = 0; r < rows; ++r) {
     const float* row = values + static_cast<std::size_t>(r) * static_cast<std::size_t>(cols);
@@ -179,15 +193,9 @@ StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, i
       }
       continue;
     }
-    std::uint16_t* scales = out.scales.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups);
-    choose_row(row, r, cols, type, span, scales);
-    for (int first = 0; first < cols; first += span) {
-      const float scale = f16_to_f32(*scales++);
-      if (scale == 0) continue;
-      for (int c = first; c < std::min(first + span, cols); ++c)
-        out.at(r, c) =
-            static_cast<std::uint32_t>(static_cast<int>(round_code(row[c], 1.0F / scale, low, high))) & code_mask;
-    }
+    round_row(row, r, cols, type, span,
+              out.scales.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups),
+              [&](int c, int code) { out.at(r, c) = static_cast<std::uint32_t>(code) & code_mask; });
   }
   return out;
 }
@@ -201,6 +209,23 @@ std::vector<std::uint16_t> choose_scales(const float* values, int rows, int cols
   for (int r = 0; r < rows; ++r)
     choose_row(values + static_cast<std::size_t>(r) * static_cast<std::size_t>(cols), r, cols, type, span,
                scales.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(groups));
+  return scales;
+}
+
+std::vector<std::uint16_t> round_codes(const float* values, int rows, int cols, ValueType type, int group,
+                                       std::int8_t* codes) {
+  check_geometry(type, rows, cols, group);
+  require(is_integer(type), "codes are for int8 and int4, got type ", type_name(type));
+  const int span = group == 0 ? cols : group;
+  const auto groups = static_cast<std::size_t>((cols + span - 1) / span);
+  std::vector<std::uint16_t> scales(static_cast<std::size_t>(rows) * groups);
+  for (int r = 0; r < rows; ++r) {
+    const auto from = static_cast<std::size_t>(r) * static_cast<std::size_t>(cols);
+    std::int8_t* mine = codes + from;
+    std::fill_n(mine, cols, std::int8_t{0});
+    round_row(values + from, r, cols, type, span, scales.data() + static_cast<std::size_t>(r) * groups,
+              [mine](int c, int code) { mine[c] = static_cast<std::int8_t>(code); });
+  }
   return scales;
 }
 

@@ -62,6 +62,10 @@ StoredMatrix quantize(const float* values, int rows, int cols, ValueType type, i
 // The f16 scales that `quantize` gives an integer type, [rows][ceil(cols / group)]; throws as it does.
 std::vector<std::uint16_t> choose_scales(const float* values, int rows, int cols, ValueType type, int group);
 
+// The codes [rows][cols] that `quantize` gives an integer type, and their scales as `choose_scales` returns them.
+std::vector<std::uint16_t> round_codes(const float* values, int rows, int cols, ValueType type, int group,
+                                       std::int8_t* codes);
+
 // The numbers that are stored, [rows][cols].
 void dequantize(const StoredMatrix& matrix, float* values);
 

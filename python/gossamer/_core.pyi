@@ -78,6 +78,13 @@ def choose_scales(values: ArrayLike, type: str, group: int = 64) -> NDArray[np.f
         ValueError: another type, an illegal group, values that are not finite or too large.
     """
 
+def round_codes(values: ArrayLike, type: str, group: int = 64) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Rounds values [rows, cols] to int8 or int4 as `pack` does; returns codes [rows, cols] and scales [rows, groups].
+
+    Raises:
+        ValueError: as `choose_scales`.
+    """
+
 def pack_codes(
     codes: ArrayLike,
     scales: NDArray[np.float16],

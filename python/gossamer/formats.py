@@ -24,6 +24,10 @@ PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern
 
 _PANEL_ROWS, _BLOCK_COLS, _SLOT = 16, 64, 4  # see docs/format.md
 
+# Of every byte: the bits that are set, and those of the half that has more.
+_BITS = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+_MOST_OF_4 = np.maximum(_BITS[np.arange(256) & 15], _BITS[np.arange(256) >> 4])
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -73,18 +77,37 @@ def measure(values: NDArray[Any], group: int = 0) -> Shape:
         values: [rows, cols], float values or integer codes; NaN counts as a value.
         group: Inputs a scale serves; with 32, CSR works in blocks of 32 inputs.
     """
-    rows, cols = values.shape
-    padded = np.zeros((-rows % _PANEL_ROWS + rows, -cols % _BLOCK_COLS + cols), bool)
-    padded[:rows, :cols] = values != 0
-    patterns = {}
-    for length in PATTERN_LENGTHS:
-        most = int(padded.reshape(len(padded), -1, length).sum(2, dtype=np.uint8).max())
-        if most < length:
-            patterns[length] = max(most, 1)
-    block = 32 if group == 32 else _BLOCK_COLS
-    tiles = padded.reshape(-1, _PANEL_ROWS, padded.shape[1] // block, block).sum(3, dtype=np.int64)
-    slots = -(-tiles // _SLOT)
-    panels = tiles.sum((1, 2))
+    return shape_of(nonzero_bits(values), values.shape[1], group)
+
+
+def nonzero_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns a bit for every value of [rows, cols] that is not zero, [rows, ceil(cols / 8)]; rows can be put together.
+
+    Args:
+        values: As for `measure`.
+    """
+    return np.packbits(values != 0, axis=1)
+
+
+def shape_of(bits: NDArray[np.uint8], cols: int, group: int = 0) -> Shape:
+    """Returns what `measure` does, from what `nonzero_bits` found.
+
+    Args:
+        bits: Of the whole matrix.
+        cols: Its inputs.
+        group: As for `measure`.
+    """
+    rows = len(bits)
+    padded = np.zeros((-rows % _PANEL_ROWS + rows, (-cols % _BLOCK_COLS + cols) // 8), np.uint8)
+    padded[:rows, : bits.shape[1]] = bits
+    counts = {4: _MOST_OF_4.take(padded), 8: _BITS.take(padded)}
+    for length in PATTERN_LENGTHS[2:]:
+        half = counts[length // 2]
+        counts[length] = half[:, ::2] + half[:, 1::2]
+    most = {length: int(count.max()) for length, count in counts.items()}
+    tiles = counts[32 if group == 32 else _BLOCK_COLS].reshape(len(padded) // _PANEL_ROWS, _PANEL_ROWS, -1)
+    slots = -(-tiles.astype(np.int64) // _SLOT)
+    panels = tiles.sum((1, 2), dtype=np.int64)
     return Shape(
         rows=rows,
         cols=cols,
@@ -92,8 +115,8 @@ def measure(values: NDArray[Any], group: int = 0) -> Shape:
         panels=tuple(panels.tolist()),
         slots=tuple(slots.sum((1, 2)).tolist()),
         steps=int(slots.max(1).sum()),
-        csr_blocks=padded.shape[1] // block,
-        patterns=patterns,
+        csr_blocks=tiles.shape[2],
+        patterns={length: max(count, 1) for length, count in most.items() if count < length},
     )
 
 

@@ -44,7 +44,7 @@ _MAX_HEADER = 16_000_000  # bytes, 100,000 tensors; the format itself has 100,00
 _MAX_DIMENSIONS = 8
 _CHUNK = 16 << 20  # bytes a write call, so that Ctrl-C is prompt
 _PAD = "__pad."  # tensors that fill the gaps which alignment needs: the format allows no holes
-_ENTRY = 400  # header bytes that a tensor and the filler before it need at most, names not counted
+_ENTRY = 250  # header bytes that a tensor and the filler before it need at most, names not counted
 
 
 @dataclass(frozen=True)
@@ -112,20 +112,22 @@ class SafetensorsFile:
         count = (info.stop - info.start) // dtype.itemsize
         return np.frombuffer(self._map, dtype, count, info.start).reshape(info.shape)
 
-    def float32(self, name: str) -> NDArray[np.float32]:
-        """Returns a tensor as float32; an F32 one is a read-only view of the file.
+    def float32(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """Returns a tensor, or some of its rows, as float32; an F32 one is a read-only view of the file.
 
         Raises:
             GossamerError: the tensor is missing or of another type than F32, F16 or BF16.
         """
         dtype = self.info(name).dtype
-        values = self.raw(name)
+        values = self.raw(name)[rows]
         if dtype == "F32":
             return np.require(values, np.float32, "A")
         if dtype == "F16":
             return values.astype(np.float32)
         if dtype == "BF16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
+            wide = values.astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
         raise GossamerError(f"{self.path}: tensor {name} is of type {dtype}; weights must be F32, F16 or BF16")
 
 
@@ -231,7 +233,8 @@ class SafetensorsWriter:
         self._alignment = alignment
         self._header: dict[str, Any] = {"__metadata__": metadata or {}}
         space = len(json.dumps(self._header)) + sum(len(json.dumps(name)) + _ENTRY for name in self._allowed)
-        self._data = -(-(8 + space) // 64) * 64  # offset of the first tensor
+        # The offset of the first tensor. Where not all can come that may, the header stays one that can be read.
+        self._data = min(-(-(8 + space) // 64) * 64, _MAX_HEADER)
         self._place = 0  # bytes of data so far
         self._fillers = 0
         try:

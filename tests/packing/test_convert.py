@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ from gossamer import _core
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.folders import new_folder
+from gossamer.packing import convert as convert_module
+from gossamer.packing import matrix
 from gossamer.packing.convert import convert, pack_checkpoint
 from gossamer.packing.folder import PackedModel, read_packed
+from gossamer.safetensors_io import SafetensorsWriter
 from tiny import save_safetensors, tiny_config, tiny_llama, tiny_tensors
 
+append = SafetensorsWriter._append
 BLOCK = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -202,6 +208,65 @@ def test_convert_writes_what_was_packed_and_reports_it(tmp_path: Path) -> None:
     assert [step[0] for step in steps] == list(range(len(steps)))
     assert steps[-1][0] == steps[-1][1]
     assert steps[0][2] == "packing embed"
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": "int4"}, {"head": "bf16"}, {"weights": "int8", "group": 0}])
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_pieces_of_a_matrix_give_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str
+) -> None:
+    source = tiny_llama(tmp_path / "m", sparsity=0.5, dtype=dtype, vocab_size=330, intermediate_size=150)
+    whole = pack_checkpoint(open_checkpoint(source), **options)
+    monkeypatch.setattr(matrix, "_PIECE", 1)
+    read: list[int] = []
+    monkeypatch.setattr(matrix, "join", lambda parts, join=matrix.join: (read.append(len(parts)), join(parts))[1])
+    monkeypatch.setattr(convert_module, "join", matrix.join)
+    folder = convert(source, tmp_path / "packed", **options).path
+    assert max(read) == 11  # of 32 rows each
+    parted = read_packed(folder)
+    assert parted.reasons == whole.reasons
+    for name, weight in whole.weights.items():
+        streams = parted.weights[name].streams()
+        assert weight.streams().keys() == streams.keys()
+        for stream, values in weight.streams().items():
+            np.testing.assert_array_equal(streams[stream].view(np.uint8), values.view(np.uint8))
+        assert json.loads((folder / "gossamer.json").read_text())["weights"][name]["nnz"] == weight.nnz
+
+
+def test_converting_holds_a_few_matrices_at_a_time(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "m", num_hidden_layers=24, intermediate_size=1024, vocab_size=320)
+    floats = (source / "model.safetensors").stat().st_size
+    tracemalloc.start()
+    begun: list[int] = []
+
+    def begin(*_: Any) -> None:
+        if not begun:
+            tracemalloc.reset_peak()
+            begun.append(tracemalloc.get_traced_memory()[0])
+
+    convert(source, tmp_path / "packed", weights="f32", head="int8", progress=begin)
+    peak = tracemalloc.get_traced_memory()[1] - begun[0]
+    tracemalloc.stop()
+    assert peak < floats / 4, "what numpy holds; native memory is not traced"
+
+
+@pytest.mark.parametrize("failing", ["write", "sha256"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    source = tiny_llama(tmp_path / "m")
+    writes: list[int] = []
+
+    def full(*_: Any) -> None:
+        writes.append(1)
+        if len(writes) > 20 or failing == "sha256":
+            raise OSError(28, "No space left on device")
+
+    if failing == "write":
+        monkeypatch.setattr(SafetensorsWriter, "_append", lambda self, *rest: full() or append(self, *rest))
+    else:
+        monkeypatch.setattr("gossamer.packing.folder.sha256", full)
+    with pytest.raises(GossamerError, match="packed: cannot write: No space left on device"):
+        convert(source, tmp_path / "packed")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_convert_looks_at_the_destination_first(tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ class Checkpoint(ABC):
         """
         return None
 
+    def has_rows(self, name: str) -> bool:  # noqa: ARG002
+        """Whether `rows` reads a matrix piece by piece, and no more than is asked for."""
+        return False
+
+    def rows(self, name: str, rows: slice) -> NDArray[np.float32]:
+        """Reads some rows of a tensor, as `tensor` reads all."""
+        return self.tensor(name)[rows]
+
     def finite(self, name: str) -> NDArray[np.float32]:
         """Reads a tensor as `tensor` does.
 

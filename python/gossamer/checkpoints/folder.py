@@ -95,6 +95,17 @@ class FolderCheckpoint(Checkpoint):
     def codes(self, name: str) -> Codes | None:  # noqa: D102
         return self._tensor(name).codes()
 
+    def has_rows(self, name: str) -> bool:  # noqa: D102
+        tensor = self._tensor(name)
+        plain = isinstance(tensor, StoredTensor) and isinstance(tensor.file, SafetensorsFile)
+        return plain and tensor.dtype in _TYPES
+
+    def rows(self, name: str, rows: slice) -> NDArray[np.float32]:  # noqa: D102
+        tensor = self._tensor(name)
+        if isinstance(tensor, StoredTensor) and isinstance(tensor.file, SafetensorsFile):
+            return tensor.file.float32(tensor.name, rows)
+        return super().rows(name, rows)
+
     def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
         self._tensors[name] = Zeros(self.path, name, length)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +16,12 @@ from .. import arch
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError, one_line
-from ..folders import check_destination, shown_name
+from ..folders import check_destination, new_folder, shown_name
 from ..formats import FORMATS, INTEGER_TYPES, STORED, TYPES, check_group
 from ..machine.threads import work_ahead
 from ..progress import Progress
-from .folder import PackedModel, write_packed
-from .matrix import Rounded, keep_codes, round_values
+from .folder import Entry, PackedModel, PackedWriter, read_packed
+from .matrix import Piece, Rounded, join, keep_codes, pieces, round_piece, round_values
 from .planner import Lookup, Machine, here
 from .replan import PLANNED_FOR, this_processor
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 _HEAD = ("embed", "embed_project", "head_project", "head")  # a tied head is the embedding
 _KEPT = ("positions",)  # of a few rows, which stay as they are
+_TURNS = 64  # more than there are threads that work ahead; measuring takes them all
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,21 @@ class Report:
 
     Attributes:
         path: The packed folder.
-        weights: Its matrices by canonical name.
-        reasons: Why each has its format, in words.
+        entries: What it says of its matrices, by canonical name.
     """
 
     path: Path
-    weights: dict[str, _core.Weight]
-    reasons: dict[str, str]
+    entries: dict[str, Entry]
+
+    @property
+    def weights(self) -> dict[str, _core.Weight]:
+        """The matrices by canonical name, mapped from the folder."""
+        return read_packed(self.path).weights
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each has its format, in words."""
+        return {name: entry.reason for name, entry in self.entries.items()}
 
 
 def convert(
@@ -55,7 +67,7 @@ def convert(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Packs a checkpoint into a folder that loads at once.
+    """Packs a checkpoint into a folder that loads at once; matrix by matrix, so that memory holds a few of them.
 
     Args:
         src: A Hugging Face checkpoint folder or a GGUF file.
@@ -73,11 +85,38 @@ def convert(
     """
     path = Path(dst)
     check_destination(path, force=force, reads=[src])
-    model = pack_checkpoint(
-        open_checkpoint(src), weights=weights, group=group, format=format, head=head, progress=progress
-    )
-    write_packed(path, model, force=force, reads=[src])
-    return Report(path, model.weights, model.reasons)
+    packing = Packing(open_checkpoint(src), weights=weights, group=group, format=format, head=head, progress=progress)
+    return Report(path, write_packing(path, packing, force=force, reads=[src]))
+
+
+def write_packing(
+    folder: str | Path, packing: Packing, *, force: bool = False, reads: Iterable[str | Path] = ()
+) -> dict[str, Entry]:
+    """Writes a packed folder while its matrices are made, or nothing.
+
+    Args:
+        folder: Destination, as for `write_packed`, as are those below.
+        packing: What is packed.
+        force: Whether a model that lies there is replaced.
+        reads: What is not replaced.
+
+    Returns:
+        What the folder says of its matrices, by canonical name.
+
+    Raises:
+        GossamerError: as `convert`.
+    """
+    entries: dict[str, Entry] = {}
+    with new_folder(Path(folder), force=force, reads=reads) as part:
+        with PackedWriter(part, packing.config, packing.factors) as writer:
+            for name, made in packing:
+                if isinstance(made, tuple):
+                    writer.add(name, *made)
+                    entries[name] = made[1]
+                else:
+                    writer.add_vector(name, made)
+        writer.finish(packing.tokenizer, packing.info)
+    return entries
 
 
 def pack_checkpoint(
@@ -107,78 +146,169 @@ def pack_checkpoint(
     Raises:
         GossamerError: an option is unknown, or a tensor cannot be stored with the type asked for.
     """
-    _check_option("weights", weights, ("auto", STORED, *TYPES))
-    _check_option("head", head, ("auto", STORED, *TYPES))
-    _check_option("format", format, ("auto", *FORMATS))
-    check_group(group)
-    if head == "auto":
-        head = "int8" if weights == "int4" else weights
-    tokenizer = checkpoint.tokenizer()
-    family = arch.family(checkpoint.config)
-    packed: dict[str, _core.Weight] = {}
-    vectors: dict[str, NDArray[np.float32]] = {}
-    reasons: dict[str, str] = {}
-    planned: Machine | Lookup = machine or here(progress)
+    packing = Packing(
+        checkpoint, weights=weights, group=group, format=format, head=head, machine=machine, progress=progress
+    )
+    model = PackedModel(packing.config, {}, {}, packing.tokenizer, packing.info)
+    for name, made in packing:
+        if isinstance(made, tuple):
+            model.weights[name], model.reasons[name] = made[0], made[1].reason
+        else:
+            model.vectors[name] = made
+    return model
 
-    sources = checkpoint.sources()
-    config = family.describe(checkpoint.config)
-    dense = {*_HEAD, *_KEPT, *config.exact}
 
-    def wanted(name: str) -> str:
-        if name in config.exact:
+class Packing:
+    """A checkpoint on its way into packed weights, which are made one after another by iterating, once.
+
+    Attributes:
+        config: Its description.
+        tokenizer: Of the model.
+        info: Where it came from; see `PackedModel`.
+        factors: Names of the matrices that are no part of the description: those of low-rank branches.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        weights: str = "auto",
+        group: int = 64,
+        format: str = "auto",
+        head: str = "auto",
+        machine: Machine | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Checks the options; see `pack_checkpoint`.
+
+        Raises:
+            GossamerError: one is unknown, or the checkpoint has no usable tokenizer or config.
+        """
+        _check_option("weights", weights, ("auto", STORED, *TYPES))
+        _check_option("head", head, ("auto", STORED, *TYPES))
+        _check_option("format", format, ("auto", *FORMATS))
+        check_group(group)
+        if head == "auto":
+            head = "int8" if weights == "int4" else weights
+        self._weights, self._group, self._format, self._head = weights, group, format, head
+        self._checkpoint, self._progress = checkpoint, progress or (lambda *_: None)
+        self._sources = checkpoint.sources()
+        self._turns = Semaphore(_TURNS)
+        self._machine = machine or self._alone(here(progress))
+        self.tokenizer = checkpoint.tokenizer()
+        self.config = arch.family(checkpoint.config).describe(checkpoint.config)
+        self._dense = {*_HEAD, *_KEPT, *self.config.exact}
+        self.factors = [
+            name + key
+            for name, source in self._sources.items()
+            if source.tensor in checkpoint.low_rank
+            for key in (LOW_RANK_U, LOW_RANK_V)
+        ]
+        name = shown_name(checkpoint.path)
+        self.info: dict[str, Any] = {
+            "name": name,
+            "source": name,
+            "family": checkpoint.config["model_type"],
+            "config": dict(checkpoint.config),  # which names of tensors, as adapters have them, follow from
+            "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
+        }
+        if checkpoint.window is not None:
+            self.info["sliding_window"] = checkpoint.window
+        if machine is None and format == "auto":
+            self.info[PLANNED_FOR] = this_processor()
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[_core.Weight, Entry] | NDArray[np.float32]]]:
+        """Gives the canonical name of each tensor, and its packed weight with what is to be said of it, or its vector.
+
+        Raises:
+            GossamerError: a tensor is not usable, or cannot be stored with the type asked for.
+        """
+        parts: list[Piece] = []
+        done = 0
+        for (name, rows), read in work_ahead(self._read, self._pieces()):
+            source = self._sources[name]
+            if not parts:
+                self._progress(done, len(self._sources), f"packing {name}")
+                done += 1
+            made = read
+            if isinstance(read, Piece):
+                parts.append(read)
+                if rows is not None and rows.stop < source.shape[0]:
+                    continue
+                made = join(parts)
+            if not isinstance(made, Rounded):
+                yield name, made
+                continue
+            yield name, self._packed(made, "dense" if name in self._dense else self._format)
+            if source.tensor in self._checkpoint.low_rank:
+                branch = self._checkpoint.low_rank[source.tensor]
+                finer = "int8" if made.type == "int4" else made.type
+                for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
+                    what = f"low-rank branch of {source.tensor}"
+                    yield name + key, self._packed(self._rounded(factor, finer, what), "auto")
+        self._progress(len(self._sources), len(self._sources), "packing")
+
+    def _pieces(self) -> Iterator[tuple[str, slice | None]]:
+        """What is read at once: a tensor, or some rows of one that needs no floats but those."""
+        for name, source in self._sources.items():
+            parted = len(source.shape) == 2 and source.whole and self._checkpoint.has_rows(source.tensor)
+            if parted and (name in self._dense or self._type(name) in INTEGER_TYPES):
+                yield from ((name, rows) for rows in pieces(*source.shape))
+            else:
+                yield name, None
+
+    def _read(self, piece: tuple[str, slice | None]) -> Piece | Rounded | NDArray[np.float32]:
+        name, rows = piece
+        source, what = self._sources[name], f"tensor {self._sources[name].tensor}"
+        with self._turns:
+            if rows is not None:
+                values = self._checkpoint.rows(source.tensor, rows)
+                with self._named(what):
+                    return round_piece(values, self._type(name), self._group, dense=name in self._dense)
+            codes = self._checkpoint.read_codes(source)
+            if codes is not None and (kept := keep_codes(codes, self._wanted(name), self._group)) is not None:
+                return kept
+            values = self._checkpoint.read(source)
+            return np.array(values, np.float32) if values.ndim == 1 else self._rounded(values, self._type(name), what)
+
+    def _wanted(self, name: str) -> str:
+        if name in self.config.exact:
             return "f32"
-        return head if name in _HEAD else STORED if name in _KEPT else weights
+        return self._head if name in _HEAD else STORED if name in _KEPT else self._weights
 
-    def rounded(values: NDArray[np.float32], type_: str, what: str) -> Rounded:
+    def _type(self, name: str) -> str:
+        return _resolve(self._wanted(name), self._checkpoint.dtype(self._sources[name].tensor))
+
+    def _rounded(self, values: NDArray[np.float32], type_: str, what: str) -> Rounded:
+        with self._named(what):
+            return round_values(values, type_, self._group)
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Has errors say what they are about."""
         try:
-            return round_values(values, type_, group)
+            yield
         except ValueError as error:
-            raise GossamerError(f"{checkpoint.path}: {what}: {error}") from None
+            raise GossamerError(f"{self._checkpoint.path}: {what}: {error}") from None
 
-    def read(name: str) -> Rounded | NDArray[np.float32]:
-        source, type_ = sources[name], wanted(name)
-        codes = checkpoint.read_codes(source)
-        if codes is not None and (kept := keep_codes(codes, type_, group)) is not None:
-            return kept
-        values = checkpoint.read(source)
-        if values.ndim == 1:
-            return np.array(values, np.float32)
-        return rounded(values, _resolve(type_, checkpoint.dtype(source.tensor)), f"tensor {source.tensor}")
+    def _packed(self, matrix: Rounded, format: str) -> tuple[_core.Weight, Entry]:
+        choice = matrix.choose(format, self._machine)
+        weight = matrix.pack(choice)
+        return weight, Entry.of(weight, choice.reason, matrix.nonzeros)
 
-    def put(name: str, matrix: Rounded, format_: str) -> None:
-        choice = matrix.choose(format_, planned)
-        packed[name] = matrix.pack(choice)
-        reasons[name] = choice.reason
+    def _alone(self, look: Lookup) -> Lookup:
+        """A look at the machine during which nothing else runs here, since formats may be measured."""
+        found: dict[str | None, Machine] = {}
 
-    # Nothing else may run where formats are measured.
-    threads = 1 if format == "auto" and machine is None else 0
-    for done, (name, made) in enumerate(work_ahead(read, sources, threads)):
-        if progress:
-            progress(done, len(sources), f"packing {name}")
-        if not isinstance(made, Rounded):
-            vectors[name] = made
-            continue
-        put(name, made, "dense" if name in dense else format)
-        stored = sources[name].tensor
-        if stored in checkpoint.low_rank:
-            branch, finer = checkpoint.low_rank[stored], "int8" if made.type == "int4" else made.type
-            for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
-                put(name + key, rounded(factor, finer, f"low-rank branch of {stored}"), "auto")
-    if progress:
-        progress(len(sources), len(sources), "packing")
-    name = shown_name(checkpoint.path)
-    info: dict[str, Any] = {
-        "name": name,
-        "source": name,
-        "family": checkpoint.config["model_type"],
-        "config": dict(checkpoint.config),  # which names of tensors, as adapters have them, follow from
-        "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
-    }
-    if checkpoint.window is not None:
-        info["sliding_window"] = checkpoint.window
-    if machine is None and format == "auto":
-        info[PLANNED_FOR] = this_processor()
-    return PackedModel(config, packed, vectors, tokenizer, info, reasons)
+        def alone(type_: str | None) -> Machine:
+            if type_ not in found:
+                with ExitStack() as stack:
+                    for _ in range(_TURNS):
+                        stack.enter_context(self._turns)
+                    found[type_] = look(type_)
+            return found[type_]
+
+        return alone
 
 
 def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ _STREAMS = {
     "slots": "U64",
     "steps": "U64",
 }
-_WEIGHT_KEYS = {"format", "type", "rows", "cols", "group", "pattern", "nnz", "reason"}
+_WEIGHT_KEYS = ("format", "type", "rows", "cols", "group", "pattern", "nnz", "reason")
 
 
 @dataclass
@@ -91,6 +91,88 @@ def _factor_shapes(
     return found
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a packed folder says of a weight.
+
+    Attributes:
+        format: One of `FORMATS`.
+        type: One of `TYPES`.
+        rows: Outputs.
+        cols: Inputs.
+        group: Inputs a scale; 0 for a whole row, and for float types.
+        pattern: (N, M) of format "nm".
+        nnz: Stored values that are not zero.
+        reason: Why it is stored so, in words.
+        nbytes: What it takes; not written, since the streams say it.
+    """
+
+    format: str
+    type: str
+    rows: int
+    cols: int
+    group: int
+    pattern: tuple[int, int] | None
+    nnz: int
+    reason: str
+    nbytes: int
+
+    @classmethod
+    def of(cls, weight: _core.Weight, reason: str = "", nnz: int | None = None) -> Entry:
+        """Describes a weight; its non-zeros are counted unless they are known."""
+        return cls(
+            weight.format,
+            weight.type,
+            weight.rows,
+            weight.cols,
+            weight.group,
+            weight.pattern,
+            weight.nnz if nnz is None else nnz,
+            reason,
+            weight.nbytes,
+        )
+
+
+class PackedWriter:
+    """Writes a packed folder matrix by matrix, so that none has to stay in memory: `add` in a `with`, then `finish`."""
+
+    def __init__(self, part: Path, config: Transformer, factors: Iterable[str]) -> None:
+        self._part, self._config = part, config
+        self._entries: dict[str, Entry] = {}
+        names = [f"{name}.{stream}" for name in (*config.weights, *factors) for stream in _STREAMS]
+        self._file = SafetensorsWriter(part / _WEIGHTS, [*names, *config.vectors], metadata={"layout": LAYOUT})
+
+    def __enter__(self) -> PackedWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def add(self, name: str, weight: _core.Weight, entry: Entry) -> None:
+        """Writes a matrix."""
+        for stream, values in weight.streams().items():
+            self._file.add(f"{name}.{stream}", values)
+        self._entries[name] = entry
+
+    def add_vector(self, name: str, values: NDArray[np.float32]) -> None:
+        """Writes a norm or a bias."""
+        self._file.add(name, values)
+
+    def finish(self, tokenizer: Tokenizer, info: dict[str, Any]) -> None:
+        """Writes what lies beside the weights, when all of those are there and the file is closed."""
+        entries = {name: vars(entry) for name, entry in self._entries.items()}
+        document = {
+            "format_version": FORMAT_VERSION,
+            "layout": LAYOUT,
+            "transformer": self._config.to_dict(),
+            "weights": {name: {key: entry[key] for key in _WEIGHT_KEYS} for name, entry in entries.items()},
+            "info": info,
+        }
+        tokenizer.save(self._part)
+        document["sha256"] = {path.name: sha256(path) for path in sorted(self._part.iterdir())}
+        (self._part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
 def write_packed(
     folder: str | Path, model: PackedModel, *, force: bool = False, reads: Iterable[str | Path] = ()
 ) -> None:
@@ -105,38 +187,14 @@ def write_packed(
     Raises:
         GossamerError: something else lies at the destination, or it cannot be written.
     """
-    folder = Path(folder)
-    with new_folder(folder, force=force, reads=reads) as part:
-        streams = {
-            f"{name}.{key}": data for name, weight in model.weights.items() for key, data in weight.streams().items()
-        }
-        tensors = streams | model.vectors
-        with SafetensorsWriter(part / _WEIGHTS, tensors, metadata={"layout": LAYOUT}) as writer:
-            for name, values in tensors.items():
-                writer.add(name, values)
-        document = {
-            "format_version": FORMAT_VERSION,
-            "layout": LAYOUT,
-            "transformer": model.config.to_dict(),
-            "weights": {name: _describe(weight, model.reasons.get(name)) for name, weight in model.weights.items()},
-            "info": model.info,
-        }
-        model.tokenizer.save(part)
-        document["sha256"] = {path.name: sha256(path) for path in sorted(part.iterdir())}
-        (part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _describe(weight: _core.Weight, reason: str | None) -> dict[str, Any]:
-    return {
-        "format": weight.format,
-        "type": weight.type,
-        "rows": weight.rows,
-        "cols": weight.cols,
-        "group": weight.group,
-        "pattern": list(weight.pattern) if weight.pattern else None,
-        "nnz": weight.nnz,
-        "reason": reason or "",
-    }
+    with new_folder(Path(folder), force=force, reads=reads) as part:
+        factors = set(model.weights) - set(model.config.weights)
+        with PackedWriter(part, model.config, factors) as writer:
+            for name, weight in model.weights.items():
+                writer.add(name, weight, Entry.of(weight, model.reasons.get(name, "")))
+            for name, values in model.vectors.items():
+                writer.add_vector(name, values)
+        writer.finish(model.tokenizer, model.info)
 
 
 def changed_files(folder: str | Path) -> dict[str, bool]:
@@ -239,7 +297,7 @@ def _check_weight(
 ) -> tuple[str, str, int, int, int, tuple[int, int] | None]:
     """Checks one weight's description; returns format, type, rows, cols, group, pattern."""
     where = f"{path}: weight {name}"
-    if not isinstance(entry, dict) or not set(entry) <= _WEIGHT_KEYS:
+    if not isinstance(entry, dict) or not set(entry) <= set(_WEIGHT_KEYS):
         raise GossamerError(f"{where}: must be an object of {', '.join(sorted(_WEIGHT_KEYS))}")
     if (size := (entry.get("rows"), entry.get("cols"))) != shape:
         raise GossamerError(f"{where}: its size is {size!r:.80}, the decoder needs {shape}")

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..checkpoints.codes import Codes
-from ..formats import INTEGER_TYPES, STORED, VALUE_BITS, Shape, measure
+from ..formats import INTEGER_TYPES, STORED, VALUE_BITS, Shape, measure, nonzero_bits, shape_of
 from .planner import Choice, Lookup, Machine, choose
 
 _F16_MAX = 65504.0
+_PIECE = 1 << 22  # values, of one piece of a matrix
+_PIECE_ROWS = 32  # whole panels, and pairs of them, and scales of whole cache lines
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,13 @@ class Rounded:
     type: str
     group: int
     shape: Shape
-    _values: NDArray[np.float32] | tuple[NDArray[np.int8], NDArray[np.float16]]  # or codes and their scales
-    _packed: _core.Weight | None  # one form that it is packed in already
+    _values: NDArray[np.float32] | tuple[NDArray[np.int8], NDArray[np.float16]] | None  # or codes and their scales
+    _packed: _core.Weight | None  # one form that it is packed in already; the only one where there are no values
+
+    @property
+    def nonzeros(self) -> int | None:
+        """Stored values that are not zero; None where that is not known, since floats may be rounded to zero."""
+        return self.shape.nonzeros if self.type in INTEGER_TYPES or self.type == "f32" else None
 
     def choose(self, format: str = "auto", machine: Machine | Lookup | None = None) -> Choice:
         """Chooses a format, as `planner.choose` does."""
@@ -41,6 +48,8 @@ class Rounded:
         packed = self._packed
         if packed is not None and (packed.format, packed.pattern) == (choice.format, choice.pattern):
             return packed
+        if self._values is None:
+            raise ValueError(f"packed as dense, and so not to be had as {choice.format}")
         if isinstance(self._values, tuple):
             return _core.pack_codes(*self._values, choice.format, self.type, self.group, choice.pattern)
         return _core.pack(self._values, choice.format, self.type, self.group, choice.pattern)
@@ -66,13 +75,95 @@ def round_values(values: NDArray[np.float32], type: str, group: int) -> Rounded:
     Raises:
         ValueError: a value cannot be stored with the type.
     """
+    _check(values, type)
     if type not in INTEGER_TYPES:
-        if type == "f16" and _exceeds(values):
-            raise ValueError("values beyond 65504 cannot be stored as f16")
         return Rounded(type, group, measure(values), values, None)
-    if not np.isfinite(values).all():
+    codes = _core.round_codes(values, type, group)
+    return Rounded(type, group, measure(codes[0], group), codes, None)
+
+
+def pieces(rows: int, cols: int) -> list[slice]:
+    """Returns the rows of the pieces that a large matrix is rounded in, so that little of it is there as floats."""
+    step = max(_PIECE // cols // _PIECE_ROWS, 1) * _PIECE_ROWS
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a matrix, rounded: what `join` puts together.
+
+    Attributes:
+        type: As of `Rounded`, as is the next.
+        group: Inputs a scale.
+        cols: Inputs.
+        bits: Where it is zero; see `nonzero_bits`.
+        codes: With their scales; None where it is packed already.
+        packed: As dense, where that is what it is to be.
+    """
+
+    type: str
+    group: int
+    cols: int
+    bits: NDArray[np.uint8]
+    codes: tuple[NDArray[np.int8], NDArray[np.float16]] | None
+    packed: _core.Weight | None
+
+
+def round_piece(values: NDArray[np.float32], type: str, group: int, *, dense: bool) -> Piece:
+    """Rounds some rows of a matrix, as `round_values` does all; float types have to be packed as dense at once.
+
+    Raises:
+        ValueError: a value cannot be stored with the type.
+    """
+    _check(values, type)
+    cols = values.shape[1]
+    if type not in INTEGER_TYPES:
+        return Piece(type, group, cols, nonzero_bits(values), None, _core.pack(values, "dense", type, group))
+    codes = _core.round_codes(values, type, group)
+    bits = nonzero_bits(codes[0])
+    if dense:
+        return Piece(type, group, cols, bits, None, _core.pack_codes(*codes, "dense", type, group))
+    return Piece(type, group, cols, bits, codes, None)
+
+
+def join(parts: list[Piece]) -> Rounded:
+    """Returns the matrix of consecutive pieces; the list is emptied, so that each can go as soon as it may."""
+    first = parts[0]
+    shape = shape_of(np.concatenate([part.bits for part in parts]), first.cols, first.group)
+    if first.packed is not None:
+        return Rounded(first.type, first.group, shape, None, _stacked(parts, shape.rows))
+    codes = np.empty((shape.rows, shape.cols), np.int8)
+    scales = np.concatenate([part.codes[1] for part in parts if part.codes])
+    at = 0
+    while parts:
+        part = parts.pop(0).codes
+        assert part is not None
+        codes[at : at + len(part[0])] = part[0]
+        at += len(part[0])
+    return Rounded(first.type, first.group, shape, (codes, scales), None)
+
+
+def _stacked(parts: list[Piece], rows: int) -> _core.Weight:
+    """The dense weight of dense pieces: their streams behind one another, without the spare bytes between."""
+    first = parts[0]
+    found: dict[str, list[NDArray[Any]]] = {}
+    while parts:
+        piece = parts.pop(0).packed
+        assert piece is not None
+        positions = (-piece.rows % 16 + piece.rows) * (-piece.cols % 64 + piece.cols)
+        size = {"values": positions * VALUE_BITS[piece.type] // 8}
+        for name, stream in piece.streams().items():
+            whole = size.get(name, len(stream) * stream.itemsize) // stream.itemsize
+            found.setdefault(name, []).append(stream[:whole] if parts else stream)
+    streams = {name: np.concatenate(each) for name, each in found.items()}
+    return _core.weight_from_streams("dense", first.type, rows, first.cols, first.group, None, streams)
+
+
+def _check(values: NDArray[np.float32], type: str) -> None:
+    if type in INTEGER_TYPES and not np.isfinite(values).all():
         raise ValueError(f"NaN or infinite values cannot be stored as {type}")
-    return stored(_core.pack(values, "dense", type, group))
+    if type == "f16" and _exceeds(values):
+        raise ValueError("values beyond 65504 cannot be stored as f16")
 
 
 def keep_codes(codes: Codes, type: str, group: int) -> Rounded | None:
