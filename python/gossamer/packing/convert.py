@@ -230,8 +230,10 @@ class Packing:
             if not parts:
                 self._progress(done, len(self._sources), f"packing {name}")
                 done += 1
-            made = read
-            if isinstance(read, Piece):
+            made: Rounded | NDArray[np.float32]
+            if not isinstance(read, Piece):
+                made = read
+            else:
                 parts.append(read)
                 if rows is not None and rows.stop < source.shape[0]:
                     continue

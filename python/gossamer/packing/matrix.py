@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from .. import _core
 from ..checkpoints.codes import Codes
 from ..formats import INTEGER_TYPES, STORED, VALUE_BITS, Shape, measure, nonzero_bits, shape_of
-from .planner import Choice, Lookup, Machine, choose
+from .planner import MIN_ZEROS, Choice, Lookup, Machine, choose
 
 _F16_MAX = 65504.0
-_PIECE = 1 << 22  # values, of one piece of a matrix
+_PIECE = 1 << 20  # values of one piece of a matrix: what is made of them stays in memory that is used again
 _PIECE_ROWS = 32  # whole panels, and pairs of them, and scales of whole cache lines
 
 
@@ -48,11 +48,13 @@ class Rounded:
         packed = self._packed
         if packed is not None and (packed.format, packed.pattern) == (choice.format, choice.pattern):
             return packed
-        if self._values is None:
-            raise ValueError(f"packed as dense, and so not to be had as {choice.format}")
-        if isinstance(self._values, tuple):
-            return _core.pack_codes(*self._values, choice.format, self.type, self.group, choice.pattern)
-        return _core.pack(self._values, choice.format, self.type, self.group, choice.pattern)
+        values = self._values
+        if values is None:
+            assert packed is not None
+            values = packed.codes() if self.type in INTEGER_TYPES else packed.unpack()
+        if isinstance(values, tuple):
+            return _core.pack_codes(*values, choice.format, self.type, self.group, choice.pattern)
+        return _core.pack(values, choice.format, self.type, self.group, choice.pattern)
 
 
 def stored(weight: _core.Weight) -> Rounded:
@@ -98,7 +100,7 @@ class Piece:
         cols: Inputs.
         bits: Where it is zero; see `nonzero_bits`.
         codes: With their scales; None where it is packed already.
-        packed: As dense, where that is what it is to be.
+        packed: As dense, where that is what it is to be, or has too few zeros for another format.
     """
 
     type: str
@@ -107,6 +109,13 @@ class Piece:
     bits: NDArray[np.uint8]
     codes: tuple[NDArray[np.int8], NDArray[np.float16]] | None
     packed: _core.Weight | None
+
+    def rounded(self) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+        """The codes, taken out again where it is packed."""
+        if self.codes is None and self.packed is not None:
+            return self.packed.codes()
+        assert self.codes is not None
+        return self.codes
 
 
 def round_piece(values: NDArray[np.float32], type: str, group: int, *, dense: bool) -> Piece:
@@ -121,7 +130,7 @@ def round_piece(values: NDArray[np.float32], type: str, group: int, *, dense: bo
         return Piece(type, group, cols, nonzero_bits(values), None, _core.pack(values, "dense", type, group))
     codes = _core.round_codes(values, type, group)
     bits = nonzero_bits(codes[0])
-    if dense:
+    if dense or values.size - np.count_nonzero(codes[0]) < MIN_ZEROS * values.size:
         return Piece(type, group, cols, bits, None, _core.pack_codes(*codes, "dense", type, group))
     return Piece(type, group, cols, bits, codes, None)
 
@@ -130,17 +139,17 @@ def join(parts: list[Piece]) -> Rounded:
     """Returns the matrix of consecutive pieces; the list is emptied, so that each can go as soon as it may."""
     first = parts[0]
     shape = shape_of(np.concatenate([part.bits for part in parts]), first.cols, first.group)
-    if first.packed is not None:
+    if all(part.packed for part in parts):
         return Rounded(first.type, first.group, shape, None, _stacked(parts, shape.rows))
     codes = np.empty((shape.rows, shape.cols), np.int8)
-    scales = np.concatenate([part.codes[1] for part in parts if part.codes])
+    scales = []
     at = 0
     while parts:
-        part = parts.pop(0).codes
-        assert part is not None
-        codes[at : at + len(part[0])] = part[0]
-        at += len(part[0])
-    return Rounded(first.type, first.group, shape, (codes, scales), None)
+        mine, scale = parts.pop(0).rounded()
+        codes[at : at + len(mine)] = mine
+        scales.append(scale)
+        at += len(mine)
+    return Rounded(first.type, first.group, shape, (codes, np.concatenate(scales)), None)
 
 
 def _stacked(parts: list[Piece], rows: int) -> _core.Weight:

@@ -12,7 +12,7 @@ from ..progress import Progress
 
 # Below these zeros a sparse format saves too little to be worth what it costs with several tokens at a time: where it
 # is measured what a token gains, and where that is an estimate.
-_MIN_ZEROS, _MIN_ZEROS_ESTIMATED = 0.2, 0.35
+MIN_ZEROS, _MIN_ZEROS_ESTIMATED = 0.2, 0.35
 
 # How much less time than dense weights a sparse format has to promise: estimates are not better than that, and few
 # zeros have to pay for several tokens at a time, too.
@@ -186,9 +186,9 @@ def choose(
         sizes["nm"] = stored_bytes(shape, "nm", type, pattern)
     if format == "auto":
         if not isinstance(machine, Machine):
-            machine = (machine or here())(type if _filled(shape) <= 1 - _MIN_ZEROS else None)
+            machine = (machine or here())(type if _filled(shape) <= 1 - MIN_ZEROS else None)
         measured = type in machine.formats
-        least = _MIN_ZEROS if measured else _MIN_ZEROS_ESTIMATED
+        least = MIN_ZEROS if measured else _MIN_ZEROS_ESTIMATED
         if shape.zeros < least:
             del sizes["csr"]  # padding alone is no reason for it
         times = {
