@@ -69,21 +69,29 @@ def test_a_text_that_comes_alone_has_documents_too(model: Path, tmp_path: Path, 
 
 def test_every_pass_has_every_window_once_in_an_order_of_its_own(model: Path, tmp_path: Path) -> None:
     data = read(texts(tmp_path / "texts", 40), model, tmp_path / "work")
-    passes = [data.batch(number * data.windows, data.windows) for number in (0, 1)]
+    passes = [data.batch(number * data.windows, data.windows).tokens.numpy() for number in (0, 1)]
     windows = data.train[: data.windows * 16].reshape(-1, 16)
     for rows in passes:
-        assert sorted(row.tobytes() for row in rows) == sorted(row.tobytes() for row in windows)
+        assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, windows.tolist()))
     assert not np.array_equal(*passes)
-    np.testing.assert_array_equal(data.batch(data.windows - 2, 4), np.concatenate([passes[0][-2:], passes[1][:2]]))
+    both = data.batch(data.windows - 2, 4)
+    np.testing.assert_array_equal(both.tokens, np.concatenate([passes[0][-2:], passes[1][:2]]))
+    np.testing.assert_array_equal(data.train[both.places.numpy()], both.tokens)
+    assert both.real.all()
+    assert both.asked.all()
+    np.testing.assert_array_equal(both.targets[:, :-1], both.tokens[:, 1:])
+    assert (both.targets[:, -1] == -1).all()
 
 
 def test_validation_windows_cover_the_end_and_pad_it() -> None:
     data = Data(np.arange(64, dtype=np.int32), np.arange(100, 125, dtype=np.int32), 10, 0)
-    ((tokens, real),) = data.validation_batches(9, 4)
-    np.testing.assert_array_equal(tokens[real], np.arange(100, 125))
-    assert real.sum(1).tolist() == [10, 10, 5]
+    (batch,) = data.validation_batches(9, 4)
+    np.testing.assert_array_equal(batch.tokens[batch.real], np.arange(100, 125))
+    assert batch.real.sum(1).tolist() == [10, 10, 5]
+    assert batch.targets[2].tolist() == [121, 122, 123, 124, *[-1] * 6]
+    assert (batch.places == -1).all()
     batches = list(data.validation_batches(2, 1))
-    assert [int(tokens[0, 0]) for tokens, _ in batches] == [100, 120]
+    assert [int(one.tokens[0, 0]) for one in batches] == [100, 120]
     assert not list(Data(data.train, data.train[:0], 10, 0).validation_batches(4, 4))
 
 

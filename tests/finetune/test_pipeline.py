@@ -26,6 +26,7 @@ from gossamer.packing.convert import convert
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from finetune_runs import TEXT, run, weights  # noqa: E402
+from gossamer.finetune.batches import text_batch  # noqa: E402
 from gossamer.finetune.masks import Masks  # noqa: E402
 from gossamer.finetune.sparsegpt_masks import raise_zeros  # noqa: E402
 from gossamer.finetune.trainer import Interrupted  # noqa: E402
@@ -116,7 +117,9 @@ def test_zeros_that_sparsegpt_raises_are_made_up_for(files: Path) -> None:
         zeros = masks.due(0, 0.9)
         old = {name: keep.clone() for name, keep in masks.keep.items()}
         if scores == "sparsegpt":
-            raise_zeros(student, windows, zeros, values, masks.keep, nullcontext)
+            raise_zeros(
+                student, text_batch([(row, -1) for row in windows.numpy()], 32), zeros, values, masks.keep, nullcontext
+            )
         else:
             masks.drop(zeros, values)
             with torch.no_grad():
@@ -136,7 +139,7 @@ def test_inputs_that_are_not_finite_are_named(files: Path) -> None:
         student.layers[1].mlp_norm.weight[3] = torch.nan
     values = dict(student.named_parameters())
     masks = Masks(matrices(student), "cubic", 0.7, "sparsegpt")
-    windows = torch.full((2, 8), 5)
+    windows = text_batch([(np.full(8, 5, np.int32), -1)] * 2, 8)
     with pytest.raises(GossamerError, match=r"layers\.1\.gate: the inputs measured in calibration are not finite"):
         raise_zeros(student, windows, masks.due(0, 0.9), values, masks.keep, nullcontext)
 

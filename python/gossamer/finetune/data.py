@@ -6,6 +6,7 @@ its data is a number of windows, and a resumed one goes on there.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +18,8 @@ from numpy.typing import NDArray
 from ..errors import GossamerError
 from ..text.calibration import read_text
 from ..text.tokenizer import Tokenizer
+from .batches import Batch, Tokens, text_batch
 from .samples import is_samples, read_samples
-
-Tokens = NDArray[np.int32]
 
 _SECTIONS = 64  # documents that a single text is taken for
 
@@ -46,20 +46,14 @@ class Data:
         """Training windows in one pass over the data; what is left at its end is no whole window."""
         return len(self.train) // self.length
 
-    def batch(self, first: int, count: int) -> Tokens:
-        """Returns training windows `first` ... of the endless order that passes over the data again and again.
-
-        Every pass has an order of its own, from the seed.
-
-        Returns:
-            int32 [count, length].
-        """
+    def batch(self, first: int, count: int) -> Batch:
+        """See `Source`; every pass has an order of its own, from the seed."""
         rows = []
         for number in range(first, first + count):
             passed, place = divmod(number, self.windows)
             start = int(self._order(passed)[place]) * self.length
-            rows.append(self.train[start : start + self.length])
-        return np.stack(rows).astype(np.int32)
+            rows.append((self.train[start : start + self.length], start))
+        return text_batch(rows, self.length)
 
     def _order(self, passed: int) -> NDArray[np.int64]:
         if passed not in self._orders:
@@ -67,26 +61,21 @@ class Data:
             self._orders[passed] = np.random.default_rng([self.seed, passed]).permutation(self.windows)
         return self._orders[passed]
 
-    def validation_batches(self, most: int, size: int) -> Iterator[tuple[Tokens, NDArray[np.bool_]]]:
-        """Yields validation windows, spread evenly over what there is, the last one padded.
-
-        Args:
-            most: Windows at most.
-            size: Windows in one batch.
-
-        Yields:
-            Tokens, int32 [windows, length], and False at padding.
-        """
+    def validation_batches(self, most: int, size: int) -> Iterator[Batch]:
+        """See `Source`; the last window may be padded."""
         count = -(-len(self.validation) // self.length)
         chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
         for start in range(0, len(chosen), size):
-            places = chosen[start : start + size]
-            tokens = np.zeros((len(places), self.length), np.int32)
-            real = np.zeros(tokens.shape, np.bool_)
-            for row, place in enumerate(places):
-                window = self.validation[place * self.length : (place + 1) * self.length]
-                tokens[row, : len(window)], real[row, : len(window)] = window, True
-            yield tokens, real
+            windows = (slice(place * self.length, (place + 1) * self.length) for place in chosen[start : start + size])
+            yield text_batch([(self.validation[window], -1) for window in windows], self.length)
+
+    def digest(self) -> int:
+        """See `Source`."""
+        digest = 0
+        for tokens in (self.train, self.validation):
+            for start in range(0, len(tokens), 1 << 20):
+                digest = zlib.crc32(tokens[start : start + (1 << 20)].tobytes(), digest)
+        return digest
 
 
 def prepare(

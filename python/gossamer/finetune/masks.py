@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GossamerError
+from .options import SOLVED
 
 # Raising ends after this part of the training, so that the rest can heal what the last zeros broke.
 _RAISING = 0.7
@@ -20,7 +21,7 @@ class Masks:
     A cubic schedule takes the fraction of zeros of each matrix from what it is to `sparsity`, fast at first and slower
     towards the end (Zhu & Gupta 2017). What is dropped never comes back. Scores are the magnitude relative to the sums
     of row and column, as `gossamer.pruning.magnitude` has it, or the movement away from zero, the sum of -w dL/dw over
-    the steps so far (Sanh et al. 2020); SparseGPT chooses masks and values together, see `sparsegpt_masks`.
+    the steps so far (Sanh et al. 2020); SparseGPT and ADMM choose masks and values together, see `sparsegpt_masks`.
 
     Attributes:
         keep: True where a weight may live, by parameter name.
@@ -34,32 +35,33 @@ class Masks:
 
         Args:
             values: Those matrices, by the names of their parameters; embedding, head, norms and biases have no mask.
-            schedule: "fixed" or "cubic".
+            schedule: "fixed", "cubic", or "dense": no masks.
             sparsity: Fraction of zeros of each matrix in the end; for "cubic".
-            scores: "magnitude", "movement" or "sparsegpt".
+            scores: "magnitude", "movement", "sparsegpt" or "admm".
 
         Raises:
             GossamerError: the mask is to be fixed and there are no zeros.
         """
-        self.keep = {name: value.detach() != 0 for name, value in values.items()}
+        held = {} if schedule == "dense" else values
+        self.keep = {name: value.detach() != 0 for name, value in held.items()}
         self._begin = {name: 1 - int(keep.sum()) / keep.numel() for name, keep in self.keep.items()}
         self._raised = schedule == "cubic"
         self._sparsity = sparsity
         self._done = 0.0
-        self._every = _EVERY_SOLVED if scores == "sparsegpt" else _EVERY
+        self._every = _EVERY_SOLVED if scores in SOLVED else _EVERY
         self.movement = {}
         if self._raised and scores == "movement":
             self.movement = {name: torch.zeros_like(values[name], requires_grad=False) for name in self.keep}
-        if not self._raised and not any(self._begin.values()):
+        if schedule == "fixed" and not any(self._begin.values()):
             raise GossamerError(
                 "the student has no zeros to keep: prune it first, or raise them (schedule cubic, sparsity)"
             )
 
     @property
     def zeros(self) -> float:
-        """Fraction of zeros over all masks."""
+        """Fraction of zeros over all masks; 0 where there are none."""
         entries = sum(keep.numel() for keep in self.keep.values())
-        return 1 - sum(int(keep.sum()) for keep in self.keep.values()) / entries
+        return 1 - sum(int(keep.sum()) for keep in self.keep.values()) / entries if entries else 0.0
 
     @property
     def begin(self) -> dict[str, float]:

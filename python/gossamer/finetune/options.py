@@ -10,8 +10,9 @@ from ..errors import GossamerError
 from ..formats import STORED, check_group
 
 LENGTH = 256
-SCHEDULES = ("fixed", "cubic")
-SCORES = ("magnitude", "movement", "sparsegpt")
+SCHEDULES = ("fixed", "cubic", "dense")
+SOLVED = ("sparsegpt", "admm")
+SCORES = ("magnitude", "movement", *SOLVED)
 LR_SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("bf16", "f32")
 WEIGHTS = (STORED, "int8", "int4")
@@ -54,9 +55,11 @@ class Options:
         clip: Largest norm of the gradient; 0 does not clip.
         weights: "int8" or "int4" trains with values rounded as `convert` will, "stored" does not round.
         group: Inputs that share a scale of rounded values.
-        schedule: "fixed" keeps the zeros that are there, "cubic" raises them to `sparsity`.
+        schedule: "fixed" keeps the zeros that are there, "cubic" raises them to `sparsity`, "dense" holds none.
         sparsity: Fraction of zeros of each matrix in the end; for "cubic".
         scores: What "cubic" drops by: one of `SCORES`.
+        top: The teacher's likeliest tokens that its divergence is taken over, all others being one: computed once and
+            kept. 0 takes all, computed at every step.
         precision: "bf16" multiplies in bfloat16, with float32 weights and sums; "f32" does not.
         recompute: Compute blocks again in the backward pass instead of keeping what is inside them.
         validation: Fraction of the documents set aside.
@@ -85,6 +88,7 @@ class Options:
     schedule: str = "fixed"
     sparsity: float = 0.0
     scores: str = "magnitude"
+    top: int = 0
     precision: str = "bf16"
     recompute: bool = False
     validation: float = 0.05
@@ -114,6 +118,8 @@ class Options:
                 raise GossamerError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.length != 0 and self.length < 2:
             raise GossamerError(f"length must be at least 2, got {self.length}")
+        if self.top != 0 and self.top < 2:
+            raise GossamerError(f"top must be 0 or at least 2, got {self.top}")
         for name in ("validations", "save_steps", "seed", "threads"):
             if getattr(self, name) < 0:
                 raise GossamerError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,10 +20,12 @@ from ..nn import decoder as torch_decoder
 from ..nn.device import find_device
 from ..progress import Progress
 from ..text.calibration import window_length
-from .data import Data, prepare
+from .batches import Source
+from .data import prepare
 from .options import LENGTH, Options
 from .samples import fingerprint
 from .state import training_folder
+from .task_data import TaskFiles, prepare_task
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def finetune(
     dst: str | Path,
     *,
     teacher: str | Path,
-    data: Sequence[str | Path],
+    data: Sequence[str | Path] | TaskFiles,
     options: Options | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -102,33 +103,31 @@ def finetune(
     options = options or Options()
     report = progress or (lambda *_: None)
     folder = Path(dst)
-    reads = [Path(path) for path in (student, teacher, *data)]
+    paths = data.paths if isinstance(data, TaskFiles) else [Path(path) for path in data]
+    reads = [Path(student), Path(teacher), *paths]
     check_destination(folder, force=force, reads=reads)
-    if not data:
+    if not paths:
         raise GossamerError("finetuning needs data: text files, folders of them, or samples of the teacher")
     source, dense = open_checkpoint(student), open_checkpoint(teacher)
     for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
         refuse_low_rank(checkpoint, role)
     refuse_unwritable(source)
     context = _check_pair(source, dense, options)
-    options = replace(options, length=window_length(options.length or None, LENGTH, context))
+    if not isinstance(data, TaskFiles):
+        options = replace(options, length=window_length(options.length or None, LENGTH, context))
+    elif options.length > context:
+        raise GossamerError(f"length {options.length} is more than the models' context of {context} tokens")
     device = find_device(options.device)
     settings = {
         "student": one_line(str(Path(student).resolve())),
         "teacher": one_line(str(Path(teacher).resolve())),
-        "data": [one_line(str(Path(path).resolve())) for path in data],
+        "data": [one_line(str(path.resolve())) for path in paths],
+        **({"held_out": data.held_out} if isinstance(data, TaskFiles) and isinstance(data.held_out, float) else {}),
         **options.pinned(),
     }
     with _threads(options.threads), training_folder(folder, settings) as work:
-        windows = prepare(
-            data,
-            source.tokenizer(),
-            work,
-            length=options.length,
-            seed=options.seed,
-            validation=options.validation,
-            progress=report,
-        )
+        windows = _read(data, source, options, context, work, report)
+        options = replace(options, length=windows.length)
         total = options.tokens
         if not total and not options.budget_minutes:
             total = windows.windows * options.length
@@ -141,14 +140,13 @@ def finetune(
                 options,
                 work,
                 total,
-                _digest(windows),
             )
             trainer.train(report)
         report(0, 1, "writing the checkpoint")
         result = Report(
             student=shown_name(student),
             teacher=shown_name(teacher),
-            data=[one_line(Path(path).name) for path in data],
+            data=[one_line(path.name) for path in paths],
             options=asdict(options),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             tokens=trainer.tokens,
@@ -163,6 +161,36 @@ def finetune(
             _write(part, trainer, source, result)
         report(1, 1, "writing the checkpoint")
     return result
+
+
+def _read(
+    data: Sequence[str | Path] | TaskFiles,
+    source: Checkpoint,
+    options: Options,
+    context: int,
+    work: Path,
+    report: Progress,
+) -> Source:
+    """The data as windows of tokens."""
+    if isinstance(data, TaskFiles):
+        return prepare_task(
+            data,
+            source.tokenizer(),
+            length=options.length,
+            context=context,
+            default=LENGTH,
+            seed=options.seed,
+            progress=report,
+        )
+    return prepare(
+        data,
+        source.tokenizer(),
+        work,
+        length=options.length,
+        seed=options.seed,
+        validation=options.validation,
+        progress=report,
+    )
 
 
 @contextlib.contextmanager
@@ -217,15 +245,6 @@ def _teacher(checkpoint: Checkpoint, options: Options) -> torch_decoder.Decoder:
             if isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
     return teacher
-
-
-def _digest(data: Data) -> int:
-    """Tells whether a resumed run sees the data that it began with."""
-    digest = 0
-    for tokens in (data.train, data.validation):
-        for start in range(0, len(tokens), 1 << 20):
-            digest = zlib.crc32(tokens[start : start + (1 << 20)].tobytes(), digest)
-    return digest
 
 
 def _write(folder: Path, trainer: Trainer, source: Checkpoint, result: Report) -> None:

@@ -19,16 +19,17 @@ from ..errors import GossamerError
 from ..nn.decoder import Decoder
 from ..nn.linears import parameter_name
 from ..progress import Progress
-from .data import Data
+from .batches import Batch, Source
 from .losses import squarehead, token_losses
 from .masks import Masks
-from .options import Options, Parts
+from .options import SOLVED, Options, Parts
 from .rounding import Rounding
 from .sparsegpt_masks import raise_zeros
 from .state import has_state, load_state, save_state
+from .teacher import Teacher
 
 _BETAS = (0.9, 0.95)
-_CALIBRATION = 32  # windows that SparseGPT measures inputs on
+_CALIBRATION = 32  # windows that inputs are measured on
 _REFRESH = 16  # optimizer steps that searched scales are held for
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -52,7 +53,7 @@ class Trainer:
     """
 
     def __init__(
-        self, student: Decoder, teacher: Decoder, data: Data, options: Options, folder: Path, total: int, digest: int
+        self, student: Decoder, teacher: Decoder, data: Source, options: Options, folder: Path, total: int
     ) -> None:
         """Sets up; goes on from the state in `folder` where there is one.
 
@@ -63,16 +64,16 @@ class Trainer:
             options: The options.
             folder: Where states are saved.
             total: Tokens to train on; 0 for no limit but time. A run that goes on keeps the limit it was begun with.
-            digest: Of the data; a run does not go on with other data.
 
         Raises:
             GossamerError: there are no zeros to keep, or the state is not valid.
         """
-        self.student, self.teacher, self.data, self.options, self.folder = student, teacher, data, options, folder
+        self.student, self.data, self.options, self.folder = student, data, options, folder
+        self.teacher = Teacher(teacher, options, folder, len(data.train))
         self.log: list[dict[str, float]] = []
         self.curve: list[dict[str, float]] = []
         self.tokens, self.seconds = 0, 0.0
-        self._total, self._digest = total, digest
+        self._total, self._digest = total, data.digest()
         self._device = student.embed.weight.device
         self._rounding = Rounding(options.weights, options.group)
         self._parameters = dict(student.named_parameters())
@@ -156,11 +157,11 @@ class Trainer:
             self._refresh()
             self._publish()
         windows = options.batch * options.accumulate
-        batch = torch.from_numpy(self.data.batch(number * windows, windows)).to(self._device, torch.int64)
+        batch = self.data.batch(number * windows, windows).to(self._device)
         self.student.zero_grad(set_to_none=True)
         sums = dict.fromkeys(("loss", *asdict(options.loss)), 0.0)
-        for part in torch.split(batch, options.batch):
-            losses = self._losses(part, torch.ones_like(part, dtype=torch.bool))
+        for part in batch.split(options.batch):
+            losses = self._losses(part)
             torch.autograd.backward(losses["loss"] / options.accumulate)
             for name in sums:
                 sums[name] += float(losses[name].detach()) / options.accumulate
@@ -178,16 +179,15 @@ class Trainer:
         self._optimizer.step()
         self.tokens += options.step_tokens
         self._publish()
-        return {"step": number + 1, "lr": rate, **sums, "gradient": norm}
+        return {"step": number + 1, "lr": rate, **sums, "gradient": norm, "real_tokens": int(batch.real.sum())}
 
     @torch.no_grad()
     def validate(self) -> None:
         """Adds the losses on the validation windows to `curve`; nothing where no document was set aside."""
         sums, count = dict.fromkeys(asdict(self.options.loss), 0.0), 0
-        for tokens, real in self.data.validation_batches(self.options.validation_windows, self.options.batch):
-            there = torch.from_numpy(real).to(self._device)
-            losses = self._losses(torch.from_numpy(tokens).to(self._device, torch.int64), there)
-            weight = int(real.sum())
+        for batch in self.data.validation_batches(self.options.validation_windows, self.options.batch):
+            losses = self._losses(batch.to(self._device))
+            weight = int(batch.asked.sum())
             count += weight
             for name in sums:
                 sums[name] += float(losses[name]) * weight
@@ -207,6 +207,7 @@ class Trainer:
             "curve": self.curve,
             "masks": {"begin": self.masks.begin, "done": self.masks.done},
         }
+        self.teacher.flush()
         save_state(self.folder, self._tensors(), progress)
 
     def _load(self) -> None:
@@ -232,6 +233,7 @@ class Trainer:
             tensors |= {f"{moment}.{name}": values for name, values in self._moments(moment).items()}
         tensors |= {f"keep.{name}": keep for name, keep in self.masks.keep.items()}
         tensors |= {f"movement.{name}": moved for name, moved in self.masks.movement.items()}
+        tensors |= {"teacher.known": self.teacher.known} if len(self.teacher.known) else {}
         return tensors | {f"scales.{name}": scales for name, scales in self._rounding.held.items()}
 
     def _pruned(self) -> dict[str, Tensor]:
@@ -243,11 +245,11 @@ class Trainer:
         zeros = self.masks.due(number, self.progress)
         if not zeros:
             return False
-        if self.options.scores == "sparsegpt":
+        if self.options.scores in SOLVED:
             # Those that training comes to next.
             first = number * self.options.batch * self.options.accumulate
-            windows = torch.from_numpy(self.data.batch(first, _CALIBRATION)).to(self._device, torch.int64)
-            raise_zeros(self.student, windows, zeros, self.values, self.masks.keep, self._autocast)
+            batch = self.data.batch(first, _CALIBRATION).to(self._device)
+            raise_zeros(self.student, batch, zeros, self.values, self.masks.keep, self._autocast, self.options.scores)
         else:
             self.masks.drop(zeros, self.values)
         for tensors in (self.values, *map(self._moments, _MOMENTS)):
@@ -270,20 +272,18 @@ class Trainer:
                 else:
                     self._parameters[name].copy_(value)
 
-    def _losses(self, tokens: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """The parts of the loss, and their weighted sum, over tokens [batch, length]; parts of weight 0 are 0."""
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss, and their weighted sum with gradients; parts of weight 0 may be 0."""
         weights = self.options.loss
         with self._autocast():
-            teacher: list[Tensor] = []
-            if weights.squarehead or weights.kl:
-                with torch.no_grad():
-                    teacher = self.teacher(tokens, logits=False).hidden
-            student = self.student(tokens, logits=False, recompute_blocks=self.options.recompute).hidden
-            distance = squarehead(student, teacher, real) if weights.squarehead else torch.zeros(())
-            judge = (self.teacher, teacher[-1]) if weights.kl else ()
-            ce, kl = token_losses(self.student, student[-1], tokens, real, *judge)
-        loss = weights.ce * ce + weights.squarehead * distance + weights.kl * kl
-        return {"loss": loss, "ce": ce, "squarehead": distance, "kl": kl}
+            taught, aim = self.teacher.look(batch)
+            student = self.student(
+                batch.tokens, first=batch.first, logits=False, recompute_blocks=self.options.recompute
+            ).hidden
+            distance = squarehead(student, taught, batch.real) if weights.squarehead else torch.zeros(())
+            last, targets = student[-1][batch.asked], batch.targets[batch.asked]
+            loss, ce, kl = token_losses(self.student, last, targets, weights, aim)
+        return {"loss": loss + weights.squarehead * distance, "ce": ce, "squarehead": distance, "kl": kl}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.options.precision == "bf16")

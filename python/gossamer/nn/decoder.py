@@ -22,7 +22,7 @@ from ..checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from ..errors import GossamerError
 from .block import Network
 from .linears import Modules, parameter_name
-from .memory import Step, Whole
+from .memory import Apart, Step, Whole
 from .ops import TorchOps
 
 _F16_MAX = float(np.finfo(np.float16).max)
@@ -55,7 +55,9 @@ class Decoder(Network):
         """
         super().__init__(config, Modules(), TorchOps())
 
-    def forward(self, tokens: Tensor, *, logits: bool = True, recompute_blocks: bool = False) -> Output:
+    def forward(
+        self, tokens: Tensor, *, first: Tensor | None = None, logits: bool = True, recompute_blocks: bool = False
+    ) -> Output:
         """Runs sequences from their beginning.
 
         A sequence that is shorter than others is padded at its end with any token: attention is causal, so no real
@@ -63,6 +65,8 @@ class Decoder(Network):
 
         Args:
             tokens: [batch, length].
+            first: Where in its row the text begins that a token belongs to, [batch, length]: texts in one row are kept
+                apart. None takes a row for one text.
             logits: Whether to compute them.
             recompute_blocks: Keep only the blocks' inputs for the backward pass and compute the rest again there (Chen
                 et al. 2016).
@@ -70,7 +74,7 @@ class Decoder(Network):
         Returns:
             Hidden states after each block, and logits.
         """
-        step = self.whole(tokens.shape[1])
+        step = self.whole(tokens.shape[1]) if first is None else self.apart(first)
         states = self.enter(tokens, step)
         hidden = []
         for block in self.layers:
@@ -84,6 +88,11 @@ class Decoder(Network):
     def whole(self, length: int) -> Step:
         """Returns the step of whole sequences of a length."""
         return self.step(Whole(), torch.arange(length, device=self.embed.weight.device))
+
+    def apart(self, first: Tensor) -> Step:
+        """Returns the step of rows of texts that begin at `first` [batch, length]."""
+        places = torch.arange(first.shape[1], device=first.device) - first
+        return Step(Apart(first), places, self.angles(places[:, None]))
 
 
 def load(source: Checkpoint | str | Path) -> Decoder:

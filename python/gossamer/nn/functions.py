@@ -77,14 +77,14 @@ def rotary_angles(places: Tensor, inv_freq: Tensor, scale: float) -> tuple[Tenso
     """Returns cosines and sines, times a scale, of the angles by which tokens at `places` turn.
 
     Args:
-        places: [n].
+        places: [..., n].
         inv_freq: Angle a place, [rotary_dim / 2].
         scale: Of the results.
 
     Returns:
-        Two of [n, rotary_dim / 2], float32.
+        Two of [..., n, rotary_dim / 2], float32.
     """
-    angles = torch.outer(places.float(), inv_freq.float())
+    angles = places.float()[..., None] * inv_freq.float()
     return angles.cos() * scale, angles.sin() * scale
 
 
@@ -136,9 +136,9 @@ class Scores:
 class Distances:
     """How far queries stand behind keys, computed once for all attentions of a step."""
 
-    def __init__(self, queries: Tensor, keys: Tensor) -> None:
-        """Takes the positions of both, [n] and [m]."""
-        self._queries, self._keys = queries, keys
+    def __init__(self, queries: Tensor, keys: Tensor, first: Tensor | None = None) -> None:
+        """Takes the positions of both, [n] and [m], and those of the first keys that queries look at, [batch, n]."""
+        self._queries, self._keys, self._first = queries, keys, first
         self._seen: dict[int | None, Tensor] = {}
 
     @cached_property
@@ -147,10 +147,11 @@ class Distances:
         return self._queries[:, None] - self._keys
 
     def seen(self, window: int | None) -> Tensor:
-        """Returns True [n, m] where a query looks at a key."""
+        """Returns True [batch or 1, n, m] where a query looks at a key."""
         if window not in self._seen:
             causal = self._keys <= self._queries[:, None]
-            self._seen[window] = causal if window is None else causal & (self.back < window)
+            seen = causal if window is None else causal & (self.back < window)
+            self._seen[window] = seen[None] if self._first is None else seen & (self._keys >= self._first[..., None])
         return self._seen[window]
 
 
@@ -187,7 +188,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
     kv_heads = keys.shape[1]
     seen = None if distances is None else distances.seen(scores.window)
     if scores.plain:
-        mask = None if seen is None else seen.repeat(heads // kv_heads, 1)[None, None]
+        mask = None if seen is None else seen.repeat(1, heads // kv_heads, 1)[:, None]
         rows = queries.reshape(batch, kv_heads, -1, width)
         mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scores.scale)
         return mixed.reshape(queries.shape)
@@ -199,7 +200,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
         products = scores.softcap * torch.tanh(products / scores.softcap)
     if scores.slopes is not None:
         products = products - scores.slopes.float().view(kv_heads, -1, 1, 1) * distances.back
-    products = products.masked_fill(~seen, -torch.inf)
+    products = products.masked_fill(~seen[:, None, None], -torch.inf)
     if scores.sinks is not None:
         sinks = scores.sinks.float().view(kv_heads, -1, 1, 1).expand(*products.shape[:-1], 1)
         products = torch.cat([products, sinks], dim=-1)
@@ -208,7 +209,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
 
 
 def query_scale(positions: Tensor, beta: float, length: int) -> Tensor:
-    """Returns the factor on queries at some positions [n]: 1 + beta * log(1 + floor(position / length)), float32."""
+    """Returns the factor on queries at some positions [..., n]: 1 + beta * log(1 + floor(position / length)), float32."""
     return 1 + beta * torch.log1p(torch.floor(positions.float() / length))
 
 

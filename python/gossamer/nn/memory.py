@@ -39,8 +39,9 @@ class Step:
 
     Attributes:
         memory: Keys and values.
-        places: Where its tokens stand in their sequences, [n].
-        angles: Cosines and sines of each kind of rotary positions of the network, [n, rotary_dim / 2].
+        places: Where its tokens stand in their sequences, [n], or [batch, n] where they stand elsewhere in each.
+        angles: Cosines and sines of each kind of rotary positions of the network, [n, rotary_dim / 2], or
+            [batch, 1, n, rotary_dim / 2].
     """
 
     memory: Memory
@@ -54,6 +55,19 @@ class Whole:
     def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
         return causal_attention(queries, keys, values, scores)
+
+
+class Apart:
+    """Windows [batch, heads, n, width] in which several texts lie one behind the other, each for itself."""
+
+    def __init__(self, first: Tensor) -> None:
+        """Takes where in its window the text begins that a token belongs to, [batch, n]."""
+        places = torch.arange(first.shape[1], device=first.device)
+        self._distances = Distances(places, places, first)
+
+    def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+        """See `Memory`."""
+        return attention(queries, keys, values, scores, self._distances)
 
 
 class LockStep:

@@ -27,7 +27,7 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", frequencies, persistent=False)
 
     def forward(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines [n, rotary_dim / 2] for places [n]."""
+        """Returns cosines and sines [..., n, rotary_dim / 2] for places [..., n]."""
         return rotary_angles(places, self.inv_freq, self._scale)
 
 
@@ -74,5 +74,5 @@ class Angles(nn.Module):
         return self._described.index(angles)
 
     def forward(self, places: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Returns cosines and sines [n, rotary_dim / 2] of each kind for places [n]."""
+        """Returns cosines and sines [..., n, rotary_dim / 2] of each kind for places [..., n]."""
         return [kind(places) for kind in self._kinds]
