@@ -88,7 +88,8 @@ def finetune(
         student: The pruned checkpoint: a Hugging Face folder or a GGUF file.
         dst: Folder to write; must not exist yet, or be empty.
         teacher: The dense checkpoint.
-        data: UTF-8 text files, folders of them, and folders of samples.
+        data: UTF-8 text files, folders of them, and folders of samples; or the files of a task, of whose samples the
+            completions alone count.
         options: How to train.
         force: Replaces a model that lies at `dst`, when the training has ended.
         progress: Called with (done, total, what).
@@ -133,9 +134,11 @@ def finetune(
             total = windows.windows * options.length
         report(0, 1, "reading the models")
         with _memory():
+            decoder = torch_decoder.load(source).to(device)
             trainer = Trainer(
-                torch_decoder.load(source).to(device),
-                _teacher(dense, options).to(device),
+                decoder,
+                # Where the loss has no part for a teacher, nobody asks it.
+                _teacher(dense, options).to(device) if options.loss.squarehead or options.loss.kl else decoder,
                 windows,
                 options,
                 work,

@@ -209,7 +209,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
 
 
 def query_scale(positions: Tensor, beta: float, length: int) -> Tensor:
-    """Returns the factor on queries at some positions [..., n]: 1 + beta * log(1 + floor(position / length)), float32."""
+    """Returns the factor on queries at positions [..., n]: 1 + beta * log(1 + floor(position / length)), float32."""
     return 1 + beta * torch.log1p(torch.floor(positions.float() / length))
 
 

@@ -1,0 +1,52 @@
+"""Schedules of zeros: where they end, and that what is dropped stays dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
+from gossamer.errors import GossamerError  # noqa: E402
+from gossamer.finetune.masks import Masks  # noqa: E402
+
+
+def parameters(sparsity: float = 0.0) -> dict[str, Any]:
+    torch.manual_seed(0)
+    values = {"layers.0.q.weight": torch.randn(24, 36), "layers.1.down.weight": torch.randn(7, 11)}
+    for value in values.values():
+        value[torch.rand(value.shape) < sparsity] = 0
+    return {**values, "embed.weight": torch.randn(5, 24), "layers.0.norm.weight": torch.ones(24)}
+
+
+@pytest.mark.parametrize("scores", ["magnitude", "movement"])
+@pytest.mark.parametrize("begin", [0.0, 0.3])
+def test_cubic_reaches_what_is_asked_exactly_and_revives_nothing(scores: str, begin: float) -> None:
+    values = parameters(begin)
+    masks = Masks(values, "cubic", 0.7, scores)
+    before = {name: keep.clone() for name, keep in masks.keep.items()}
+    assert set(before) == {"layers.0.q.weight", "layers.1.down.weight"}
+    start, fractions = masks.zeros, []
+    for step in range(101):
+        masks.observe(values, {name: torch.randn_like(value) for name, value in values.items()})
+        zeros = masks.due(step, step / 100)
+        if zeros:
+            masks.drop(zeros, values)
+            fractions.append((step / 100, masks.zeros))
+        for name, keep in masks.keep.items():
+            assert not (keep & ~before[name]).any()
+            before[name] = keep.clone()
+            values[name] += 0.1 * torch.randn_like(values[name])  # what is dropped may move meanwhile: it is masked
+    for name, keep in masks.keep.items():
+        assert int((~keep).sum()) == round(0.7 * values[name].numel())
+    for progress, found in fractions:
+        reached = 1 - (1 - min(progress / 0.7, 1.0)) ** 3
+        assert found == pytest.approx(start + (0.7 - start) * reached, abs=0.02)
+
+
+def test_dense_holds_nothing() -> None:
+    values = parameters(0.5)
+    masks = Masks(values, "dense")
+    assert (masks.keep, masks.zeros, masks.due(0, 1.0)) == ({}, 0.0, {})
+    with pytest.raises(GossamerError, match="no zeros to keep"):
+        Masks(parameters())
