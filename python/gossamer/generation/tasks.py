@@ -124,16 +124,10 @@ def evaluate_task(
     if max_new_tokens is None:
         answers = (text for sample in samples for text in sample.answers)
         max_new_tokens = max(len(encode(text)) for text in answers) + _SPARE
-    found: list[Answer] = []
-    for first in range(0, len(samples), batch):
-        if progress is not None:
-            progress(first, len(samples), "answering")
-        part = samples[first : first + batch]
-        for sample, text in zip(part, _answers(model, part, max_new_tokens), strict=True):
-            exact, own = (score(name, text, sample.answers, encode) for name in ("exact", metric))
-            found.append(Answer(sample, text, exact, own))
-    if progress is not None:
-        progress(len(samples), len(samples), "answering")
+    found = []
+    for sample, text in zip(samples, _answers(model, samples, max_new_tokens, batch, progress), strict=True):
+        exact, own = (score(name, text, sample.answers, encode) for name in ("exact", metric))
+        found.append(Answer(sample, text, exact, own))
     scores = [answer.score for answer in found]
     return TaskResult(
         metric,
@@ -146,7 +140,22 @@ def evaluate_task(
     )
 
 
-def _answers(model: Model, samples: Sequence[TaskSample], most: int) -> list[str]:
-    """The model's answers to some prompts."""
+def _answers(
+    model: Model, samples: Sequence[TaskSample], most: int, batch: int, progress: Progress | None
+) -> list[str]:
+    """The model's answers to prompts; those of chats and others come from calls of their own."""
     options = SamplingOptions(max_new_tokens=most)  # the model's own defaults may draw
-    return [model.generate(sample.prompt, options, chat=sample.chats) for sample in samples]
+    texts, done = [""] * len(samples), 0
+    for chat in (False, True):
+        places = [place for place, sample in enumerate(samples) if sample.chats == chat]
+        told = None if progress is None else partial(_told, progress, done, len(samples))
+        prompts = [samples[place].prompt for place in places]
+        answers = model.generate_batch(prompts, options, chat=chat, most=batch, progress=told)
+        for place, text in zip(places, answers, strict=True):
+            texts[place] = text
+        done += len(places)
+    return texts
+
+
+def _told(progress: Progress, before: int, total: int, done: int, _total: int, what: str) -> None:
+    progress(before + done, total, what)
