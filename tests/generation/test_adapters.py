@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import gossamer
 from adapter_files import Factors, factors, sparse, write_differences, write_lora
 from fakes import fake_model
-from gossamer import arch
+from gossamer import _core, arch
 from gossamer.arch.sources import Source
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
@@ -162,6 +162,28 @@ def test_packed_folders_take_them(weights: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(packed.logits(tokens()), direct.logits(tokens()))
     size = sum((-(-b.shape[0] // 64) * 64 * 4 + 16 * a.shape[1]) for b, a in made.values())
     assert packed.adapters.bytes(packed.mix()) >= size * (4 if weights == "f32" else 2)
+
+
+def test_values_are_no_coarser_than_the_model_s(tmp_path: Path) -> None:
+    """Beside int8 weights factors are bf16 and differences int8, of which zeros stay zeros; weights may be switched."""
+    folder = tiny_llama(tmp_path / "base")
+    made, task = factors(MODULES, 4), differences(7)
+    write_lora(tmp_path / "lora", made)
+    write_differences(tmp_path / "task.safetensors", task)
+    model = gossamer.load(folder, weights="int8", activations="f32")
+    exact = {name: weight.unpack().astype(np.float64) for name, weight in model.weights.items()}
+    for path in ("lora", "task.safetensors"):
+        model.adapters.load(tmp_path / path, path)
+    for name, source in open_checkpoint(folder).sources().items():
+        module = source.tensor.removesuffix(".weight")
+        if module in made:
+            b, a = (_core.pack(factor, "dense", "bf16").unpack().astype(np.float64) for factor in made[module])
+            delta = _core.pack(task[source.tensor], "csr", "int8", 64).unpack()
+            exact[name] = exact[name] + b @ a + 0.5 * delta
+        elif source.shape[1:] == ():
+            exact[name] = open_checkpoint(folder).tensor(source.tensor)
+    expected = ReferenceModel(model.config, exact).logits(tokens())
+    np.testing.assert_allclose(model.logits(tokens(), {"lora": 1, "task.safetensors": 0.5}), expected, **TOLERANCE)
 
 
 def test_folders_that_do_not_say_where_tensors_lie(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from ..checkpoints.adapter import Adapter, Places, read_adapter
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..engine import Adaptable, Mix
 from ..errors import GossamerError, did_you_mean
+from ..formats import INTEGER_TYPES
 from ..packing.matrix import round_values
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Chosen = str | Iterable[str] | Mapping[str, float] | None
 """Names of adapters, with weights or without, which is 1; None takes what `Adapters.set` said last."""
 
 DELTA = ".delta_1"
+_GROUP = 64  # inputs a scale
 
 
 class Adapters:
@@ -61,7 +63,7 @@ class Adapters:
             name: What to call it; None takes the name of the folder or file.
             weight: Factor of what it adds; 0 only loads it.
             type: Type of its values: f32 or bf16; "auto" is f32 where the model's own weights are f32 throughout,
-                otherwise bf16.
+                otherwise bf16, and int8 for differences where the model's own weights are integers.
 
         Returns:
             Its name.
@@ -77,9 +79,7 @@ class Adapters:
         weight = _weight(name, weight)
         engine = self._engine()
         adapter = read_adapter(path, self._find_places())
-        if type == "auto":
-            type = "f32" if {w.type for w in self._model.weights.values()} == {"f32"} else "bf16"
-        weights = packed(adapter, type)
+        weights = packed(adapter, *self._types() if type == "auto" else (type, type))
         if not weights and not adapter.biases:
             raise GossamerError(f"{path}: the adapter adds nothing: all of it is zero")
         try:
@@ -159,6 +159,13 @@ class Adapters:
             raise GossamerError(f"adapters run on the processor, and the model runs on {self._model.device}")
         return engine
 
+    def _types(self) -> tuple[str, str]:
+        """Types of factors and of differences that are no coarser than the model's own weights."""
+        own = {weight.type for name, weight in self._model.weights.items() if name.startswith("layers.")}
+        if own == {"f32"}:
+            return "f32", "f32"
+        return "bf16", "int8" if own <= set(INTEGER_TYPES) else "bf16"
+
     def _find_places(self) -> Places:
         info = self._model.info
         if self._places is None:
@@ -172,19 +179,20 @@ class Adapters:
         return self._places
 
 
-def packed(adapter: Adapter, type: str) -> dict[str, _core.Weight]:
+def packed(adapter: Adapter, type: str, sparse: str) -> dict[str, _core.Weight]:
     """Returns an adapter's matrices as the engine takes them.
 
     Args:
         adapter: What was read.
-        type: Type of the values.
+        type: Type of the values of factors.
+        sparse: Type of those of differences.
     """
     weights = {}
     for name, branch in adapter.low_rank.items():
         weights[name + LOW_RANK_U] = _core.pack(branch.u, "bitmap", type)  # few inputs, and blocks of 64
         weights[name + LOW_RANK_V] = _core.pack(branch.v, "dense", type)
     for name, values in adapter.deltas.items():
-        matrix = round_values(values, type, 0)
+        matrix = round_values(values, sparse, _GROUP if sparse in INTEGER_TYPES else 0)
         weights[name + DELTA] = matrix.pack(matrix.choose())
     return weights
 
