@@ -23,8 +23,8 @@ import numpy as np
 from common import write_result
 
 from gossamer import _core, arch
+from gossamer.checkpoints.branches import delta_name
 from gossamer.checkpoints.lora import CONFIG, PREFIX, WEIGHTS, A, B
-from gossamer.generation.adapters import DELTA
 from gossamer.generation.model import Model
 from gossamer.generation.ready import ready
 from gossamer.safetensors_io import SafetensorsWriter
@@ -90,7 +90,9 @@ def parallel(threads: int) -> tuple[Model, Model]:
     one = ready(synthetic.pack(SHAPE, sparsity=0.5, weights="int8"), threads=threads)
     two = synthetic.pack(SHAPE, sparsity=0.75, weights="int8")
     other = synthetic.pack(SHAPE, sparsity=0.75, weights="int8", seed=1)
-    two.weights.update((name + DELTA, weight) for name, weight in other.weights.items() if name.startswith("layers."))
+    two.weights.update(
+        (delta_name(name, 1), weight) for name, weight in other.weights.items() if name.startswith("layers.")
+    )
     return one, ready(two, threads=threads)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Checkpoint, refuse_low_rank
+from .base import Checkpoint, refuse_branches
 from .open import open_checkpoint
 from .write import refuse_unwritable, write_checkpoint
 
-__all__ = ["Checkpoint", "open_checkpoint", "refuse_low_rank", "refuse_unwritable", "write_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "refuse_branches", "refuse_unwritable", "write_checkpoint"]

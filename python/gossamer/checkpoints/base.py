@@ -26,6 +26,7 @@ class Checkpoint(ABC):
         path: The folder or file.
         config: Content of config.json, or its like built from the keys of a GGUF file.
         low_rank: Low-rank branches by the name of the weight that each goes with.
+        parallel: Names of the tensors that are added to a linear's weight, by the name of that.
         notes: Where its files contradict each other, and what was made of it.
         window: The sliding window, where the context ends with it.
     """
@@ -33,6 +34,7 @@ class Checkpoint(ABC):
     path: Path
     config: dict[str, Any]
     low_rank: Mapping[str, LowRank] = {}
+    parallel: Mapping[str, list[str]] = {}
     notes: tuple[str, ...] = ()
     window: int | None = None
 
@@ -151,7 +153,8 @@ class Checkpoint(ABC):
         """Writes what belongs to the model beside config and weights: tokenizer files, generation_config.json."""
 
 
-def refuse_low_rank(checkpoint: Checkpoint, what: str) -> None:
-    """Raises `GossamerError` where a checkpoint has low-rank branches, for what would lose them."""
-    if checkpoint.low_rank:
-        raise GossamerError(f"{checkpoint.path}: a model with low-rank branches cannot be {what}")
+def refuse_branches(checkpoint: Checkpoint, what: str) -> None:
+    """Raises `GossamerError` where a checkpoint has low-rank or parallel branches, for what would lose them."""
+    for kind, found in (("low-rank", checkpoint.low_rank), ("parallel", checkpoint.parallel)):
+        if found:
+            raise GossamerError(f"{checkpoint.path}: a model with {kind} branches cannot be {what}")

@@ -13,6 +13,7 @@ from ..files import read_json, refuse_pointer
 from ..safetensors_io import SafetensorsFile
 from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
+from .branches import take_branches
 from .codecs import StoredTensor, Tensor, Tensors, Zeros, decode
 from .codes import Codes
 from .low_rank import read_low_rank
@@ -58,6 +59,7 @@ class FolderCheckpoint(Checkpoint):
             raise GossamerError(f"{folder}: no {FILE} and no {_INDEX}")
         self._tensors = Tensors((name, StoredTensor(file, name)) for name, file in self._files.items())
         self.notes += tuple(decode(self._tensors, folder, self.config))
+        self.parallel = take_branches(self._tensors)
         self.low_rank = read_low_rank(folder)
 
     def _open_shards(self, folder: Path) -> None:

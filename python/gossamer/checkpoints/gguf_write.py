@@ -16,7 +16,7 @@ from ..errors import GossamerError
 from ..folders import shown_name
 from ..parts import new_file
 from ..progress import Progress
-from .base import Checkpoint, refuse_low_rank
+from .base import Checkpoint, refuse_branches
 from .gguf_families import ARCHITECTURES, Architecture
 from .gguf_names import own_name
 from .gguf_tokenizer_write import tokenizer_keys
@@ -61,7 +61,7 @@ def write_gguf(
         raise GossamerError(f"{path}: the name must end with .gguf")
     if path.exists() and not (force and path.is_file()):
         raise GossamerError(f"{path}: exists already{'' if path.is_dir() else '; --force replaces it'}")
-    refuse_low_rank(checkpoint, "written as GGUF")
+    refuse_branches(checkpoint, "written as GGUF")
     name, architecture = _architecture(checkpoint)
     described = arch.family(checkpoint.config).describe(checkpoint.config)
     keys = {

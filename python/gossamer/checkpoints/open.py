@@ -78,7 +78,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
     _tell_window(checkpoint, source, context)
-    _refuse_unused(checkpoint, present - {source.tensor for source in needed.values()})
+    added = {name for names in checkpoint.parallel.values() for name in names}
+    _refuse_unused(checkpoint, present - added - {source.tensor for source in needed.values()})
+    _check_parallel(checkpoint, needed)
     shapes = {
         source.tensor: source.shape
         for name, source in needed.items()
@@ -92,6 +94,23 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     for note in checkpoint.notes:
         logging.getLogger("gossamer").warning("%s", note)
     return checkpoint
+
+
+def _check_parallel(checkpoint: Checkpoint, needed: arch.Sources) -> None:
+    """Refuses branches of what is no linear of a block, and those of another shape."""
+    linears = {
+        source.tensor: source.shape
+        for name, source in needed.items()
+        if name.startswith("layers.") and source.shape[1:] and source.index is None
+    }
+    for weight, names in checkpoint.parallel.items():
+        if weight not in linears:
+            raise GossamerError(f"{checkpoint.path}: {weight} has branches, and is no linear of a block")
+        for name in names:
+            if (shape := checkpoint.shape(name)) != linears[weight]:
+                raise GossamerError(
+                    f"{checkpoint.path}: tensor {name} has shape {list(shape)}, {weight} has {list(linears[weight])}"
+                )
 
 
 def _tell_window(checkpoint: Checkpoint, source: Path, context: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
@@ -99,6 +101,9 @@ def _layers(model: str, revision: str | None) -> list[Layer]:
             layers.append(_measured(name, values, checkpoint.dtype(source.tensor)))
             if branch := checkpoint.low_rank.get(source.tensor):
                 layers += [_measured(name + LOW_RANK_U, branch.u, "f32"), _measured(name + LOW_RANK_V, branch.v, "f32")]
+            for number, tensor in enumerate(checkpoint.parallel.get(source.tensor, ()), 1):
+                values = checkpoint.read(replace(source, tensor=tensor, plus=0.0))
+                layers.append(_measured(delta_name(name, number), values, checkpoint.dtype(tensor)))
         return layers
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoints import open_checkpoint, refuse_low_rank, refuse_unwritable
+from ..checkpoints import open_checkpoint, refuse_branches, refuse_unwritable
 from ..errors import GossamerError, one_line
 from ..folders import check_destination, new_folder, shown_name
 from ..formats import STORED
@@ -111,7 +111,7 @@ def finetune(
         raise GossamerError("finetuning needs data: text files, folders of them, or samples of the teacher")
     source, dense = open_checkpoint(student), open_checkpoint(teacher)
     for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
-        refuse_low_rank(checkpoint, role)
+        refuse_branches(checkpoint, role)
     refuse_unwritable(source)
     context = _check_pair(source, dense, options)
     if not isinstance(data, TaskFiles):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import _core
 from ..checkpoints.adapter import Adapter, Places, read_adapter
+from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..engine import Adaptable, Mix
 from ..errors import GossamerError, did_you_mean
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Chosen = str | Iterable[str] | Mapping[str, float] | None
 """Names of adapters, with weights or without, which is 1; None takes what `Adapters.set` said last."""
 
-DELTA = ".delta_1"
 _GROUP = 64  # inputs a scale
 
 
@@ -193,7 +193,7 @@ def packed(adapter: Adapter, type: str, sparse: str) -> dict[str, _core.Weight]:
         weights[name + LOW_RANK_V] = _core.pack(branch.v, "dense", type)
     for name, values in adapter.deltas.items():
         matrix = round_values(values, sparse, _GROUP if sparse in INTEGER_TYPES else 0)
-        weights[name + DELTA] = matrix.pack(matrix.choose())
+        weights[delta_name(name, 1)] = matrix.pack(matrix.choose())
     return weights
 
 

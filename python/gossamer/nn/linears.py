@@ -17,6 +17,7 @@ from torch.nn import functional
 from .. import _core
 from ..arch.sources import parts_of
 from ..arch.spec import Linear, Transformer
+from ..checkpoints.branches import deltas_of
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..formats import INTEGER_TYPES
@@ -283,6 +284,8 @@ def linear_of(
     first = 0
     for name in names:
         weight = weights[name]
+        if deltas_of(name, weights):
+            raise GossamerError(f"weight {name} has parallel branches, which do not run on a GPU")
         if name + LOW_RANK_U in weights:
             u, v = (dense_weight(weights[name + end], device, dtype) for end in (LOW_RANK_U, LOW_RANK_V))
             branches.append((first, u, v))

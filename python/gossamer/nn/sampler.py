@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checkpoints.branches import deltas_of
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..packing.folder import PackedModel
@@ -53,6 +54,8 @@ class Sampler:
         for name in packed.weights:
             if name + LOW_RANK_U in values:
                 values[name] += values.pop(name + LOW_RANK_U) @ values.pop(name + LOW_RANK_V)
+            for delta in deltas_of(name, packed.weights):
+                values[name] += values.pop(delta)
         try:
             with torch.device("meta"):
                 self._decoder = Decoder(packed.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Semaphore
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import arch
 from ..checkpoints import Checkpoint, open_checkpoint
+from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError, one_line
 from ..folders import check_destination, new_folder, shown_name
@@ -165,7 +166,7 @@ class Packing:
         config: Its description.
         tokenizer: Of the model.
         info: Where it came from; see `PackedModel`.
-        factors: Names of the matrices that are no part of the description: those of low-rank branches.
+        factors: Names of the matrices that are no part of the description: those of low-rank and parallel branches.
     """
 
     def __init__(
@@ -203,6 +204,10 @@ class Packing:
             for name, source in self._sources.items()
             if source.tensor in checkpoint.low_rank
             for key in (LOW_RANK_U, LOW_RANK_V)
+        ] + [
+            delta_name(name, number)
+            for name, source in self._sources.items()
+            for number, _ in enumerate(checkpoint.parallel.get(source.tensor, ()), 1)
         ]
         name = shown_name(checkpoint.path)
         self.info: dict[str, Any] = {
@@ -248,6 +253,10 @@ class Packing:
                 for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
                     what = f"low-rank branch of {source.tensor}"
                     yield name + key, self._packed(self._rounded(factor, finer, what), "auto")
+            for number, tensor in enumerate(self._checkpoint.parallel.get(source.tensor, ()), 1):
+                values = self._checkpoint.read(replace(source, tensor=tensor, plus=0.0))
+                added = self._rounded(values, made.type, f"tensor {tensor}")
+                yield delta_name(name, number), self._packed(added, self._format)
         self._progress(len(self._sources), len(self._sources), "packing")
 
     def _pieces(self) -> Iterator[tuple[str, slice | None]]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..arch.llama import read_flat
 from ..arch.spec import Transformer
+from ..checkpoints.branches import deltas_of
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..files import read_json
@@ -248,6 +249,7 @@ def read_packed(folder: str | Path) -> PackedModel:
     factors = [name for name in entries if name.endswith((LOW_RANK_U, LOW_RANK_V))]
     shapes = config.weights
     shapes |= _factor_shapes(path, entries, shapes, factors)
+    shapes |= {delta: shapes[name] for name in config.linears for delta in deltas_of(name, entries)}
     if set(entries) != set(shapes):
         name = min(set(entries) ^ set(shapes))
         raise GossamerError(f"{path}: weight {name} is {'missing' if name in shapes else 'not part of the decoder'}")

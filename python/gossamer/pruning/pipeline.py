@@ -117,12 +117,12 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
         GossamerError: the source, the calibration text or a tensor is not usable.
     """
     from .. import arch
-    from ..checkpoints import refuse_low_rank, refuse_unwritable
+    from ..checkpoints import refuse_branches, refuse_unwritable
 
     started = time.perf_counter()
     report = progress or (lambda *_: None)
     windows, length, seed, method = options.windows, options.length, options.seed, options.method
-    refuse_low_rank(source, "pruned")
+    refuse_branches(source, "pruned")
     refuse_unwritable(source)
     fam = arch.family(source.config)
     config = fam.describe(source.config)
