@@ -105,7 +105,8 @@ def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> 
     add_tokenizer(writer)
     for stored, values in load_file(folder / "model.safetensors").items():
         for name, changed in CHANGES.get(architecture, keep)(stored, values.astype(np.float32), config):
-            own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            tries = (name, name.removeprefix("transformer."))
+            own = next(filter(None, (names.get_name(one, try_suffixes=(".weight", ".bias")) for one in tries)), None)
             assert own is not None, name
             writer.add_tensor(own, np.ascontiguousarray(changed))
     writer.write_header_to_file()
