@@ -124,6 +124,10 @@ def test_convert_then_inspect(checkpoint: Path, packed: Path, command):
         assert layers[name]["bytes"] == weight.nbytes
         assert layers[name]["shape"] == [weight.rows, weight.cols]
         assert layers[name]["zeros"] == pytest.approx(np.mean(weight.unpack() == 0))
+        mine, dense = layers[name]["seconds"], layers[name]["seconds_dense"]
+        assert (mine < dense) if weight.format != "dense" else (0 < mine == dense)
+    read = [layer for name, layer in layers.items() if name != "embed"]  # the head is another matrix
+    assert document["totals"]["seconds"] == pytest.approx(sum(layer["seconds"] for layer in read))
     assert document["totals"]["bytes"] == sum(weight.nbytes for weight in model.weights.values())
     text = command("inspect", packed)
     assert f"{len(layers)} matrices" in text
@@ -140,7 +144,9 @@ def test_dry_run_writes_nothing_and_says_what_would_be(checkpoint: Path, tmp_pat
     line = ("convert", checkpoint, tmp_path / "out", "--weights", "int4", "--group", 32, "--format", "bitmap")
     told = json.loads(command(*line, "--dry-run", "--json"))
     assert list(tmp_path.iterdir()) == []
-    assert "matrices" in command(*line, "--dry-run")
+    text = command(*line, "--dry-run")
+    assert "matrices" in text
+    assert f"{1 / told['totals']['seconds']:.0f} tokens/s" in text
     done = json.loads(command(*line, "--json"))
     assert {**told, "written": None} == {**done, "written": None}
     assert {layer["format"] for layer in told["layers"] if "layers." in layer["name"]} == {"bitmap"}

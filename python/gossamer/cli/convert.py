@@ -18,7 +18,7 @@ from .progress import progress
 
 if TYPE_CHECKING:
     from ..generation.lightest import Candidate
-    from ..packing.folder import PackedModel
+    from ..packing.folder import Entry
     from ..progress import Progress
 
 SUMMARY = "pack a checkpoint into compressed weights"
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if args.no_measure:
         os.environ["GOSSAMER_MEASURE"] = "0"
     with progress() as report:
-        packed, tried = _packed(args, report)
-    layers = [Layer.of_weight(name, weight, packed.reasons[name]) for name, weight in packed.weights.items()]
+        entries, tried = _packed(args, report)
+    layers = [Layer.of(name, entry) for name, entry in entries.items()]
     if args.json:
         written = None if args.dry_run else args.dst
         document = {"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)}
@@ -109,13 +109,14 @@ def _check(args: argparse.Namespace) -> None:
         args.parser.error("--text is for --weights auto or --head auto; both types are given")
 
 
-def _packed(args: argparse.Namespace, report: Progress) -> tuple[PackedModel, list[Candidate]]:
+def _packed(args: argparse.Namespace, report: Progress) -> tuple[dict[str, Entry], list[Candidate]]:
+    """Packs and writes; returns what the folder says of its matrices, and which types were tried."""
     from ..checkpoints import open_checkpoint
     from ..folders import check_destination
     from ..generation.lightest import DIVERGENCE, lightest
     from ..loading import locate
-    from ..packing.convert import pack_checkpoint
-    from ..packing.folder import write_packed
+    from ..packing.convert import Packing, write_packing
+    from ..packing.folder import Entry, write_packed
     from ..packing.replan import replanned
     from ..text.calibration import read_text
 
@@ -123,19 +124,21 @@ def _packed(args: argparse.Namespace, report: Progress) -> tuple[PackedModel, li
     reads = () if args.replan else (source,)
     if not args.dry_run:
         check_destination(Path(args.dst), force=args.force, reads=reads)
+    if not args.replan and args.text is None:
+        packing = Packing(open_checkpoint(source), **given(args, "weights", "group", "format", "head"), progress=report)
+        if args.dry_run:
+            return {name: made[1] for name, made in packing if isinstance(made, tuple)}, []
+        return write_packing(args.dst, packing, force=args.force, reads=reads), []
     tried: list[Candidate] = []
     if args.replan:
         packed = replanned(source, report)
-    elif args.text is not None:
+    else:
         text, bound = read_text(args.text), DIVERGENCE if args.divergence is None else args.divergence
         options = given(args, "weights", "head", "group", "format")
         packed, tried = lightest(open_checkpoint(source), text, bound=bound, progress=report, **options)
-    else:
-        options = given(args, "weights", "group", "format", "head")
-        packed = pack_checkpoint(open_checkpoint(source), **options, progress=report)
     if not args.dry_run:
         write_packed(args.dst, packed, force=args.force, reads=reads)
-    return packed, tried
+    return {name: Entry.of(weight, packed.reasons[name]) for name, weight in packed.weights.items()}, tried
 
 
 def _weighed(tried: list[Candidate]) -> str:

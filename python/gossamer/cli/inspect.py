@@ -20,7 +20,7 @@ from .options import MODEL_HELP, add_revision_option, nonempty
 from .output import print_json
 from .progress import progress
 
-SUMMARY = "show shapes, zeros, formats and bytes of every layer"
+SUMMARY = "show shapes, zeros, formats, bytes and times of every layer"
 
 _FULL = 0.9
 """Least share of an N:M pattern's places that hold values, for the pattern to be meant."""
@@ -84,12 +84,12 @@ def _layers(model: str, revision: str | None) -> list[Layer]:
     """The matrices of a packed folder as they are stored, or of a checkpoint, measured."""
     from ..checkpoints import open_checkpoint
     from ..loading import locate
-    from ..packing.folder import is_packed, read_packed
+    from ..packing.folder import Entry, is_packed, read_packed
 
     with progress() as report:
         path = locate(model, report, revision)
         if is_packed(path):
-            return [Layer.of_weight(name, weight) for name, weight in read_packed(path).weights.items()]
+            return [Layer.of(name, Entry.of(weight)) for name, weight in read_packed(path).weights.items()]
         checkpoint = open_checkpoint(path)
         sources = checkpoint.sources()
         layers = []

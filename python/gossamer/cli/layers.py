@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..formats import INTEGER_TYPES, TYPES, expected_shape
 from ..tables import table
 
 if TYPE_CHECKING:
-    from .. import _core
+    from ..packing.folder import Entry
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,37 @@ class Layer:
     why: str = ""
 
     @classmethod
-    def of_weight(cls, name: str, weight: _core.Weight, why: str = "") -> Layer:
+    def of(cls, name: str, entry: Entry) -> Layer:
         """Describes a packed matrix."""
-        scaled = weight.type in ("int8", "int4")
+        scaled = entry.type in INTEGER_TYPES
         return cls(
             name=name,
-            rows=weight.rows,
-            cols=weight.cols,
-            zeros=1 - weight.nnz / (weight.rows * weight.cols),
-            pattern="{}:{}".format(*weight.pattern) if weight.pattern else "",
-            format=weight.format,
-            type=f"{weight.type}/{weight.group or 'row'}" if scaled else weight.type,
-            bytes=weight.nbytes,
-            why=why,
+            rows=entry.rows,
+            cols=entry.cols,
+            zeros=1 - entry.nnz / (entry.rows * entry.cols),
+            pattern="{}:{}".format(*entry.pattern) if entry.pattern else "",
+            format=entry.format,
+            type=f"{entry.type}/{entry.group or 'row'}" if scaled else entry.type,
+            bytes=entry.nbytes,
+            why=entry.reason,
         )
+
+    @cached_property
+    def times(self) -> tuple[float, float] | None:
+        """Seconds that a token needs for it here, and would need if it were dense, as far as this machine is known.
+
+        None for types that packed weights do not have.
+        """
+        from ..packing.planner import token_seconds
+
+        type_ = self.type.partition("/")[0]
+        if type_ not in TYPES:
+            return None
+        most, _, length = self.pattern.partition(":")
+        pattern = (int(most), int(length)) if length else None
+        shape = expected_shape(self.rows, self.cols, round((1 - self.zeros) * self.rows * self.cols), pattern)
+        dense = token_seconds(shape, "dense", type_)
+        return (dense if self.format == "dense" else token_seconds(shape, self.format, type_, pattern)), dense
 
     @property
     def bits(self) -> float:
@@ -69,12 +88,13 @@ class Layer:
             "type": self.type,
             "bytes": self.bytes,
             "bits": self.bits,
+            **({"seconds": self.times[0], "seconds_dense": self.times[1]} if self.times else {}),
             **({"why": self.why} if self.why else {}),
         }
 
 
 def totals(layers: list[Layer]) -> dict[str, Any]:
-    """Sums over matrices: how many, their positions, zeros, bytes and bits a position."""
+    """Sums over matrices: how many, their positions, zeros, bytes, bits a position and times of a token."""
     positions = sum(layer.rows * layer.cols for layer in layers)
     size = sum(layer.bytes for layer in layers)
     zeros = sum(layer.zeros * layer.rows * layer.cols for layer in layers)
@@ -84,22 +104,39 @@ def totals(layers: list[Layer]) -> dict[str, Any]:
         "zeros": zeros / positions if positions else 0.0,
         "bytes": size,
         "bits": 8 * size / positions if positions else 0.0,
+        **_times(layers),
     }
 
 
+def _times(layers: list[Layer]) -> dict[str, float]:
+    """What a token needs for all matrices that it goes through: of an embedding that is no head it reads one row."""
+    untied = any(layer.name == "head" for layer in layers)
+    times = [layer.times for layer in layers if not (untied and layer.name == "embed") and layer.name != "positions"]
+    known = [time for time in times if time]
+    if not known or len(known) < len(times):
+        return {}
+    mine, dense = (sum(column) for column in zip(*known, strict=True))
+    return {"seconds": mine, "seconds_dense": dense}
+
+
 def summary(layers: list[Layer]) -> str:
-    """Returns the totals in one line."""
+    """Returns the totals in a line, and in another what tokens take at least."""
     total = totals(layers)
-    return (
+    line = (
         f"{total['matrices']} matrices, {total['positions']:,} positions, {total['zeros']:.1%} zeros, "
         f"{total['bits']:.2f} bits a position, {total['bytes']:,} bytes"
     )
+    if "seconds" in total:
+        mine, dense = 1 / total["seconds"], 1 / total["seconds_dense"]
+        line += f"\nweights alone let a token take {1e3 / mine:.2f} ms here, {mine:.0f} tokens/s (dense: {dense:.0f})"
+    return line
 
 
 def layer_table(layers: list[Layer]) -> str:
     """Lays the matrices out as a table with a line of totals below."""
     reasons = any(layer.why for layer in layers)
     header = ["name", "format", "type", "pattern", *(["why"] if reasons else []), "shape", "zeros", "bits", "bytes"]
+    header += ["µs", "µs dense"]
     rows = [
         [
             layer.name,
@@ -111,6 +148,8 @@ def layer_table(layers: list[Layer]) -> str:
             f"{layer.zeros:.1%}",
             f"{layer.bits:.2f}",
             f"{layer.bytes:,}",
+            *(f"{1e6 * time:.1f}" for time in layer.times or ()),
+            *([] if layer.times else ["", ""]),
         ]
         for layer in layers
     ]

@@ -91,13 +91,14 @@ def usual_machine(isa: str) -> Machine:
     return USUAL["avx2" if isa in ("scalar", "avx2", "avx_vnni", "avx_vnni_evex", "avx512") else "avx512"]
 
 
-def this_machine(type: str | None = None, progress: Progress | None = None) -> Machine:
+def this_machine(type: str | None = None, progress: Progress | None = None, *, measure: bool | None = None) -> Machine:
     """Returns what `gossamer roofline` has measured here, or a usual machine of this tier where it has not run.
 
     Args:
         type: A value type whose formats are to be compared: what is not known of them yet is measured now, in a few
             seconds, unless GOSSAMER_MEASURE=0 forbids it. None takes what is known.
         progress: Called with (done, total, what) while that goes on.
+        measure: Whether that may be measured; None asks the environment.
     """
     from ..machine.roofline import cached
 
@@ -112,7 +113,8 @@ def this_machine(type: str | None = None, progress: Progress | None = None) -> M
         all_cores = kept.reads[-1]
         machine = Machine(all_cores.memory / all_cores.threads, rates, measured=True)
     if type is not None:
-        found = format_rates.measured(type, progress) if format_rates.wanted() else format_rates.known(type)
+        wanted = format_rates.wanted() if measure is None else measure
+        found = format_rates.measured(type, progress) if wanted else format_rates.known(type)
         if found is not None:
             machine = replace(machine, formats={type: found}, cores=_core.default_threads(), measured=True)
     return machine
@@ -155,6 +157,19 @@ def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tup
         steps = shape.steps / (len(shape.panels) * shape.csr_blocks)
         work *= (_CSR_BLOCK_STEPS + steps) / (_CSR_BLOCK_STEPS + _CSR_STEPS)
     return (max(read, work) + _UNHIDDEN * min(read, work)) * 1e-9
+
+
+def token_seconds(shape: Shape, format: str, type: str, pattern: tuple[int, int] | None = None) -> float:
+    """Returns the time that a token needs here for a matrix, with all threads, by what is known of this machine.
+
+    Args:
+        shape: As for `seconds`, as are those below.
+        format: One of `FORMATS`.
+        type: One of `TYPES`.
+        pattern: (N, M) of format "nm".
+    """
+    machine = this_machine(type, measure=False)
+    return seconds(machine, shape, format, type, pattern) / _core.default_threads()
 
 
 @dataclass(frozen=True)
