@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..generation.ready import ready
 from ..generation.tasks import TaskResult, evaluate_task
 from ..packing.convert import pack_checkpoint
+from ..packing.folder import Entry
 from ..tables import table
 from ..text.metrics import FEWER
 from .bench import measure
@@ -57,7 +58,7 @@ def row(
 
 def size(model: Model) -> dict[str, Any]:
     """Returns what a model's weights take: bytes of all, bits a weight and zeros of the blocks' matrices."""
-    blocks = [Layer.of_weight(name, weight) for name, weight in model.weights.items() if name.startswith("layers.")]
+    blocks = [Layer.of(name, Entry.of(weight)) for name, weight in model.weights.items() if name.startswith("layers.")]
     total = totals(blocks)
     return {"bytes": model.decoder.weight_bytes, "bits": total["bits"], "zeros": total["zeros"]}
 
