@@ -9,8 +9,10 @@ from typing import Any
 from ..errors import GossamerError
 from .fields import integer
 from .sources import Source, parts_of
-from .spec import Block, Experts, Mlp, Transformer
+from .spec import MOST_LAYERS, Attention, Block, Experts, Mlp, Transformer
 from .spec.experts import MOST_EXPERTS
+
+_MOST_IN_ALL = 1 << 16  # so that a config alone takes little memory
 
 Place = Callable[[str, str, tuple[int, ...]], Source]
 """(what is before a layer's names, short name with "weight" or "bias" behind a dot, shape) -> where it lies."""
@@ -30,6 +32,8 @@ def counts(config: dict[str, Any], count: str, chosen: str, defaults: tuple[int,
     """
     experts = integer(config, count, defaults[0], most=MOST_EXPERTS)
     few = integer(config, chosen, defaults[1], most=MOST_EXPERTS)
+    if (all_of_them := experts * integer(config, "num_hidden_layers", most=MOST_LAYERS)) > _MOST_IN_ALL:
+        raise GossamerError(f"{count} is {experts}, which makes {all_of_them} in all layers, more than {_MOST_IN_ALL}")
     if few > experts:
         raise GossamerError(f"{chosen} is {few}, more than the {experts} of {count}")
     return experts, few
@@ -55,6 +59,23 @@ def with_experts(dense: Transformer, experts: Experts, layers: Collection[int] |
             kinds.append(block)
         numbers.append(kinds.index(block))
     return replace(dense, stack=replace(dense.stack, kinds=tuple(kinds), layers=tuple(numbers)))
+
+
+def with_attention(dense: Transformer, **changes: Any) -> Transformer:
+    """Returns a transformer with fields of its attentions changed."""
+    kinds = tuple(
+        replace(
+            block,
+            branches=tuple(
+                replace(branch, mixer=replace(branch.mixer, **changes))
+                if isinstance(branch.mixer, Attention)
+                else branch
+                for branch in block.branches
+            ),
+        )
+        for block in dense.stack.kinds
+    )
+    return replace(dense, stack=replace(dense.stack, kinds=kinds))
 
 
 def expert_sources(

@@ -126,5 +126,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"low-rank branches of rank {report.rank} are in {args.dst}/{FOLDER}")
     if report.windows:
         print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")
+    if report.few_tokens:
+        print(f"{len(report.few_tokens)} matrices of experts that few of these came to were pruned by magnitude")
     print(f"took {report.seconds:.1f} s")
     return 0

@@ -39,6 +39,7 @@ class Calibrated:
         decoder: The dense model at first, the pruned one in the end.
         pruned: The matrices that are done, by canonical name, packed as they are stored.
         branches: Their low-rank branches.
+        few_tokens: The tokens that came to matrices of experts which were so few that magnitude decided.
     """
 
     def __init__(self, source: Checkpoint, model: Transformer, sources: Sources, options: Options) -> None:
@@ -55,6 +56,7 @@ class Calibrated:
         """
         self.pruned: dict[str, _core.Weight] = {}
         self.branches: dict[str, LowRank] = {}
+        self.few_tokens: dict[str, int] = {}
         self._source = source
         self._model = model
         self._sources = sources
@@ -85,7 +87,7 @@ class Calibrated:
         method = CALIBRATED[options.method]
         if options.weights == "int4":
             method = rounded(method, Int4(options.group))
-        prune_blocks(
+        self.few_tokens = prune_blocks(
             self.decoder, self._model, tokens, method, targets, self._read, self._replace, progress, options.rank
         )
 

@@ -16,10 +16,15 @@ class Moments:
 
     Products of a chunk are float32 and add up in float64: relative errors of the sums stay near 1e-6, far below the
     damping.
+
+    Attributes:
+        gram: The sum of x x^T, [cols, cols].
+        tokens: That were added as inputs.
     """
 
     def __init__(self) -> None:
         self.gram: Gram = np.zeros((0, 0))
+        self.tokens = 0
         self._input_drift: Gram | None = None
         self._output_drift: Gram | None = None
         self._inverse: Gram | None = None
@@ -27,6 +32,7 @@ class Moments:
 
     def add(self, x: Matrix) -> None:
         """Adds a chunk of inputs, [tokens, cols]."""
+        self.tokens += len(x)
         self.add_product(x.T @ x)
 
     def add_product(self, product: Matrix | Gram) -> None:

@@ -149,6 +149,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
 
     tokens: NDArray[np.int32] | None = None
     branches: dict[str, LowRank] = {}
+    few: dict[str, int] = {}
     origin = ""
     if length is not None:
         window_length(length, LENGTH, config.context)  # whatever the method
@@ -169,6 +170,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
             )
         work.prune(tokens, given or target, report)
         pruned, branches = work.pruned, work.branches
+        few = work.few_tokens
     else:
         pruned = {
             name: packed(
@@ -195,6 +197,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
         seed=seed,
         reached=sum(size.zeros for size in reached.values()) / sum(size.entries for size in reached.values()),
         layers={name: size.zeros / size.entries for name, size in reached.items()},
+        few_tokens={names[name]: tokens for name, tokens in few.items()},
         seconds=time.perf_counter() - started,
     )
     return PrunedCheckpoint(

@@ -41,6 +41,8 @@ class Report:
         seed: Of the windows' places or samples.
         reached: Fraction of zeros over all pruned matrices.
         layers: Fraction of zeros of each pruned matrix, by its name in the checkpoint.
+        few_tokens: The calibration tokens that came to matrices of experts which were so few that magnitude decided,
+            by name.
         seconds: Wall-clock time.
     """
 
@@ -58,6 +60,7 @@ class Report:
     seed: int
     reached: float
     layers: dict[str, float]
+    few_tokens: dict[str, int]
     seconds: float
 
     def write(self, path: Path) -> None:

@@ -50,7 +50,10 @@ class Probe:
             state, inputs = blocks.forward_block(layer, self._states[-1], firsts, self._length)
             self._states.append(state)
             for group in block.groups:
-                squares = np.square(inputs[group.linears[0]], dtype=np.float64).sum(axis=0)
+                x = inputs[group.linears[0]]
+                if not len(x):  # an expert that no token came to: as if all inputs were alike
+                    x = np.ones((1, x.shape[1]), np.float32)
+                squares = np.square(x, dtype=np.float64).sum(axis=0)
                 if not np.isfinite(squares).all():
                     raise GossamerError(
                         f"layers.{layer}.{group.linears[0]}: the inputs measured in calibration are not finite"
@@ -113,9 +116,14 @@ class Probe:
 
 
 def _parts(block: Block) -> list[tuple[str, ...]]:
-    """What is pruned at once to see what it does: attention is small and matters little, and counts as one."""
+    """What is pruned at once to see what it does: attention is small and matters little, and counts as one.
+
+    Others count as two, what reads and what joins the stream, of all experts together.
+    """
     parts: list[tuple[str, ...]] = []
     for branch in block.branches:
-        groups = [group.linears for group in branch.mixer.groups]
-        parts += [sum(groups, ())] if isinstance(branch.mixer, Attention) else groups
+        groups = branch.mixer.groups
+        sides = [[group.linears for group in groups if group.joins is joins] for joins in (False, True)]
+        found = [sum(side, ()) for side in sides]
+        parts += [sum(found, ())] if isinstance(branch.mixer, Attention) else found
     return parts

@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.spec import Group, Transformer
+from ..arch.spec import Branch, Group, Transformer
 from ..checkpoints.lora import LowRank
 from ..engine import Blocks
 from ..errors import GossamerError
-from .linalg import Matrix
+from .linalg import Mask, Matrix
 from .low_rank import sparse_plus_low_rank
 from .masks import Target
 from .methods.method import Method
@@ -32,6 +32,8 @@ from .moments import Moments
 
 # Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
 _CHUNK_TOKENS = 4096
+# Tokens that an expert has to have seen for their moments to say more than magnitudes do.
+_FEW_TOKENS = 32
 
 
 def prune_blocks(
@@ -44,8 +46,10 @@ def prune_blocks(
     replace: Callable[[str, Matrix, LowRank | None], Matrix],
     progress: Callable[[int, int, str], None],
     rank: int = 0,
-) -> None:
+) -> dict[str, int]:
     """Prunes every linear of every block in turn.
+
+    Those of an expert are pruned on the tokens that were routed to it; where these are few, by magnitude.
 
     Args:
         blocks: The engine that holds the dense model, and the pruned one afterwards.
@@ -58,6 +62,9 @@ def prune_blocks(
         progress: Called with (blocks done, blocks, what) before each block, and after the last.
         rank: Of the low-rank branches; 0 makes none.
 
+    Returns:
+        The tokens that came to each matrix, by canonical name, where they were so few.
+
     Raises:
         GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no inverse.
     """
@@ -67,12 +74,21 @@ def prune_blocks(
     pruned = [blocks.embed(part.reshape(-1), length) for part in parts]
     dense = list(pruned)
 
+    few: dict[str, int] = {}
+
     def prune_group(group: Group, moments: Moments) -> Matrix:
         """Prunes the linears of a group; returns by how much the last of them changed."""
+        seen = moments.tokens
+        scarce = group.column is not None and seen < _FEW_TOKENS
+        if scarce:  # as if all inputs were alike
+            moments = Moments()
+            moments.add_product(np.eye(model.linears[f"layers.{layer}.{group.linears[0]}"].cols))
         for linear in group.linears:
             name = f"layers.{layer}.{linear}"
             weight = read(name)
             moments.check(name)
+            if scarce:
+                few[name] = seen
             try:
                 branch = None
                 if method.prepare and not rank:
@@ -93,44 +109,112 @@ def prune_blocks(
     for layer, block in enumerate(model.blocks):
         progress(layer, model.layers, "pruning blocks")
         # With the whole block still dense, behind dense and behind pruned blocks.
-        *others, final = block.groups
-        inner = {group: Moments() for group in others}
-        firsts = [group.linears[0] for group in others]
+        branches = {group: branch for branch in block.branches for group in branch.mixer.groups}
+        last = block.branches[-1]
+        finals = [group for group in last.mixer.groups if group.joins]
+        inner = {group: Moments() for group in block.groups if group not in finals}
+        routings = [branch.mixer.routed for branch in block.branches if branch.mixer.routed]
+        names = [group.linears[0] for group in inner] + routings
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
-            inputs = blocks.block_inputs(layer, hidden, firsts, length)
+            inputs = blocks.block_inputs(layer, hidden, names, length)
             wanted: dict[str, Matrix] = {}
             if method.updates:
-                dense[index], wanted = blocks.forward_block(layer, hidden_dense, firsts, length)
+                dense[index], wanted = blocks.forward_block(layer, hidden_dense, names, length)
             scale = _token_scales(hidden)
             for group, moments in inner.items():
-                x, aim = inputs[group.linears[0]], wanted.get(group.linears[0])
+                branch, x, aim = branches[group], inputs[group.linears[0]], wanted.get(group.linears[0])
+                way = _Way(group, branch, inputs)
+                way_dense = way if aim is None else _Way(group, branch, wanted)
                 lacks = None
                 if group.joins:
-                    x *= scale
+                    x *= way.factors(scale)
                     if aim is not None:
-                        aim *= scale
-                        lacks = (hidden_dense - hidden) * scale
+                        aim *= way_dense.factors(scale)
+                        lacks = (hidden_dense - hidden) * scale if _adds(branch) else None
                 moments.add(x)
                 if aim is not None:
+                    x, aim, lacks = way.common(way_dense, x, aim, lacks)
                     aim -= x
                     moments.add_drift(x, aim, lacks)
         for group, moments in inner.items():
             prune_group(group, moments)
 
-        # With all of the block pruned but its last linear, which so makes up for the others, too.
-        last, inputs_last = Moments(), []
+        # With all of the block pruned but the linears that end it, which so make up for the others, too, and the later
+        # of them for the earlier.
+        names = [group.linears[0] for group in finals] + ([last.mixer.routed] if last.mixer.routed else [])
+        entered, captured = list(pruned), []
         for index, hidden in enumerate(pruned):
-            pruned[index], captured = blocks.forward_block(layer, hidden, final.linears, length)
-            inputs_last.append(captured[final.linears[0]])
-            scale = _token_scales(pruned[index])
-            x = inputs_last[index] * scale
-            last.add(x)
-            if method.updates:
-                last.add_drift(x, None, (dense[index] - pruned[index]) * scale)
-        change = prune_group(final, last)
-        for index, x in enumerate(inputs_last):
-            pruned[index] += x @ change.T
+            pruned[index], inputs = blocks.forward_block(layer, hidden, names, length)
+            captured.append(inputs)
+        for group in finals:
+            moments = Moments()
+            for index, inputs in enumerate(captured):
+                way, scale = _Way(group, last, inputs), _token_scales(pruned[index])
+                x = inputs[group.linears[0]] * way.factors(scale)
+                moments.add(x)
+                if method.updates and _adds(last):
+                    moments.add_drift(x, None, way.rows((dense[index] - pruned[index]) * scale))
+            change = prune_group(group, moments)
+            if _adds(last):
+                for index, inputs in enumerate(captured):
+                    _Way(group, last, inputs).add(pruned[index], inputs[group.linears[0]] @ change.T)
+        if not _adds(last):
+            pruned = [blocks.forward_block(layer, hidden, (), length)[0] for hidden in entered]
     progress(model.layers, model.layers, "pruning blocks")
+    return few
+
+
+def _adds(branch: Branch) -> bool:
+    """Whether what a branch gives is added to the stream as it is, up to a factor."""
+    return branch.behind is None and branch.after_sum is None
+
+
+class _Way:
+    """The tokens whose inputs a group of linears reads, and what its outputs count.
+
+    Args:
+        group: The group.
+        branch: That it is of.
+        inputs: What was captured of the block, its routing with it.
+    """
+
+    def __init__(self, group: Group, branch: Branch, inputs: Mapping[str, Matrix]) -> None:
+        self._scale = np.float32(branch.scale)
+        self._here: Mask | None = None  # None: all of them
+        self._weights: Matrix | None = None
+        if group.column is not None:
+            weights = inputs[branch.mixer.routed][:, group.column]
+            self._here = weights >= 0
+            self._weights = weights[self._here, None]
+
+    def rows(self, values: Matrix) -> Matrix:
+        """Returns those of its tokens, of rows of all."""
+        return values if self._here is None else values[self._here]
+
+    def factors(self, scale: Matrix) -> Matrix:
+        """Returns what the stream makes of its outputs, [tokens, 1], where each token counts by a scale [all, 1]."""
+        found = self.rows(scale)
+        if self._weights is not None:
+            found = found * self._weights
+        return found if self._scale == 1 else found * self._scale
+
+    def add(self, stream: Matrix, outputs: Matrix) -> None:
+        """Adds outputs [tokens, hidden] to a stream, [all, hidden]."""
+        if self._scale != 1:
+            outputs *= self._scale
+        if self._here is None or self._weights is None:
+            stream += outputs
+        else:
+            stream[self._here] += outputs * self._weights
+
+    def common(
+        self, other: _Way, mine: Matrix, theirs: Matrix, rows: Matrix | None
+    ) -> tuple[Matrix, Matrix, Matrix | None]:
+        """Returns of its rows, of another's and of all, those of tokens that both have: others cannot be compared."""
+        if self._here is None or other._here is None:
+            return mine, theirs, rows
+        both = self._here & other._here
+        return mine[both[self._here]], theirs[both[other._here]], None if rows is None else rows[both]
 
 
 def _token_scales(hidden: Matrix) -> Matrix:

@@ -1,0 +1,74 @@
+"""OLMoE: Llama with norms of queries and keys over all heads, and experts in place of the MLPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import llama
+from .experts import counts, expert_sources, with_attention, with_experts
+from .fields import flag, integer, number, words
+from .llama import PREFIX
+from .sources import Source
+from .spec import Experts, Mlp, Norm, QkNorm, Routing, Transformer
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
+
+# The last one is of training alone.
+_KEYS = words("clip_qkv norm_topk_prob num_experts num_experts_per_tok num_local_experts output_router_logits")
+_DEFAULTS = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+
+
+def describe(config: dict[str, Any]) -> Transformer:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    dense = llama.describe(_dense(config))
+    clip = None if config.get("clip_qkv") is None else number(config, "clip_qkv")
+    norm = QkNorm(Norm("rms", number(config, "rms_norm_eps", 1e-5)), over="row")
+    return with_experts(with_attention(dense, qk_norm=norm, clip=clip), _experts(config))
+
+
+def unread(config: dict[str, Any]) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    return llama.unread(_dense(config))
+
+
+def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
+    """Lists the biases that there may be; see `gossamer.arch.Family`."""
+    return {key: found for key, found in llama.biases(_dense(config)).items() if key != "mlp_bias"}
+
+
+def sources(config: dict[str, Any]) -> dict[str, Source]:
+    """Lists the tensors; see `gossamer.arch.Family`."""
+    hidden = integer(config, "hidden_size")
+    found = expert_sources(llama.sources(_dense(config)), _experts(config), hidden, place)
+    for layer in range(integer(config, "num_hidden_layers")):
+        for side in ("q", "k"):
+            width = found[f"layers.{layer}.{side}"].shape[:1]
+            stored = f"model.layers.{layer}.self_attn.{side}_norm.weight"
+            found[f"layers.{layer}.{side}_norm"] = Source(stored, width)
+    return found
+
+
+def place(before: str, name: str, shape: tuple[int, ...]) -> Source:
+    """experts.3.up.weight lies in mlp.experts.3.up_proj.weight, as for other families with experts."""
+    if name == "router.weight":
+        return Source(f"{before}mlp.gate.weight", shape)
+    if name == "shared_gate.weight":
+        return Source(f"{before}mlp.shared_expert_gate.weight", shape)
+    *expert, own, kind = name.replace("shared.", "shared_expert.").split(".")
+    return Source(".".join([f"{before}mlp", *expert, f"{own}_proj", kind]), shape)
+
+
+def count_key(config: dict[str, Any]) -> str:
+    """Returns the key that says how many experts there are, of two names."""
+    return "num_local_experts" if config.get("num_experts") is None else "num_experts"
+
+
+def _dense(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same with MLPs."""
+    return {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
+
+
+def _experts(config: dict[str, Any]) -> Experts:
+    count, chosen = counts(config, count_key(config), "num_experts_per_tok", (64, 8))
+    expert = Mlp(integer(config, "intermediate_size"), "silu")
+    return Experts(count, chosen, expert, Routing("all", normalized=flag(config, "norm_topk_prob")))

@@ -1,0 +1,79 @@
+"""Qwen 3 with experts: Llama with a norm of each head's queries and keys, and experts in place of most MLPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import GossamerError
+from . import llama
+from .experts import counts, expert_sources, with_attention, with_experts
+from .fields import flag, integer, number, words
+from .llama import PREFIX
+from .olmoe import count_key, place
+from .sources import Source
+from .spec import MOST_LAYERS, Experts, Mlp, Norm, QkNorm, Routing, Transformer
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
+
+# The last one is of training alone.
+KEYS = words(
+    """
+    decoder_sparse_step mlp_only_layers moe_intermediate_size norm_topk_prob num_experts num_experts_per_tok
+    num_local_experts output_router_logits
+    """
+)
+_DEFAULTS = {"max_position_embeddings": 32768, "num_key_value_heads": 4, "use_sliding_window": False}
+
+
+def describe(config: dict[str, Any]) -> Transformer:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    norm = QkNorm(Norm("rms", number(config, "rms_norm_eps", 1e-6)))
+    dense = with_attention(llama.describe(_dense(config)), qk_norm=norm)
+    return with_experts(dense, _experts(config), sparse_layers(config))
+
+
+def unread(config: dict[str, Any]) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    return llama.unread(_dense(config))
+
+
+def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
+    """Lists the biases that there may be; see `gossamer.arch.Family`."""
+    return {key: found for key, found in llama.biases(_dense(config)).items() if key != "mlp_bias"}
+
+
+def sources(config: dict[str, Any]) -> dict[str, Source]:
+    """Lists the tensors; see `gossamer.arch.Family`."""
+    hidden, layers = integer(config, "hidden_size"), sparse_layers(config)
+    found = expert_sources(llama.sources(_dense(config)), _experts(config), hidden, place, layers)
+    width = found["layers.0.q"].shape[0] // integer(config, "num_attention_heads")
+    for layer in range(integer(config, "num_hidden_layers")):
+        for side in ("q", "k"):
+            stored = f"model.layers.{layer}.self_attn.{side}_norm.weight"
+            found[f"layers.{layer}.{side}_norm"] = Source(stored, (width,))
+    return found
+
+
+def sparse_layers(config: dict[str, Any]) -> set[int]:
+    """Returns the layers that have experts.
+
+    Raises:
+        GossamerError: a key that says so is of another kind.
+    """
+    every = integer(config, "decoder_sparse_step", 1)
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or any(type(layer) is not int for layer in dense):
+        raise GossamerError(f"mlp_only_layers must be a list of layers, got {dense!r:.80}")
+    layers = range(integer(config, "num_hidden_layers", most=MOST_LAYERS))
+    return {layer for layer in layers if layer not in dense and (layer + 1) % every == 0}
+
+
+def _dense(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same with MLPs."""
+    return {key: value for key, value in (_DEFAULTS | config).items() if key not in KEYS}
+
+
+def _experts(config: dict[str, Any]) -> Experts:
+    count, chosen = counts(config, count_key(config), "num_experts_per_tok", (128, 8))
+    expert = Mlp(integer(config, "moe_intermediate_size", 768), "silu")
+    return Experts(count, chosen, expert, Routing("all", normalized=flag(config, "norm_topk_prob")))
