@@ -13,6 +13,8 @@ import gossamer
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.packing.folder import read_packed
+from gossamer.pruning import prune
 from reference_model import ReferenceModel
 from tiny import save_tokenizer
 
@@ -59,7 +61,7 @@ Made = Callable[..., Path]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    def make(case: str, name: str = "model") -> Path:
+    def make(case: str, name: str = "model", change: Callable[[Any], None] | None = None) -> Path:
         folder = tmp_path / name
         torch.manual_seed(0)
         values = dict(CASES[case])
@@ -67,6 +69,8 @@ def made(tmp_path: Path) -> Made:
         model = transformers.AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
+        if change:
+            change(model)
         model.save_pretrained(folder)
         save_tokenizer(folder)
         return folder
@@ -108,6 +112,97 @@ def test_the_same_logits_in_all_decoders(made: Made, case: str) -> None:
     with torch.no_grad():
         trained = torch_decoder.load(folder)(torch.from_numpy(ids)[None]).logits[0].numpy()
     np.testing.assert_allclose(trained, expected, rtol=0, atol=5e-5 * most)
+
+
+@pytest.mark.parametrize("pattern", [None, (2, 4)])
+@pytest.mark.parametrize("case", ["mixtral", "olmoe", "qwen3_moe mixed", "qwen2_moe"])
+def test_they_are_pruned_go_back_and_are_packed(
+    made: Made, tmp_path: Path, case: str, pattern: tuple[int, int] | None
+) -> None:
+    zeros: dict[str, Any] = {"pattern": pattern} if pattern else {"sparsity": 0.5}
+    (tmp_path / "text.txt").write_text("The spider spins a thread of gossamer. " * 60)
+    calibration = {"calibration": tmp_path / "text.txt", "windows": 8, "length": 32}
+    folder = made(case)
+    report = prune(folder, tmp_path / "pruned", method="sparsegpt", **zeros, **calibration)
+    before, after = open_checkpoint(folder), open_checkpoint(tmp_path / "pruned")
+    described = arch.family(after.config).describe(after.config)
+    values = {name: after.read(source) for name, source in after.sources().items()}
+    for name, source in before.sources().items():
+        if name not in described.linears:  # routers, norms, embedding
+            np.testing.assert_array_equal(values[name], before.read(source))
+        elif pattern:
+            assert (np.count_nonzero(values[name].reshape(-1, 4), axis=1) <= 2).all()
+    assert report.reached == pytest.approx(0.5, abs=0.01)
+    assert len(report.layers) == len(described.linears)
+    ids = np.random.default_rng(0).integers(0, 320, 20)
+    expected = theirs(tmp_path / "pruned", ids)
+    gossamer.convert(tmp_path / "pruned", tmp_path / "packed", weights="f32")
+    model = gossamer.load(tmp_path / "packed", activations="f32")
+    actual = model.decoder.step([(0, ids)], all_logits=True)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
+    rounded = convert_and_read(tmp_path)
+    for name in described.exact:
+        assert (rounded[name].type, rounded[name].format) == ("f32", "dense")
+        np.testing.assert_array_equal(rounded[name].unpack(), values[name])
+    assert {weight.type for name, weight in rounded.items() if name in described.linears} == {"int4"}
+    assert isinstance(model.generate("The spider", chat=False, max_new_tokens=5), str)
+
+
+def convert_and_read(folder: Path) -> dict[str, Any]:
+    gossamer.convert(folder / "pruned", folder / "int4", weights="int4", format="bitmap")
+    return read_packed(folder / "int4").weights
+
+
+def test_experts_that_no_token_came_to_are_pruned_by_magnitude(made: Made, tmp_path: Path) -> None:
+    def first_ones(model: Any) -> None:
+        for name, parameter in model.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                parameter.data.zero_()  # so that those of lowest number are chosen
+
+    (tmp_path / "text.txt").write_text("The spider spins a thread of gossamer. " * 60)
+    calibration = {"calibration": tmp_path / "text.txt", "windows": 4, "length": 32}
+    # Nothing is made up for, but ADMM ends where steps are small.
+    for method, apart in {"sparsegpt": 1e-6, "admm": 1e-2, "wanda": 0.0}.items():
+        out = tmp_path / method
+        report = prune(made("mixtral", method + "_dense", first_ones), out, method=method, sparsity=0.5, **calibration)
+        unseen = {
+            f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}.weight": 0
+            for layer in (0, 1) for expert in (2, 3) for name in ("w1", "w2", "w3")
+        }  # fmt: skip
+        assert report.few_tokens == unseen
+        assert report.reached == pytest.approx(0.5, abs=0.01)
+        dense, pruned = open_checkpoint(tmp_path / (method + "_dense")), open_checkpoint(out)
+        for name in unseen:
+            was, now = dense.tensor(name), pruned.tensor(name)
+            assert 0.1 < (now == 0).mean() < 0.9
+            np.testing.assert_allclose(now[now != 0], was[now != 0], rtol=apart)
+            assert np.abs(was[now == 0]).mean() < np.abs(was[now != 0]).mean() / 2
+
+
+@pytest.mark.parametrize("case", ["mixtral", "qwen2_moe"])
+def test_ten_steps_of_training_keep_zeros_and_routers_are_rounded_no_more(
+    made: Made, tmp_path: Path, case: str
+) -> None:
+    from finetune_runs import QUICK, TEXT
+    from gossamer.finetune.options import Options
+    from gossamer.finetune.pipeline import finetune
+
+    (tmp_path / "text.txt").write_text(TEXT * 40, encoding="utf-8")
+    dense = made(case)
+    prune(dense, tmp_path / "half", method="magnitude", sparsity=0.5)
+    options = Options(**{**QUICK, "tokens": 640, "weights": "int8"})
+    report = finetune(tmp_path / "half", tmp_path / "out", teacher=dense, data=[tmp_path / "text.txt"], options=options)
+    assert report.steps == 10
+    before, after = open_checkpoint(tmp_path / "half"), open_checkpoint(tmp_path / "out")
+    described = arch.family(after.config).describe(after.config)
+    for name, source in after.sources().items():
+        was, now = before.read(before.sources()[name]), after.read(source)
+        if name in described.linears:
+            assert (now[was == 0] == 0).all()
+        if name in described.exact:
+            assert len(np.unique(now)) > now.size // 2  # not of 255 codes a group
+            assert not np.array_equal(was, now)
+    assert report.curve[-1]["perplexity"] < report.curve[0]["perplexity"]
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
