@@ -12,12 +12,27 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import GossamerError, one_line
-from . import bench, chat, convert, evaluate, export, finetune, generate, inspect, models, prune, roofline, sample
+from . import (
+    batch,
+    bench,
+    chat,
+    convert,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    inspect,
+    models,
+    prune,
+    roofline,
+    sample,
+)
 from .parser import SHELLS, Completion, Parser, Version
 
 COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
     "chat": chat,
+    "batch": batch,
     "convert": convert,
     "prune": prune,
     "finetune": finetune,

@@ -193,6 +193,7 @@ def open_model(args: argparse.Namespace, model: str, threads: int) -> Model:
             activations=args.activations,
             weights=args.weights,
             revision=args.revision,
+            kv_limit=getattr(args, "kv_limit", 0),
             progress=report,
         )
     for path, weight in getattr(args, "adapter", None) or ():
