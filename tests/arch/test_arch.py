@@ -9,6 +9,7 @@ import pytest
 from gossamer.arch import families, family
 from gossamer.arch.llama import Sizes
 from gossamer.arch.sources import Source
+from gossamer.arch.spec import Transformer
 from gossamer.errors import GossamerError
 from tiny import tiny_config, tiny_shapes
 
@@ -117,10 +118,13 @@ def test_names_are_those_of_transformers() -> None:
     assert {source.tensor: source.shape for source in family(config).sources(config).values()} == expected
 
 
-def test_mistral_is_llama_inside_its_window() -> None:
-    for window, context in ((64, 64), (None, 128), (4096, 128)):
+def test_mistral_is_llama_with_a_window() -> None:
+    llama = family(tiny_config()).describe(tiny_config())
+    for window in (64, None, 4096):
         config = {**tiny_config(model_type="mistral"), "sliding_window": window}
-        assert family(config).describe(config).context == context
+        described = family(config).describe(config)
+        assert (windows(described), described.context) == ([window] * 2, 128)
+        assert (described == llama) is (window is None)
     assert {source.tensor: source.shape for source in family(config).sources(config).values()} == tiny_shapes(config)
 
 
@@ -259,15 +263,20 @@ def test_keys_that_ask_for_nothing_are_taken() -> None:
     assert family(plain).unread(plain | {"my_note": "x", "grade": 3}) == ["my_note", "grade"]
 
 
-def test_a_window_of_attention_ends_the_context() -> None:
-    for overrides, context in (
-        ({"sliding_window": 64}, 64),
-        ({"sliding_window": 64, "use_sliding_window": False}, 128),
-        ({"sliding_window": 64, "layer_types": ["full_attention", "full_attention"]}, 128),
-        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, 64),
+def windows(described: Transformer) -> list[int | None]:
+    return [block.branches[0].mixer.window for block in described.blocks]
+
+
+def test_layers_have_the_windows_that_a_config_asks_for() -> None:
+    for overrides, found in (
+        ({"sliding_window": 64}, [64, 64]),
+        ({"sliding_window": 64, "use_sliding_window": False}, [None, None]),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "full_attention"]}, [None, None]),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, [None, 64]),
     ):
         config = tiny_config(**overrides)
-        assert family(config).describe(config).context == context
+        described = family(config).describe(config)
+        assert (windows(described), described.context) == (found, 128)
 
 
 @pytest.mark.parametrize(

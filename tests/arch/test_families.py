@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import gossamer
+pytest.importorskip("torch", reason="transformers' models are the oracle here")
+pytest.importorskip("transformers", reason="the oracle")
+from family_checks import (
+    Config,
+    check_description,
+    check_engine,
+    check_pruned_go_back,
+    check_pruned_packed_and_run,
+    check_trains,
+    made,
+)
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.generation.perplexity import perplexity
-from gossamer.pruning import prune
-from reference_model import ReferenceModel
-from tiny import save_tokenizer
-
-torch = pytest.importorskip("torch", reason="transformers' models are the oracle here")
-transformers = pytest.importorskip("transformers", reason="the oracle")
 
 GPT2 = {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320}
 NEOX = {
@@ -28,71 +29,53 @@ NEOX = {
     "intermediate_size": 100, "vocab_size": 320, "max_position_embeddings": 64,
 }  # fmt: skip
 HALF = {"rope_theta": 500.0, "partial_rotary_factor": 0.5, "rope_type": "default"}
-CASES: dict[str, dict[str, Any]] = {
+CASES: dict[str, Config] = {
     "gpt2": GPT2,
     "gpt2 untied": {**GPT2, "tie_word_embeddings": False, "n_inner": 100, "activation_function": "gelu"},
     "gpt_neox": NEOX,
     "gpt_neox tied": {**NEOX, "tie_word_embeddings": True, "hidden_act": "gelu_new", "rope_parameters": HALF},
     "gpt_neox in turn": {**NEOX, "use_parallel_residual": False, "attention_bias": False},
 }
-Made = Callable[..., Path]
+EVERY = pytest.mark.parametrize("case", CASES)
+LENGTH = 50
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    def make(case: str, name: str = "model", *, base: bool = False) -> Path:
-        folder = tmp_path / name
-        torch.manual_seed(0)
-        values = dict(CASES[case])
-        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values, bos_token_id=0, eos_token_id=2)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-        (model.base_model if base else model).save_pretrained(folder)
-        save_tokenizer(folder)
-        return folder
-
-    return make
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {case: made(root / case, config) for case, config in CASES.items()}
 
 
-def theirs(folder: Path, ids: Any) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
-    with torch.no_grad():
-        return model(torch.from_numpy(ids)[None]).logits[0].numpy()
+@EVERY
+def test_descriptions_are_those_of_transformers(folders: dict[str, Path], case: str) -> None:
+    check_description(folders[case], LENGTH)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_descriptions_are_those_of_transformers(made: Made, case: str) -> None:
-    folder = made(case)
-    checkpoint = open_checkpoint(folder)
-    described, sources = arch.family(checkpoint.config).describe(checkpoint.config), checkpoint.sources()
-    assert list(sources) == list(described.tensors)
-    values = {name: checkpoint.read(source) for name, source in sources.items()}
-    assert {name: value.shape for name, value in values.items()} == described.tensors
-    ids = np.random.default_rng(0).integers(0, 320, 40)
-    expected = theirs(folder, ids)
-    actual = ReferenceModel(described, values).logits(ids)
-    # transformers holds rotary tables in float32.
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+@EVERY
+def test_pruned_ones_go_back(folders: dict[str, Path], tmp_path: Path, case: str) -> None:
+    check_pruned_go_back(folders[case], tmp_path / "pruned")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_pruned_ones_go_back(made: Made, tmp_path: Path, case: str) -> None:
-    prune(made(case), tmp_path / "pruned", method="magnitude", sparsity=0.5)
-    checkpoint = open_checkpoint(tmp_path / "pruned")
-    described = arch.family(checkpoint.config).describe(checkpoint.config)
-    values = {name: checkpoint.read(source) for name, source in checkpoint.sources().items()}
-    assert all(0.49 < (values[name] == 0).mean() < 0.51 for name in described.linears)
-    ids = np.random.default_rng(0).integers(0, 320, 20)
-    expected = theirs(tmp_path / "pruned", ids)
-    actual = ReferenceModel(described, values).logits(ids)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
-    report = json.loads((tmp_path / "pruned" / "gossamer_prune.json").read_text())
-    assert len(report["layers"]) == len(described.linears)
+@EVERY
+def test_the_engine_gives_their_logits(folders: dict[str, Path], case: str) -> None:
+    check_engine(folders[case], LENGTH)
 
 
-def test_models_that_were_saved_without_a_head(made: Made) -> None:
-    whole, base = open_checkpoint(made("gpt2")), open_checkpoint(made("gpt2", "base", base=True))
+@EVERY
+def test_they_are_trained(folders: dict[str, Path], case: str) -> None:
+    check_trains(folders[case], LENGTH)
+
+
+@pytest.mark.parametrize("pattern", [None, (2, 4)])
+@pytest.mark.parametrize("case", ["gpt2", "gpt_neox"])
+def test_they_are_pruned_packed_and_run(
+    folders: dict[str, Path], tmp_path: Path, case: str, pattern: tuple[int, int] | None
+) -> None:
+    check_pruned_packed_and_run(folders[case], tmp_path, pattern)
+
+
+def test_models_that_were_saved_without_a_head(folders: dict[str, Path], tmp_path: Path) -> None:
+    whole, base = open_checkpoint(folders["gpt2"]), open_checkpoint(made(tmp_path / "base", CASES["gpt2"], base=True))
     assert "h.0.attn.c_attn.weight" in base.names()
     for name, source in base.sources().items():
         np.testing.assert_array_equal(base.read(source), whole.read(whole.sources()[name]))
@@ -118,34 +101,3 @@ def test_bad_configs_name_the_key(case: str) -> None:
     with pytest.raises(GossamerError) as error:
         arch.family(config).describe(config)
     assert words in str(error.value)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_engine_gives_their_logits(made: Made, case: str) -> None:
-    folder = made(case)
-    model = gossamer.load(folder, activations="f32")
-    ids = np.random.default_rng(0).integers(0, 320, 50)
-    expected = theirs(folder, ids)
-    actual = model.decoder.step([(0, ids[:40])], all_logits=True)
-    singly = [model.decoder.step([(0, ids[i : i + 1])])[0] for i in range(40, 50)]
-    np.testing.assert_allclose(np.concatenate([actual, singly]), expected, rtol=0, atol=5e-5 * np.abs(expected).max())
-    whole = model.decoder.step([(1, ids)], all_logits=True)
-    np.testing.assert_array_equal(whole, np.concatenate([actual, singly]))
-
-
-@pytest.mark.parametrize("pattern", [None, (2, 4)])
-@pytest.mark.parametrize("case", ["gpt2", "gpt_neox"])
-def test_they_are_pruned_packed_and_run(made: Made, tmp_path: Path, case: str, pattern: tuple[int, int] | None) -> None:
-    zeros: dict[str, Any] = {"pattern": pattern} if pattern else {"sparsity": 0.5}
-    (tmp_path / "text.txt").write_text("The spider spins a thread of gossamer. " * 60)
-    calibration = {"calibration": tmp_path / "text.txt", "windows": 8, "length": 32}
-    report = prune(made(case), tmp_path / "pruned", method="sparsegpt", **zeros, **calibration)
-    assert report.reached == pytest.approx(0.5, abs=0.01)
-    ids = np.random.default_rng(0).integers(0, 320, 20)
-    expected = theirs(tmp_path / "pruned", ids)
-    gossamer.convert(tmp_path / "pruned", tmp_path / "packed", weights="f32")
-    model = gossamer.load(tmp_path / "packed", activations="f32")
-    actual = model.decoder.step([(0, ids)], all_logits=True)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
-    assert isinstance(model.generate("The spider", chat=False, max_new_tokens=5), str)
-    assert 1 < perplexity(model, "The thread holds the spider. " * 9, context=32).ppl < 1e6

@@ -73,9 +73,12 @@ def test_stored_divisors_go_with_a_linear_factor(tmp_path: Path, plain: list[flo
         frequencies(tmp_path / "m.gguf", keys={"llama.rope.scaling.type": "yarn"}, tensors=tensors)
 
 
-def test_a_window_of_attention_ends_the_context(tmp_path: Path) -> None:
-    assert decoder(tmp_path / "m.gguf", keys={"llama.attention.sliding_window": 64}).context == 64
-    assert decoder(tmp_path / "m.gguf", keys={"llama.attention.sliding_window": 0}).context == 128
+def test_a_window_of_attention_is_one_of_all_layers(tmp_path: Path) -> None:
+    for window in (64, 0):
+        file = write_gguf(tmp_path / "m.gguf", keys={"llama.attention.sliding_window": window})
+        config = open_checkpoint(file).config
+        described = arch.family(config).describe(config)
+        assert {block.branches[0].mixer.window for block in described.blocks} == {window or None}
 
 
 def test_keys_that_ask_for_nothing_are_taken(tmp_path: Path) -> None:

@@ -335,21 +335,17 @@ def test_sizes_are_held_against_the_tensors_before_they_cost_anything(tmp_path: 
     assert peak < 64 << 20
 
 
-def test_a_context_that_ends_with_the_sliding_window_is_told(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "m", model_type="mistral", sliding_window=4)
-    checkpoint = open_checkpoint(folder)
-    (note,) = checkpoint.notes
-    assert note == f"{folder}/config.json: the context ends with sliding_window, 4 tokens, and not at 128"
-    model = gossamer.load(folder)
-    with pytest.raises(GossamerError, match="has 5 tokens, and the model's context holds 4, its sliding_window"):
-        model.logits([1] * 5)
-    gossamer.convert(folder, tmp_path / "packed")
-    with pytest.raises(GossamerError, match="context holds 4, its sliding_window"):
-        gossamer.load(tmp_path / "packed").logits([1] * 5)
+def test_a_context_that_ends_where_frequencies_change_is_told(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0] * 12, "long_factor": [2.0] * 12, "original_max_position_embeddings": 4}
+    folder = tiny_llama(tmp_path / "m", rope_scaling={"rope_type": "longrope", **factors})
+    (note,) = open_checkpoint(folder).notes
+    assert note.startswith(f"{folder}/config.json: the context ends at 4 tokens, and not at 128: beyond, rotary freq")
+    with pytest.raises(GossamerError, match=r"the prompt has 5 tokens, and the model's context holds 4$"):
+        gossamer.load(folder).logits([1] * 5)
 
 
-@pytest.mark.parametrize("window", [None, 128, 500])
-def test_a_window_that_ends_nothing_is_not_told(tmp_path: Path, window: int | None) -> None:
+@pytest.mark.parametrize("window", [None, 5, 500])
+def test_a_window_does_not_end_the_context(tmp_path: Path, window: int | None) -> None:
     folder = tiny_llama(tmp_path / "m", model_type="mistral" if window else "llama", sliding_window=window)
     assert open_checkpoint(folder).notes == ()
     with pytest.raises(GossamerError, match=r"context holds 128$"):

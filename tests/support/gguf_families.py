@@ -95,7 +95,7 @@ def built(folder: Path, values: Config) -> Path:
 def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> Path:
     """Writes the checkpoint of a folder as a GGUF file with some keys, without their prefix."""
     config = json.loads((folder / "config.json").read_text())
-    layers = config.get("num_hidden_layers") or config["n_layer"]
+    layers = config.get("num_hidden_layers") or config.get("n_layer") or config["n_layers"]
     kind = next(one for one, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, layers)
     writer = gguf.GGUFWriter(path, architecture)

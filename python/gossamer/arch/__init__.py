@@ -15,16 +15,7 @@ from ..errors import GossamerError
 from .sources import Source, parts_of
 from .spec import Transformer
 
-_HELPERS = {
-    "alibi",
-    "experts",
-    "fields",
-    "keys",
-    "relatives",
-    "rope",
-    "sources",
-    "spec",
-}  # modules of this folder that are no family
+_HELPERS = {"alibi", "experts", "fields", "keys", "relatives", "rope", "sources", "spec"}  # no families
 
 Sources = dict[str, Source]
 """Where each canonical tensor lies: weights [outputs, inputs] and vectors."""

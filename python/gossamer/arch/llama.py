@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
+from .relatives import BLOCKS, ENDS, INSIDE, each_attention, windows
 from .rope import rotary
-from .sources import Source, parts_of
+from .sources import Source, place
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -28,7 +30,6 @@ from .spec import (
 PREFIX = "model."
 
 _BIASES = {"attention_bias": ("q", "k", "v", "o"), "mlp_bias": ("gate", "up", "down")}
-_FULL, _SLIDING = "full_attention", "sliding_attention"
 _KEYS = words(
     """
     attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings
@@ -37,15 +38,6 @@ _KEYS = words(
     sliding_window tie_word_embeddings use_sliding_window vocab_size
     """
 )
-_STORED = {
-    "embed": "model.embed_tokens",
-    "attn_norm": "input_layernorm",
-    **{name: f"self_attn.{name}_proj" for name in _BIASES["attention_bias"]},
-    "mlp_norm": "post_attention_layernorm",
-    **{name: f"mlp.{name}_proj" for name in _BIASES["mlp_bias"]},
-    "norm": "model.norm",
-    "head": "lm_head",
-}
 
 
 @dataclass(frozen=True)
@@ -208,13 +200,18 @@ def describe(config: dict[str, Any]) -> Transformer:
         raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there is: silu")
     unread(config)
     positions = rotary(config, sizes.head_dim)
-    return replace(
+    described = replace(
         sizes,
-        context=min(positions.context, _window(config) or positions.context),
+        context=positions.context,
         norm_eps=number(config, "rms_norm_eps", 1e-6),
         inv_freq=positions.inv_freq,
         rope_scale=positions.scale,
     ).describe()
+    window = None
+    if flag(config, "use_sliding_window", True) and config.get("sliding_window") is not None:
+        window = integer(config, "sliding_window")
+    found = windows(config, lambda _: True, window)
+    return each_attention(described, lambda layer, attention: replace(attention, window=found[layer]))
 
 
 def unread(config: dict[str, Any]) -> list[str]:
@@ -222,18 +219,6 @@ def unread(config: dict[str, Any]) -> list[str]:
     heads = integer(config, "num_attention_heads")
     head_dim = integer(config, "head_dim", max(integer(config, "hidden_size") // heads, 1))
     return keys.unread(config, _KEYS, same={"attention_multiplier": head_dim**-0.5, "query_pre_attn_scalar": head_dim})
-
-
-def _window(config: dict[str, Any]) -> int | None:
-    """The sliding window that a config asks for: inside it attention is the full one, and there the context ends."""
-    kinds = config.get("layer_types")
-    if kinds is not None and (not isinstance(kinds, list) or any(kind not in (_FULL, _SLIDING) for kind in kinds)):
-        raise GossamerError(f"layer_types must be a list of {_FULL} and {_SLIDING}, got {kinds!r:.80}")
-    if kinds and _SLIDING in kinds:
-        return integer(config, "sliding_window")
-    if kinds or config.get("sliding_window") is None or config.get("use_sliding_window") is False:
-        return None
-    return integer(config, "sliding_window")
 
 
 def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
@@ -247,9 +232,43 @@ def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    outline = _sizes(config).describe()
-    found: dict[str, Source] = {}
-    for name, shape in outline.tensors.items():
-        layer, own, kind = parts_of(name)
-        found[name] = Source(f"{f'model.layers.{layer}.' if layer else ''}{_STORED[own]}.{kind}", shape)
-    return found
+    return place(_sizes(config).describe(), ENDS, BLOCKS, INSIDE)
+
+
+@dataclass(frozen=True)
+class Kin:
+    """A family that is Llama but for its config's keys and what its attentions have.
+
+    Attributes:
+        plain: From its config to the one of Llama that is left of it, with the defaults of the family.
+        attention: From its config to what its attentions are, by their layers.
+        inside: Stored names of what its blocks have beside those of Llama.
+        flags: Keys that announce biases.
+    """
+
+    plain: Callable[[dict[str, Any]], dict[str, Any]]
+    attention: Callable[[dict[str, Any]], Callable[[int, Attention], Attention]] = lambda _: (
+        lambda _, attention: attention
+    )
+    inside: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+    def describe(self, config: dict[str, Any]) -> Transformer:
+        """Maps config.json; see `gossamer.arch.Family`."""
+        return each_attention(describe(self.plain(config)), self.attention(config))
+
+    def unread(self, config: dict[str, Any]) -> list[str]:
+        """Looks through the keys; see `gossamer.arch.Family`."""
+        return unread(self.plain(config))
+
+    def biases(self, config: dict[str, Any]) -> dict[str, dict[str, Source]]:
+        """Lists the biases that there may be; see `gossamer.arch.Family`."""
+        return {key: found for key, found in biases(self.plain(config)).items() if key in self.flags}
+
+    def sources(self, config: dict[str, Any]) -> dict[str, Source]:
+        """Lists the tensors; see `gossamer.arch.Family`."""
+        return place(self.outline(config), ENDS, BLOCKS, {**INSIDE, **self.inside})
+
+    def outline(self, config: dict[str, Any]) -> Transformer:
+        """Returns a description of which shapes alone are meant, and for which nothing is computed."""
+        return each_attention(_sizes(self.plain(config)).describe(), self.attention(config))

@@ -1,21 +1,25 @@
-"""Mistral: Llama with a sliding attention window, so that inside one window the two are the same."""
+"""Mistral: Llama whose every layer has a sliding attention window."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from ..errors import GossamerError
 from . import llama
-from .fields import integer
-from .llama import PREFIX, biases, sources, unread
-from .spec import Transformer
+from .llama import PREFIX
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
+_DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072}
 
-def describe(config: dict[str, Any]) -> Transformer:
-    """Maps config.json; see `gossamer.arch.Family`. The context ends with the sliding window, where there is one."""
-    plain = llama.describe(config)
-    if "sliding_window" in config and config["sliding_window"] is None:
-        return plain
-    return replace(plain, context=min(plain.context, integer(config, "sliding_window", 4096)))
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    config = {**_DEFAULTS, **config}
+    kinds, windows = config.get("layer_types"), config["sliding_window"] is not None
+    if isinstance(kinds, list) and any((kind == "sliding_attention") != windows for kind in kinds):
+        raise GossamerError("layer_types of mistral must all be as sliding_window says")
+    return config
+
+
+_KIN = llama.Kin(_plain, flags=("attention_bias", "mlp_bias"))
+describe, unread, biases, sources = _KIN.describe, _KIN.unread, _KIN.biases, _KIN.sources

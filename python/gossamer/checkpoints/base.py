@@ -28,7 +28,6 @@ class Checkpoint(ABC):
         low_rank: Low-rank branches by the name of the weight that each goes with.
         parallel: Names of the tensors that are added to a linear's weight, by the name of that.
         notes: Where its files contradict each other, and what was made of it.
-        window: The sliding window, where the context ends with it.
     """
 
     path: Path
@@ -36,7 +35,6 @@ class Checkpoint(ABC):
     low_rank: Mapping[str, LowRank] = {}
     parallel: Mapping[str, list[str]] = {}
     notes: tuple[str, ...] = ()
-    window: int | None = None
 
     @abstractmethod
     def names(self) -> list[str]:

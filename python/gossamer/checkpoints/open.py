@@ -77,7 +77,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         context = family.describe(checkpoint.config).context  # tables follow from sizes, and cost what they say
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
-    _tell_window(checkpoint, source, context)
+    _tell_context(checkpoint, source, context)
     added = {name for names in checkpoint.parallel.values() for name in names}
     _refuse_unused(checkpoint, present - added - {source.tensor for source in needed.values()})
     _check_parallel(checkpoint, needed)
@@ -113,12 +113,13 @@ def _check_parallel(checkpoint: Checkpoint, needed: arch.Sources) -> None:
                 )
 
 
-def _tell_window(checkpoint: Checkpoint, source: Path, context: int) -> None:
-    """Says where a model holds less than it says, since attention beyond its window is another one."""
-    window, says = (checkpoint.config.get(key) for key in ("sliding_window", "max_position_embeddings"))
-    if window == context and type(says) is int and context < says:
-        checkpoint.window = context
-        checkpoint.notes += (f"{source}: the context ends with sliding_window, {window} tokens, and not at {says}",)
+def _tell_context(checkpoint: Checkpoint, source: Path, context: int) -> None:
+    """Says where a model holds less than it says, since a longer text would turn its first tokens in another way."""
+    says = checkpoint.config.get("max_position_embeddings")
+    if type(says) is int and context < says:
+        checkpoint.notes += (
+            f"{source}: the context ends at {context} tokens, and not at {says}: beyond, rotary frequencies are others",
+        )
 
 
 def _untie(checkpoint: Checkpoint, source: Path) -> None:

@@ -253,10 +253,7 @@ class Model:
         if tokens == 0:
             raise GossamerError("the prompt is empty")
         if tokens > self.config.context:
-            window = ", its sliding_window" if self.info.get("sliding_window") == self.config.context else ""
-            raise GossamerError(
-                f"the prompt has {tokens} tokens, and the model's context holds {self.config.context}{window}"
-            )
+            raise GossamerError(f"the prompt has {tokens} tokens, and the model's context holds {self.config.context}")
 
     def _run(
         self,

@@ -217,8 +217,6 @@ class Packing:
             "config": dict(checkpoint.config),  # which names of tensors, as adapters have them, follow from
             "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
         }
-        if checkpoint.window is not None:
-            self.info["sliding_window"] = checkpoint.window
         if machine is None and format == "auto":
             self.info[PLANNED_FOR] = this_processor()
 
