@@ -191,11 +191,11 @@ BAD: dict[str, tuple[Change, str]] = {
         "norm.kind must be 'rms' or 'layer', got 'batch'",
     ),
     "heads": (set_at(*MIXERS[0], "kv_heads", to=3), "heads 4 is not a multiple of kv_heads 3"),
-    "window": (set_at(*MIXERS[0], "window", to=3), "branches[0].mixer: window is not known; there are: heads"),
+    "window": (set_at(*MIXERS[0], "window", to=0), "branches[0].mixer: window must be from 1"),
     "inv_freq": (set_at(*ROPE, "inv_freq", to=[1.0] * 13), "inv_freq must be at most 12"),
     "inv_freq inf": (set_at(*ROPE, "inv_freq", to=[float("inf")]), "positions: inv_freq holds a value that is not"),
     "inv_freq text": (set_at(*ROPE, "inv_freq", to=["x"]), "positions.inv_freq[0] must be of type float, got 'x'"),
-    "positions": (set_at(*ROPE, "part", to="alibi"), "positions: part 'alibi' is not known; there are: rope"),
+    "positions": (set_at(*ROPE, "part", to="spiral"), "positions: part 'spiral' is not known; there are: rope, alibi"),
     "activation": (
         set_at(*MIXERS[1], "activation", to="cube"),
         "must be 'silu' or 'gelu' or 'gelu_tanh' or 'relu' or 'relu2', got 'cube'",

@@ -60,36 +60,6 @@ def place(
     return found
 
 
-def place(
-    outline: Transformer,
-    ends: Mapping[str, str],
-    blocks: str,
-    inside: Mapping[str, str],
-    *,
-    fused: Mapping[str, tuple[int, int, int]] = MappingProxyType({}),
-    plus: Collection[str] = (),
-) -> dict[str, Source]:
-    """Returns where the tensors of a description lie, by what a family calls those of each short name.
-
-    Args:
-        outline: The description, of which shapes alone are used.
-        ends: Stored names of what is outside the blocks, without ".weight" or ".bias".
-        blocks: What stands before those of a block, with {} for its number.
-        inside: Stored names of what is in a block.
-        fused: Which rows of the stored tensor are theirs, where others lie in it, too: (start, block, stride).
-        plus: Those to whose stored values one is added.
-    """
-    found = {}
-    for name, shape in outline.tensors.items():
-        layer, own, kind = parts_of(name)
-        stored = blocks.format(layer) + inside[own] if layer else ends[own]
-        rows = fused.get(own) if layer else None
-        whole = shape if rows is None else (shape[0] // rows[1] * rows[2], *shape[1:])
-        shift = 1.0 if own in plus and kind == "weight" else 0.0
-        found[name] = Source(f"{stored}.{kind}", whole, rows=rows, plus=shift)
-    return found
-
-
 @dataclass(frozen=True)
 class Source:
     """How a canonical tensor follows from a stored one; the steps are taken in the order of the attributes.
