@@ -144,11 +144,66 @@ def test_half_a_difference_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_adapter(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"")
+    (tmp_path / "x.pt").write_bytes(b"")
     for path, words in (
-        (tmp_path, "is no adapter: it has neither adapter_config.json nor diff.safetensors"),
+        (tmp_path, "is no adapter: it has none of adapter_config.json, diff.safetensors, pytorch_diff.bin"),
         (tmp_path / "nowhere", "no such adapter"),
-        (tmp_path / "x.bin", "give a folder or a .safetensors file"),
+        (tmp_path / "x.pt", "give a folder, or a .safetensors or .bin file of differences"),
+        (tmp_path / "x.bin", "x.bin: is no file of torch.save"),
     ):
         with pytest.raises(GossamerError) as error:
             read_adapter(path, Places(LLAMA))
         assert words in str(error.value)
+
+
+# --- pytorch_diff.bin -------------------------------------------------------------------------------------------------
+
+
+def encoded(values: np.ndarray[Any, Any], dtype: Any, numpy_first: bool = True) -> dict[str, Any]:
+    """A tensor as its authors' program encodes it: steps between places, of which the first is a number of numpy's."""
+    torch = pytest.importorskip("torch", reason="writes the file")
+    places = np.flatnonzero(values.T)
+    steps: list[Any] = np.diff(places, prepend=0).tolist()
+    if numpy_first and steps:
+        steps[0] = np.int64(steps[0])
+    picked = torch.tensor(values.T.reshape(-1)[places]).to(dtype)
+    return {"size": torch.Size(values.shape), "index_steps": steps, "values": picked}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_first_layout_of_differences(dtype: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="writes the file")
+    tensors = {f"{UP}.weight": sparse((160, 96), 0), f"{Q}.weight": sparse((96, 96), 1)}
+    kind = getattr(torch, dtype)
+    diffs = {name: encoded(values, kind) for name, values in tensors.items()}
+    norm = encoded(np.zeros(96, np.float32), kind)
+    torch.save({"diffs": {**diffs, "model.norm.weight": norm}, "abs": {}}, tmp_path / "pytorch_diff.bin")
+    adapter = read_adapter(tmp_path, Places(LLAMA))
+    assert adapter.deltas.keys() == {"layers.1.up", "layers.0.q"}
+    for name, tensor in (("layers.1.up", f"{UP}.weight"), ("layers.0.q", f"{Q}.weight")):
+        expected = torch.tensor(tensors[tensor]).to(kind).float().numpy()
+        np.testing.assert_array_equal(adapter.deltas[name], expected)
+
+
+def test_first_layouts_that_do_not_fit(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="writes the file")
+    good = encoded(sparse((160, 96), 0), torch.float32)
+    path, name = tmp_path / "task.bin", f"{UP}.weight"
+    for document, words in (
+        ([1], "holds no differences"),
+        ({"diffs": {}, "more": 1}, "holds no differences"),
+        ({"diffs": {}, "abs": {}}, "holds no tensors"),
+        ({"diffs": {}, "abs": {"lm_head.weight": torch.ones(2)}}, "abs: 'lm_head.weight': parameters that replace"),
+        ({"diffs": {f"{UP}.x": good}}, f"{UP}.x: the model has no such tensor"),
+        ({"diffs": {f"{Q}.weight": good}}, f"tensor {Q}.weight is [160, 96], not [96, 96]"),
+        ({"diffs": {name: {**good, "scale": 2}}}, f"tensor {name}: must have size, index_steps and values"),
+        ({"diffs": {name: {**good, "values": good["values"][1:]}}}, "index_steps must be"),
+        ({"diffs": {name: {**good, "values": good["values"].long()}}}, "values must be a vector of floats"),
+        ({"diffs": {name: {**good, "index_steps": [20000, *good["index_steps"][1:]]}}}, "has an index outside"),
+        ({"diffs": {name: {**good, "index_steps": [5, -1, *good["index_steps"][2:]]}}}, "or one that does not rise"),
+    ):
+        torch.save(document, path)
+        with pytest.raises(GossamerError) as error:
+            read_adapter(path, Places(LLAMA))
+        assert words in str(error.value)
+        assert str(path) in str(error.value)

@@ -20,8 +20,9 @@ from ..arch.sources import Source, parts_of
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile
 from .lora import CONFIG, LowRank, read_lora
+from .torch_archive import read_archive
 
-DIFFERENCES = "diff.safetensors"
+DIFFERENCES = ("diff.safetensors", "pytorch_diff.bin")
 _INDICES, _VALUES = ".indices", ".values"
 
 
@@ -82,13 +83,14 @@ def read_adapter(path: str | Path, places: Places) -> Adapter:
     if path.is_dir():
         if (path / CONFIG).is_file():
             return _placed_branches(path, places)
-        if (path / DIFFERENCES).is_file():
-            return _placed_differences(path, path / DIFFERENCES, places)
-        raise GossamerError(f"{path}: is no adapter: it has neither {CONFIG} nor {DIFFERENCES}")
+        for name in DIFFERENCES:
+            if (path / name).is_file():
+                return _placed_differences(path, path / name, places)
+        raise GossamerError(f"{path}: is no adapter: it has none of {', '.join((CONFIG, *DIFFERENCES))}")
     if not path.is_file():
         raise GossamerError(f"{path}: no such adapter")
-    if path.suffix != ".safetensors":
-        raise GossamerError(f"{path}: is no adapter: give a folder or a .safetensors file")
+    if path.suffix not in (".safetensors", ".bin"):
+        raise GossamerError(f"{path}: is no adapter: give a folder, or a .safetensors or .bin file of differences")
     return _placed_differences(path, path, places)
 
 
@@ -143,6 +145,8 @@ Read = Callable[[tuple[int, ...]], NDArray[np.float32]]
 
 def _differences(path: Path) -> list[tuple[str, Read]]:
     """The tensors of a file: their names, and what makes them whole, given the shape."""
+    if path.suffix == ".bin":
+        return _encoded_differences(path)
     file = SafetensorsFile(path)
     if not file.tensors:
         raise GossamerError(f"{path}: holds no tensors")
@@ -198,3 +202,39 @@ def scatter(
     whole = np.zeros(shape, np.float32)
     np.add.at(whole, tuple(indices.astype(np.int64)), values)
     return whole
+
+
+def _encoded_differences(path: Path) -> list[tuple[str, Read]]:
+    """Those of a pytorch_diff.bin: places are counted with the first dimension fastest, each from the one before."""
+    document = read_archive(path)
+    if not isinstance(document, dict) or not document.keys() <= {"diffs", "abs"}:
+        raise GossamerError(f"{path}: holds no differences: it should be a dictionary of diffs and abs")
+    diffs, whole = (document.get(key) or {} for key in ("diffs", "abs"))
+    if not isinstance(diffs, dict) or not isinstance(whole, dict):
+        raise GossamerError(f"{path}: diffs and abs must be dictionaries")
+    if whole:
+        raise GossamerError(f"{path}: abs: {next(iter(whole))!r:.80}: parameters that replace others are not supported")
+    if not diffs:
+        raise GossamerError(f"{path}: holds no tensors")
+    return [
+        (str(name), lambda shape, name=name, entry=entry: _decoded(path, name, entry, shape))  # type: ignore[misc]
+        for name, entry in diffs.items()
+    ]
+
+
+def _decoded(path: Path, name: str, entry: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    where = f"{path}: tensor {name}"
+    if not isinstance(entry, dict) or entry.keys() != {"size", "index_steps", "values"}:
+        raise GossamerError(f"{where}: must have size, index_steps and values")
+    steps, values = entry["index_steps"], entry["values"]
+    if tuple(entry["size"]) != shape:
+        raise GossamerError(f"{where} is {list(entry['size'])}, not {list(shape)}")
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind != "f":
+        raise GossamerError(f"{where}: values must be a vector of floats")
+    if not isinstance(steps, list) or len(steps) != len(values) or not all(type(step) is int for step in steps):
+        raise GossamerError(f"{where}: index_steps must be {len(values)} whole numbers")
+    count = int(np.prod(shape))
+    if steps and not (steps[0] >= 0 and min(steps[1:], default=1) > 0 and sum(steps) < count):
+        raise GossamerError(f"{where}: has an index outside {list(shape)}, or one that does not rise")
+    indices = np.array(np.unravel_index(np.cumsum(np.array(steps, np.int64)), shape, "F"), np.int64)
+    return scatter(where, indices, values.astype(np.float32), shape)
