@@ -125,6 +125,7 @@ REFUSED: dict[str, Any] = {
     "llama.something.new": "on",
 }
 OWN_NAMES = {
+    "llama.expert_count": "block_sparse_moe",
     "llama.attention.head_count_kv": "num_key_value_heads",
     "llama.attention.key_length": "attn_q.weight",
     "llama.rope.freq_base": "rope_theta",

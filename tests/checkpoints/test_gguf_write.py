@@ -48,13 +48,11 @@ def test_what_is_written_is_read_again(tmp_path: Path, overrides: dict[str, Any]
     assert tokenizers[0].chat_template == tokenizers[1].chat_template
 
 
-@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3", "gemma2", "starcoder2"])
+@pytest.mark.parametrize("case", ["llama", "qwen2"])
 def test_transformers_reads_it(tmp_path: Path, case: str) -> None:
     torch = pytest.importorskip("torch", reason="the oracle")
     transformers = pytest.importorskip("transformers", reason="the oracle")
     _, values, _ = CASES[case]
-    if values["model_type"] not in arch.families():
-        pytest.skip("no such family")
     folder = built(tmp_path / "m", values)
     write_gguf(open_checkpoint(folder), tmp_path / "m.gguf", type="f32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)

@@ -33,6 +33,38 @@ CASES: dict[str, tuple[str, Config, Config]] = {
         {"model_type": "qwen3", **_CONFIG, "head_dim": 16, "tie_word_embeddings": True},
         {**_RMS, "attention.key_length": 16, "attention.value_length": 16},
     ),
+    "mixtral": (
+        "llama",
+        {"model_type": "mixtral", **_CONFIG, "num_local_experts": 3, "num_experts_per_tok": 2, "rms_norm_eps": 1e-6},
+        {**_RMS, "expert_count": 3, "expert_used_count": 2, "rope.freq_base": 1e6},
+    ),
+    "qwen3moe": (
+        "qwen3moe",
+        {
+            "model_type": "qwen3_moe", **_CONFIG, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40, "norm_topk_prob": True,
+        },
+        {
+            **_RMS, "attention.key_length": 16, "expert_count": 4, "expert_used_count": 2,
+            "expert_feed_forward_length": 40,
+        },
+    ),
+    "qwen2moe": (
+        "qwen2moe",
+        {
+            "model_type": "qwen2_moe", **_CONFIG, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40, "shared_expert_intermediate_size": 56,
+        },
+        {
+            **_RMS, "expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 40,
+            "expert_shared_feed_forward_length": 56,
+        },
+    ),
+    "olmoe": (
+        "olmoe",
+        {"model_type": "olmoe", **_CONFIG, "num_experts": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-6},
+        {**_RMS, "expert_count": 4, "expert_used_count": 2},
+    ),
     "gpt2": (
         "gpt2",
         {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320},

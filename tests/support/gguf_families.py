@@ -6,6 +6,7 @@ Names come from the table of the `gguf` package; what else a converter does to a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ def built(folder: Path, values: Config) -> Path:
     return folder
 
 
+def stacked(tensors: dict[str, Array]) -> dict[str, Array]:
+    """The experts of each layer as one tensor."""
+    found: dict[str, Array] = {}
+    stacks: dict[str, dict[int, Array]] = {}
+    for name, values in tensors.items():
+        match = re.fullmatch(r"(.*\.experts)\.(\d+)(\..*)", name)
+        if match:
+            stacks.setdefault(match[1] + match[3], {})[int(match[2])] = values
+        else:
+            found[name] = values[0] if name.endswith("shared_expert_gate.weight") else values
+    return found | {name: np.stack([parts[index] for index in sorted(parts)]) for name, parts in stacks.items()}
+
+
 def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> Path:
     """Writes the checkpoint of a folder as a GGUF file with some keys, without their prefix."""
     config = json.loads((folder / "config.json").read_text())
@@ -103,7 +117,7 @@ def write(folder: Path, path: Path, architecture: str, keys: dict[str, Any]) -> 
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](f"{architecture}.{key}", value)
     add_tokenizer(writer)
-    for stored, values in load_file(folder / "model.safetensors").items():
+    for stored, values in stacked(load_file(folder / "model.safetensors")).items():
         for name, changed in CHANGES.get(architecture, keep)(stored, values.astype(np.float32), config):
             tries = (name, name.removeprefix("transformer."))
             own = next(filter(None, (names.get_name(one, try_suffixes=(".weight", ".bias")) for one in tries)), None)

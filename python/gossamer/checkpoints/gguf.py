@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,10 @@ class GgufCheckpoint(Checkpoint):
 
     def _canonical(self, name: str) -> NDArray[np.float32]:
         source = self._own[name]
-        return source.read(self._read(self._tensor(source.tensor)))
+        tensor = self._tensor(source.tensor)
+        if source.index is None:
+            return source.read(self._read(tensor))
+        return replace(source, shape=source.shape[1:], index=None).read(self._read(tensor, source.index))
 
     def _tensor(self, name: str) -> Any:
         try:
@@ -122,17 +126,20 @@ class GgufCheckpoint(Checkpoint):
         except KeyError:
             raise GossamerError(f"{self.path}: tensor {name} is missing") from None
 
-    def _read(self, tensor: Any) -> NDArray[np.float32]:
+    def _read(self, tensor: Any, index: int | None = None) -> NDArray[np.float32]:
+        """The values of a tensor, or of one of a stack."""
         from gguf import quants
 
         try:
-            values = quants.dequantize(tensor.data, tensor.tensor_type)
+            data = tensor.data if index is None else tensor.data[index]
+            values = quants.dequantize(data, tensor.tensor_type)
         except NotImplementedError:
             kind = tensor.tensor_type.name
             raise GossamerError(
                 f"{self.path}: tensor {tensor.name} is of type {kind}, which is not supported"
             ) from None
-        return np.ascontiguousarray(values, np.float32).reshape(_shape(tensor))
+        shape = _shape(tensor)
+        return np.ascontiguousarray(values, np.float32).reshape(shape if index is None else shape[1:])
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -178,5 +185,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    """Outputs first; the file has inputs first."""
-    return tuple(int(size) for size in reversed(tensor.shape))
+    """Outputs first; the file has inputs first, and a matrix of one row without its row."""
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    return (1, *shape) if tensor.name.endswith("ffn_gate_inp_shexp.weight") and len(shape) == 1 else shape

@@ -107,7 +107,7 @@ def read_config(
     for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
         if get(key) not in (None, head_dim):
             raise GossamerError(f"{path}: {prefix}{key} {get(key)} is not the width of a head, {head_dim}")
-    if get("expert_count") and "expert_count" not in (*family.optional.values(), *family.needed.values()):
+    if get("expert_count") and "expert_count" not in (*family.optional.values(), *family.known):
         raise GossamerError(f"{path}: mixtures of experts ({prefix}expert_count) are not supported")
     if get("attention.causal") is False:
         raise GossamerError(f"{path}: models that look ahead ({prefix}attention.causal) are not supported")

@@ -125,6 +125,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2": _llama("qwen2", wide=False, optional=_WINDOW),
     "qwen3": _llama("qwen3", optional=_WINDOW),
+    "qwen3moe": _llama(
+        "qwen3_moe",
+        optional=_EXPERTS | {"moe_intermediate_size": "expert_feed_forward_length"},
+        fixed={"norm_topk_prob": True},
+    ),
+    "qwen2moe": _llama(
+        "qwen2_moe",
+        wide=False,
+        optional=_EXPERTS
+        | {
+            "moe_intermediate_size": "expert_feed_forward_length",
+            "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+        },
+    ),
+    "olmoe": _llama("olmoe", wide=False, optional=_EXPERTS),
     "smollm3": _llama("smollm3", wide=False, permuted=True),
     "gemma": _llama("gemma"),
     "gemma2": _llama(

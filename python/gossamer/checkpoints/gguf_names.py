@@ -6,7 +6,7 @@ shifted by: what is left is the description's own tensors, some of them one behi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from .. import arch
 from ..arch.sources import Source, parts_of
@@ -34,9 +34,13 @@ _BLOCK = {
     "down": "ffn_down",
     "mlp_behind": "post_ffw_norm",
     "norm": "attn_norm",  # of parallel branches
+    "router": "ffn_gate_inp",
+    "shared_gate": "ffn_gate_inp_shexp",
 }
 _TWO_NORMS = {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"}
 """Norms of a parallel block with one for each branch, where a file has the first of these (Falcon)."""
+_EXPERTS = {"experts": "exps", "shared": "shexp"}
+"""Ends of the names of experts' tensors, which lie in a stack, and of those of a shared one."""
 _FUSED = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
 """What may lie in one tensor, in its order."""
 
@@ -59,23 +63,58 @@ def sources(
     """
     found: arch.Sources = {}
     for name, shape in shapes.items():
-        layer, own, kind = parts_of(name)
-        prefix = f"blk.{layer}." if layer else ""
-        stem = (_BLOCK if layer else _TOP).get(own, own)
-        if layer and f"{prefix}attn_norm_2.{kind}" in stored:
-            stem = _TWO_NORMS.get(own, stem)
-        for holder, parts in _FUSED.items() if layer else ():
-            fused = f"{prefix}{holder}.{kind}"
-            if own in parts and fused in stored:
-                sizes = [shapes[_renamed(name, own, part)][0] for part in parts if _renamed(name, own, part) in shapes]
-                if len(sizes) == len(parts) and stored[fused][0] == sum(sizes):
-                    start = sum(sizes[: parts.index(own)])
-                    found[name] = Source(
-                        fused, (sum(sizes), *shape[1:]), rows=(start, shape[0], sum(sizes)), heads=heads.get(own, 0)
-                    )
-        if name not in found and (single := f"{prefix}{stem}.{kind}") in stored:
-            found[name] = Source(single, shape, heads=heads.get(own, 0))
+        _, own, _ = parts_of(name)
+        for holder, index in _places(name, stored):
+            if holder not in stored:
+                continue
+            whole, rows = shape, None
+            if index is not None:
+                whole = (stored[holder][0], *shape)
+            elif fused := _fused(name, holder, shapes, stored[holder]):
+                whole, rows = fused
+            found[name] = Source(holder, whole, index=index, rows=rows, heads=heads.get(own, 0))
+            break
     return found
+
+
+def _places(name: str, stored: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int | None]]:
+    """Yields what a tensor of that name may lie in, and its number there where that is a stack; the first counts."""
+    layer, own, kind = parts_of(name)
+    if not layer:
+        yield f"{_TOP.get(own, own)}.{kind}", None
+        return
+    prefix = f"blk.{layer}."
+    if "." in own:  # of an expert
+        which, *number, short = own.split(".")
+        yield f"{prefix}{_BLOCK[short]}_{_EXPERTS[which]}.{kind}", int(number[0]) if number else None
+        return
+    side, _, head = own.rpartition("_norm_")
+    if side:  # a norm of each head
+        yield f"{prefix}{_BLOCK[f'{side}_norm']}.{kind}", int(head)
+        return
+    for holder, parts in _FUSED.items():
+        if own in parts and not (holder == "ffn_up" and f"{prefix}ffn_gate.{kind}" in stored):
+            yield f"{prefix}{holder}.{kind}", None
+    if f"{prefix}attn_norm_2.{kind}" in stored:
+        yield f"{prefix}{_TWO_NORMS.get(own, _BLOCK.get(own, own))}.{kind}", None
+    yield f"{prefix}{_BLOCK.get(own, own)}.{kind}", None
+    if own == "mlp_norm":  # of gpt-oss, which has no norm behind its attention
+        yield f"{prefix}{_BLOCK['attn_behind']}.{kind}", None
+
+
+def _fused(
+    name: str, holder: str, shapes: Mapping[str, tuple[int, ...]], stored: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, int, int]] | None:
+    """The shape of what several tensors lie in, and the rows of one; None where it lies there alone."""
+    _, own, _ = parts_of(name)
+    parts = _FUSED.get(holder.split(".")[2] if holder.count(".") > 2 else "", ())
+    others = [_renamed(name, own, part) for part in parts]
+    if own not in parts or not all(other in shapes for other in others):
+        return None
+    sizes = [shapes[other][0] for other in others]
+    if stored[0] != sum(sizes):
+        return None
+    return (sum(sizes), *shapes[name][1:]), (sum(sizes[: parts.index(own)]), shapes[name][0], sum(sizes))
 
 
 def _renamed(name: str, own: str, other: str) -> str:
