@@ -55,7 +55,7 @@ def measure(path: str, threads: int, rounds: int) -> dict[str, Any]:
 def _regions(model: gossamer.Model) -> list[list[_core.Weight]]:
     weights = model.weights
     regions = [
-        [weights[f"layers.{layer}.{name}"] for name in group]
+        [weights[f"layers.{layer}.{name}"] for name in group.linears]
         for layer, block in enumerate(model.config.blocks)
         for branch in block.branches
         for group in branch.mixer.groups

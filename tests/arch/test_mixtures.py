@@ -55,6 +55,23 @@ CASES: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 40, "norm_topk_prob": True, "qkv_bias": False, "mlp_only_layers": [0],
         "tie_word_embeddings": True,
     },
+    "gpt_oss": {
+        **SMALL, "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8,
+        "sliding_window": 10,
+    },
+    "gpt_oss odd": {
+        **SMALL, "model_type": "gpt_oss", "num_local_experts": 3, "num_experts_per_tok": 1, "head_dim": 12,
+        "num_key_value_heads": 1, "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"],
+        "attention_bias": False, "swiglu_limit": 0.5, "swiglu_alpha": 1.3, "rope_parameters": {"rope_theta": 500.0},
+    },
+    "granitemoe": {
+        **SMALL, "model_type": "granitemoe", "num_local_experts": 4, "num_experts_per_tok": 2,
+        "attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+    },
+    "granitemoe tied": {
+        **SMALL, "model_type": "granitemoe", "num_local_experts": 3, "num_experts_per_tok": 3,
+        "tie_word_embeddings": True, "attention_bias": True,
+    },
 }  # fmt: skip
 Made = Callable[..., Path]
 
@@ -115,7 +132,7 @@ def test_the_same_logits_in_all_decoders(made: Made, case: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", [None, (2, 4)])
-@pytest.mark.parametrize("case", ["mixtral", "olmoe", "qwen3_moe mixed", "qwen2_moe"])
+@pytest.mark.parametrize("case", ["mixtral", "olmoe", "qwen3_moe mixed", "qwen2_moe", "gpt_oss", "granitemoe"])
 def test_they_are_pruned_go_back_and_are_packed(
     made: Made, tmp_path: Path, case: str, pattern: tuple[int, int] | None
 ) -> None:
@@ -179,7 +196,7 @@ def test_experts_that_no_token_came_to_are_pruned_by_magnitude(made: Made, tmp_p
             assert np.abs(was[now == 0]).mean() < np.abs(was[now != 0]).mean() / 2
 
 
-@pytest.mark.parametrize("case", ["mixtral", "qwen2_moe"])
+@pytest.mark.parametrize("case", ["mixtral", "qwen2_moe", "gpt_oss", "granitemoe"])
 def test_ten_steps_of_training_keep_zeros_and_routers_are_rounded_no_more(
     made: Made, tmp_path: Path, case: str
 ) -> None:
@@ -205,12 +222,23 @@ def test_ten_steps_of_training_keep_zeros_and_routers_are_rounded_no_more(
     assert report.curve[-1]["perplexity"] < report.curve[0]["perplexity"]
 
 
+def test_one_of_a_stack_is_read_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(made("gpt_oss"))
+    sources = {name: source for name, source in checkpoint.sources().items() if source.index is not None}
+    assert len(sources) == 2 * 4 * 6
+    whole = {name: source.read(checkpoint.tensor(source.tensor)) for name, source in sources.items()}
+    monkeypatch.setattr(checkpoint, "tensor", None)
+    for name, source in sources.items():
+        np.testing.assert_array_equal(checkpoint.read(source, finite=True), whole[name])
+
+
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "more": ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5, more than the 4 of num_local_experts"),
     "none": ("mixtral", {"num_local_experts": 0}, "num_local_experts must be a whole number from 1 to 4096"),
     "activation": ("mixtral", {"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
     "layers": ("qwen3_moe", {"mlp_only_layers": "0"}, "mlp_only_layers must be a list of layers, got '0'"),
     "in all": ("olmoe", {"num_experts": 4096, "num_hidden_layers": 17}, "which makes 69632 in all layers"),
+    "two counts": ("gpt_oss", {"experts_per_token": 4}, "experts_per_token 4 is not num_experts_per_tok 2"),
     "groups": ("mixtral", {"n_group": 4, "moe_groups": 2}, "moe_groups is not supported"),
 }
 

@@ -29,20 +29,29 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, tied in (("tiny", True), ("untied", False)):
         config = tiny_config(hidden_size=128, intermediate_size=192, num_hidden_layers=LAYERS, tie_word_embeddings=tied)
         monkeypatch.setitem(synthetic.CONFIGS, name, config)
+    monkeypatch.setitem(synthetic.CONFIGS, "experts", config | {"model_type": "mixtral", "num_local_experts": 3})
 
 
 def linears(packed: PackedModel) -> dict[str, _core.Weight]:
     return {name: weight for name, weight in packed.weights.items() if "." in name}
 
 
-@pytest.mark.parametrize("name", ["tiny", "untied"])
+@pytest.mark.parametrize("name", ["tiny", "untied", "experts"])
 def test_the_shape_is_that_of_the_config(name: str) -> None:
     packed = synthetic.pack(name)
     sizes = synthetic.CONFIGS[name]
     assert packed.config == family(sizes).describe(sizes)
     assert {key: (weight.rows, weight.cols) for key, weight in packed.weights.items()} == packed.config.weights
     assert packed.reasons.keys() == packed.weights.keys()
-    assert ("head" in packed.weights) == (name == "untied")
+    assert ("head" in packed.weights) == (name != "tiny")
+
+
+def test_routers_have_no_zeros_and_are_not_rounded() -> None:
+    packed = synthetic.pack("experts", weights="int4")
+    for name, weight in linears(packed).items():
+        exact = name in packed.config.exact
+        assert weight.type == ("f32" if exact else "int4")
+        assert weight.nnz == weight.rows * weight.cols * (1.0 if exact else 0.5)
 
 
 @pytest.mark.parametrize("type", ["f32", "bf16", "f16", "int8", "int4"])

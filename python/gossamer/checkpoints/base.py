@@ -124,7 +124,13 @@ class Checkpoint(ABC):
         Raises:
             GossamerError: there is no such tensor, or it has a value that is refused.
         """
-        return source.read(self.finite(source.tensor) if finite else self.tensor(source.tensor))
+        if source.index is None or not self.has_rows(source.tensor):
+            return source.read(self.finite(source.tensor) if finite else self.tensor(source.tensor))
+        # One of a stack, which may be larger than memory is.
+        one = self.rows(source.tensor, slice(source.index, source.index + 1))
+        if finite and not np.isfinite(one).all():
+            raise GossamerError(f"{self.path}: tensor {source.tensor} has NaN or infinite values")
+        return replace(source, shape=(1, *source.shape[1:]), index=0).read(one)
 
     def read_codes(self, source: Source) -> Codes | None:
         """Reads a canonical matrix as whole numbers and scales, where it is stored so; otherwise None.

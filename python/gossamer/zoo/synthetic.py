@@ -64,6 +64,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
     },
+    "mixtral-4-layers": {
+        "model_type": "mixtral",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 4,  # of 32
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "vocab_size": 32000,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+    },
 }
 
 # No magnitude is under a quarter of the largest, so that rounding to 4 bits makes no zeros beside those asked for.
@@ -170,8 +183,10 @@ class _RandomBlock(Checkpoint):
         self.config = {**config, "num_hidden_layers": 1}
         self._target = target
         self._seed = seed
-        sources = arch.family(self.config).sources(self.config)
+        family = arch.family(self.config)
+        sources, described = family.sources(self.config), family.describe(self.config)
         self._shapes = {source.tensor: source.shape for source in sources.values()}
+        self._pruned = {source.tensor for name, source in sources.items() if name in described.linears}
 
     def names(self) -> list[str]:
         return list(self._shapes)
@@ -192,7 +207,7 @@ class _RandomBlock(Checkpoint):
         random = np.random.default_rng([self._seed, self.names().index(name)])
         scale = np.float32(1 / np.sqrt(shape[1]))
         values: NDArray[np.float32] = (_VALUES * scale)[random.integers(0, len(_VALUES), shape, np.uint8)]
-        if ".layers." in name:
+        if name in self._pruned:
             scores = random.random(shape, np.float32)
             pattern = self._target.pattern
             keep = keep_pattern(scores, pattern) if pattern else keep_fraction(scores, self._target.zeros(scores.size))
