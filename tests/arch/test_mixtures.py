@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
         **SMALL, "model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 3, "head_dim": 20,
         "num_key_value_heads": 1, "tie_word_embeddings": True,
     },
+    "mixtral window": {**SMALL, "model_type": "mixtral", "num_local_experts": 2, "sliding_window": 9},
     "olmoe": {
         **SMALL, "model_type": "olmoe", "num_experts": 6, "num_experts_per_tok": 3, "clip_qkv": 0.3,
         "num_key_value_heads": 4,
@@ -42,6 +43,10 @@ CASES: dict[str, dict[str, Any]] = {
         **SMALL, "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
         "norm_topk_prob": True, "head_dim": 16,
     },
+    "qwen3_moe window": {
+        **SMALL, "model_type": "qwen3_moe", "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
+        "use_sliding_window": True, "sliding_window": 9,
+    },
     "qwen3_moe mixed": {
         **SMALL, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 36,
         "num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3], "attention_bias": True,
@@ -49,6 +54,10 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen2_moe": {
         **SMALL, "model_type": "qwen2_moe", "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
         "shared_expert_intermediate_size": 28,
+    },
+    "qwen2_moe window": {
+        **SMALL, "model_type": "qwen2_moe", "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
+        "shared_expert_intermediate_size": 28, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1,
     },
     "qwen2_moe no biases": {
         **SMALL, "model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16,

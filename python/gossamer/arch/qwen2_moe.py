@@ -6,17 +6,22 @@ from typing import Any
 
 from . import llama
 from .experts import counts, expert_sources, with_attention, with_experts
-from .fields import flag, integer, words
+from .fields import FULL, SLIDING, flag, integer, words
 from .llama import PREFIX
 from .olmoe import count_key, place
 from .qwen3_moe import KEYS, sparse_layers
 from .sources import Source
-from .spec import Experts, Mlp, Routing, Transformer
+from .spec import MOST_LAYERS, Experts, Mlp, Routing, Transformer
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 _KEYS = KEYS | words("qkv_bias shared_expert_intermediate_size")
-_DEFAULTS = {"max_position_embeddings": 32768, "num_key_value_heads": 16, "use_sliding_window": False}
+_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 16,
+    "sliding_window": 4096,
+    "use_sliding_window": False,
+}
 _BIASES = ("q", "k", "v")
 
 
@@ -50,7 +55,12 @@ def _bias_sources(config: dict[str, Any]) -> dict[str, Source]:
 
 def _dense(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the same with MLPs."""
-    return {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
+    dense = {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
+    if dense.get("layer_types") is None and flag(dense, "use_sliding_window"):  # every other of the first layers
+        first = integer(config, "max_window_layers", 28)
+        layers = range(integer(config, "num_hidden_layers", most=MOST_LAYERS))
+        dense["layer_types"] = [SLIDING if layer % 2 == 0 and layer < first else FULL for layer in layers]
+    return dense
 
 
 def _experts(config: dict[str, Any]) -> Experts:

@@ -22,7 +22,12 @@ KEYS = words(
     num_local_experts output_router_logits
     """
 )
-_DEFAULTS = {"max_position_embeddings": 32768, "num_key_value_heads": 4, "use_sliding_window": False}
+_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 4,
+    "sliding_window": 4096,
+    "use_sliding_window": False,
+}
 
 
 def describe(config: dict[str, Any]) -> Transformer:
