@@ -102,8 +102,9 @@ bool ProjectionGroup::run(Step& step, const Matrix& x) {
     if (step.probe->enough()) return false;
   }
   jobs_.clear();
-  add_jobs(jobs_, all);
+  // Factors, whose pieces are large ones, come first, since what comes last keeps one thread waiting for another.
   for (Projection& projection : projections_) projection.add_adapters(jobs_, step.chunk);
+  add_jobs(jobs_, all);
   run_linears(step.team, jobs_, x.rows(step.tokens()), step.inputs);
   if (has_sums_) {
     lift(step, all);
