@@ -11,6 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 import gossamer
 from gguf_files import write_gguf
 from gossamer import _core
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.loading import load, locate
 from gossamer.packing.convert import convert
@@ -43,6 +44,7 @@ def test_checkpoints_are_packed_in_memory(tmp_path: Path, stored: str, weights: 
         "notes": [],
         "path": str(tmp_path / "m"),
         PLANNED_FOR: this_processor(),
+        "config": open_checkpoint(tmp_path / "m").config,
     }
     assert model.info == found
     assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -44,7 +44,7 @@ def dense_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which expanding is slow: nothing beats dense."""
     usual = usual_machine("avx2")
     slow = replace(usual, rates={key: rate / (1 if key[0] == "dense" else 50) for key, rate in usual.rates.items()})
-    monkeypatch.setattr(planner, "this_machine", lambda *_: slow)
+    monkeypatch.setattr(planner, "this_machine", lambda *_, **__: slow)
 
 
 def test_a_folder_says_what_it_was_planned_for(packed: Path, tmp_path: Path) -> None:
