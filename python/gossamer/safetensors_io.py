@@ -201,11 +201,15 @@ def round_to(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
             return values.astype("<f2")
     if dtype != "bf16":
         raise ValueError(f"dtype must be f32, f16 or bf16, got {dtype!r}")
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype("<u2")  # wraps for NaN alone
-    quiet = (bits >> 16).astype("<u2") | np.uint16(0x40)
-    stored: NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded)
-    return stored
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    stored = np.empty(flat.shape, "<u2")
+    for start in range(0, len(flat), _CHUNK):  # what is computed with takes a multiple
+        part = flat[start : start + _CHUNK]
+        bits = part.view(np.uint32)
+        rounded = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype("<u2")  # wraps for NaN alone
+        quiet = (bits >> 16).astype("<u2") | np.uint16(0x40)
+        stored[start : start + _CHUNK] = np.where(np.isnan(part), quiet, rounded)
+    return stored.reshape(values.shape)
 
 
 class SafetensorsWriter:

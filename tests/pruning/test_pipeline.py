@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.packing.convert import convert as convert_checkpoint
 from gossamer.pruning import Report, prune
+from gossamer.pruning.store import FolderStore
 from tiny import tiny_llama
 
 TEXT = "The spider spins a thread of gossamer, and the thread holds the spider. If the net is thin, the net is quick.\n"
@@ -253,9 +256,91 @@ def test_an_interrupted_run_leaves_nothing(
     with pytest.raises(expected, match="No space left" if isinstance(failure, OSError) else None):
         small(source, tmp_path / "pruned", sparsity=0.5, calibration=text, progress=progress)
     monkeypatch.undo()
-    assert sorted(tmp_path.iterdir()) == before
+    kept = [tmp_path / "pruned.pruning"] if during == "writing" else []  # what a run goes on from
+    assert sorted(tmp_path.iterdir()) == sorted(before + kept)
     small(source, tmp_path / "pruned", sparsity=0.5, calibration=text)
     assert (tmp_path / "pruned" / "gossamer_prune.json").exists()
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "pruned"])
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two pruned folders hold the same weights."""
+    files = [path.relative_to(one) for path in one.rglob("*.safetensors")]
+    return all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [
+        ("between blocks", {"method": "sparsegpt", "pattern": (2, 4), "weights": "int4"}),
+        ("between blocks", {"method": "sparsegpt", "sparsity": 0.5, "calibration": None, "windows": 3}),
+        ("in a block", {"method": "wanda", "sparsity": 0.3, "rank": 2}),
+        ("in a block", {"sparsity": 0.5}),
+        ("killed", {"sparsity": 0.5}),
+    ],
+)
+def test_a_stopped_run_goes_on_where_it_was(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], stop: str
+) -> None:
+    source = tiny_llama(tmp_path / "dense", dtype="bf16", num_hidden_layers=3)
+    options = {"calibration": text, "length": 40, "windows": 6, **options}
+    prune(source, tmp_path / "whole", **options)
+    made: list[str] = []
+
+    def watch(done: int, _total: int, what: str) -> None:
+        if what == "pruning blocks" and done == 1 and stop == "between blocks":
+            raise KeyboardInterrupt
+        made.append(what)
+
+    if stop == "killed":
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+        code = (
+            "import os, gossamer\n"
+            "def progress(done, total, what):\n"
+            "    if (done, what) == (2, 'pruning blocks'): os._exit(9)\n"
+            f"gossamer.prune({str(source)!r}, {str(tmp_path / 'pruned')!r}, progress=progress, **{given!r})"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    else:
+        if stop == "in a block":
+
+            def keep(self: FolderStore, name: str, values: Any) -> Any:
+                if name.startswith("2.pruned"):
+                    raise KeyboardInterrupt
+                return FolderStore.keep(self, name, values)
+
+            monkeypatch.setattr("gossamer.pruning.pipeline.FolderStore", type("S", (FolderStore,), {"keep": keep}))
+        with pytest.raises(KeyboardInterrupt):
+            prune(source, tmp_path / "pruned", progress=watch, **options)
+        monkeypatch.undo()
+    assert not (tmp_path / "pruned").exists()
+    assert (tmp_path / "pruned.pruning" / "walk.json").exists()
+    with pytest.raises(
+        GossamerError, match=r"pruned\.pruning: the run there was begun with seed '0', this one has '1'"
+    ):
+        prune(source, tmp_path / "pruned", **options, seed=1)
+    seen: list[str] = []
+    prune(source, tmp_path / "pruned", progress=lambda _done, _total, what: seen.append(what), **options)
+    assert not {"sampling calibration text", "measuring what matters"} & set(seen)
+    assert same_files(tmp_path / "whole", tmp_path / "pruned")
+    assert not (tmp_path / "pruned.pruning").exists()
+
+
+def test_hidden_states_and_matrices_lie_on_disk(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny_llama(tmp_path / "dense", num_hidden_layers=2)
+    most: dict[str, int] = {}
+
+    class Watched(FolderStore):
+        def done(self, block: int) -> None:
+            super().done(block)
+            folder = tmp_path / "pruned.pruning"
+            most.update({path.name: 0 for path in folder.iterdir()})
+            assert not list(folder.glob(f"{block}.*"))
+
+    monkeypatch.setattr("gossamer.pruning.pipeline.FolderStore", Watched)
+    small(source, tmp_path / "pruned", method="sparsegpt", sparsity=0.5, calibration=text)
+    for name in ("1.pruned-0.npy", "1.dense-0.npy", "dense.layers.1.down.safetensors", "pruned.layers.0.q.safetensors"):
+        assert name in most
 
 
 def test_nan_in_a_weight_names_its_tensor(tmp_path: Path, text: Path) -> None:

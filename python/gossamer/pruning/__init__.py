@@ -9,7 +9,7 @@ from .methods.admm import admm
 from .methods.magnitude import magnitude
 from .methods.sparsegpt import sparsegpt
 from .methods.wanda import wanda
-from .options import Options
+from .options import PruneOptions
 from .pipeline import prune, prune_checkpoint
 from .result import PrunedCheckpoint, Report
 
@@ -17,7 +17,7 @@ __all__ = [
     "ALLOCATIONS",
     "DEFAULT_METHOD",
     "METHODS",
-    "Options",
+    "PruneOptions",
     "PrunedCheckpoint",
     "Report",
     "Target",

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ..checkpoints.lora import LowRank
 from ..errors import GossamerError
 from ..machine.threads import usable_threads, work_ahead
+from ..packing.matrix import join, pieces, round_piece
+from ..packing.planner import Choice
 from ..progress import Progress
 from .allocation import ALLOCATIONS, Size
 from .int4 import Int4
@@ -17,10 +19,11 @@ from .linalg import Matrix
 from .masks import Target
 from .methods import CALIBRATED
 from .methods.sparsegpt import rounded
-from .options import Options
+from .options import PruneOptions
 from .result import stored_type
 from .sensitivity import Probe
 from .sequential import prune_blocks
+from .store import Store
 
 if TYPE_CHECKING:
     from .. import _core
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
 
+_GROUP = 64  # inputs a scale of the model that is measured on
 _F16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -42,7 +46,9 @@ class Calibrated:
         few_tokens: The tokens that came to matrices of experts which were so few that magnitude decided.
     """
 
-    def __init__(self, source: Checkpoint, model: Transformer, sources: Sources, options: Options) -> None:
+    def __init__(
+        self, source: Checkpoint, model: Transformer, sources: Sources, options: PruneOptions, store: Store
+    ) -> None:
         """Reads the checkpoint.
 
         Args:
@@ -50,10 +56,14 @@ class Calibrated:
             model: Its description.
             sources: Where its tensors lie.
             options: What is asked for.
+            store: Where matrices and hidden states are kept.
 
         Raises:
             GossamerError: a tensor is not usable.
         """
+        from .. import _core
+
+        self._store = store
         self.pruned: dict[str, _core.Weight] = {}
         self.branches: dict[str, LowRank] = {}
         self.few_tokens: dict[str, int] = {}
@@ -61,8 +71,9 @@ class Calibrated:
         self._model = model
         self._sources = sources
         self._options = options
-        self.decoder, sizes = _decoder(source, model, sources, options.threads)
-        self._sizes = {name: sizes[name] for name in model.linears}
+        self._dense, self._sizes, vectors = _dense(source, model, sources, store)
+        threads = usable_threads(options.threads)
+        self.decoder = _core.Decoder(model.to_dict(), self._dense, vectors, threads=threads, activations="a8")
 
     def prune(self, tokens: NDArray[np.int32], target: Target | dict[str, Target], progress: Progress) -> None:
         """Prunes block after block, into `pruned` and `branches`.
@@ -76,20 +87,56 @@ class Calibrated:
             GossamerError: a weight or an input is not finite, or moments have no inverse.
         """
         options = self._options
+        names = list(self._model.linears)
+        kept = self._store.array("targets")
         if isinstance(target, dict):
             targets = target
+        elif kept is not None:
+            targets = {name: Target(zeros, target.pattern) for name, zeros in zip(names, kept.tolist(), strict=True)}
         else:
             way, measured = ALLOCATIONS[options.way], {}
             if way.measure:
                 probe = Probe(self.decoder, self._model, tokens, self._read)
                 measured = way.measure(probe, target, self._put, progress)
-            targets = way.divide(target, self._sizes, measured)
+            targets = way.divide(target, {name: self._sizes[name] for name in names}, measured)
+            self._store.keep("targets", np.array([targets[name].sparsity for name in names]))
+        self._store.begun()
+        for name in names:
+            if int(name.split(".")[1]) < self._store.blocks:
+                self._resume(name)
         method = CALIBRATED[options.method]
         if options.weights == "int4":
             method = rounded(method, Int4(options.group))
         self.few_tokens = prune_blocks(
-            self.decoder, self._model, tokens, method, targets, self._read, self._replace, progress, options.rank
+            self.decoder,
+            self._model,
+            tokens,
+            method,
+            targets,
+            self._read,
+            self._replace,
+            progress,
+            options.rank,
+            self._store,
+            self._done,
         )
+
+    def _resume(self, name: str) -> None:
+        """Takes what an earlier part of the run made of a matrix."""
+        found = self._store.weight(f"pruned.{name}")
+        if found is None:
+            raise GossamerError(f"{name}: is missing in what the stopped run left; delete it to begin anew")
+        self.pruned[name] = found
+        u, v = (self._store.array(f"{factor}.{name}") for factor in ("u", "v"))
+        if u is not None and v is not None:
+            self.branches[name] = LowRank(u, v)
+
+    def _done(self, block: int) -> None:
+        """Takes the pruned matrices of a block out of the engine where memory is for one block alone."""
+        if self._store.mapped:
+            for name in self._model.linears:
+                if name.startswith(f"layers.{block}."):
+                    self.decoder.set_weight(name, self._dense[name])
 
     def _read(self, name: str) -> Matrix:
         return self._source.read(self._sources[name], finite=True)
@@ -99,11 +146,14 @@ class Calibrated:
 
     def _replace(self, name: str, values: Matrix, branch: LowRank | None) -> Matrix:
         dtype = "f32" if self._options.weights == "int4" else None
-        self.pruned[name] = packed(self._source, self._sources[name], values, dtype)
+        kept = packed(self._source, self._sources[name], values, dtype)
+        self.pruned[name] = self._store.keep_weight(f"pruned.{name}", kept)
         exact = self.pruned[name].type == "f32" and branch is None
         whole: Matrix = values if exact else self.pruned[name].unpack()
         if branch is not None:
-            self.branches[name] = branch
+            self.branches[name] = LowRank(
+                self._store.keep(f"u.{name}", branch.u), self._store.keep(f"v.{name}", branch.v)
+            )
             whole += branch.u @ branch.v
         self._put(name, whole)
         return whole
@@ -119,42 +169,62 @@ def packed(source: Checkpoint, place: Source, values: Matrix, dtype: str | None 
     return _core.pack(values, "dense", dtype)
 
 
-def _decoder(
-    source: Checkpoint, config: Transformer, sources: Sources, threads: int
-) -> tuple[_core.Decoder, dict[str, Size]]:
-    """The dense model to measure on, and what its matrices have.
+def _dense(
+    source: Checkpoint, config: Transformer, sources: Sources, store: Store
+) -> tuple[dict[str, _core.Weight], dict[str, Size], dict[str, NDArray[np.float32]]]:
+    """The dense model to measure on: its matrices, what of them is zero, and its vectors.
 
     Its weights are int8 whatever is stored, and so are the inputs of its linears: a hundredth of noise in what is
     measured, which averages out over the tokens, for a fraction of the time and the memory of float32.
     """
     from .. import _core
 
-    threads = usable_threads(threads)
     weights: dict[str, _core.Weight] = {}
     vectors: dict[str, NDArray[np.float32]] = {}
     sizes: dict[str, Size] = {}
 
     def read(name: str) -> tuple[_core.Weight, Size] | NDArray[np.float32]:
-        values = source.read(sources[name], finite=True)
+        place = sources[name]
+        kept = name == "positions" or name in config.exact
+        if len(place.shape) == 2 and place.whole and not kept and source.has_rows(place.tensor):
+            return _measured_by_pieces(source, place)
+        values = source.read(place, finite=True)
         if values.ndim == 1:
             return values
-        kept = name == "positions" or name in config.exact
-        weight = _core.pack(values, "dense", "f32") if kept else _measured(values)
-        return weight, _size(values)
+        return (_core.pack(values, "dense", "f32") if kept else _measured(values)), _size(values)
 
-    for name, made in work_ahead(read, sources):
+    missing = []
+    for name in sources:
+        if (found := store.weight(f"dense.{name}")) is not None:
+            weights[name] = found  # the sizes are part of what an earlier part of the run has used
+        else:
+            missing.append(name)
+    for name, made in work_ahead(read, missing):
         if isinstance(made, tuple):
-            weights[name], sizes[name] = made
+            weight, sizes[name] = made
+            weights[name] = store.keep_weight(f"dense.{name}", weight)
         else:
             vectors[name] = made
-    return _core.Decoder(config.to_dict(), weights, vectors, threads=threads, activations="a8"), sizes
+    return weights, sizes, vectors
+
+
+def _measured_by_pieces(source: Checkpoint, place: Source) -> tuple[_core.Weight, Size]:
+    """What `_measured` gives, with a few rows at a time as floats."""
+    parts, zeros = [], 0
+    for rows in pieces(*place.shape):
+        values = source.rows(place.tensor, rows)
+        if not np.isfinite(values).all():
+            raise GossamerError(f"{source.path}: tensor {place.tensor} has NaN or infinite values")
+        zeros += _size(values).zeros
+        parts.append(round_piece(values, "int8", _GROUP, dense=True))
+    return join(parts).pack(Choice("dense", None, "")), Size(int(np.prod(place.shape)), zeros)
 
 
 def _measured(values: Matrix) -> _core.Weight:
     """A matrix as the model that is measured on has it."""
     from .. import _core
 
-    return _core.pack(values, "dense", "int8", 64)
+    return _core.pack(values, "dense", "int8", _GROUP)
 
 
 def _size(values: Matrix) -> Size:

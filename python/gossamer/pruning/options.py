@@ -15,8 +15,27 @@ from .methods import CALIBRATED, DEFAULT_METHOD, METHODS
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of `prune`, which describes them.
+class PruneOptions:
+    """What `prune` is to do.
+
+    Attributes:
+        method: "admm", "sparsegpt", "wanda" or "magnitude".
+        sparsity: Fraction of zeros over all matrices, at least 0 and below 1.
+        pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
+        allocation: How `sparsity` is divided among the matrices: "uniform", "owl" (by outliers, Yin et al. 2023) or
+            "divergence" (by what predictions lose when a part alone is pruned); or the `gossamer_prune.json` of another
+            run, which says the zeros of each in place of `sparsity`. By default "divergence" where the method is
+            calibrated and no pattern is given, otherwise "uniform".
+        weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
+            layer by layer with the pruning, which loses far less than rounding afterwards; not for "magnitude".
+        group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
+        rank: Gives every matrix a low-rank branch of this rank, y = W x + U (V x), fitted together with the zeros; it
+            lies in the folder `low_rank` as an adapter. For methods that are calibrated.
+        calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
+        windows: Calibration windows.
+        length: Tokens of each; None takes 512, or the model's context where that is shorter.
+        seed: Of the places of the windows in the text, or of the samples.
+        threads: Threads of the engine; 0 chooses.
 
     Raises:
         GossamerError: one is out of range, or cannot be had with another.

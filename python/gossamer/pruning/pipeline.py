@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,18 @@ from ..checkpoints.lora import LowRank
 from ..checkpoints.low_rank import write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
-from ..formats import STORED
 from ..generation.windows import sampled_windows
 from ..progress import Progress
-from ..text.calibration import LENGTH, WINDOWS, read_text, text_windows, window_length
+from ..runs import run_folder
+from ..text.calibration import LENGTH, read_text, text_windows, window_length
 from .allocation import Size
 from .calibrated import Calibrated, packed
 from .masks import Target
-from .methods import CALIBRATED, DEFAULT_METHOD
+from .methods import CALIBRATED
 from .methods.magnitude import magnitude
-from .options import Options, read_zeros
+from .options import PruneOptions, read_zeros
 from .result import REPORT_FILE, PrunedCheckpoint, Report
+from .store import STATE, FolderStore, Store
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -32,21 +34,11 @@ if TYPE_CHECKING:
 def prune(
     src: str | Path,
     dst: str | Path,
+    options: PruneOptions | None = None,
     *,
-    method: str = DEFAULT_METHOD,
-    sparsity: float | None = None,
-    pattern: tuple[int, int] | None = None,
-    allocation: str | Path | None = None,
-    weights: str = STORED,
-    group: int = 64,
-    rank: int = 0,
-    calibration: str | Path | None = None,
-    windows: int = WINDOWS,
-    length: int | None = None,
-    seed: int = 0,
-    threads: int = 0,
     force: bool = False,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> Report:
     """Prunes the linears of every block of a checkpoint; embeddings, head and norms stay as they are.
 
@@ -54,64 +46,66 @@ def prune(
     a quantized source become float32, so that the unpruned ones lose nothing, and so do rounded ones. What is zero in
     the source stays zero, and counts: `sparsity=0` with `weights="int4"` rounds a model that is pruned already.
 
+    Memory holds one block at a time. What is made lies in a folder beside `dst`, DST.pruning, until all of it is there;
+    a run that was stopped goes on from it, and its result is the one that it would have had.
+
     Args:
         src: A Hugging Face checkpoint folder or a GGUF file.
         dst: Folder to write; must not exist yet, or be empty.
-        method: "admm", "sparsegpt", "wanda" or "magnitude".
-        sparsity: Fraction of zeros over all matrices, at least 0 and below 1.
-        pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
-        allocation: How `sparsity` is divided among the matrices: "uniform", "owl" (by outliers, Yin et al. 2023) or
-            "divergence" (by what predictions lose when a part alone is pruned); or the `gossamer_prune.json` of another
-            run, which says the zeros of each in place of `sparsity`. By default "divergence" where the method is
-            calibrated and no pattern is given, otherwise "uniform".
-        weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
-            layer by layer with the pruning, which loses far less than rounding afterwards; not for "magnitude".
-        group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
-        rank: Gives every matrix a low-rank branch of this rank, y = W x + U (V x), fitted together with the zeros; it
-            lies in the folder `low_rank` as an adapter. For methods that are calibrated.
-        calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
-        windows: Calibration windows.
-        length: Tokens of each; None takes 512, or the model's context where that is shorter.
-        seed: Of the places of the windows in the text, or of the samples.
-        threads: Threads of the engine; 0 chooses.
+        options: What is to be done; or its attributes one by one as keywords, as in `sparsity=0.5, pattern=(2, 4)`.
         force: Replaces a model that lies at `dst`.
         progress: Called with (done, total, what).
+        **keywords: Attributes of `PruneOptions`.
 
     Returns:
         What was done.
 
     Raises:
         GossamerError: an option, the source, the calibration text or a tensor is not usable, or `dst` cannot be
-            written. Nothing is left behind then.
+            written. Nothing is left behind then but what a run can go on from.
     """
     from ..checkpoints import open_checkpoint, write_checkpoint
 
-    options = Options(
-        method, sparsity, pattern, allocation, weights, group, rank, calibration, windows, length, seed, threads
-    )
+    if options is not None and keywords:
+        raise TypeError(f"{next(iter(keywords))} is given beside options, which would have it")
+    options = options or PruneOptions(**keywords)
     report = progress or (lambda *_: None)
     folder = Path(dst)
-    reads = [Path(each) for each in (src, calibration, options.zeros) if each is not None]
+    reads = [Path(each) for each in (src, options.calibration, options.zeros) if each is not None]
     check_destination(folder, force=force, reads=reads)
-    pruned = prune_checkpoint(open_checkpoint(Path(src)), options, report)
-    report(0, 1, "writing the checkpoint")
-    with new_folder(folder, force=force, reads=reads) as part:
-        tensors = ((name, pruned.tensor(name), pruned.dtype(name)) for name in pruned.names())
-        write_checkpoint(part, pruned.config, tensors, pruned)
-        if pruned.low_rank:
-            write_low_rank(part, pruned.low_rank)
-        pruned.report.write(part / REPORT_FILE)
+    source = open_checkpoint(Path(src))
+    with run_folder(folder, "pruning", "another process prunes here", STATE, _settings(options, reads)) as state:
+        pruned = prune_checkpoint(source, options, report, FolderStore(state))
+        report(0, 1, "writing the checkpoint")
+        with new_folder(folder, force=force, reads=reads) as part:
+            tensors = ((name, pruned.tensor(name), pruned.dtype(name)) for name in pruned.names())
+            write_checkpoint(part, pruned.config, tensors, pruned)
+            if pruned.low_rank:
+                write_low_rank(part, pruned.low_rank)
+            pruned.report.write(part / REPORT_FILE)
     report(1, 1, "writing the checkpoint")
     return pruned.report
 
 
-def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | None = None) -> PrunedCheckpoint:
-    """Prunes a checkpoint in memory.
+def _settings(options: PruneOptions, reads: list[Path]) -> dict[str, Any]:
+    """What must be the same for a run to go on: what is asked for, and the files that are read."""
+    asked = {key: str(value) for key, value in asdict(options).items() if key != "threads"}
+    files = [file for path in reads for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return asked | {
+        str(file.absolute()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()
+    }
+
+
+def prune_checkpoint(
+    source: Checkpoint, options: PruneOptions, progress: Progress | None = None, store: Store | None = None
+) -> PrunedCheckpoint:
+    """Prunes a checkpoint, by default in memory.
 
     Args:
         source: The checkpoint.
-        options: See `prune`.
+        options: What is to be done.
         progress: Called with (done, total, what).
+        store: Where what is made is kept, as long as the result is used.
 
     Raises:
         GossamerError: the source, the calibration text or a tensor is not usable.
@@ -120,6 +114,7 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
     from ..checkpoints import refuse_branches, refuse_unwritable
 
     started = time.perf_counter()
+    store = store or Store()
     report = progress or (lambda *_: None)
     windows, length, seed, method = options.windows, options.length, options.seed, options.method
     refuse_branches(source, "pruned")
@@ -162,21 +157,27 @@ def prune_checkpoint(source: Checkpoint, options: Options, progress: Progress | 
             tokens = text_windows(
                 text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(options.calibration)
             )
-        work = Calibrated(source, config, sources, options)
+        work = Calibrated(source, config, sources, options, store)
         if tokens is None:
             origin = "the dense model's own samples"
+            tokens = store.array("tokens")
+        if tokens is None:
             tokens = sampled_windows(
                 work.decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
             )
+            store.keep("tokens", tokens)
         work.prune(tokens, given or target, report)
         pruned, branches = work.pruned, work.branches
         few = work.few_tokens
     else:
         pruned = {
-            name: packed(
-                source,
-                sources[name],
-                magnitude(source.read(sources[name], finite=True), given[name] if given else target),
+            name: store.keep_weight(
+                f"pruned.{name}",
+                packed(
+                    source,
+                    sources[name],
+                    magnitude(source.read(sources[name], finite=True), given[name] if given else target),
+                ),
             )
             for name in names
         }

@@ -29,6 +29,7 @@ from .low_rank import sparse_plus_low_rank
 from .masks import Target
 from .methods.method import Method
 from .moments import Moments
+from .store import Store
 
 # Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
 _CHUNK_TOKENS = 4096
@@ -46,6 +47,8 @@ def prune_blocks(
     replace: Callable[[str, Matrix, LowRank | None], Matrix],
     progress: Callable[[int, int, str], None],
     rank: int = 0,
+    store: Store | None = None,
+    done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, int]:
     """Prunes every linear of every block in turn.
 
@@ -61,6 +64,8 @@ def prune_blocks(
         replace: Puts the pruned weight of that name, and its low-rank branch, into `blocks`; returns what it is now.
         progress: Called with (blocks done, blocks, what) before each block, and after the last.
         rank: Of the low-rank branches; 0 makes none.
+        store: Where hidden states are kept, and how many blocks are done already; None is memory.
+        done: Called with each block that is done.
 
     Returns:
         The tokens that came to each matrix, by canonical name, where they were so few.
@@ -71,10 +76,18 @@ def prune_blocks(
     length = windows.shape[1]
     per_chunk = max(1, _CHUNK_TOKENS // length)
     parts = np.split(windows, range(per_chunk, len(windows), per_chunk))
-    pruned = [blocks.embed(part.reshape(-1), length) for part in parts]
-    dense = list(pruned)
+    store = store or Store()
 
-    few: dict[str, int] = {}
+    def embedded(kind: str, index: int) -> Matrix:
+        """The states of a chunk that the first block to be pruned begins with."""
+        name = f"{store.blocks}.{kind}-{index}"
+        found = store.array(name)
+        return store.keep(name, blocks.embed(parts[index].reshape(-1), length)) if found is None else found
+
+    pruned = [embedded("pruned", index) for index in range(len(parts))]
+    dense = [embedded("dense", index) for index in range(len(parts))] if method.updates else pruned
+
+    few = store.notes
 
     def prune_group(group: Group, moments: Moments) -> Matrix:
         """Prunes the linears of a group; returns by how much the last of them changed."""
@@ -108,6 +121,8 @@ def prune_blocks(
 
     for layer, block in enumerate(model.blocks):
         progress(layer, model.layers, "pruning blocks")
+        if layer < store.blocks:
+            continue
         # With the whole block still dense, behind dense and behind pruned blocks.
         branches = {group: branch for branch in block.branches for group in branch.mixer.groups}
         last = block.branches[-1]
@@ -119,7 +134,8 @@ def prune_blocks(
             inputs = blocks.block_inputs(layer, hidden, names, length)
             wanted: dict[str, Matrix] = {}
             if method.updates:
-                dense[index], wanted = blocks.forward_block(layer, hidden_dense, names, length)
+                ahead, wanted = blocks.forward_block(layer, hidden_dense, names, length)
+                dense[index] = store.keep(f"{layer + 1}.dense-{index}", ahead)
             scale = _token_scales(hidden)
             for group, moments in inner.items():
                 branch, x, aim = branches[group], inputs[group.linears[0]], wanted.get(group.linears[0])
@@ -144,8 +160,9 @@ def prune_blocks(
         names = [group.linears[0] for group in finals] + ([last.mixer.routed] if last.mixer.routed else [])
         entered, captured = list(pruned), []
         for index, hidden in enumerate(pruned):
-            pruned[index], inputs = blocks.forward_block(layer, hidden, names, length)
-            captured.append(inputs)
+            ahead, inputs = blocks.forward_block(layer, hidden, names, length)
+            pruned[index] = store.keep(f"{layer}.ahead-{index}", ahead)
+            captured.append({name: store.keep(f"{layer}.{name}-{index}", x) for name, x in inputs.items()})
         for group in finals:
             moments = Moments()
             for index, inputs in enumerate(captured):
@@ -157,9 +174,14 @@ def prune_blocks(
             change = prune_group(group, moments)
             if _adds(last):
                 for index, inputs in enumerate(captured):
-                    _Way(group, last, inputs).add(pruned[index], inputs[group.linears[0]] @ change.T)
+                    ahead = np.array(pruned[index])
+                    _Way(group, last, inputs).add(ahead, inputs[group.linears[0]] @ change.T)
+                    pruned[index] = store.keep(f"{layer}.ahead-{index}", ahead)
         if not _adds(last):
             pruned = [blocks.forward_block(layer, hidden, (), length)[0] for hidden in entered]
+        pruned = [store.keep(f"{layer + 1}.pruned-{index}", hidden) for index, hidden in enumerate(pruned)]
+        store.done(layer)
+        done(layer)
     progress(model.layers, model.layers, "pruning blocks")
     return few
 

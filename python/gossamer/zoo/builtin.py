@@ -42,7 +42,7 @@ class _Recipe:
     Attributes:
         package: What has its weights.
         notes: What it is, for those who use it.
-        pruning: Options of `gossamer.pruning.prune`; None leaves the weights alone.
+        pruning: PruneOptions of `gossamer.pruning.prune`; None leaves the weights alone.
         format: Of the matrices of its blocks, as for `convert`.
     """
 
@@ -230,11 +230,11 @@ def _build(name: str, recipe: _Recipe, source: Path, folder: Path, report: Progr
     from ..checkpoints import open_checkpoint
     from ..packing.convert import pack_checkpoint
     from ..packing.folder import write_packed
-    from ..pruning import Options, prune_checkpoint
+    from ..pruning import PruneOptions, prune_checkpoint
 
     checkpoint = open_checkpoint(source)
     if recipe.pruning is not None:
-        checkpoint = prune_checkpoint(checkpoint, Options(**recipe.pruning), report)
+        checkpoint = prune_checkpoint(checkpoint, PruneOptions(**recipe.pruning), report)
     model = pack_checkpoint(checkpoint, format=recipe.format, progress=report)
     model.info |= {"name": name, "source": recipe.package.requirement, "notes": [recipe.notes]}
     write_packed(folder, model)
