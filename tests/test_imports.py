@@ -19,7 +19,19 @@ LEVELS = (
     ("packing", "gpu", "engine"),
     ("checkpoints", "machine"),
     ("arch", "text", "tokenizer"),
-    ("errors", "files", "folders", "formats", "hashes", "parts", "pictures", "progress", "safetensors_io", "tables"),
+    (
+        "errors",
+        "files",
+        "folders",
+        "formats",
+        "hashes",
+        "parts",
+        "pictures",
+        "progress",
+        "runs",
+        "safetensors_io",
+        "tables",
+    ),
 )
 # The drop-in stands beside the rest: it reaches these alone. Methods of pruning are there for any matrix.
 DROP_IN, REACHED = "torch", ("packing", "gpu", "machine", "pruning", *LEVELS[-1])
