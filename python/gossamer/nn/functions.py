@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_MASKED = 1024  # tokens up to which a mask costs less than copies of keys and values, in training on a CPU
+
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     """Returns x [..., width] with rows of unit mean square, times a weight [width] (Zhang & Sennrich 2019)."""
@@ -165,7 +167,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scor
         scores: What becomes of the products of queries and keys.
     """
     length = queries.shape[-2]
-    if not scores.plain or (scores.window or length) < length:
+    masked = length <= _MASKED and queries.requires_grad and queries.device.type == "cpu"
+    if not scores.plain or (scores.window or length) < length or masked:
         positions = torch.arange(length, device=queries.device)
         return attention(queries, keys, values, scores, Distances(positions, positions))
     shared = queries.shape[1] // keys.shape[1]
