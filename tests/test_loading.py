@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def test_checkpoints_are_packed_in_memory(tmp_path: Path, stored: str, weights: 
         PLANNED_FOR: this_processor(),
         "config": open_checkpoint(tmp_path / "m").config,
     }
-    assert model.info == found
+    config = json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))
+    assert model.info == {**found, "config": config}  # which adapters are read with
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
