@@ -14,6 +14,7 @@ from family_checks import (
     Config,
     check_description,
     check_engine,
+    check_finetunes,
     check_pruned_go_back,
     check_pruned_packed_and_run,
     check_trains,
@@ -109,6 +110,11 @@ def test_the_engine_gives_their_logits(folders: dict[str, Path], case: str) -> N
 @EVERY
 def test_they_are_trained(folders: dict[str, Path], case: str) -> None:
     check_trains(folders[case], LENGTH)
+
+
+@pytest.mark.parametrize("case", ["ministral3 odd", "smollm3 odd", "qwen2 odd", "qwen3 odd", "phi3 odd", "mpt odd"])
+def test_they_are_finetuned(folders: dict[str, Path], tmp_path: Path, case: str) -> None:
+    check_finetunes(folders[case], tmp_path)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.endswith("odd")] + ["mistral"])

@@ -14,6 +14,8 @@ import gossamer
 from gossamer import arch
 from gossamer.arch.spec import Transformer
 from gossamer.checkpoints import open_checkpoint
+from gossamer.finetune.options import Options
+from gossamer.finetune.pipeline import finetune
 from gossamer.generation.perplexity import perplexity
 from gossamer.nn import decoder as trained
 from gossamer.pruning import prune
@@ -102,6 +104,22 @@ def check_trains(folder: Path, length: int) -> None:
     near(logits[0].detach().numpy(), theirs(folder, ids), 5e-5)
     logits.square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def check_finetunes(folder: Path, work: Path) -> None:
+    """Some steps on a pruned one: zeros stay, all else moves, and transformers has the logits of what is written."""
+    prune(folder, work / "pruned", method="magnitude", sparsity=0.5)
+    (work / "text.txt").write_text("The spider spins a thread of gossamer, and the thread holds the spider.\n\n" * 9)
+    quick = {"length": 32, "batch": 2, "tokens": 640, "precision": "f32", "validations": 1, "threads": 1}
+    options = Options(**quick)
+    report = finetune(work / "pruned", work / "out", teacher=folder, data=[work / "text.txt"], options=options)
+    assert report.steps == 10
+    (described, before), (_, after) = read(work / "pruned"), read(work / "out")
+    for name in described.linears:
+        assert (after[name][before[name] == 0] == 0).all(), name
+        assert (after[name] != before[name]).any(), name
+    ids = tokens(30)
+    near(ReferenceModel(described, after).logits(ids), theirs(work / "out", ids))
 
 
 def check_pruned_packed_and_run(folder: Path, work: Path, pattern: tuple[int, int] | None) -> None:
