@@ -175,3 +175,17 @@ def _at(values: dict[str, Any], part: tuple[str, ...]) -> dict[str, Any]:
     for key in part:
         values = values[key]
     return values
+
+
+def test_adapters_of_routers_are_added_and_those_of_experts_are_refused() -> None:
+    decoder, tensors = built("gate")
+    text, hidden = tokens(30), tensors["layers.0.router"].shape[1]
+    delta = np.random.default_rng(0).standard_normal((16, hidden)).astype(np.float32) / 4
+    added = decoder.add_adapter({"layers.0.router.delta_1": _core.pack(delta, "dense", "f32")}, {})
+    decoder.choose(0, [(added, 1.0)])
+    changed = {**tensors, "layers.0.router": tensors["layers.0.router"] + delta}
+    expected = ReferenceModel(described("gate"), changed).logits(text)
+    np.testing.assert_allclose(decoder.step([(0, text)], all_logits=True), expected, atol=2e-5, rtol=0)
+    other = _core.pack(np.ones((40, hidden), np.float32), "dense", "f32")
+    with pytest.raises(ValueError, match=r"adapters of experts are not supported: layers\.1\.experts\.3\.up"):
+        decoder.add_adapter({"layers.1.experts.3.up.delta_1": other}, {})
