@@ -10,6 +10,7 @@ import pytest
 
 from adapter_files import factors, sparse, write_differences, write_lora
 from gossamer import arch
+from gossamer.checkpoints import open_checkpoint
 from gossamer.checkpoints.adapter import Places, read_adapter
 from gossamer.errors import GossamerError
 from tiny import tiny_config
@@ -140,6 +141,12 @@ def test_half_a_difference_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(GossamerError, match=r"tensor .*up_proj\.weight\.values is missing"):
         read_adapter(path, Places(LLAMA))
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    folder = write_lora(tmp_path / "adapter", factors({Q: (96, 96)}, 2))
+    with pytest.raises(GossamerError, match="adapter: is an adapter; give the model that it is for, and this with"):
+        open_checkpoint(folder)
 
 
 def test_what_is_no_adapter(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         if (path / "gossamer.json").is_file():
             raise GossamerError(f"{path}: is packed already; give the checkpoint that it was made from")
+        if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
+            raise GossamerError(f"{path}: is an adapter; give the model that it is for, and this with --adapter")
         if not (path / "config.json").is_file():
             raise GossamerError(f"{path}: no config.json, so this is no checkpoint folder")
         checkpoint = FolderCheckpoint(path)
