@@ -13,10 +13,12 @@ from gossamer import _core
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.folders import new_folder
+from gossamer.formats import FORMATS, TYPES
 from gossamer.packing import convert as convert_module
 from gossamer.packing import matrix
 from gossamer.packing.convert import convert, pack_checkpoint
 from gossamer.packing.folder import PackedModel, read_packed
+from gossamer.packing.planner import Machine
 from gossamer.safetensors_io import SafetensorsWriter
 from tiny import save_safetensors, tiny_config, tiny_llama, tiny_tensors
 
@@ -232,6 +234,28 @@ def test_pieces_of_a_matrix_give_the_whole(
         for stream, values in weight.streams().items():
             np.testing.assert_array_equal(streams[stream].view(np.uint8), values.view(np.uint8))
         assert json.loads((folder / "gossamer.json").read_text())["weights"][name]["nnz"] == weight.nnz
+
+
+def test_auto_takes_int4_for_the_matrices_that_it_stores_exactly(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    tensors = tiny_tensors(tiny_config())
+    for name in tensors:
+        if "layers.0.mlp" in name:
+            tensors[name] = _core.pack(tensors[name], "dense", "int4", 64).unpack()
+    tensors["model.layers.0.mlp.up_proj.weight"][-1, 3] += np.float32(1e-3)  # one value that is not
+    save_safetensors(folder / "model.safetensors", tensors)
+    rates = {(format, type_): 1e9 for format in FORMATS for type_ in TYPES}
+    for machine, expected in (
+        (Machine(15.0, rates), {"layers.0.gate", "layers.0.down"}),  # reading is all that takes time
+        (Machine(15.0, rates | {(format, "int4"): 0.1 for format in FORMATS}), set()),
+    ):
+        model = pack_checkpoint(open_checkpoint(folder), machine=machine)
+        assert {name for name, weight in model.weights.items() if weight.type == "int4"} == expected
+        assert {name for name, reason in model.reasons.items() if "every value is int4" in reason} == expected
+    np.testing.assert_array_equal(
+        pack_checkpoint(open_checkpoint(folder), machine=Machine(15.0, rates)).weights["layers.0.down"].unpack(),
+        tensors["model.layers.0.mlp.down_proj.weight"],
+    )
 
 
 def test_converting_holds_a_few_matrices_at_a_time(tmp_path: Path) -> None:

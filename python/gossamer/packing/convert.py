@@ -18,12 +18,12 @@ from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError, one_line
 from ..folders import check_destination, new_folder, shown_name
-from ..formats import FORMATS, INTEGER_TYPES, STORED, TYPES, check_group
+from ..formats import FORMATS, INTEGER_TYPES, STORED, TYPES, check_group, nonzero_bits, shape_of
 from ..machine.threads import work_ahead
 from ..progress import Progress
 from .folder import Entry, PackedModel, PackedWriter, read_packed
-from .matrix import Piece, Rounded, join, keep_codes, pieces, round_piece, round_values
-from .planner import Lookup, Machine, here
+from .matrix import Piece, Rounded, is_int4, join, keep_codes, pieces, round_piece, round_values
+from .planner import Lookup, Machine, fastest_seconds, here
 from .replan import PLANNED_FOR, this_processor
 
 if TYPE_CHECKING:
@@ -134,9 +134,10 @@ def pack_checkpoint(
 
     Args:
         checkpoint: The source.
-        weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8; `lightest` searches), or
-            "stored" (as they are in the checkpoint). Whole numbers of a checkpoint are kept with the last two, and
-            where the type asked for holds them; what packed weights cannot hold as it is becomes f32, or is rounded.
+        weights: Type of the values of the blocks' matrices: one of `TYPES`, "auto" (int8, or int4 for matrices that it
+            stores exactly, where it is faster here; `lightest` searches), or "stored" (as they are in the checkpoint).
+            Whole numbers of a checkpoint are kept with the last two, and where the type asked for holds them; what
+            packed weights cannot hold as it is becomes f32, or is rounded.
         group: Inputs that one scale of int8 and int4 values serves: 32, 64 or 128; 0 is a whole row.
         format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
@@ -194,6 +195,7 @@ class Packing:
         self._weights, self._group, self._format, self._head = weights, group, format, head
         self._checkpoint, self._progress = checkpoint, progress or (lambda *_: None)
         self._sources = checkpoint.sources()
+        self._searched: dict[str, str] = {}
         self._turns = Semaphore(_TURNS)
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
@@ -244,7 +246,8 @@ class Packing:
             if not isinstance(made, Rounded):
                 yield name, made
                 continue
-            yield name, self._packed(made, "dense" if name in self._dense else self._format)
+            why = "every value is int4, exactly; " if self._searched.get(name) == "int4" else ""
+            yield name, self._packed(made, "dense" if name in self._dense else self._format, why)
             if source.tensor in self._checkpoint.low_rank:
                 branch = self._checkpoint.low_rank[source.tensor]
                 finer = "int8" if made.type == "int4" else made.type
@@ -286,7 +289,26 @@ class Packing:
         return self._head if name in _HEAD else STORED if name in _KEPT else self._weights
 
     def _type(self, name: str) -> str:
-        return _resolve(self._wanted(name), self._checkpoint.dtype(self._sources[name].tensor))
+        wanted = self._wanted(name)
+        if wanted == "auto" and name not in self._dense:
+            if name not in self._searched:
+                self._searched[name] = self._lightest(name)
+            return self._searched[name]
+        return _resolve(wanted, self._checkpoint.dtype(self._sources[name].tensor))
+
+    def _lightest(self, name: str) -> str:
+        """The type of floats of a block where nobody says it: int4 where that loses nothing and is faster here."""
+        source = self._sources[name]
+        if len(source.shape) != 2 or not source.whole or not self._checkpoint.has_rows(source.tensor):
+            return "int8"
+        bits = []
+        for rows in (slice(0, 1), *pieces(*source.shape)):  # one row tells nearly always
+            values = self._checkpoint.rows(source.tensor, rows)
+            if not is_int4(values, self._group):
+                return "int8"
+            bits.append(nonzero_bits(values))
+        shape = shape_of(np.concatenate(bits[1:]), source.shape[1], self._group)
+        return min(("int4", "int8"), key=lambda type_: fastest_seconds(shape, type_, self._machine))
 
     def _rounded(self, values: NDArray[np.float32], type_: str, what: str) -> Rounded:
         with self._named(what):
@@ -300,10 +322,10 @@ class Packing:
         except ValueError as error:
             raise GossamerError(f"{self._checkpoint.path}: {what}: {error}") from None
 
-    def _packed(self, matrix: Rounded, format: str) -> tuple[_core.Weight, Entry]:
+    def _packed(self, matrix: Rounded, format: str, why: str = "") -> tuple[_core.Weight, Entry]:
         choice = matrix.choose(format, self._machine)
         weight = matrix.pack(choice)
-        return weight, Entry.of(weight, choice.reason, matrix.nonzeros)
+        return weight, Entry.of(weight, why + choice.reason, matrix.nonzeros)
 
     def _alone(self, look: Lookup) -> Lookup:
         """A look at the machine during which nothing else runs here, since formats may be measured."""

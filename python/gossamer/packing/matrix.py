@@ -84,6 +84,15 @@ def round_values(values: NDArray[np.float32], type: str, group: int) -> Rounded:
     return Rounded(type, group, measure(codes[0], group), codes, None)
 
 
+def is_int4(values: NDArray[np.float32], group: int) -> bool:
+    """Whether int4 stores every value of a matrix exactly, as it does those that were pruned for it."""
+    if not np.isfinite(values).all():
+        return False
+    codes, scales = _core.round_codes(values, "int4", group)
+    spread = np.repeat(scales.astype(np.float32), group or values.shape[1], 1)[:, : values.shape[1]]
+    return np.array_equal(codes * spread, values)
+
+
 def pieces(rows: int, cols: int) -> list[slice]:
     """Returns the rows of the pieces that a large matrix is rounded in, so that little of it is there as floats."""
     step = max(_PIECE // cols // _PIECE_ROWS, 1) * _PIECE_ROWS
