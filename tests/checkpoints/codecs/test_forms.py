@@ -13,9 +13,12 @@ from gossamer.checkpoints import open_checkpoint
 from gossamer.generation.ready import ready
 from gossamer.packing.convert import pack_checkpoint
 from reference_model import ReferenceModel
-from stored_forms import FORMS, Form, matrices, words, write
+from stored_forms import FORMS as PLAIN
+from stored_forms import Form, matrices, words, write
+from stored_forms_tools import TOOLS
 
 IDS = [(37 * i + 11) % 290 for i in range(24)]
+FORMS = PLAIN | TOOLS
 CASES = [(name, pattern) for name, form in FORMS.items() for pattern in form.patterns]
 
 

@@ -9,11 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import bitmask, left_out, masked, packed, scaled
+from . import awq, bitmask, bitsandbytes, fp4, gptq, left_out, masked, packed, scaled, torchao
 from .claims import Claims
 from .tensor import StoredTensor, Tensor, Tensors, Zeros
 
-_CODECS = (bitmask.decode, masked.decode, packed.decode, scaled.decode, left_out.decode)
+_CODECS = (
+    bitmask.decode,
+    masked.decode,
+    packed.decode,
+    fp4.decode,
+    bitsandbytes.decode,
+    gptq.decode,
+    awq.decode,
+    torchao.decode,
+    scaled.decode,
+    left_out.decode,
+)
 
 __all__ = ["StoredTensor", "Tensor", "Tensors", "Zeros", "decode"]
 

@@ -22,6 +22,7 @@ _METHODS = {
     "bitsandbytes": {"bitsandbytes"},
     "fp8": {"scaled"},
     "fbgemm_fp8": {"scaled"},
+    "modelopt": {"scaled", "fp4"},
     "mxfp4": {"mxfp4"},
     "torchao": {"torchao"},
 }
