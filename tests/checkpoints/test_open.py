@@ -129,7 +129,10 @@ def test_missing_weights_and_pickles(tmp_path: Path) -> None:
     with pytest.raises(GossamerError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
         open_checkpoint(folder)
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(GossamerError, match=r"pytorch_model\.bin: pickled weights can run any code and are not read"):
+    with pytest.raises(GossamerError, match=r"pytorch_model\.bin: is no file of torch\.save"):
+        open_checkpoint(folder)
+    (folder / "pytorch_model.bin").rename(folder / "model.bin")
+    with pytest.raises(GossamerError, match=r"model\.bin: is not read; use safetensors, or pytorch_model\.bin"):
         open_checkpoint(folder)
 
 
@@ -160,14 +163,27 @@ def test_bad_indexes(tmp_path: Path, case: str) -> None:
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "suffix", ["compressed", "weight_packed", "weight_scale", "qweight", "SCB", "absmax", "layout_numbers"]
-)
+@pytest.mark.parametrize("suffix", ["compressed", "weight_packed", "weight_scale", "absmax", "layout_numbers"])
 def test_parts_of_compressed_tensors_are_told(tmp_path: Path, suffix: str) -> None:
     folder = tiny_llama(tmp_path / "m")
     tensors = tiny_tensors(tiny_config()) | {f"model.layers.0.self_attn.q_proj.{suffix}": np.ones(3, np.float32)}
     save_safetensors(folder / "model.safetensors", tensors)
     with pytest.raises(GossamerError, match=rf"q_proj\.{suffix} is a part of what .* stores, and the rest is missing"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words"),
+    [
+        ("qweight", r"q_proj\.qzeros is missing; .*q_proj\.qweight needs it"),
+        ("SCB", r"q_proj\.weight is of type F32 instead of I8"),
+    ],
+)
+def test_parts_that_lack_others_are_told(tmp_path: Path, suffix: str, words: str) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    tensors = tiny_tensors(tiny_config()) | {f"model.layers.0.self_attn.q_proj.{suffix}": np.ones(3, np.float32)}
+    save_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises(GossamerError, match=words):
         open_checkpoint(folder)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.checkpoints.torch_archive import read_archive
+from gossamer.checkpoints.torch_archive import floats, read_archive
 from gossamer.errors import GossamerError
 
 torch = pytest.importorskip("torch", reason="writes the files")
@@ -25,14 +25,21 @@ torch = pytest.importorskip("torch", reason="writes the files")
 def test_tensors_are_what_was_saved(dtype: str, tmp_path: Path) -> None:
     values = (torch.arange(24).reshape(2, 3, 4) - 7).to(getattr(torch, dtype))
     inner = torch.nn.Parameter(torch.ones(3))
-    state = collections.OrderedDict(a=values, part=values[1], none=values[:, :0], scalar=values[0, 0, 0], p=inner)
+    state = collections.OrderedDict(
+        a=values,
+        part=values[1],
+        none=values[:, :0],
+        scalar=values[0, 0, 0],
+        p=inner,
+        turned=values.permute(2, 0, 1)[1:],
+    )
     state._metadata = {"version": 1}  # type: ignore[attr-defined]
     torch.save({"state": state, "list": [1, 2.5, "x", None, True, (3,)], "n": np.int64(-9)}, tmp_path / "x.bin")
     found = read_archive(tmp_path / "x.bin")
     assert (found["list"], found["n"]) == ([1, 2.5, "x", None, True, (3,)], -9)
     for name, tensor in state.items():
         expected = tensor.detach().float().numpy() if dtype == "bfloat16" else tensor.detach().numpy()
-        np.testing.assert_array_equal(found["state"][name], expected)
+        np.testing.assert_array_equal(floats(found["state"][name]), expected)
         assert found["state"][name].shape == tuple(tensor.shape)
 
 
@@ -111,9 +118,6 @@ def test_nothing_is_unpacked_that_torch_would_not_pack(tmp_path: Path) -> None:
         read_archive(path)
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(GossamerError, match=r"no file of torch\.save, or of one before version 1\.6"):
-        read_archive(path)
-    torch.save({"a": torch.ones(3, 4).T}, path)
-    with pytest.raises(GossamerError, match="whose rows are not one behind the other"):
         read_archive(path)
 
 

@@ -20,7 +20,7 @@ from ..arch.sources import Source, parts_of
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile
 from .lora import CONFIG, LowRank, read_lora
-from .torch_archive import read_archive
+from .torch_archive import floats, read_archive
 
 DIFFERENCES = ("diff.safetensors", "pytorch_diff.bin")
 _INDICES, _VALUES = ".indices", ".values"
@@ -227,6 +227,8 @@ def _decoded(path: Path, name: str, entry: Any, shape: tuple[int, ...]) -> NDArr
     if not isinstance(entry, dict) or entry.keys() != {"size", "index_steps", "values"}:
         raise GossamerError(f"{where}: must have size, index_steps and values")
     steps, values = entry["index_steps"], entry["values"]
+    if isinstance(values, np.ndarray):
+        values = floats(values)
     if tuple(entry["size"]) != shape:
         raise GossamerError(f"{where} is {list(entry['size'])}, not {list(shape)}")
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind != "f":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,19 @@ from ..errors import GossamerError
 from ..files import read_json, refuse_pointer
 from ..safetensors_io import SafetensorsFile
 from ..text.tokenizer import Tokenizer
+from . import torch_bin
 from .base import Checkpoint
 from .branches import take_branches
-from .codecs import StoredTensor, Tensor, Tensors, Zeros, decode
+from .codecs import File, StoredTensor, Tensor, Tensors, Zeros, decode
 from .codes import Codes
 from .low_rank import read_low_rank
+from .torch_bin import TorchFile
 
 FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 TYPE_NAMES = {own: name for name, own in _TYPES.items()}
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.bin")
+_PICKLES = ("consolidated.00.pth", "model.pt", "model.bin")
 _COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -43,40 +46,42 @@ class FolderCheckpoint(Checkpoint):
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.config = read_json(folder / "config.json")
-        self._files: dict[str, SafetensorsFile] = {}  # by tensor
-        if (folder / FILE).is_file():
-            file = SafetensorsFile(folder / FILE)
-            self._files = dict.fromkeys(file.tensors, file)
-        elif (folder / _INDEX).is_file():
-            self._open_shards(folder)
+        self._files: dict[str, File] = {}  # by tensor
+        for one, index, opened in ((FILE, _INDEX, SafetensorsFile), (torch_bin.FILE, torch_bin.INDEX, TorchFile)):
+            if (folder / one).is_file():
+                file = opened(folder / one)
+                self._files = dict.fromkeys(file.tensors, file)
+            elif (folder / index).is_file():
+                self._open_shards(folder / index, opened)
+            if self._files:
+                break
         else:
             for name in _PICKLES:
                 if (folder / name).exists():
                     refuse_pointer(folder / name)
-                    raise GossamerError(
-                        f"{folder / name}: pickled weights can run any code and are not read; use safetensors"
-                    )
+                    raise GossamerError(f"{folder / name}: is not read; use safetensors, or {torch_bin.FILE}")
             raise GossamerError(f"{folder}: no {FILE} and no {_INDEX}")
         self._tensors = Tensors((name, StoredTensor(file, name)) for name, file in self._files.items())
         self.notes += tuple(decode(self._tensors, folder, self.config))
         self.parallel = take_branches(self._tensors)
         self.low_rank = read_low_rank(folder)
 
-    def _open_shards(self, folder: Path) -> None:
-        index = folder / _INDEX
+    def _open_shards(self, index: Path, opened: Callable[[Path], File]) -> None:
         places = read_json(index).get("weight_map")
         if not isinstance(places, dict) or not places:
             raise GossamerError(f"{index}: weight_map is missing or empty")
-        shards: dict[str, SafetensorsFile] = {}
+        ending = Path(index.name.removesuffix(".index.json")).suffix
+        shards: dict[str, File] = {}
         for name, shard in places.items():
-            if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(ending):
                 raise GossamerError(f"{index}: tensor {name} lies in {shard!r:.80}, which is no file of this folder")
+            path = index.parent / shard
             if shard not in shards:
-                if not (folder / shard).is_file():
-                    raise GossamerError(f"{folder / shard}: missing; {_INDEX} says that tensor {name} is in it")
-                shards[shard] = SafetensorsFile(folder / shard)
+                if not path.is_file():
+                    raise GossamerError(f"{path}: missing; {index.name} says that tensor {name} is in it")
+                shards[shard] = opened(path)
             if name not in shards[shard].tensors:
-                raise GossamerError(f"{folder / shard}: tensor {name} is missing; {_INDEX} says that it is there")
+                raise GossamerError(f"{path}: tensor {name} is missing; {index.name} says that it is there")
             self._files[name] = shards[shard]
         for file in shards.values():  # what the index does not list is stored all the same
             self._files = dict.fromkeys(file.tensors, file) | self._files

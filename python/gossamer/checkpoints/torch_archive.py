@@ -7,7 +7,9 @@ here, and stands for plain data; anything else it names is refused by its name.
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,8 @@ _STORAGES = {
     "BoolStorage": "?",
 }
 _MOST_PICKLE = 1 << 30
+_MOST_DIMENSIONS = 32
+_ZIP_HEADER = 30
 
 
 class _Refused(Exception):
@@ -76,18 +80,34 @@ def _dict(*arguments: Any) -> _Dict:
     return _Dict()
 
 
+class Bits(np.ndarray[Any, np.dtype[Any]]):
+    """Bits of bfloat16 values, which numpy lacks."""
+
+
+def floats(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns bfloat16 values out of their bits, and others as they are."""
+    if not isinstance(values, Bits):
+        return values
+    wide: NDArray[Any] = (np.asarray(values, np.uint32) << 16).view(np.float32)
+    return wide
+
+
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> NDArray[Any]:
     """What _rebuild_tensor_v2 makes: a view of a storage."""
     numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
     if not isinstance(storage, np.ndarray) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
         raise _Refused("has a tensor whose size is none")
-    count = int(np.prod(size, dtype=object)) if size else 1
-    contiguous = tuple(int(np.prod(size[i + 1 :], dtype=object)) for i in range(len(size)))
-    if count and any(s > 1 and own != step for s, own, step in zip(size, stride, contiguous, strict=True)):
-        raise _Refused("has a tensor whose rows are not one behind the other")
-    if offset + count > storage.size:
+    if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS:
+        raise _Refused("has a tensor whose size is none")
+    last = offset + sum((one - 1) * step for one, step in zip(size, stride, strict=True))
+    if offset > storage.size or (0 not in size and last >= storage.size):
         raise _Refused("has a tensor that reaches beyond its storage")
-    view: NDArray[Any] = storage[offset : offset + count].reshape(size)
+    if 0 not in size and math.prod(size) > storage.size:
+        raise _Refused("has a tensor that is larger than its storage")
+    each = storage.itemsize
+    view: NDArray[Any] = np.lib.stride_tricks.as_strided(
+        storage[offset:], size, [step * each for step in stride], subok=True, writeable=False
+    )
     return view
 
 
@@ -106,10 +126,10 @@ _GLOBALS: dict[tuple[str, str], Callable[..., Any]] = {
 class _Reader(pickle.Unpickler):
     """An unpickler that finds what is listed, and storages in the archive."""
 
-    def __init__(self, pickled: bytes, archive: zipfile.ZipFile, root: str, size: int) -> None:
+    def __init__(self, pickled: bytes, archive: zipfile.ZipFile, root: str, path: Path) -> None:
         super().__init__(io.BytesIO(pickled))
-        self._archive, self._root = archive, root
-        self._left = size  # bytes of the file, which storages cannot have more than
+        self._archive, self._root, self._path = archive, root, path
+        self._left = path.stat().st_size  # which storages cannot have more than
         self._storages: dict[str, NDArray[Any]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -127,18 +147,32 @@ class _Reader(pickle.Unpickler):
         if not isinstance(key, str) or not key.isdecimal() or type(count) is not int:
             raise _Refused("has a storage without a number")
         if key not in self._storages:
-            data = _member(self._archive, f"{self._root}/data/{key}")
-            self._left -= len(data)
-            if self._left < 0:
-                raise _Refused("has storages that overlap")
-            if len(data) != count * np.dtype(dtype).itemsize:
-                raise _Refused(f"has a storage {key} of {len(data)} bytes for {count} values")
-            values = np.frombuffer(data, dtype)
-            self._storages[key] = (values.astype(np.uint32) << 16).view(np.float32) if dtype == "<u2" else values
+            self._storages[key] = self._storage(f"{self._root}/data/{key}", np.dtype(dtype), count)
         return self._storages[key]
 
+    def _storage(self, name: str, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        """Maps a file of the archive, which torch stores as it is."""
+        info = _member(self._archive, name)
+        self._left -= info.file_size
+        if self._left < 0:
+            raise _Refused("has storages that overlap")
+        if info.file_size != count * dtype.itemsize:
+            raise _Refused(f"has a storage {name.rpartition('/')[2]} of {info.file_size} bytes for {count} values")
+        with self._path.open("rb") as file:
+            file.seek(info.header_offset)
+            header = file.read(_ZIP_HEADER)
+        if len(header) != _ZIP_HEADER or header[:4] != b"PK\x03\x04":
+            raise _Refused(f"has no header for {name}")
+        start = info.header_offset + _ZIP_HEADER + sum(struct.unpack("<HH", header[26:30]))
+        if start + info.file_size > self._path.stat().st_size:
+            raise _Refused(f"ends within {name}")
+        values: NDArray[Any] = np.zeros(0, dtype)
+        if count:
+            values = np.memmap(self._path, dtype, "r", start, (count,)).view(np.ndarray)
+        return values.view(Bits) if dtype == np.dtype("<u2") else values
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+
+def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     """A file of the archive, which torch stores as it is."""
     try:
         info = archive.getinfo(name)
@@ -146,7 +180,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise _Refused(f"lacks {name}") from None
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise _Refused(f"has {name} compressed or encrypted, which torch never does")
-    return archive.read(info)
+    return info
 
 
 def read_archive(path: Path) -> Any:
@@ -156,7 +190,7 @@ def read_archive(path: Path) -> Any:
         path: The file.
 
     Returns:
-        Tensors as arrays of numpy, bfloat16 as float32; containers, numbers and texts as they were.
+        Tensors as views of the file, those of bfloat16 as `Bits`; containers, numbers and texts as they were.
 
     Raises:
         GossamerError: it is no such file, is not valid, or names something that is not known to be plain data.
@@ -166,12 +200,12 @@ def read_archive(path: Path) -> Any:
             roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(roots) != 1:
                 raise _Refused("holds no pickle of torch")
-            if f"{roots[0]}/byteorder" in archive.namelist() and _member(archive, f"{roots[0]}/byteorder") != b"little":
+            order, pickled = f"{roots[0]}/byteorder", _member(archive, f"{roots[0]}/data.pkl")
+            if order in archive.namelist() and archive.read(_member(archive, order)) != b"little":
                 raise _Refused("is not little-endian")
-            if archive.getinfo(f"{roots[0]}/data.pkl").file_size > _MOST_PICKLE:
+            if pickled.file_size > _MOST_PICKLE:
                 raise _Refused("has a pickle of more than a gigabyte")
-            pickled = _member(archive, f"{roots[0]}/data.pkl")
-            return _Reader(pickled, archive, roots[0], path.stat().st_size).load()
+            return _Reader(archive.read(pickled), archive, roots[0], path).load()
     except _Refused as error:
         raise GossamerError(f"{path}: {error}") from None
     except zipfile.BadZipFile:

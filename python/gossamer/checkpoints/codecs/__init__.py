@@ -11,7 +11,7 @@ from typing import Any
 
 from . import awq, bitmask, bitsandbytes, fp4, gptq, left_out, masked, packed, scaled, torchao
 from .claims import Claims
-from .tensor import StoredTensor, Tensor, Tensors, Zeros
+from .tensor import File, StoredTensor, Tensor, Tensors, Zeros
 
 _CODECS = (
     bitmask.decode,
@@ -26,7 +26,7 @@ _CODECS = (
     left_out.decode,
 )
 
-__all__ = ["StoredTensor", "Tensor", "Tensors", "Zeros", "decode"]
+__all__ = ["File", "StoredTensor", "Tensor", "Tensors", "Zeros", "decode"]
 
 
 def decode(tensors: Tensors, folder: Path, config: dict[str, Any]) -> list[str]:
