@@ -16,7 +16,7 @@ import pytest
 
 from gossamer.folders import shown_name
 from gossamer.zoo import hub
-from tiny import tiny_llama
+from tiny import tiny_config, tiny_llama, tiny_tensors
 
 COMMITS = {"main": "a" * 40, "old": "b" * 40}
 CODES = {
@@ -110,7 +110,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     (root / "pickled").mkdir()
     (root / "pickled" / "config.json").write_text("{}")
     pickled = dict.fromkeys(COMMITS, root / "pickled")
-    server = Hub({"org/tiny": {"main": new, "old": old}, "org/pickled": pickled})
+    (new / "pytorch_model.bin").write_bytes(b"nobody wants it")
+    bins = tiny_llama(root / "bins")
+    torch = pytest.importorskip("torch", reason="writes what it reads")
+    tensors = {name: torch.from_numpy(values) for name, values in tiny_tensors(tiny_config()).items()}
+    torch.save(tensors, bins / "pytorch_model.bin")
+    (bins / "model.safetensors").unlink()
+    server = Hub(
+        {"org/tiny": {"main": new, "old": old}, "org/pickled": pickled, "org/bins": dict.fromkeys(COMMITS, bins)}
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -197,6 +205,13 @@ def test_what_somebody_else_fetched_is_not_removed(server: Hub, tmp_path: Path) 
     assert (theirs / "snapshots").is_dir()
 
 
+def test_pickles_are_fetched_where_there_is_nothing_else(server: Hub, tmp_path: Path) -> None:
+    results = run(tmp_path, endpoint(server), "inspect org/bins", "inspect org/tiny")
+    assert [code for code, _, _ in results] == [0, 0], results
+    asked = {path for path in server.asked if path.endswith(".bin")}
+    assert asked == {f"org/bins/resolve/{COMMITS['main']}/pytorch_model.bin"}
+
+
 REFUSED = {
     "generate a -m org/gone": "org/gone: no such file or folder, and no such model on the hub; a private one needs",
     "convert org/gone out": "org/gone: no such file or folder, and no such model on the hub; a private one needs",
@@ -205,7 +220,7 @@ REFUSED = {
     "inspect org/broken": "org/broken: the hub answers with status 503; try again later",
     "inspect org/tiny@new": "org/tiny@new: the hub has no revision new of it",
     "prune org/tiny out --revision new": "org/tiny@new: the hub has no revision new of it",
-    "inspect org/pickled": "org/pickled: holds no safetensors on the hub",
+    "inspect org/pickled": "org/pickled: holds no safetensors and no pytorch_model.bin on the hub",
     "inspect org/two--dashes": "org/two--dashes: no such file or folder, and no valid hub id",
     "inspect smollm2-135m-instruct --revision x": "smollm2-135m-instruct: is a built-in model and has no revision x",
     "inspect . --revision x": ".: lies on disk and has no revision x; only models of the hub have some",

@@ -14,6 +14,7 @@ from ..progress import Progress
 
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./+-]*))?", re.ASCII)
 _FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*")
+_PICKLES = ("pytorch_model*.bin",)  # where there is nothing else
 # Of subfolders, low_rank alone.
 _NOT_THESE = ("[!l]*/*", "l[!o]*/*", "lo[!w]*/*", "low[!_]*/*", "consolidated*")
 
@@ -45,17 +46,23 @@ def fetch(repo: str, revision: str | None, home: Path, progress: Progress | None
         with contextlib.suppress(OSError):  # without the note it is not listed, and works
             write_file(_note(home, repo), json.dumps({"repo": repo, "folder": str(_folder(repo))}) + "\n")
     try:
-        found = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(_FILES), ignore_patterns=list(_NOT_THESE)
-        )
+        for patterns in (_FILES, _FILES + _PICKLES):
+            found = huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_NOT_THESE)
+            )
+            if any(Path(found).glob("*.safetensors")):
+                break
     except Exception as error:  # the package has many, and those of the network below it
         raise GossamerError(f"{name}: {_explain(error, revision)}") from None
     finally:
         if not _folder(repo).exists():
             _note(home, repo).unlink(missing_ok=True)
     folder = Path(found)
-    if not any(folder.glob("*.safetensors")):
-        raise GossamerError(f"{name}: holds no safetensors on the hub; a GGUF file of it can be given by its own path")
+    if not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", *_PICKLES)):
+        raise GossamerError(
+            f"{name}: holds no safetensors and no pytorch_model.bin on the hub; a GGUF file of it can be given by its "
+            "own path"
+        )
     if progress:
         progress(1, 1, f"fetching {name}")
     return folder
