@@ -348,3 +348,15 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     read = read_packed(folder)
     assert read.info["name"] == "caf\\udce9"
     assert "caf\\udce9/config.json: keys that are not known" in read.info["notes"][0]
+
+
+def test_a_value_beyond_its_type_names_the_tensor(tmp_path: Path) -> None:
+    tensors = tiny_tensors(tiny_config())
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 2] = 3.4e38
+    folder = tiny_llama(tmp_path / "m")
+    save_safetensors(folder / "model.safetensors", tensors)
+    for weights in ("bf16", "f16"):
+        with pytest.raises(
+            GossamerError, match=r"tensor model\.layers\.0\.mlp\.up_proj\.weight: value 3\.4e\+38 at row"
+        ):
+            pack_checkpoint(open_checkpoint(folder), weights=weights)

@@ -65,6 +65,17 @@ CASES: dict[str, tuple[str, Config, Config]] = {
         {"model_type": "olmoe", **_CONFIG, "num_experts": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-6},
         {**_RMS, "expert_count": 4, "expert_used_count": 2},
     ),
+    "gpt-oss": (
+        "gpt-oss",
+        {
+            "model_type": "gpt_oss", **_CONFIG, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2,
+            "sliding_window": 8, "rms_norm_eps": 1e-6, **_rope(1e4),
+        },
+        {
+            **_RMS, "attention.key_length": 16, "expert_count": 4, "expert_used_count": 2,
+            "expert_feed_forward_length": 80, "attention.sliding_window": 8, "rope.freq_base": 1e4,
+        },
+    ),
     "gpt2": (
         "gpt2",
         {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320},

@@ -68,12 +68,27 @@ def by_group(name: str, values: Array, config: Config) -> Iterator[tuple[str, Ar
     yield name, values
 
 
+def turned_apart(name: str, values: Array, _: Config) -> Iterator[tuple[str, Array]]:
+    """gpt-oss: gates and ups of the experts, which alternate, apart and with outputs first."""
+    stem, bias = name.removesuffix("_bias"), name.endswith("_bias")
+    end = ".bias" if bias else ".weight"
+    if stem.endswith("gate_up_proj"):
+        for at, own in enumerate(("gate_proj", "up_proj")):
+            part = values[..., at::2]
+            yield stem.replace("gate_up_proj", own) + end, part if bias else part.swapaxes(1, 2)
+    elif stem.endswith("experts.down_proj"):
+        yield stem + end, values if bias else values.swapaxes(1, 2)
+    else:
+        yield name + ".weight" * name.endswith("sinks"), values
+
+
 CHANGES: dict[str, Change] = {
     **dict.fromkeys(("llama", "granite", "smollm3", "olmo"), interleaved),
     **dict.fromkeys(("gemma", "gemma2", "gemma3"), shifted),
     **dict.fromkeys(("gptneox", "bloom"), apart),
     "gpt2": turned,
     "falcon": by_group,
+    "gpt-oss": turned_apart,
 }
 
 

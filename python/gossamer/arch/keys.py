@@ -39,6 +39,7 @@ _MATHEMATICS = re.compile(
     r"|activation|hidden_act|attn|attention|layer|head|dim|gate|mup|logit|sink|kv|latent|lora|prune|cross|embed|tie"
     r"|encoder|sparse"
 )
+_LARGEST = 1 << 1000  # whole numbers beyond it are no floats
 _FACTOR = re.compile(r"^(?!.*(attn|attention|_log_)).*(scale|scaling|multiplier|factor)$|(^|scaling\.)attn_factor$")
 
 
@@ -72,6 +73,6 @@ def _asks_nothing(key: str, value: Any, same: float | None) -> bool:
         return value
     if value is None or value is False or value in ("", [], {}):
         return True
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _LARGEST:
         return False
     return math.isclose(value, (1 if _FACTOR.search(key) else 0) if same is None else same, rel_tol=1e-6)

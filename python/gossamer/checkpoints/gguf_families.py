@@ -139,6 +139,13 @@ ARCHITECTURES: dict[str, Architecture] = {
             "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
         },
     ),
+    "gpt-oss": _llama(
+        "gpt_oss",
+        optional=_WINDOW | {"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
+        fixed={"rope_scaling": {"rope_type": "default"}},  # which its config has others than by default
+        known=("expert_feed_forward_length",),
+        fused=True,
+    ),
     "olmoe": _llama("olmoe", wide=False, optional=_EXPERTS),
     "smollm3": _llama("smollm3", wide=False, permuted=True),
     "gemma": _llama("gemma"),

@@ -247,17 +247,19 @@ class Packing:
                 yield name, made
                 continue
             why = "every value is int4, exactly; " if self._searched.get(name) == "int4" else ""
-            yield name, self._packed(made, "dense" if name in self._dense else self._format, why)
+            what = f"tensor {source.tensor}"
+            yield name, self._packed(made, "dense" if name in self._dense else self._format, what, why)
             if source.tensor in self._checkpoint.low_rank:
                 branch = self._checkpoint.low_rank[source.tensor]
                 finer = "int8" if made.type == "int4" else made.type
                 for key, factor in ((LOW_RANK_U, branch.u), (LOW_RANK_V, branch.v)):
                     what = f"low-rank branch of {source.tensor}"
-                    yield name + key, self._packed(self._rounded(factor, finer, what), "auto")
+                    yield name + key, self._packed(self._rounded(factor, finer, what), "auto", what)
             for number, tensor in enumerate(self._checkpoint.parallel.get(source.tensor, ()), 1):
                 values = self._checkpoint.read(replace(source, tensor=tensor, plus=0.0))
-                added = self._rounded(values, made.type, f"tensor {tensor}")
-                yield delta_name(name, number), self._packed(added, self._format)
+                what = f"tensor {tensor}"
+                added = self._rounded(values, made.type, what)
+                yield delta_name(name, number), self._packed(added, self._format, what)
         self._progress(len(self._sources), len(self._sources), "packing")
 
     def _pieces(self) -> Iterator[tuple[str, slice | None]]:
@@ -322,9 +324,10 @@ class Packing:
         except ValueError as error:
             raise GossamerError(f"{self._checkpoint.path}: {what}: {error}") from None
 
-    def _packed(self, matrix: Rounded, format: str, why: str = "") -> tuple[_core.Weight, Entry]:
+    def _packed(self, matrix: Rounded, format: str, what: str, why: str = "") -> tuple[_core.Weight, Entry]:
         choice = matrix.choose(format, self._machine)
-        weight = matrix.pack(choice)
+        with self._named(what):
+            weight = matrix.pack(choice)
         return weight, Entry.of(weight, why + choice.reason, matrix.nonzeros)
 
     def _alone(self, look: Lookup) -> Lookup:
