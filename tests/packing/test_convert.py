@@ -356,7 +356,5 @@ def test_a_value_beyond_its_type_names_the_tensor(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
     save_safetensors(folder / "model.safetensors", tensors)
     for weights in ("bf16", "f16"):
-        with pytest.raises(
-            GossamerError, match=r"tensor model\.layers\.0\.mlp\.up_proj\.weight: value"
-        ):
+        with pytest.raises(GossamerError, match=r"tensor model\.layers\.0\.mlp\.up_proj\.weight: value"):
             pack_checkpoint(open_checkpoint(folder), weights=weights)
