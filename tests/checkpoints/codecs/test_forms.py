@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
+from gossamer.errors import GossamerError
 from gossamer.generation.ready import ready
 from gossamer.packing.convert import pack_checkpoint
+from quantized_forms import QUANTIZED
 from reference_model import ReferenceModel
 from stored_forms import FORMS as PLAIN
 from stored_forms import Form, matrices, words, write
 from stored_forms_tools import TOOLS
 
 IDS = [(37 * i + 11) % 290 for i in range(24)]
-FORMS = PLAIN | TOOLS
+FORMS = PLAIN | TOOLS | QUANTIZED
 CASES = [(name, pattern) for name, form in FORMS.items() for pattern in form.patterns]
 
 
@@ -105,3 +110,39 @@ def test_forms_that_the_config_does_not_speak_of_are_told(tmp_path: Path, form: 
     assert open_checkpoint(folder).notes == (
         f"{folder}/config.json: speaks of no quantization; the tensors have the form scaled",
     )
+
+
+def mutations(parts: dict[str, torch.Tensor], seed: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Parts of one matrix, each missing, cut, of another type, or with other bits."""
+    random = np.random.default_rng(seed)
+    for name, values in parts.items():
+        yield {other: data for other, data in parts.items() if other != name}
+        if values.ndim:
+            yield {**parts, name: values[..., : values.shape[-1] // 2].contiguous()}
+            yield {**parts, name: values[:0]}
+        yield {**parts, name: values.to(torch.int16 if values.dtype != torch.int16 else torch.int64)}
+        octets = random.integers(0, 256, values.numel() * values.element_size(), np.uint8)
+        yield {**parts, name: torch.from_numpy(octets).view(values.dtype).view(values.shape)}
+
+
+@pytest.mark.parametrize("name", [*TOOLS, *QUANTIZED])
+def test_broken_parts_are_one_line_or_values(tmp_path: Path, name: str) -> None:
+    folder, dense = write(tmp_path / "m", FORMS[name], FORMS[name].patterns[-1])
+    path, weight = folder / "model.safetensors", "model.layers.0.mlp.down_proj.weight"
+    with safe_open(path, "pt") as file:
+        metadata, stored = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    own = {key: stored.pop(key) for key in list(stored) if key.startswith(weight.removesuffix("weight"))}
+    refused: list[str] = []
+    for parts in mutations(own, 7):
+        save_file(stored | parts, path, metadata)
+        try:
+            values = open_checkpoint(folder).tensor(weight)
+        except GossamerError as error:
+            refused.append(str(error))
+        else:
+            assert values.shape == dense[weight].shape
+    assert len(refused) >= 2 * len(own)
+    for line in refused:
+        assert str(folder) in line
+        assert "\n" not in line
+        assert "down_proj" in line or "config.json" in line

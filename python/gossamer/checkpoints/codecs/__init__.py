@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import awq, bitmask, bitsandbytes, fp4, gptq, left_out, masked, packed, scaled, torchao
+from . import awq, bitmask, bitsandbytes, fp4, gptq, left_out, marlin_24, masked, packed, scaled, torchao
 from .claims import Claims
 from .tensor import File, StoredTensor, Tensor, Tensors, Zeros
 
 _CODECS = (
     bitmask.decode,
     masked.decode,
+    marlin_24.decode,
     packed.decode,
     fp4.decode,
     bitsandbytes.decode,

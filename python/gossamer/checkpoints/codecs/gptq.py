@@ -49,6 +49,7 @@ class GptqTensor(QuantizedTensor):
         scales = scales_of(self._scale).T
         order = order_of(self._order, cols, scales.shape[1])
         stored = unpack(self._zero.raw(), self._bits, rows).T.astype(np.int16) + self._offset
+        stored &= (1 << self._bits) - 1  # zero, with one taken off, is stored as the largest
         return Product(numbers, scales, self._group if order is None else order, zeros_of(self._zero, stored, scales))
 
 
