@@ -77,6 +77,12 @@ GOSSAMER_OPERATOR(int32_t, &)
 GOSSAMER_OPERATOR(int32_t, |)
 #undef GOSSAMER_OPERATOR
 
+// a + b modulo 2^32.
+GOSSAMER_INLINE I16 wrapped_sum(const I16& a, const I16& b) {
+  typedef uint32_t Bits __attribute__((vector_size(kPartBytes)));
+  return each<int32_t>(a, b, [](auto x, auto y) { return (decltype(x))((Bits)x + (Bits)y); });
+}
+
 GOSSAMER_INLINE F16 operator-(const F16& a) {
   return each<float>(a, [](auto x) { return -x; });
 }
@@ -234,7 +240,8 @@ GOSSAMER_INLINE F16 short_exponential(const F16& x) {
   p = p * f + splat(2.4221097e-1F);
   p = p * f + splat(6.9328293e-1F);
   p = p * f + splat(1.0F);
-  return floats_of((bits_of(p) + (to_int(n) << 23)) & ~less(t, splat(-49.0F)));
+  // Far below that the sum of the exponents wraps around, and does not count.
+  return floats_of(wrapped_sum(bits_of(p), to_int(n) << 23) & ~less(t, splat(-49.0F)));
 }
 
 // Finite numbers as bf16 has them: not above its largest, and zero below 2^-50. NaN stays NaN.
