@@ -104,6 +104,7 @@ class Scheduler:
             raise GossamerError(f"there must be at least 1 sequence at once, got {most}")
         self.most = most
         self._engine = engine
+        self._kv_limit: int = getattr(engine, "kv_limit", 0)  # what steps a model may be somebody else's, with no limit
         self._waiting: deque[Task] = deque()
         self._active: list[Task] = []  # oldest first
         self._ended: list[Task] = []  # since the last step; others may still begin as they did
@@ -189,10 +190,10 @@ class Scheduler:
         while self._waiting and len(self._active) < self.most:
             task = self._waiting[0]
             size = len(task.text.tokens) * self._engine.kv_bytes_per_token
-            if 0 < self._engine.kv_limit < size:
+            if 0 < self._kv_limit < size:
                 task.error = GossamerError(
                     f"the text's {len(task.text.tokens)} tokens take {size} bytes of keys and values, and kv_limit is "
-                    f"{self._engine.kv_limit}"
+                    f"{self._kv_limit}"
                 )
                 hopeless.append(Output(self._waiting.popleft(), ""))
                 continue
@@ -206,11 +207,11 @@ class Scheduler:
 
     def _fits(self, task: Task) -> bool:
         """Whether the cache should have room for what there is of a task beside the others."""
-        if not self._engine.kv_limit:
+        if not self._kv_limit:
             return True
         _, ready, coming = self._shared(task)
         tokens = task.pending - max(ready, coming) + 1 + sum(other.pending for other in self._active)
-        return self._engine.kv_bytes + tokens * self._engine.kv_bytes_per_token <= self._engine.kv_limit
+        return self._engine.kv_bytes + tokens * self._engine.kv_bytes_per_token <= self._kv_limit
 
     def _make_room(self, error: CacheFull) -> list[Output]:
         """Sends the youngest task back to those who wait; one that is alone has failed and is returned."""
