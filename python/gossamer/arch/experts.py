@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import GossamerError
 from .fields import integer
+from .relatives import by_layer
 from .sources import Source, parts_of
-from .spec import MOST_LAYERS, Attention, Block, Experts, Mlp, Transformer
+from .spec import MOST_LAYERS, Block, Experts, Mlp, Transformer
 from .spec.experts import MOST_EXPERTS
 
 _MOST_IN_ALL = 1 << 16  # so that a config alone takes little memory
@@ -47,35 +48,15 @@ def with_experts(dense: Transformer, experts: Experts, layers: Collection[int] |
         experts: What takes the place of each MLP.
         layers: In which layers; None for all.
     """
-    kinds: list[Block] = []
-    numbers = []
-    for layer, block in enumerate(dense.blocks):
-        if layers is None or layer in layers:
-            branches = (
-                replace(branch, mixer=experts) if isinstance(branch.mixer, Mlp) else branch for branch in block.branches
-            )
-            block = replace(block, branches=tuple(branches))  # noqa: PLW2901 - the same block, changed
-        if block not in kinds:
-            kinds.append(block)
-        numbers.append(kinds.index(block))
-    return replace(dense, stack=replace(dense.stack, kinds=tuple(kinds), layers=tuple(numbers)))
 
+    def changed(layer: int, block: Block) -> Block:
+        if layers is not None and layer not in layers:
+            return block
+        branches = (replace(one, mixer=experts) if isinstance(one.mixer, Mlp) else one for one in block.branches)
+        return replace(block, branches=tuple(branches))
 
-def with_attention(dense: Transformer, **changes: Any) -> Transformer:
-    """Returns a transformer with fields of its attentions changed."""
-    kinds = tuple(
-        replace(
-            block,
-            branches=tuple(
-                replace(branch, mixer=replace(branch.mixer, **changes))
-                if isinstance(branch.mixer, Attention)
-                else branch
-                for branch in block.branches
-            ),
-        )
-        for block in dense.stack.kinds
-    )
-    return replace(dense, stack=replace(dense.stack, kinds=kinds))
+    kinds, which = by_layer([changed(layer, block) for layer, block in enumerate(dense.blocks)])
+    return replace(dense, stack=replace(dense.stack, kinds=kinds, layers=which))
 
 
 def expert_sources(

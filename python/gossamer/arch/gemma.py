@@ -8,7 +8,7 @@ from typing import Any
 
 from . import keys, relatives
 from .fields import flag, integer, number, single, words
-from .relatives import BLOCKS, ENDS, INSIDE, QKVO
+from .relatives import BLOCKS, ENDS, INSIDE, QK_NORMS, QKVO
 from .relatives import no_biases as biases
 from .rope import rotary
 from .sources import Source, place
@@ -92,7 +92,7 @@ def sources(config: dict[str, Any]) -> dict[str, Source]:
 
 def placed(outline: Transformer) -> dict[str, Source]:
     """Returns where the tensors of such a model lie; with norms behind mixers others have other names."""
-    inside = INSIDE | {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+    inside = INSIDE | QK_NORMS
     if outline.blocks[0].branches[0].behind is not None:
         inside |= {
             "attn_behind": "post_attention_layernorm",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
-from .sources import Source, parts_of
+from .relatives import QKVO
+from .relatives import no_biases as biases
+from .sources import Source, parts_of, place
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -22,6 +25,8 @@ from .spec import (
     Transformer,
     attention_scale,
 )
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 PREFIX = "transformer."
 
@@ -38,18 +43,20 @@ _ACTIVATIONS: dict[Any, Literal["silu", "gelu", "gelu_tanh"]] = {
     "silu": "silu",
     "swish": "silu",
 }
-_STORED = {
+_ENDS = {
     "embed": "transformer.wte",
     "positions": "transformer.wpe",
+    "norm": "transformer.ln_f",
+    "head": "lm_head",
+}
+_INSIDE = {
     "attn_norm": "ln_1",
+    **dict.fromkeys("qkv", "attn.c_attn"),
     "o": "attn.c_proj",
     "mlp_norm": "ln_2",
     "up": "mlp.c_fc",
     "down": "mlp.c_proj",
-    "norm": "transformer.ln_f",
-    "head": "lm_head",
 }
-_FUSED = ("q", "k", "v")
 
 
 def describe(config: dict[str, Any]) -> Transformer:
@@ -64,7 +71,7 @@ def describe(config: dict[str, Any]) -> Transformer:
     unread(config)
     norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True)
     dim = hidden // heads
-    attention = Attention(heads, heads, dim, attention_scale(dim), None, ("q", "k", "v", "o"))
+    attention = Attention(heads, heads, dim, attention_scale(dim), None, QKVO)
     width = integer(config, "n_inner", 4 * hidden)
     mlp = Mlp(width, _ACTIVATIONS[activation], gated=False, biases=("up", "down"))
     block = Block((Branch(attention, norm), Branch(mlp, norm)))
@@ -81,26 +88,13 @@ def unread(config: dict[str, Any]) -> list[str]:
     return keys.unread({key: value for key, value in config.items() if not key.startswith("summary_")}, _KEYS)
 
 
-def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:  # noqa: ARG001
-    """Lists the biases that there may be; see `gossamer.arch.Family`. All of them are there."""
-    return {}
-
-
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
     outline = describe(config)
-    found = {}
-    for name, shape in outline.tensors.items():
-        layer, own, kind = parts_of(name)
-        if not layer:
-            found[name] = Source(f"{_STORED[own]}.{kind}", shape)
-            continue
-        prefix = f"transformer.h.{layer}."
-        transpose = len(shape) == 2
-        if own in _FUSED:
-            rows = (_FUSED.index(own) * outline.hidden, outline.hidden, 3 * outline.hidden)
-            stored = (*shape[1:], 3 * outline.hidden)
-            found[name] = Source(f"{prefix}attn.c_attn.{kind}", stored, transpose=transpose, rows=rows)
-        else:
-            found[name] = Source(f"{prefix}{_STORED[own]}.{kind}", shape[::-1], transpose=transpose)
-    return found
+    rows = {name: (at * outline.hidden, outline.hidden, 3 * outline.hidden) for at, name in enumerate("qkv")}
+    found = place(outline, _ENDS, "transformer.h.{}.", _INSIDE, fused=rows)
+    return {name: _inputs_first(source) if parts_of(name)[0] else source for name, source in found.items()}
+
+
+def _inputs_first(source: Source) -> Source:
+    return replace(source, shape=source.shape[::-1], transpose=len(source.shape) == 2)

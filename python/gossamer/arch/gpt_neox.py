@@ -7,8 +7,10 @@ from typing import Any, Literal
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, number, words
-from .rope import rotary
-from .sources import Source, parts_of
+from .relatives import QKVO
+from .relatives import no_biases as biases
+from .rope import partial_rotary
+from .sources import Source, place
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -23,6 +25,8 @@ from .spec import (
     Transformer,
     attention_scale,
 )
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 PREFIX = "gpt_neox."
 
@@ -39,29 +43,24 @@ _ACTIVATIONS: dict[Any, Literal["gelu", "gelu_tanh"]] = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-_STORED = {
-    "embed": "gpt_neox.embed_in",
+_ENDS = {"embed": "gpt_neox.embed_in", "norm": "gpt_neox.final_layer_norm", "head": "embed_out"}
+_INSIDE = {
     "attn_norm": "input_layernorm",
+    **dict.fromkeys("qkv", "attention.query_key_value"),
     "o": "attention.dense",
     "mlp_norm": "post_attention_layernorm",
     "up": "mlp.dense_h_to_4h",
     "down": "mlp.dense_4h_to_h",
-    "norm": "gpt_neox.final_layer_norm",
-    "head": "embed_out",
 }
-_FUSED = ("q", "k", "v")
 
 
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    partial = _partial(config)
-    dims = int(_head_dim(config) * partial)
-    if dims % 2:
-        raise GossamerError(f"the part of a head that is rotated must be even, got {dims}")
     theta = config.get("rotary_emb_base")
-    rotated = rotary(config if theta is None else {"rope_theta": theta, **config}, dims, partial)
-    return _outline(config, Rope(rotated.inv_freq, rotated.scale), rotated.context)
+    based = config if theta is None else {"rope_theta": theta, **config}
+    turned = partial_rotary(based, _head_dim(config), 0.25, ("partial_rotary_factor", "rotary_pct"))
+    return _outline(config, Rope(turned.inv_freq, turned.scale), turned.context)
 
 
 def _outline(config: dict[str, Any], positions: Rope | None, context: int) -> Transformer:
@@ -71,7 +70,7 @@ def _outline(config: dict[str, Any], positions: Rope | None, context: int) -> Tr
         raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there are: {', '.join(_ACTIVATIONS)}")
     norm = Norm("layer", number(config, "layer_norm_eps", 1e-5), bias=True)
     with_bias = flag(config, "attention_bias", True)
-    attention = Attention(heads, heads, dim, attention_scale(dim), positions, ("q", "k", "v", "o") if with_bias else ())
+    attention = Attention(heads, heads, dim, attention_scale(dim), positions, QKVO if with_bias else ())
     mlp = Mlp(integer(config, "intermediate_size"), _ACTIVATIONS[activation], gated=False, biases=("up", "down"))
     parallel = flag(config, "use_parallel_residual", True)
     block = Block((Branch(attention, norm), Branch(mlp, norm)), parallel)
@@ -87,46 +86,13 @@ def _head_dim(config: dict[str, Any]) -> int:
     return hidden // heads
 
 
-def _partial(config: dict[str, Any]) -> float:
-    """The share of a head that is rotated, wherever it stands."""
-    for holder, key in (
-        (config.get("rope_parameters"), "partial_rotary_factor"),
-        (config.get("rope_scaling"), "partial_rotary_factor"),
-        (config, "partial_rotary_factor"),
-        (config, "rotary_pct"),
-    ):
-        if isinstance(holder, dict) and holder.get(key) is not None:
-            share = number(holder, key)
-            if share > 1:
-                raise GossamerError(f"{key} must be at most 1, got {share}")
-            return share
-    return 0.25
-
-
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
     return keys.unread(config, _KEYS)
 
 
-def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:  # noqa: ARG001
-    """Lists the biases that there may be; see `gossamer.arch.Family`. The config says of all that they are there."""
-    return {}
-
-
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    outline, dim = _outline(config, None, 1), _head_dim(config)
-    found = {}
-    for name, shape in outline.tensors.items():
-        layer, own, kind = parts_of(name)
-        if not layer:
-            found[name] = Source(f"{_STORED[own]}.{kind}", shape)
-            continue
-        prefix = f"gpt_neox.layers.{layer}."
-        if own in _FUSED:  # of each head the rows of q, those of k and those of v
-            rows = (_FUSED.index(own) * dim, dim, 3 * dim)
-            stored = (3 * outline.hidden, *shape[1:])
-            found[name] = Source(f"{prefix}attention.query_key_value.{kind}", stored, rows=rows)
-        else:
-            found[name] = Source(f"{prefix}{_STORED[own]}.{kind}", shape)
-    return found
+    dim = _head_dim(config)
+    rows = {name: (at * dim, dim, 3 * dim) for at, name in enumerate("qkv")}  # of each head
+    return place(_outline(config, None, 1), _ENDS, "gpt_neox.layers.{}.", _INSIDE, fused=rows)

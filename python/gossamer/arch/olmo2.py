@@ -8,7 +8,7 @@ from typing import Any
 
 from . import keys, relatives
 from .fields import flag, words
-from .relatives import BLOCKS, ENDS, INSIDE, QKVO
+from .relatives import BLOCKS, ENDS, INSIDE, QK_NORMS, QKVO
 from .relatives import no_biases as biases
 from .rope import rotary
 from .sources import Source, place
@@ -74,11 +74,6 @@ def unread(config: dict[str, Any]) -> list[str]:
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    return placed(outline(config, [(None, None)] * relatives.layers(config), 1))
-
-
-def placed(described: Transformer) -> dict[str, Source]:
-    """Returns where the tensors of such a model lie."""
+    described = outline(config, [(None, None)] * relatives.layers(config), 1)
     behind = {"attn_behind": "post_attention_layernorm", "mlp_behind": "post_feedforward_layernorm"}
-    heads = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
-    return place(described, ENDS, BLOCKS, INSIDE | behind | heads)
+    return place(described, ENDS, BLOCKS, INSIDE | behind | QK_NORMS)

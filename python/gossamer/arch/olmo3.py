@@ -25,8 +25,7 @@ def describe(config: dict[str, Any]) -> Transformer:
     found = relatives.windows(config, lambda layer: (layer + 1) % 4 != 0, window)
     wide, near = of_kind(config, FULL), of_kind(config, SLIDING)
     if near is config:  # scaling is for what sees everything
-        kept = {key: value for key, value in config.items() if key != "rope_scaling"}
-        near = kept
+        near = {key: value for key, value in config.items() if key != "rope_scaling"}
     turned = [rotary(one, relatives.head_dim(config)) for one in (wide, near)]
     each = [(relatives.rope(turned[one is not None]), one) for one in found]
     return olmo2.outline(config, each, min(one.context for one in turned))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from . import llama
-from .experts import counts, expert_sources, with_attention, with_experts
+from .experts import counts, expert_sources, with_experts
 from .fields import flag, integer, number, words
 from .llama import PREFIX
+from .relatives import QK_NORMS, epsilon
 from .sources import Source
-from .spec import Experts, Mlp, Norm, QkNorm, Routing, Transformer
+from .spec import Attention, Experts, Mlp, Norm, QkNorm, Routing, Transformer
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
@@ -18,34 +21,29 @@ _KEYS = words("clip_qkv norm_topk_prob num_experts num_experts_per_tok num_local
 _DEFAULTS = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 
 
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same with MLPs, as Llama's."""
+    return {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
+
+
+def _attention(config: dict[str, Any]) -> Callable[[int, Attention], Attention]:
+    clip = None if config.get("clip_qkv") is None else number(config, "clip_qkv")
+    norm = QkNorm(Norm("rms", epsilon(config, default=1e-5)), over="row")
+    return lambda _, attention: replace(attention, qk_norm=norm, clip=clip)
+
+
+_KIN = llama.Kin(_plain, _attention, QK_NORMS, ("attention_bias",))
+unread, biases = _KIN.unread, _KIN.biases
+
+
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
-    dense = llama.describe(_dense(config))
-    clip = None if config.get("clip_qkv") is None else number(config, "clip_qkv")
-    norm = QkNorm(Norm("rms", number(config, "rms_norm_eps", 1e-5)), over="row")
-    return with_experts(with_attention(dense, qk_norm=norm, clip=clip), _experts(config))
-
-
-def unread(config: dict[str, Any]) -> list[str]:
-    """Looks through the keys; see `gossamer.arch.Family`."""
-    return llama.unread(_dense(config))
-
-
-def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
-    """Lists the biases that there may be; see `gossamer.arch.Family`."""
-    return {key: found for key, found in llama.biases(_dense(config)).items() if key != "mlp_bias"}
+    return with_experts(_KIN.describe(config), _experts(config))
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    hidden = integer(config, "hidden_size")
-    found = expert_sources(llama.sources(_dense(config)), _experts(config), hidden, place)
-    for layer in range(integer(config, "num_hidden_layers")):
-        for side in ("q", "k"):
-            width = found[f"layers.{layer}.{side}"].shape[:1]
-            stored = f"model.layers.{layer}.self_attn.{side}_norm.weight"
-            found[f"layers.{layer}.{side}_norm"] = Source(stored, width)
-    return found
+    return expert_sources(_KIN.sources(config), _experts(config), integer(config, "hidden_size"), place)
 
 
 def place(before: str, name: str, shape: tuple[int, ...]) -> Source:
@@ -61,11 +59,6 @@ def place(before: str, name: str, shape: tuple[int, ...]) -> Source:
 def count_key(config: dict[str, Any]) -> str:
     """Returns the key that says how many experts there are, of two names."""
     return "num_local_experts" if config.get("num_experts") is None else "num_experts"
-
-
-def _dense(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the same with MLPs."""
-    return {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
 
 
 def _experts(config: dict[str, Any]) -> Experts:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from . import llama
-from .experts import counts, expert_sources, with_attention, with_experts
+from .experts import counts, expert_sources, with_experts
 from .fields import FULL, SLIDING, flag, integer, words
 from .llama import PREFIX
 from .olmoe import count_key, place
 from .qwen3_moe import KEYS, sparse_layers
-from .sources import Source
-from .spec import MOST_LAYERS, Experts, Mlp, Routing, Transformer
+from .sources import Source, parts_of
+from .spec import MOST_LAYERS, Attention, Experts, Mlp, Routing, Transformer
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
@@ -25,42 +27,40 @@ _DEFAULTS = {
 _BIASES = ("q", "k", "v")
 
 
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same with MLPs, as Llama's."""
+    plain = {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
+    if plain.get("layer_types") is None and flag(plain, "use_sliding_window"):  # every other of the first layers
+        first = integer(config, "max_window_layers", 28)
+        layers = range(integer(config, "num_hidden_layers", most=MOST_LAYERS))
+        plain["layer_types"] = [SLIDING if layer % 2 == 0 and layer < first else FULL for layer in layers]
+    return plain
+
+
+def _attention(config: dict[str, Any]) -> Callable[[int, Attention], Attention]:
+    with_bias = _BIASES if flag(config, "qkv_bias", True) else ()
+    return lambda _, attention: replace(attention, biases=with_bias)
+
+
+_KIN = llama.Kin(_plain, _attention)
+unread = _KIN.unread
+
+
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
-    dense = with_attention(llama.describe(_dense(config)), biases=_BIASES if flag(config, "qkv_bias", True) else ())
-    return with_experts(dense, _experts(config), sparse_layers(config))
-
-
-def unread(config: dict[str, Any]) -> list[str]:
-    """Looks through the keys; see `gossamer.arch.Family`."""
-    return llama.unread(_dense(config))
+    return with_experts(_KIN.describe(config), _experts(config), sparse_layers(config))
 
 
 def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
     """Lists the biases that there may be; see `gossamer.arch.Family`."""
-    return {"qkv_bias": _bias_sources(config)}
+    every = llama.biases(_plain(config))["attention_bias"]
+    return {"qkv_bias": {name: source for name, source in every.items() if parts_of(name)[1] in _BIASES}}
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
     hidden, layers = integer(config, "hidden_size"), sparse_layers(config)
-    found = expert_sources(llama.sources(_dense(config)), _experts(config), hidden, place, layers)
-    return found | _bias_sources(config) if flag(config, "qkv_bias", True) else found
-
-
-def _bias_sources(config: dict[str, Any]) -> dict[str, Source]:
-    every = llama.biases(_dense(config))["attention_bias"]
-    return {name: source for name, source in every.items() if name.split(".")[2] in _BIASES}
-
-
-def _dense(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the same with MLPs."""
-    dense = {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
-    if dense.get("layer_types") is None and flag(dense, "use_sliding_window"):  # every other of the first layers
-        first = integer(config, "max_window_layers", 28)
-        layers = range(integer(config, "num_hidden_layers", most=MOST_LAYERS))
-        dense["layer_types"] = [SLIDING if layer % 2 == 0 and layer < first else FULL for layer in layers]
-    return dense
+    return expert_sources(_KIN.sources(config), _experts(config), hidden, place, layers)
 
 
 def _experts(config: dict[str, Any]) -> Experts:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import llama, qwen2
 from .llama import PREFIX
-from .relatives import epsilon
+from .relatives import QK_NORMS, epsilon
 from .spec import Attention, Norm, QkNorm
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
@@ -23,5 +23,5 @@ def _attention(config: dict[str, Any]) -> Callable[[int, Attention], Attention]:
     return lambda layer, attention: replace(attention, qk_norm=norm, window=found[layer])
 
 
-_KIN = llama.Kin(_plain, _attention, {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}, ("attention_bias",))
+_KIN = llama.Kin(_plain, _attention, QK_NORMS, ("attention_bias",))
 describe, unread, biases, sources = _KIN.describe, _KIN.unread, _KIN.biases, _KIN.sources

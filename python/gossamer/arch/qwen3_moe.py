@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..errors import GossamerError
 from . import llama
-from .experts import counts, expert_sources, with_attention, with_experts
-from .fields import flag, integer, number, words
+from .experts import counts, expert_sources, with_experts
+from .fields import flag, integer, words
 from .llama import PREFIX
 from .olmoe import count_key, place
+from .relatives import QK_NORMS, epsilon
 from .sources import Source
-from .spec import MOST_LAYERS, Experts, Mlp, Norm, QkNorm, Routing, Transformer
+from .spec import MOST_LAYERS, Attention, Experts, Mlp, Norm, QkNorm, Routing, Transformer
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
@@ -30,33 +33,29 @@ _DEFAULTS = {
 }
 
 
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same with MLPs, as Llama's."""
+    return {key: value for key, value in (_DEFAULTS | config).items() if key not in KEYS}
+
+
+def _attention(config: dict[str, Any]) -> Callable[[int, Attention], Attention]:
+    norm = QkNorm(Norm("rms", epsilon(config)))
+    return lambda _, attention: replace(attention, qk_norm=norm)
+
+
+_KIN = llama.Kin(_plain, _attention, QK_NORMS, ("attention_bias",))
+unread, biases = _KIN.unread, _KIN.biases
+
+
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
-    norm = QkNorm(Norm("rms", number(config, "rms_norm_eps", 1e-6)))
-    dense = with_attention(llama.describe(_dense(config)), qk_norm=norm)
-    return with_experts(dense, _experts(config), sparse_layers(config))
-
-
-def unread(config: dict[str, Any]) -> list[str]:
-    """Looks through the keys; see `gossamer.arch.Family`."""
-    return llama.unread(_dense(config))
-
-
-def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
-    """Lists the biases that there may be; see `gossamer.arch.Family`."""
-    return {key: found for key, found in llama.biases(_dense(config)).items() if key != "mlp_bias"}
+    return with_experts(_KIN.describe(config), _experts(config), sparse_layers(config))
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
     hidden, layers = integer(config, "hidden_size"), sparse_layers(config)
-    found = expert_sources(llama.sources(_dense(config)), _experts(config), hidden, place, layers)
-    width = found["layers.0.q"].shape[0] // integer(config, "num_attention_heads")
-    for layer in range(integer(config, "num_hidden_layers")):
-        for side in ("q", "k"):
-            stored = f"model.layers.{layer}.self_attn.{side}_norm.weight"
-            found[f"layers.{layer}.{side}_norm"] = Source(stored, (width,))
-    return found
+    return expert_sources(_KIN.sources(config), _experts(config), hidden, place, layers)
 
 
 def sparse_layers(config: dict[str, Any]) -> set[int]:
@@ -71,11 +70,6 @@ def sparse_layers(config: dict[str, Any]) -> set[int]:
         raise GossamerError(f"mlp_only_layers must be a list of layers, got {dense!r:.80}")
     layers = range(integer(config, "num_hidden_layers", most=MOST_LAYERS))
     return {layer for layer in layers if layer not in dense and (layer + 1) % every == 0}
-
-
-def _dense(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the same with MLPs."""
-    return {key: value for key, value in (_DEFAULTS | config).items() if key not in KEYS}
 
 
 def _experts(config: dict[str, Any]) -> Experts:

@@ -36,6 +36,8 @@ INSIDE = {
     **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
 """Stored names of what is in a block."""
+QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+"""Stored names of norms of queries and keys, where a block has them."""
 QKVO = ("q", "k", "v", "o")
 
 
