@@ -38,13 +38,20 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items() if name not in ("F8_E4M3", "F8_E5M2", "F8_E8M0", "BF16")}
+NAMES = {dtype: name for name, dtype in _DTYPES.items() if name not in ("F8_E4M3", "F8_E5M2", "F8_E8M0", "BF16")}
 
 _MAX_HEADER = 16_000_000  # bytes, 100,000 tensors; the format itself has 100,000,000, which take gigabytes
 _MAX_DIMENSIONS = 8
 _CHUNK = 16 << 20  # bytes a write call, so that Ctrl-C is prompt
 _PAD = "__pad."  # tensors that fill the gaps which alignment needs: the format allows no holes
 _ENTRY = 250  # header bytes that a tensor and the filler before it need at most, names not counted
+
+
+def from_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns the values of bfloat16 numbers out of their bits, uint16 of any shape."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,7 @@ class SafetensorsFile:
         if dtype == "F16":
             return values.astype(np.float32)
         if dtype == "BF16":
-            wide = values.astype(np.uint32)
-            wide <<= 16
-            return wide.view(np.float32)
+            return from_bfloat16(values)
         raise GossamerError(f"{self.path}: tensor {name} is of type {dtype}; weights must be F32, F16 or BF16")
 
 
@@ -280,7 +285,7 @@ class SafetensorsWriter:
         if gap:
             self._append(f"{_PAD}{self._fillers}", "U8", np.zeros(gap, np.uint8))
             self._fillers += 1
-        self._append(name, dtype or _NAMES[little.dtype], little)
+        self._append(name, dtype or NAMES[little.dtype], little)
 
     def _append(self, name: str, dtype: str, values: NDArray[Any]) -> None:
         data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)

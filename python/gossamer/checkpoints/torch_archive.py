@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..files import refuse_pointer
+from ..safetensors_io import from_bfloat16
 
 _STORAGES = {
     "FloatStorage": "<f4",
@@ -86,10 +87,7 @@ class Bits(np.ndarray[Any, np.dtype[Any]]):
 
 def floats(values: NDArray[Any]) -> NDArray[Any]:
     """Returns bfloat16 values out of their bits, and others as they are."""
-    if not isinstance(values, Bits):
-        return values
-    wide: NDArray[Any] = (np.asarray(values, np.uint32) << 16).view(np.float32)
-    return wide
+    return from_bfloat16(np.asarray(values)) if isinstance(values, Bits) else values
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> NDArray[Any]:

@@ -10,23 +10,11 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..files import refuse_pointer
-from ..safetensors_io import TensorInfo
+from ..safetensors_io import NAMES, TensorInfo
 from .torch_archive import Bits, floats, read_archive
 
 FILE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
-
-_TYPES = {
-    "f4": "F32",
-    "f2": "F16",
-    "f8": "F64",
-    "i8": "I64",
-    "i4": "I32",
-    "i2": "I16",
-    "i1": "I8",
-    "u1": "U8",
-    "b1": "BOOL",
-}
 
 
 class TorchFile:
@@ -55,7 +43,7 @@ class TorchFile:
         for name, values in held.items():
             if not isinstance(name, str) or not isinstance(values, np.ndarray):
                 raise GossamerError(f"{self.path}: holds {name!r:.80}, which is no tensor")
-            dtype = "BF16" if isinstance(values, Bits) else _TYPES[values.dtype.str[1:]]
+            dtype = "BF16" if isinstance(values, Bits) else NAMES[values.dtype]
             self.tensors[name] = TensorInfo(dtype, values.shape, 0, values.nbytes)
             self._values[name] = values
 

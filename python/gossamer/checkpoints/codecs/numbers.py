@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...safetensors_io import from_bfloat16
 from .tensor import Tensor
 
 FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -45,8 +46,7 @@ def floats_of(tensor: Tensor, raw: NDArray[Any]) -> NDArray[np.float32]:
         return raw.astype(np.float32)
     values: NDArray[np.float32]
     if tensor.dtype == "BF16":
-        values = (raw.astype(np.uint32) << 16).view(np.float32)
-        return values
+        return from_bfloat16(raw)
     if tensor.dtype in ("F8_E4M3", "F8_E5M2"):
         values = _table(tensor.dtype)[raw]
         return values
