@@ -25,10 +25,9 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from bitmask_files import sparse_checkpoint
 from gguf_cases import CASES
-from gguf_families import built
 from gguf_families import write as write_family
 from gguf_files import write_gguf
-from tiny import CHAT_TEMPLATE, tiny_llama
+from tiny import CHAT_TEMPLATE, made, tiny_llama
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 300}
 _ROPE = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
@@ -183,7 +182,7 @@ def _families(folder: Path) -> None:
     for case, (architecture, config, keys) in CASES.items():
         if config["model_type"] in arch.families():
             name = case.replace(" ", "-")
-            built(folder / name, config)
+            made(folder / name, config)
             (folder / f"{name}-gguf").mkdir()
             write_family(folder / name, folder / f"{name}-gguf" / "m.gguf", architecture, keys)
 

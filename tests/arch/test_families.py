@@ -17,11 +17,11 @@ from family_checks import (
     check_pruned_go_back,
     check_pruned_packed_and_run,
     check_trains,
-    made,
 )
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from tiny import made
 
 GPT2 = {"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320}
 NEOX = {

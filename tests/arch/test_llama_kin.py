@@ -18,11 +18,11 @@ from family_checks import (
     check_pruned_go_back,
     check_pruned_packed_and_run,
     check_trains,
-    made,
 )
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from tiny import made
 
 SIZES: Config = {
     "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -16,7 +16,7 @@ from gossamer.errors import GossamerError
 from gossamer.packing.folder import read_packed
 from gossamer.pruning import prune
 from reference_model import ReferenceModel
-from tiny import save_tokenizer
+from tiny import made as seeded
 
 torch = pytest.importorskip("torch", reason="transformers' models are the oracle here")
 transformers = pytest.importorskip("transformers", reason="the oracle")
@@ -88,18 +88,7 @@ Made = Callable[..., Path]
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
     def make(case: str, name: str = "model", change: Callable[[Any], None] | None = None) -> Path:
-        folder = tmp_path / name
-        torch.manual_seed(0)
-        values = dict(CASES[case])
-        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values, bos_token_id=0, eos_token_id=2)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-        if change:
-            change(model)
-        model.save_pretrained(folder)
-        save_tokenizer(folder)
-        return folder
+        return seeded(tmp_path / name, CASES[case], change=change)
 
     return make
 

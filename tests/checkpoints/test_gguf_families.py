@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from gguf_cases import CASES
-from gguf_families import built, write
+from gguf_families import write
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.checkpoints.gguf_families import ARCHITECTURES
+from tiny import made
 
 pytest.importorskip("torch", reason="transformers' models are the oracle here")
 pytest.importorskip("transformers", reason="the oracle")
@@ -22,7 +23,7 @@ pytest.importorskip("transformers", reason="the oracle")
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_is_the_checkpoint_that_it_was_made_from(tmp_path: Path, case: str) -> None:
     architecture, values, keys = CASES[case]
-    built(tmp_path / "model", values)
+    made(tmp_path / "model", values)
     folder = open_checkpoint(tmp_path / "model")
     file = open_checkpoint(write(tmp_path / "model", tmp_path / "m.gguf", architecture, keys))
     expected, actual = (arch.family(one.config).describe(one.config) for one in (folder, file))

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from gguf_cases import CASES
-from gguf_families import built
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
 from gossamer.checkpoints.gguf_write import write_gguf
 from gossamer.cli import main
 from gossamer.errors import GossamerError
-from tiny import tiny_llama
+from tiny import made, tiny_llama
 
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -53,7 +52,7 @@ def test_transformers_reads_it(tmp_path: Path, case: str) -> None:
     torch = pytest.importorskip("torch", reason="the oracle")
     transformers = pytest.importorskip("transformers", reason="the oracle")
     _, values, _ = CASES[case]
-    folder = built(tmp_path / "m", values)
+    folder = made(tmp_path / "m", values)
     write_gguf(open_checkpoint(folder), tmp_path / "m.gguf", type="f32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
     expected = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

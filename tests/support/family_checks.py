@@ -20,24 +20,9 @@ from gossamer.generation.perplexity import perplexity
 from gossamer.nn import decoder as trained
 from gossamer.pruning import prune
 from reference_model import ReferenceModel
-from tiny import save_tokenizer
 
 Config = dict[str, Any]
 VOCAB = 320
-
-
-def made(folder: Path, config: Config, *, base: bool = False) -> Path:
-    """Writes a model of a config, all of its parameters moved from what they began with."""
-    torch.manual_seed(0)
-    values = dict(config)
-    settings = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-    settings.update({"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": None})
-    model = transformers.AutoModelForCausalLM.from_config(settings)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    (model.base_model if base else model).save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
 
 
 def theirs(folder: Path, ids: Any) -> Any:

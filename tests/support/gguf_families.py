@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from gguf_files import add_tokenizer
-from tiny import save_tokenizer
 
 Array = NDArray[np.float32]
 Config = dict[str, Any]
@@ -90,22 +89,6 @@ CHANGES: dict[str, Change] = {
     "falcon": by_group,
     "gpt-oss": turned_apart,
 }
-
-
-def built(folder: Path, values: Config) -> Path:
-    """A seeded model of transformers with all parameters moved, saved with a tokenizer."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    settings = dict(values)
-    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
 
 
 def stacked(tensors: dict[str, Array]) -> dict[str, Array]:

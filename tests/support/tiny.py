@@ -1,8 +1,9 @@
-"""Tiny seeded Llama checkpoints in Hugging Face form, with tokenizer and chat template, made in milliseconds."""
+"""Tiny seeded checkpoints in Hugging Face form, with tokenizer and chat template, made in milliseconds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,37 @@ def tiny_llama(
             weight_map.update(dict.fromkeys(part, file))
         index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    save_tokenizer(folder)
+    return folder
+
+
+def made(
+    folder: Path, config: dict[str, Any], *, base: bool = False, change: Callable[[Any], object] | None = None
+) -> Path:
+    """Writes a seeded model of transformers, all of its parameters moved from what they began with.
+
+    Args:
+        folder: Folder to make.
+        config: Keys of config.json, `model_type` among them; others are transformers' own.
+        base: Whether the head is left out.
+        change: Is given the model before it is written.
+
+    Returns:
+        The folder.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    values = dict(config)
+    settings = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    settings.update({"bos_token_id": 0, "eos_token_id": EOS_ID, "pad_token_id": None})
+    model = transformers.AutoModelForCausalLM.from_config(settings)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    if change:
+        change(model)
+    (model.base_model if base else model).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 

@@ -23,8 +23,8 @@ CONFIG = {
 
 
 def test_experts_of_4_bit_floats_stay_what_they_are(tmp_path: Path) -> None:
-    from family_checks import made
     from stored_forms_tools import fp4_codes, pairs
+    from tiny import made
 
     folder = made(tmp_path / "m", CONFIG)
     tensors = safetensors.load_file(folder / "model.safetensors")
