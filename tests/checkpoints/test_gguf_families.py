@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -31,9 +32,27 @@ def test_a_file_is_the_checkpoint_that_it_was_made_from(tmp_path: Path, case: st
     ours, theirs = file.sources(), folder.sources()
     assert ours == theirs
     for name in theirs:
-        np.testing.assert_array_equal(file.read(ours[name]), folder.read(theirs[name]), err_msg=name)
+        source, expected = ours[name], folder.read(theirs[name])
+        np.testing.assert_array_equal(file.read(source), expected, err_msg=name)
+        np.testing.assert_array_equal(source.read(file.tensor(source.tensor)), expected, err_msg=name)
     for name in file.names():
         assert file.shape(name) == file.tensor(name).shape
+
+
+def test_one_of_a_stack_is_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, values, keys = CASES["gpt-oss"]
+    made(tmp_path / "model", values)
+    file = open_checkpoint(write(tmp_path / "model", tmp_path / "m.gguf", architecture, keys))
+    read: list[int] = []
+    dequantize = gguf.quants.dequantize
+
+    def counted(data: Any, kind: Any) -> Any:
+        read.append(data.size)
+        return dequantize(data, kind)
+
+    monkeypatch.setattr(gguf.quants, "dequantize", counted)
+    expert = file.read(file.sources()["layers.0.experts.1.gate"])
+    assert read == [expert.size]
 
 
 def alike(expected: Any, actual: Any) -> None:

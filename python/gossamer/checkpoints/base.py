@@ -82,9 +82,13 @@ class Checkpoint(ABC):
             GossamerError: as there, or a value is NaN or infinite.
         """
         values = self.tensor(name)
+        self._refuse_infinite(name, values)
+        return values
+
+    def _refuse_infinite(self, name: str, values: NDArray[np.float32]) -> None:
+        """Raises `GossamerError` where values of a tensor are NaN or infinite."""
         if not np.isfinite(values).all():
             raise GossamerError(f"{self.path}: tensor {name} has NaN or infinite values")
-        return values
 
     def add_zeros(self, name: str, length: int) -> None:
         """Adds a vector of zeros, as if the file had it."""
@@ -128,8 +132,8 @@ class Checkpoint(ABC):
             return source.read(self.finite(source.tensor) if finite else self.tensor(source.tensor))
         # One of a stack, which may be larger than memory is.
         one = self.rows(source.tensor, slice(source.index, source.index + 1))
-        if finite and not np.isfinite(one).all():
-            raise GossamerError(f"{self.path}: tensor {source.tensor} has NaN or infinite values")
+        if finite:
+            self._refuse_infinite(source.tensor, one)
         return replace(source, shape=(1, *source.shape[1:]), index=0).read(one)
 
     def read_codes(self, source: Source) -> Codes | None:

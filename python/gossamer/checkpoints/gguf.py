@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arch
+from ..arch.sources import Source
 from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
@@ -39,14 +40,14 @@ class GgufCheckpoint(Checkpoint):
         kind, architecture = (self._keys.get(f"general.{name}") for name in ("type", "architecture"))
         if kind not in (None, "model"):
             raise GossamerError(f"{path}: holds no model: its general.type is {kind!r:.80}")
-        find(path, architecture)
+        family = find(path, architecture)
         factors = {name: self._read(stored.pop(name)).reshape(-1).tolist() for name in ROPE_FACTORS if name in stored}
         self._tensors = {name: tensor for name, tensor in stored.items() if not _BUFFER.fullmatch(name)}
         shapes = {name: _shape(tensor) for name, tensor in self._tensors.items()}
         embedding = shapes.get("token_embd.weight")
         if embedding is None or len(embedding) != 2:
             raise GossamerError(f"{path}: tensor token_embd.weight is missing or no matrix")
-        self.config, heads = read_config(path, str(architecture), self._keys, shapes, embedding[0], factors)
+        self.config, heads = read_config(path, str(architecture), family, self._keys, shapes, embedding[0], factors)
         self._zeros: dict[str, int] = {}
         self._place(shapes, heads)
 
@@ -108,6 +109,16 @@ class GgufCheckpoint(Checkpoint):
             source.write(whole, values)
         assert whole is not None
         return whole
+
+    def read(self, source: Source, *, finite: bool = False) -> NDArray[np.float32]:  # noqa: D102
+        # What the family keeps in one tensor lies apart here: the piece alone is read.
+        own = next((name for name, piece in self._pieces(source.tensor).items() if piece == source), None)
+        if own is None:
+            return super().read(source, finite=finite)
+        values = self._canonical(own)
+        if finite:
+            self._refuse_infinite(source.tensor, values)
+        return values
 
     def _pieces(self, name: str) -> arch.Sources:
         """The canonical tensors that lie in one of the family's, by name; none for a tensor of the file itself."""

@@ -57,6 +57,7 @@ def find(path: Path, architecture: Any) -> Architecture:
 def read_config(
     path: Path,
     architecture: str,
+    family: Architecture,
     keys: dict[str, Any],
     names: Collection[str],
     vocab: int,
@@ -67,6 +68,7 @@ def read_config(
     Args:
         path: The file, for errors.
         architecture: Its name of the family.
+        family: What `find` returns for that.
         keys: Its keys.
         names: Its tensors.
         vocab: Rows of the embedding.
@@ -78,7 +80,6 @@ def read_config(
     Raises:
         GossamerError: a key is missing, has a bad value, or asks for what there is not.
     """
-    family = find(path, architecture)
     prefix = f"{architecture}."
 
     def get(key: str) -> Any:
