@@ -313,3 +313,23 @@ def test_two_runs_do_not_write_the_same_file(served, tmp_path, capsys):
     decoder.step = second  # type: ignore[method-assign]
     assert run(tmp_path) == 0
     assert "out.jsonl.part: another run is writing it" in told[1]
+
+
+def test_a_line_may_ask_for_every_option_and_gets_log_probabilities(served, tmp_path):
+    served(fake_model())
+    own = {"presence_penalty": 0.5, "frequency_penalty": 0.1, "typical_p": 0.9, "logit_bias": {"4": -100, "0": -100}}
+    write(
+        tmp_path / "in.jsonl",
+        {"prompt": "abc", "max_new_tokens": 2, "logprobs": 1, **own},
+        {"prompt": "a", "max_new_tokens": 1},
+        {"prompt": "a", "logit_bias": {"99": 1}},
+        {"prompt": "a", "typical_p": 0},
+    )
+    assert run(tmp_path) == 0
+    first, second, third, fourth = read(tmp_path / "out.jsonl")
+    assert not first["text"].startswith("d"), "which the bias forbids"
+    assert len(first["logprobs"]) == len(first["logprobs"][0]["top"]) + 1 == 2
+    assert first["logprobs"][0]["top"][0]["text"] == "d", "what the model itself finds likeliest"
+    assert second == {"line": 2, "prompt": "a", "text": "b", "finish": "length", "prompt_tokens": 1, "new_tokens": 1}
+    assert third["error"] == "logit_bias: token 99 is outside the model's vocabulary of 13 tokens"
+    assert fourth["error"] == "typical_p must be above 0 and at most 1, got 0"

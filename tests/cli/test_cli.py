@@ -63,13 +63,17 @@ def test_generate_passes_every_sampling_option_on(served, monkeypatch):
     seen: dict[str, Any] = {}
     monkeypatch.setattr(model, "stream", lambda prompt, **options: seen.update(options, prompt=prompt) or iter(()))
     line = "--temperature 0.7 --top-k 40 --top-p 0.9 --min-p 0.05 --repeat-penalty 1.1 --seed 7 -n 9 --stop x --stop yy"
+    line += " --typical-p 0.8 --frequency-penalty 0.3 --presence-penalty -0.2 --logit-bias 3=-100 --logit-bias 4=1.5"
     assert main(["generate", "ab", "--raw", *line.split()]) == 0
+    del seen["cancel"]
     assert seen == {
+        "typical_p": 0.8, "frequency_penalty": 0.3, "presence_penalty": -0.2, "logit_bias": [(3, -100.0), (4, 1.5)],
         "prompt": "ab", "chat": False, "max_new_tokens": 9, "temperature": 0.7, "top_k": 40, "top_p": 0.9,
         "min_p": 0.05, "repeat_penalty": 1.1, "seed": 7, "stop": ["x", "yy"],
     }  # fmt: skip
     seen.clear()
     assert main(["generate", "ab"]) == 0
+    del seen["cancel"]
     assert seen == {"prompt": "ab", "chat": None}, "what is not given is left to the model"
 
 
@@ -130,6 +134,19 @@ def test_generate_json_is_one_document(served, capsys):
     assert document["stats"]["finish"] == "eos"
     assert document["stats"]["new_tokens"] == 3
     assert "decode: 3 tokens" in err
+
+
+def test_generate_tells_log_probabilities_and_several_texts(served, capsys):
+    served(fake_model())
+    assert main(["generate", "ab", "-n", "2", "--json", "--logprobs", "1", "--completions", "2"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    one, two = document["completions"]
+    assert (one["text"], one["finish"], two["text"]) == ("cd", "length", "cd")
+    assert [entry["text"] for entry in one["logprobs"]] == ["c", "d"]
+    assert one["logprobs"][0]["logprob"] == one["logprobs"][0]["top"][0]["logprob"] < 0
+    assert main(["generate", "ab", "-n", "2", "--completions", "2"]) == 0
+    assert capsys.readouterr().out == "[1]\ncd\n[2]\ncd\n"
+    assert "--logprobs: needs --json" in usage_error(capsys, "generate", "a", "--logprobs", "2")
 
 
 def test_generate_reads_the_prompt_from_standard_input(served, capsys, monkeypatch):

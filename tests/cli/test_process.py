@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,18 @@ def test_sigint_in_the_middle_of_an_answer():
         out, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert re.fullmatch(rb"[ab]{1,899}\n", first + out)
+    assert err == b""
+
+
+def test_sigint_in_the_middle_of_a_document():
+    with process("generate", "a", "-n", "900", "--json", delay=0.05) as running:
+        time.sleep(1.5)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    document = json.loads(out)
+    assert document["finish"] == "closed"
+    assert 1 <= len(document["text"]) < 900
     assert err == b""
 
 

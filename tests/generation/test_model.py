@@ -147,6 +147,37 @@ def test_the_repeat_penalty_counts_prompt_and_new_tokens():
     assert model.generate("a", max_new_tokens=3, repeat_penalty=10.0) == "bcd"
 
 
+def test_a_callback_ends_a_text_as_far_as_it_came():
+    model = fake_model()
+    asked = iter([False, False, True])
+    assert model.generate("a", max_new_tokens=9, cancel=lambda: next(asked)) == "bc"
+    assert model.last_stats is not None
+    assert (model.last_stats.finish, model.last_stats.new_tokens) == ("closed", 2)
+    assert decoder_of(model).held == {}
+
+
+def test_completions_share_their_prompt_and_differ():
+    model = fake_model()
+    decoder_of(model).logits = np.linspace(0, 1, len(LETTERS), dtype=np.float32)
+    options = {"temperature": 1.0, "seed": 3, "max_new_tokens": 20, "logprobs": 1, "logit_bias": {0: -99.0}}
+    prompt = "abcdefghij" * 4
+    found = model.completions(prompt, 3, **options)
+    assert len({completion.text for completion in found}) == 3
+    assert found[0].text == model.generate(prompt, **options)
+    assert [completion.finish for completion in found] == ["length"] * 3
+    assert "".join(LETTERS[token] for token in found[1].tokens) == found[1].text
+    assert [entry.token for entry in found[1].logprobs] == list(found[1].tokens)
+    assert [completion.stats.reused_tokens for completion in found] == [0, 39, 39]
+    assert found[2].text == model.completions(prompt, 3, most=1, **options)[2].text
+    assert decoder_of(model).held == {}
+    with pytest.raises(GossamerError, match="n must be at least 1, got 0"):
+        model.completions("a", 0)
+    with pytest.raises(GossamerError, match="logit_bias: token 13 is outside the model's vocabulary of 13 tokens"):
+        model.completions("a", 2, logit_bias={13: 1.0})
+    with pytest.raises(GossamerError, match="the prompt is empty"):
+        model.completions("", 2)
+
+
 def test_damaged_logits_are_a_clear_error_and_the_sequence_goes():
     model = fake_model()
     decoder_of(model).logits = np.full(len(LETTERS), np.nan, np.float32)

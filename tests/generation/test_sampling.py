@@ -14,6 +14,10 @@ from gossamer.generation.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical,
+    likeliest,
+    log_probabilities,
+    lower,
     penalize,
     probabilities,
     sampler,
@@ -65,6 +69,58 @@ def test_min_p_is_relative_to_the_likeliest():
     assert keep_min_p(logits, 1.0).tolist() == [1]
 
 
+def test_typical_keeps_what_is_as_surprising_as_the_mean():
+    # Entropy of (0.5, 0.3, 0.15, 0.05) is 1.14; informations are 0.69, 1.20, 1.90, 3.00: the second is nearest.
+    logits = logits_of(0.5, 0.3, 0.15, 0.05)
+    assert keep_typical(logits, 0.2).tolist() == [1]
+    assert keep_typical(logits, 0.7).tolist() == [0, 1]
+    assert keep_typical(logits, 0.9).tolist() == [0, 1, 2]
+    assert keep_typical(np.array([-np.inf, 0, -np.inf], np.float32), 0.999).tolist() == [1]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_typical_is_what_transformers_keeps(p: float):
+    torch = pytest.importorskip("torch")
+    from transformers import TypicalLogitsWarper
+
+    logits = np.random.default_rng(2).normal(0, 3, 400).astype(np.float32)
+    warped = TypicalLogitsWarper(p)(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits)[None])[0]
+    assert keep_typical(logits, p).tolist() == np.flatnonzero(np.isfinite(warped.numpy())).tolist()
+
+
+def test_frequency_counts_and_presence_does_not():
+    logits = np.array([4, -4, 4, 0], np.float32)
+    assert lower(logits, [0, 0, 1], 0.5, 2.0).tolist() == [1, -6.5, 4, 0]
+    assert lower(logits, [], 0.5, 2.0).tolist() == logits.tolist() == [4, -4, 4, 0]
+
+
+def test_frequency_and_presence_look_at_the_text_without_its_prompt():
+    logits = np.array([3, 2], np.float32)
+    for options in ({"frequency_penalty": 0.7}, {"presence_penalty": 1.4}):
+        sample = sampler(SamplingOptions(**options), prompt=2)
+        assert sample(logits, [0, 0]) == 0
+        assert sample(logits, [0, 0, 0]) == (1 if "presence_penalty" in options else 0)
+        assert sample(logits, [0, 0, 0, 0]) == 1
+
+
+def test_biases_come_before_the_penalties_and_change_nothing_of_the_callers():
+    logits = np.array([1, 0, 0], np.float32)
+    assert sampler(SamplingOptions(logit_bias={2: 1.5}))(logits, []) == 2  # type: ignore[arg-type]
+    assert sampler(SamplingOptions(logit_bias={0: -100}))(logits, []) == 1  # type: ignore[arg-type]
+    both = SamplingOptions(logit_bias={0: -1.5}, repeat_penalty=4.0)  # type: ignore[arg-type]
+    assert sampler(both)(np.array([1, -1, -5], np.float32), [0]) == 1  # -0.5 becomes -2, and would be -1.25 otherwise
+    assert logits.tolist() == [1, 0, 0]
+
+
+def test_log_probabilities_and_the_likeliest():
+    logits = np.random.default_rng(3).normal(0, 5, 1000).astype(np.float32)
+    exact = logits.astype(np.float64) - math.log(math.fsum(math.exp(value) for value in logits.tolist()))
+    np.testing.assert_allclose(log_probabilities(logits, np.arange(1000)), exact, rtol=1e-12)
+    assert likeliest(logits, 5).tolist() == np.argsort(-logits)[:5].tolist()
+    assert likeliest(logits, 0).tolist() == []
+    assert likeliest(np.array([1, 3, 3], np.float32), 9).tolist() == [1, 2, 0]
+
+
 def test_penalty_lowers_each_recent_token_once_whatever_its_sign():
     logits = np.array([4, -4, 4, 0], np.float32)
     assert penalize(logits, [0, 0, 1, 3], 2.0).tolist() == [2, -8, 4, 0]
@@ -92,6 +148,9 @@ def test_filters_apply_in_the_documented_order():
     # The penalty comes first: it takes the likeliest token out of top-k's reach.
     sample = sampler(SamplingOptions(temperature=1.0, top_k=1, repeat_penalty=10.0, seed=1))
     assert sample(np.array([2, 1.5], np.float32), [0]) == 1
+    # Typical-p comes behind top-k: of 5/8 and 3/8 the first is the most typical, of all four the second.
+    sample = sampler(SamplingOptions(temperature=1.0, top_k=2, typical_p=0.6, seed=1))
+    assert {sample(logits_of(0.5, 0.3, 0.15, 0.05), []) for _ in range(200)} == {0}
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -31,7 +31,10 @@ DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_p
         ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("top_k", -1), ("top_p", 0.0),
         ("top_p", 1.01), ("top_p", math.nan), ("min_p", -0.1), ("min_p", 1.5), ("repeat_penalty", 0.0),
         ("repeat_penalty", math.inf), ("seed", -1), ("max_new_tokens", 0), ("temperature", "hot"), ("top_k", 2.5),
-        ("top_p", None), ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
+        ("top_p", None), ("typical_p", 0.0), ("typical_p", 1.1), ("frequency_penalty", math.nan),
+        ("presence_penalty", "much"), ("logit_bias", 3), ("logit_bias", {"a": 1.0}), ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {1: math.inf}), ("logit_bias", {1: "x"}), ("logit_bias", [(1, 2.0), ("1", 3.0)]),
+        ("logprobs", -1), ("logprobs", True), ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(name: str, value: Any):
@@ -47,6 +50,14 @@ def test_a_stop_string_that_no_text_can_hold_is_refused():
 def test_one_stop_string_will_do():
     assert SamplingOptions(stop="end").stop == ("end",)  # type: ignore[arg-type]
     assert SamplingOptions(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_biases_are_kept_sorted_and_may_come_from_json():
+    options = SamplingOptions(logit_bias={"7": -100, 3: 1.5})  # type: ignore[arg-type]
+    assert options.logit_bias == ((3, 1.5), (7, -100.0))
+    assert options.changed({"logit_bias": options.logit_bias}) == options
+    assert json.loads(json.dumps(options.to_dict()))["logit_bias"] == {"3": 1.5, "7": -100.0}
+    assert hash(options) == hash(SamplingOptions(logit_bias=((7, -100), (3, 1.5))))
 
 
 def test_options_do_not_change():
@@ -67,6 +78,11 @@ def test_options_do_not_change():
         # The likeliest token: what filters the model has would change nothing.
         ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {}, {}),
         ({"do_sample": False, "repetition_penalty": 1.1}, {"repeat_penalty": 1.1}, {"repeat_penalty": 1.1}),
+        (
+            {"do_sample": True, "typical_p": 0.9},
+            {"temperature": 1.0, "typical_p": 0.9},
+            {"temperature": 1.0, "typical_p": 0.9},
+        ),
         # Whether to draw is not said: only what is said is laid over ours.
         ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}, dataclasses.replace(CHAT, repeat_penalty=1.1)),
         ({"top_p": 0.8}, {"top_p": 0.8}, dataclasses.replace(CHAT, top_p=0.8)),
@@ -131,7 +147,13 @@ def test_what_was_chosen_is_told():
     told = "temperature 0.7, top-p 0.95, min-p 0.05, repeat penalty 1.05, seed 3"
     assert model.last_stats.text().splitlines()[2] == f"sampling: {told}"
     document = json.loads(json.dumps(model.last_stats.to_dict()))
-    assert document["sampling"] == {**dataclasses.asdict(CHAT), "seed": 3, "max_new_tokens": 2, "stop": []}
+    assert document["sampling"] == {
+        **dataclasses.asdict(CHAT),
+        "seed": 3,
+        "max_new_tokens": 2,
+        "stop": [],
+        "logit_bias": {},
+    }
 
 
 def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
@@ -154,14 +176,14 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
 
 def test_options_that_there_are_not_are_answered_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch):
     model = fake_model(template=True)
-    known = "max_new_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop"
+    known = ", ".join(field.name for field in dataclasses.fields(SamplingOptions))
     for call in (model.stream, model.generate):
         with pytest.raises(
             TypeError, match=f"^there is no option temprature; .*: {known}, .*; did you mean temperature"
         ):
             call("a", temprature=1.0)
-    with pytest.raises(TypeError, match=f"^there is no option frequency; there are: {known}$"):
-        model.conversation().say("a", frequency=1)
+    with pytest.raises(TypeError, match=f"^there is no option colour; there are: {known}$"):
+        model.conversation().say("a", colour=1)
     monkeypatch.setattr("gossamer.loading.load", lambda *_: pytest.fail("nothing may be loaded"))
     with pytest.raises(TypeError, match="there is no option max_length; there are: "):
         gossamer.generate("a", max_length=3)

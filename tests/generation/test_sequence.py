@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -152,3 +153,37 @@ def test_the_number_of_the_draw_changes_what_is_drawn() -> None:
         return text.tokens
 
     assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    options = {"logprobs": 2, "logit_bias": {B: 50.0}, "temperature": 0.5, "repeat_penalty": 3.0}
+    text = sequence([A], max_new_tokens=3, **options)
+    logits = np.zeros(len(WORDS), np.float32)
+    logits[[XYZ, C]] = [2, 1]
+    text.push(logits)
+    assert text.tokens == [A, B]
+    (found,) = text.logprobs
+    total = math.log(len(WORDS) - 2 + math.e + math.e**2)
+    assert (found.token, found.text, found.bytes) == (B, "b", b"b")
+    assert found.logprob == pytest.approx(-total)
+    assert [(other.text, other.logprob) for other in found.top] == [
+        ("xyz", pytest.approx(2 - total)),
+        ("c", pytest.approx(1 - total)),
+    ]
+    assert found.to_dict()["top"][1] == {"token": C, "text": "c", "bytes": [99], "logprob": found.top[1].logprob}
+    plain = sequence([A])
+    plain.push(logits)
+    assert plain.logprobs == []
+
+
+def test_a_closed_text_gives_out_what_it_held_back_and_is_as_long_as_it_was() -> None:
+    text = sequence([A], stop="bcd")
+    assert pushed(text, [A, B, C]) == ["a", "", ""]
+    assert text.close() == "bc"
+    assert (text.finish, text.stats.finish, text.stats.new_tokens) == ("closed", "closed", 3)
+    assert text.close() == ""
+    ended = sequence([A])
+    pushed(ended, [EOS])
+    ended.close()
+    assert ended.finish == "eos"
+    assert text.completion("abc").tokens == (A, B, C)

@@ -104,6 +104,9 @@ class FakeTokenizer:
     def decode(self, ids: list[int]) -> str:
         return "".join(self.words[i] for i in ids)
 
+    def token_bytes(self, token: int) -> bytes:
+        return self.words[token].encode()
+
     def chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
         roles = {"user": "<u>", "assistant": "<a>", "system": ""}
         text = "".join(roles[m["role"]] + m["content"] for m in messages)

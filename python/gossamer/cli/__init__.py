@@ -27,6 +27,7 @@ from . import (
     roofline,
     sample,
 )
+from .interrupt import INTERRUPTED
 from .parser import SHELLS, Completion, Parser, Version
 
 COMMANDS: dict[str, ModuleType] = {
@@ -45,7 +46,7 @@ COMMANDS: dict[str, ModuleType] = {
     "roofline": roofline,
 }
 
-FAILED, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
+FAILED, BROKEN_PIPE = 1, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:

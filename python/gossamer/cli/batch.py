@@ -14,15 +14,14 @@ from .options import (
     add_engine_options,
     add_force_option,
     add_model_option,
-    add_sampling_options,
     add_system_option,
     integer,
     nonempty,
     open_model,
-    sampling_options,
 )
 from .output import print_json
 from .progress import progress
+from .sampling_arguments import add_logprobs_option, add_sampling_options, sampling_options
 
 SUMMARY = "answer a file of prompts, many at once"
 
@@ -62,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_system_option(parser)
     add_sampling_options(parser, GENERATE)
+    add_logprobs_option(parser)
     parser.add_argument("--raw", action="store_true", help="continue bare prompts, without the model's chat template")
     add_force_option(parser, "replace OUT.jsonl, and begin anew where another run was stopped")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")

@@ -14,11 +14,10 @@ from .options import (
     add_device_option,
     add_engine_options,
     add_model_option,
-    add_sampling_options,
     add_system_option,
     open_model,
-    sampling_options,
 )
+from .sampling_arguments import add_sampling_options, sampling_options
 
 if TYPE_CHECKING:
     from ..generation.conversation import Conversation

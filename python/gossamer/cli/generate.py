@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..generation.sampling_options import GENERATE
+from .interrupt import Interrupt
 from .options import (
     add_adapter_option,
     add_device_option,
     add_engine_options,
     add_model_option,
-    add_sampling_options,
     add_system_option,
+    integer,
     open_model,
-    sampling_options,
 )
 from .output import print_json
+from .sampling_arguments import add_logprobs_option, add_sampling_options, sampling_options
+
+if TYPE_CHECKING:
+    from ..generation.completion import Completion
 
 SUMMARY = "generate text for one prompt"
 
@@ -27,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_system_option(parser)
     add_sampling_options(parser, GENERATE)
+    add_logprobs_option(parser)
+    parser.add_argument(
+        "--completions",
+        type=integer(1),
+        default=1,
+        metavar="N",
+        help="write N texts after one prompt; with a temperature, others (default 1)",
+    )
     parser.add_argument(
         "--raw", action="store_true", help="continue the bare prompt, without the model's chat template"
     )
@@ -43,29 +57,52 @@ def run(args: argparse.Namespace) -> int:
     """Generates, and returns the exit code."""
     if args.raw and args.system is not None:
         args.parser.error("argument --system: not allowed with argument --raw, which knows no messages")
+    if args.logprobs is not None and not args.json:
+        args.parser.error("argument --logprobs: needs --json, which has room for them")
     prompt = _prompt(args)
     model = open_model(args, args.model, args.threads)
     asked: str | list[dict[str, str]] = prompt
     if args.system is not None:
         asked = [{"role": "system", "content": args.system}, {"role": "user", "content": prompt}]
-    pieces = model.stream(asked, chat=False if args.raw else None, **sampling_options(args))
-    if args.json:
-        text = "".join(pieces)
-        stats = model.last_stats.to_dict() if model.last_stats else {}
-        print_json({"model": args.model, "prompt": prompt, "text": text, "stats": stats})
-    else:
-        begun = False
-        try:
-            for piece in pieces:
-                begun = True
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-        finally:
-            if begun:
-                sys.stdout.write("\n")
+    options = {"chat": False if args.raw else None, **sampling_options(args)}
+    with Interrupt() as interrupt:
+        interrupt.begun = args.json or args.completions > 1
+        if args.json:
+            found = model.completions(asked, args.completions, cancel=interrupt, **options)
+            print_json(_document(args.model, prompt, found))
+        elif args.completions > 1:
+            for number, completion in enumerate(
+                model.completions(asked, args.completions, cancel=interrupt, **options), 1
+            ):
+                print(f"[{number}]\n{completion.text}")
+        else:
+            _print(model.stream(asked, cancel=interrupt, **options), interrupt)
     if args.stats and model.last_stats:
         print(model.last_stats.text(), file=sys.stderr)
-    return 0
+    return interrupt.code
+
+
+def _print(pieces: Iterator[str], interrupt: Interrupt) -> None:
+    """Prints a text as it comes."""
+    begun = False
+    try:
+        for piece in pieces:
+            begun = interrupt.begun = True
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        if begun:
+            sys.stdout.write("\n")
+
+
+def _document(model: str, prompt: str, found: list[Completion]) -> dict[str, Any]:
+    """What --json prints of texts: of one, or of several in a list."""
+    texts = [
+        {"text": completion.text, "finish": completion.finish, "stats": completion.stats.to_dict()}
+        | ({"logprobs": [entry.to_dict() for entry in completion.logprobs]} if completion.logprobs else {})
+        for completion in found
+    ]
+    return {"model": model, "prompt": prompt, **(texts[0] if len(texts) == 1 else {"completions": texts})}
 
 
 def _prompt(args: argparse.Namespace) -> str:

@@ -6,13 +6,11 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, KV_TYPES, TYPES
-from ..generation.sampling_options import SamplingOptions
 from ..loading import DEFAULT_MODEL
 from .progress import progress
 
@@ -40,8 +38,9 @@ def integer(minimum: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """Returns an argument type: a finite number from `low` (or above it) to `high`."""
-    span = f"{'above' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
+    """Returns an argument type: a finite number from `low` (or above it) to `high`, either of which may be infinite."""
+    span = f"{'above' if above else 'at least'} {low:g}" if math.isfinite(low) else "finite"
+    span += f" and at most {high:g}" if math.isfinite(high) else ""
 
     def parse(text: str) -> float:
         try:
@@ -239,67 +238,3 @@ def add_system_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", type=nonempty, metavar="TEXT", help="a system message: who the model is to be, and how it answers"
     )
-
-
-def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOptions) -> None:
-    """Adds the options of a text; `sampling_options` collects them.
-
-    Args:
-        parser: Where to.
-        defaults: What holds where the model has no defaults of its own.
-    """
-    parser.add_argument(
-        "-n",
-        "--max-new-tokens",
-        type=integer(1),
-        metavar="N",
-        help=f"most tokens to generate (default {defaults.max_new_tokens})",
-    )
-    group = parser.add_argument_group(
-        "sampling",
-        "Applied in the order repeat penalty, top-k, top-p, min-p, temperature. Defaults are those of the model's "
-        "generation_config.json; the ones below are for a model without. --stats tells what was used.",
-    )
-    group.add_argument(
-        "--temperature",
-        type=number(0),
-        metavar="T",
-        help=f"0 takes the likeliest token, above 0 draws (default {defaults.temperature:g})",
-    )
-    group.add_argument(
-        "--top-k",
-        type=integer(0),
-        metavar="K",
-        help=f"draw from the K likeliest tokens; 0 is off (default {defaults.top_k})",
-    )
-    group.add_argument(
-        "--top-p",
-        type=number(0, 1, above=True),
-        metavar="P",
-        help="draw from the fewest likeliest tokens whose probabilities reach P; 1 is off "
-        f"(default {defaults.top_p:g})",
-    )
-    group.add_argument(
-        "--min-p",
-        type=number(0, 1),
-        metavar="P",
-        help=f"draw from tokens at least P times as likely as the likeliest; 0 is off (default {defaults.min_p:g})",
-    )
-    group.add_argument(
-        "--repeat-penalty",
-        type=number(0, above=True),
-        metavar="X",
-        help="make tokens among the last 64, prompt included, less likely; 1 is off "
-        f"(default {defaults.repeat_penalty:g})",
-    )
-    group.add_argument(
-        "--seed", type=integer(0), metavar="S", help=f"the same seed draws the same text (default {defaults.seed})"
-    )
-    group.add_argument(
-        "--stop", action="append", type=nonempty, metavar="TEXT", help="end before this text; repeatable"
-    )
-
-
-def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns those options of `add_sampling_options` that were given."""
-    return given(args, *(field.name for field in fields(SamplingOptions)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ from .scheduler import MOST, Scheduler, Task
 if TYPE_CHECKING:
     from ..text.messages import Message
     from .adapters import Chosen
+    from .completion import Completion
     from .model import Model
-    from .stats import Stats
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Request:
         chat: As of `Model.stream`.
         draw: Requests of the same options but another number are drawn with other random numbers.
         adapters: As of `Model.stream`.
+        cancel: As of `Model.stream`.
     """
 
     prompt: str | Sequence[Message]
@@ -34,6 +35,7 @@ class Request:
     chat: bool | None = None
     draw: int = 0
     adapters: Chosen = None
+    cancel: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,12 @@ class Answer:
 
     Attributes:
         number: Of the request, from 0.
-        text: The text.
-        stats: Its counts, and why it ended.
+        completion: The text, as far as it came; None where it never began.
         error: Why there is no more text; None where all went well.
     """
 
     number: int
-    text: str
-    stats: Stats | None
+    completion: Completion | None
     error: GossamerError | None = None
 
 
@@ -86,7 +86,7 @@ def _answers(
             try:
                 task = _task(model, request)
             except GossamerError as error:
-                done[number] = Answer(number, "", None, error)
+                done[number] = Answer(number, None, error)
                 continue
             numbers[task], pieces[task] = number, []
             yield task
@@ -96,7 +96,7 @@ def _answers(
             pieces[task].append(piece)
             if task.done:
                 number = numbers.pop(task)
-                done[number] = Answer(number, "".join(pieces.pop(task)), task.text.stats, task.error)
+                done[number] = Answer(number, task.text.completion("".join(pieces.pop(task))), task.error)
             while first in done:
                 yield done.pop(first)
                 first += 1
@@ -112,4 +112,4 @@ def _task(model: Model, request: Request | GossamerError) -> Task:
         raise request
     chats, mix = model._chats(request.prompt, request.chat), model.mix(request.adapters)
     text = model._text(model._encode(request.prompt, chats), request.sampling, request.draw, chats, mix)
-    return Task(text, model._new_sequence(mix))
+    return Task(text, model._new_sequence(mix), cancelled=request.cancel)

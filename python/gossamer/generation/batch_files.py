@@ -157,15 +157,18 @@ class _Lines:
     def record(self, answer: Answer) -> dict[str, Any]:
         """The answer's line."""
         record = {"line": answer.number + 1, **self._asked.pop(answer.number, {})}
-        if answer.error is not None or answer.stats is None:
+        if answer.error is not None or answer.completion is None:
             return record | {"error": str(answer.error)}
-        stats = answer.stats
-        return record | {
-            "text": answer.text,
+        stats = answer.completion.stats
+        record |= {
+            "text": answer.completion.text,
             "finish": stats.finish,
             "prompt_tokens": stats.prompt_tokens,
             "new_tokens": stats.new_tokens,
         }
+        if stats.sampling.logprobs is not None:
+            record["logprobs"] = [entry.to_dict() for entry in answer.completion.logprobs]
+        return record
 
     def _request(self, number: int, line: bytes) -> Request | GossamerError:
         try:

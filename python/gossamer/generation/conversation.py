@@ -56,8 +56,9 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": text}]
         mix = self.model.mix(self.adapters)
         prompt = self.model._encode(asked, chat=True)
+        written = self.model._text(prompt, run_options, len(self.messages), True, mix)
         self._sequence.adapt(mix)
-        pieces = self.model._run(self._sequence, prompt, run_options, keep=True, draw=len(self.messages))
+        pieces = self.model._run(self._sequence, written, keep=True)
         self._turn = self._answer(asked, pieces)
         return self._turn
 

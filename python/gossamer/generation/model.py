@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..text.tokenizer import Tokenizer
     from .adapters import Adapters, Chosen
+    from .completion import Completion
     from .conversation import Conversation
 
 Pieces = Generator[str, None, None]
+Cancel = abc.Callable[[], bool] | None
 
 
 class Model:
@@ -87,6 +89,7 @@ class Model:
         *,
         chat: bool | None = None,
         adapters: Chosen = None,
+        cancel: Cancel = None,
         **options: Any,
     ) -> Pieces:
         """Generates text piece by piece; `last_stats` tells how it went once the iterator ends or is closed.
@@ -96,8 +99,9 @@ class Model:
             sampling: All options; None takes the model's own defaults, as `defaults` has them.
             chat: Wrap a text prompt in the model's chat template; None does so when the model has one.
             adapters: Names of loaded adapters, or weights by name; None takes what `Model.adapters` says.
-            **options: Single options that hold instead: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `min_p`,
-                `repeat_penalty`, `seed`, `stop`; see `gossamer.SamplingOptions`.
+            cancel: Called before each step; where it returns true, the text ends as far as it came.
+            **options: Single options that hold instead, as `max_new_tokens` or `temperature`: any of
+                `gossamer.SamplingOptions`.
 
         Returns:
             An iterator of non-empty pieces of text.
@@ -107,11 +111,12 @@ class Model:
                 chat template to use. These come up here, before the first piece.
             TypeError: there is no such option.
         """
-        check_names(options, ["adapters", "chat"])
+        check_names(options, ["adapters", "cancel", "chat"])
         run_options = (sampling or self.defaults()).changed(options)
         chat = self._chats(prompt, chat)
         held = self._new_sequence(self.mix(adapters))
-        return self._run(held, self._encode(prompt, chat), run_options, keep=False, begins=chat)
+        text = self._text(self._encode(prompt, chat), run_options, 0, chat, held.mix)
+        return self._run(held, text, keep=False, cancel=cancel)
 
     def generate(
         self,
@@ -120,10 +125,56 @@ class Model:
         *,
         chat: bool | None = None,
         adapters: Chosen = None,
+        cancel: Cancel = None,
         **options: Any,
     ) -> str:
         """Returns the whole text that `stream` would give in pieces; takes the same options and raises the same."""
-        return "".join(self.stream(prompt, sampling, chat=chat, adapters=adapters, **options))
+        return "".join(self.stream(prompt, sampling, chat=chat, adapters=adapters, cancel=cancel, **options))
+
+    def completions(
+        self,
+        prompt: str | abc.Sequence[Message],
+        n: int = 1,
+        sampling: SamplingOptions | None = None,
+        *,
+        chat: bool | None = None,
+        adapters: Chosen = None,
+        cancel: Cancel = None,
+        most: int = MOST,
+        **options: Any,
+    ) -> list[Completion]:
+        """Writes several texts after one prompt, which is computed once, and tells all that there is to tell of them.
+
+        The first is the text that `generate` gives; each of the others is drawn with other random numbers.
+
+        Args:
+            prompt: As of `stream`.
+            n: How many.
+            sampling: As of `stream`.
+            chat: As of `stream`.
+            adapters: As of `stream`.
+            cancel: As of `stream`; ends all of them.
+            most: Texts at once.
+            **options: As of `stream`; `logprobs` keeps how likely each token was.
+
+        Raises:
+            GossamerError: as `stream`, or `n` or `most` is less than 1.
+            TypeError: there is no such option.
+        """
+        from .batch import Request, answers
+
+        check_names(options, ["adapters", "cancel", "chat", "most", "n"])
+        if n < 1:
+            raise GossamerError(f"n must be at least 1, got {n}")
+        run_options = (sampling or self.defaults()).changed(options)
+        asked = [Request(prompt, run_options, chat, draw, adapters, cancel) for draw in range(n)]
+        found = []
+        for answer in answers(self, asked, most=min(n, most)):
+            if answer.error is not None or answer.completion is None:
+                raise answer.error or GossamerError("there is no text")
+            found.append(answer.completion)
+            self.last_stats = answer.completion.stats
+        return found
 
     def generate_batch(
         self,
@@ -168,7 +219,8 @@ class Model:
         for answer in answers(self, asked, most=most):
             if answer.error is not None:
                 raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
-            texts.append(answer.text)
+            assert answer.completion is not None
+            texts.append(answer.completion.text)
             if progress is not None:
                 progress(len(texts), len(asked), "answering")
         return texts
@@ -258,23 +310,17 @@ class Model:
     def _run(
         self,
         held: Held,
-        prompt: list[int],
-        options: SamplingOptions,
+        text: Sequence,
         *,
         keep: bool,
-        draw: int = 0,
-        begins: bool = True,
+        cancel: Cancel = None,
     ) -> Pieces:
-        """Runs one text. With `keep` the sequence ends up holding the text but for its last token.
-
-        The text that comes begins where `begins` says so, and otherwise goes on with the prompt's.
-        """
-        text = self._text(prompt, options, draw, begins, held.mix)
+        """Runs one text. With `keep` the sequence ends up holding the text but for its last token."""
         scheduler = Scheduler(self.decoder, most=1)
         start = time.perf_counter()
         try:
-            text.stats.reused_tokens = held.keep_common(prompt)
-            task = Task(text, held, keep=keep, seconds=time.perf_counter() - start)
+            text.stats.reused_tokens = held.keep_common(text.tokens)
+            task = Task(text, held, keep=keep, seconds=time.perf_counter() - start, cancelled=cancel)
             scheduler.add(task)
             while not task.done:
                 for _, piece in scheduler.step():
@@ -288,7 +334,11 @@ class Model:
                 held.free()
 
     def _text(self, prompt: list[int], options: SamplingOptions, draw: int, begins: bool, mix: Mix) -> Sequence:
-        """The state of a text that goes on from a prompt."""
+        """The state of a text that comes after a prompt: it begins there where `begins` says so, or else goes on."""
+        if (most := max((token for token, _ in options.logit_bias), default=0)) >= self.config.vocab:
+            raise GossamerError(
+                f"logit_bias: token {most} is outside the model's vocabulary of {self.config.vocab} tokens"
+            )
         weight_bytes = self.decoder.weight_bytes + (self.adapters.bytes(mix) if mix else 0)
         stats = Stats(len(prompt), weight_bytes, device=self.device, sampling=options)
         stats.unheeded = tuple(unheeded(self.tokenizer.generation))

@@ -1,7 +1,7 @@
 """Choosing the next token: samplers are plain callables over one row of logits.
 
-The order is llama.cpp's default chain: repeat penalty, top-k, top-p, min-p, temperature. Each filter sees only what
-the ones before it kept, and temperature comes last, so that it reshapes the choice without widening it.
+The order is llama.cpp's default chain: biases, penalties, top-k, typical-p, top-p, min-p, temperature. Each filter sees
+only what the ones before it kept, and temperature comes last, so that it reshapes the choice without widening it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,25 @@ REPEAT_WINDOW = 64
 """How many of the latest tokens, prompt included, the repeat penalty looks at (llama.cpp's `repeat_last_n`)."""
 
 
-def sampler(options: SamplingOptions, draw_number: int = 0) -> Sampler:
+def sampler(options: SamplingOptions, draw_number: int = 0, prompt: int = 0) -> Sampler:
     """Builds a sampler; the same options and logits always choose the same tokens.
 
     Args:
         options: What to draw with; `max_new_tokens` and `stop` do not matter here.
         draw_number: Texts of the same options but another number are drawn with other random numbers.
+        prompt: How many of the tokens are the prompt's, which frequency and presence do not count.
 
     Returns:
         A callable `(logits [vocab] float32, tokens so far) -> token id`. It raises GossamerError when no logit is
         finite or one is NaN or +inf.
     """
-    temperature, repeat_penalty = options.temperature, options.repeat_penalty
+    temperature = options.temperature
+    change = _changes(options, prompt)
     filters: list[Filter] = []
     if options.top_k > 0:
         filters.append(lambda logits: keep_top_k(logits, options.top_k))
+    if options.typical_p < 1:
+        filters.append(lambda logits: keep_typical(logits, options.typical_p))
     if options.top_p < 1:
         filters.append(lambda logits: keep_top_p(logits, options.top_p))
     if options.min_p > 0:
@@ -45,8 +49,8 @@ def sampler(options: SamplingOptions, draw_number: int = 0) -> Sampler:
     rng = np.random.Generator(np.random.PCG64([options.seed, draw_number] if draw_number else options.seed))
 
     def sample(logits: Logits, tokens: Sequence[int]) -> int:
-        if repeat_penalty != 1:
-            logits = penalize(logits, tokens[-REPEAT_WINDOW:], repeat_penalty)
+        for changed in change:
+            logits = changed(logits, tokens)
         if not math.isfinite(logits.max()):  # NaN wins every max
             raise GossamerError(
                 "the model's logits are not finite (NaN or infinity); its weights may be damaged, or overflow in "
@@ -63,6 +67,38 @@ def sampler(options: SamplingOptions, draw_number: int = 0) -> Sampler:
         return drawn if kept is None else int(kept[drawn])
 
     return sample
+
+
+def _changes(options: SamplingOptions, prompt: int) -> list[Callable[[Logits, Sequence[int]], Logits]]:
+    """What is done to logits before the choice, in order; each returns a copy."""
+    changes: list[Callable[[Logits, Sequence[int]], Logits]] = []
+    if options.logit_bias:
+        ids, biases = (np.array(column) for column in zip(*options.logit_bias, strict=True))
+        changes.append(lambda logits, _: biased(logits, ids, biases.astype(np.float32)))
+    if (repeat := options.repeat_penalty) != 1:
+        changes.append(lambda logits, tokens: penalize(logits, tokens[-REPEAT_WINDOW:], repeat))
+    frequency, presence = options.frequency_penalty, options.presence_penalty
+    if frequency or presence:
+        changes.append(lambda logits, tokens: lower(logits, tokens[prompt:], frequency, presence))
+    return changes
+
+
+def biased(logits: Logits, ids: NDArray[np.intp], biases: NDArray[np.float32]) -> Logits:
+    """Returns a copy of `logits` [vocab] with biases added to those of some tokens."""
+    result: Logits = logits.copy()
+    result[ids] += biases
+    return result
+
+
+def lower(logits: Logits, written: Sequence[int], frequency: float, presence: float) -> Logits:
+    """Returns a copy of `logits` [vocab], lowered for each token of `written`.
+
+    By `frequency` for each time that it stands there and once by `presence`, as OpenAI's interface defines them.
+    """
+    ids, counts = np.unique(np.asarray(written, dtype=np.intp), return_counts=True)
+    result: Logits = logits.copy()
+    result[ids] -= (frequency * counts + presence).astype(np.float32)
+    return result
 
 
 def penalize(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
@@ -101,6 +137,22 @@ def keep_top_p(logits: Logits, p: float) -> NDArray[np.intp]:
     return np.sort(order[: int(np.searchsorted(sums, p)) + 1])
 
 
+def keep_typical(logits: Logits, p: float) -> NDArray[np.intp]:
+    """Returns the ascending indices of the fewest tokens of the most typical information that reach p; one or more.
+
+    Tokens are taken in the order of how far their information, -log of the probability, is from its mean, the entropy.
+
+    Source: Meister et al. 2022, "Locally Typical Sampling".
+    """
+    shares = probabilities(logits)
+    possible = np.flatnonzero(shares)
+    information = -np.log(shares[possible])
+    entropy = float((shares[possible] * information).sum())
+    order = possible[np.argsort(np.abs(information - entropy), kind="stable")]
+    sums = np.cumsum(shares[order])
+    return np.sort(order[: int(np.searchsorted(sums, p)) + 1])
+
+
 def keep_min_p(logits: Logits, p: float) -> NDArray[np.intp]:
     """Returns the ascending indices of the tokens at least p times as likely as the likeliest.
 
@@ -121,3 +173,15 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
     """Returns an index drawn with the probabilities softmax(logits / temperature), using one number of `rng`."""
     sums = np.cumsum(probabilities(logits, temperature))
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
+
+
+def log_probabilities(logits: Logits, ids: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Returns the logarithms of the probabilities of some tokens, in float64."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return np.asarray(shifted[ids] - math.log(np.exp(shifted).sum()))
+
+
+def likeliest(logits: Logits, count: int) -> NDArray[np.intp]:
+    """Returns the tokens of the `count` largest logits, the largest first; of equal ones, those that come first."""
+    kept = keep_top_k(logits, count) if count else np.empty(0, np.intp)
+    return kept[np.argsort(-logits[kept], kind="stable")]

@@ -24,6 +24,24 @@ def _stops(stop: Any) -> tuple[str, ...]:
     return stops
 
 
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    """Biases as sorted pairs, from pairs or from a mapping, whose keys may be digits, as JSON has them."""
+    pairs = value.items() if isinstance(value, Mapping) else value
+    biases: dict[int, float] = {}
+    try:
+        for token, bias in pairs:
+            digits = isinstance(token, str) and token.isascii() and token.isdigit()
+            number = int(token) if digits and len(token) < 20 else token
+            _check("logit_bias: a token", number, Integral, lambda n: n >= 0, "at least 0")
+            _check(f"logit_bias: the bias of token {number}", bias, Real, math.isfinite, "finite")
+            if number in biases:
+                raise GossamerError(f"logit_bias: token {number} has two biases")
+            biases[int(number)] = float(bias)
+    except (TypeError, ValueError):
+        raise GossamerError(f"logit_bias must be a mapping of tokens' numbers to biases, got {value!r:.80}") from None
+    return tuple(sorted(biases.items()))
+
+
 def _check(name: str, value: Any, kind: type, fair: Any, expected: str) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):
         raise GossamerError(f"{name} must be a {'whole ' if kind is Integral else ''}number, got {value!r:.80}")
@@ -42,9 +60,17 @@ class SamplingOptions:
         top_k: Keep the k likeliest tokens; 0 keeps all.
         top_p: Keep the fewest likeliest tokens whose probabilities reach p (nucleus sampling); 1 keeps all.
         min_p: Keep tokens at least min_p times as likely as the likeliest; 0 keeps all.
+        typical_p: Keep the fewest tokens of the least surprising information whose probabilities reach p (locally
+            typical sampling); 1 keeps all.
         repeat_penalty: Divides positive logits of tokens that came lately, multiplies negative ones; 1 is off.
+        frequency_penalty: Lowers the logit of a token by so much for each time that the text, without its prompt, has
+            it; 0 is off.
+        presence_penalty: Lowers the logits of all tokens that the text, without its prompt, has; 0 is off.
+        logit_bias: Added to the logits of single tokens, by their numbers: a mapping, or pairs, which it becomes.
         seed: Of the random numbers: the same options, seed and logits always choose the same tokens.
         stop: Strings that end the text; they and what follows them are not part of it. One string will do.
+        logprobs: Keep the log-probability of every token that is chosen, and of so many of the likeliest beside it;
+            None keeps none. They are the model's own, before biases, penalties and temperature.
 
     Raises:
         GossamerError: a value is out of range or of another type; the line names it.
@@ -55,9 +81,14 @@ class SamplingOptions:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, Integral, lambda n: n >= 1, "at least 1")
@@ -65,9 +96,15 @@ class SamplingOptions:
         _check("top_k", self.top_k, Integral, lambda k: k >= 0, "at least 0")
         _check("top_p", self.top_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, Real, lambda p: 0 <= p <= 1, "between 0 and 1")
+        _check("typical_p", self.typical_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
         _check("repeat_penalty", self.repeat_penalty, Real, lambda x: math.isfinite(x) and x > 0, "above 0")
+        _check("frequency_penalty", self.frequency_penalty, Real, math.isfinite, "finite")
+        _check("presence_penalty", self.presence_penalty, Real, math.isfinite, "finite")
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         _check("seed", self.seed, Integral, lambda s: s >= 0, "at least 0")
         object.__setattr__(self, "stop", _stops(self.stop))
+        if self.logprobs is not None:
+            _check("logprobs", self.logprobs, Integral, lambda n: n >= 0, "at least 0")
 
     def changed(self, options: Mapping[str, Any]) -> SamplingOptions:
         """Returns these options with some of them replaced.
@@ -81,19 +118,29 @@ class SamplingOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-ready values."""
-        return {**asdict(self), "stop": list(self.stop)}
+        biases = {str(token): bias for token, bias in self.logit_bias}
+        return {**asdict(self), "stop": list(self.stop), "logit_bias": biases}
 
     def text(self) -> str:
         """Returns for people how tokens are chosen."""
-        penalty = [] if self.repeat_penalty == 1 else [f"repeat penalty {self.repeat_penalty:g}"]
+        penalties = _told(self, {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0})
+        if self.logit_bias:
+            penalties.append(f"biases of {len(self.logit_bias)} tokens")
         if self.temperature == 0:
-            return ", ".join(["the likeliest token", *penalty])
-        filters = [
-            f"{name} {value:g}"
-            for name, value, off in (("top-k", self.top_k, 0), ("top-p", self.top_p, 1), ("min-p", self.min_p, 0))
-            if value != off
-        ]
-        return ", ".join([f"temperature {self.temperature:g}", *filters, *penalty, f"seed {self.seed}"])
+            return ", ".join(["the likeliest token", *penalties])
+        filters = _told(self, {"top_k": 0, "typical_p": 1, "top_p": 1, "min_p": 0})
+        return ", ".join([f"temperature {self.temperature:g}", *filters, *penalties, f"seed {self.seed}"])
+
+
+_PEOPLE = {"top_k": "top-k", "typical_p": "typical-p", "top_p": "top-p", "min_p": "min-p"}
+
+
+def _told(options: SamplingOptions, off: Mapping[str, float]) -> list[str]:
+    """For people, those options that are not off."""
+    values = {name: getattr(options, name) for name in off}
+    return [
+        f"{_PEOPLE.get(name, name.replace('_', ' '))} {value:g}" for name, value in values.items() if value != off[name]
+    ]
 
 
 GENERATE = SamplingOptions()
@@ -102,6 +149,7 @@ GENERATE = SamplingOptions()
 CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0.05, repeat_penalty=1.05)
 """What a conversation does with such a model."""
 
+_PENALTIES = ("repeat_penalty", "frequency_penalty", "presence_penalty")  # which change the likeliest token, too
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
 
 
@@ -135,7 +183,7 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
     if own.get("top_k") == -1:  # which some write for all tokens
         own["top_k"] = 0
     if draws is False:
-        own = {"temperature": 0.0, **{name: own[name] for name in ("repeat_penalty",) if name in own}}
+        own = {"temperature": 0.0, **{name: own[name] for name in _PENALTIES if name in own}}
     elif draws:
         own = {"temperature": 1.0, **own}
     base = fallback if draws is None else SamplingOptions(max_new_tokens=fallback.max_new_tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,9 +43,18 @@ class Task:
         keep: Whether its tokens stay in the engine when the text ends.
         begun: Whether the engine has some of it, or is to compute all of it.
         seconds: That steps took since the last token.
+        cancelled: Asked before each step: whether the text is to end as far as it came. None never ends it.
     """
 
-    def __init__(self, text: Sequence, held: Held, *, keep: bool = False, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        text: Sequence,
+        held: Held,
+        *,
+        keep: bool = False,
+        seconds: float = 0.0,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
         """Makes a task; it may be added once.
 
         Args:
@@ -53,6 +62,7 @@ class Task:
             held: Holds a beginning of the text's tokens, short of the last one, or nothing.
             keep: Whether the tokens stay in the engine when the text ends.
             seconds: That it took to get here.
+            cancelled: May be called from the thread that steps, and must not wait.
         """
         self.text = text
         self.held = held
@@ -60,6 +70,7 @@ class Task:
         self.error: GossamerError | None = None
         self.begun = bool(held.tokens)
         self.seconds = seconds
+        self.cancelled = cancelled
 
     @property
     def done(self) -> bool:
@@ -124,14 +135,15 @@ class Scheduler:
         """Queues a task; it joins with a step."""
         self._waiting.append(task)
 
-    def cancel(self, task: Task) -> None:
-        """Drops a task, wherever it is; its text stays as far as it came."""
+    def cancel(self, task: Task) -> str:
+        """Drops a task, wherever it is, and ends its text as far as it came; returns what was held back of that."""
         if task in self._waiting:
             self._waiting.remove(task)
         elif task in self._active:
             self._leave(task)
         if not self._waiting:
             self._free_ended()
+        return "" if task.done else task.text.close()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Output]:
         """Runs tasks to their ends, taking them as there is room; gives what `step` gives."""
@@ -151,7 +163,8 @@ class Scheduler:
             What came of it, for every task that got a token or ended. Without tasks, nothing.
         """
         start = time.perf_counter()
-        outputs = self._join()
+        asked = [task for task in (*self._active, *self._waiting) if task.cancelled is not None and task.cancelled()]
+        outputs = [Output(task, self.cancel(task)) for task in asked] + self._join()
         while self._active:
             try:
                 entries = self._entries()

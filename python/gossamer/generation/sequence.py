@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .completion import Completion, TokenLogprob, token_logprob
 from .sampling import sampler
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Sequence:
         tokens: The prompt and what was chosen. The engine has seen all but the last.
         finish: Why the text ended, as in `Stats`; "" while it goes on.
         stats: What there is to count of it.
+        logprobs: Of the tokens that were chosen, where the options ask for them.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Sequence:
         self.tokens = list(prompt)
         self.finish = ""
         self.stats = stats
-        self._sample = sampler(stats.sampling, draw)
+        self.logprobs: list[TokenLogprob] = []
+        self._tokenizer = tokenizer
+        self._sample = sampler(stats.sampling, draw, len(self.tokens))
         self._most = stats.sampling.max_new_tokens
         self._context = context
         self._ends = tokenizer.eos_ids
@@ -77,6 +81,8 @@ class Sequence:
         """
         start = time.perf_counter()
         token = self._sample(logits, self.tokens)
+        if (alternatives := self.stats.sampling.logprobs) is not None:
+            self.logprobs.append(token_logprob(self._tokenizer, logits, token, alternatives))
         seen = len(self.tokens)
         self.tokens.append(token)
         self.stats.new_tokens += 1
@@ -97,6 +103,18 @@ class Sequence:
             self.stats.finish = self.finish
         self._count(seconds + time.perf_counter() - start, seen)
         return text
+
+    def close(self) -> str:
+        """Ends the text as far as it came; returns what was held back of it. Nothing where it has ended."""
+        if self.finish:
+            return ""
+        self.finish = self.stats.finish = "closed"
+        return self._stop.push(self._pieces.flush()) + self._stop.flush()
+
+    def completion(self, text: str) -> Completion:
+        """Returns what came of it, given its pieces put together."""
+        chosen = self.tokens[len(self.tokens) - self.stats.new_tokens :]
+        return Completion(text, tuple(chosen), self.stats, tuple(self.logprobs))
 
     def _count(self, seconds: float, seen: int) -> None:
         if self.stats.new_tokens == 1:

@@ -11,6 +11,7 @@ OPTION_NAMES = {
     "top_k": "top_k",
     "top_p": "top_p",
     "min_p": "min_p",
+    "typical_p": "typical_p",
     "repetition_penalty": "repeat_penalty",
 }
 _GGUF = {
@@ -24,7 +25,6 @@ _GGUF = {
 # What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
 _UNHEEDED: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
-    "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
     "penalty_alpha": (0.0,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from ..files import read_bytes, read_json, refuse_pointer
 from .chat_template import render
 from .generation_config import sampling_keys
 from .messages import Message, check_system, check_text, checked, completed, has_parts, joined
+from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
 from .tokenizer_settings import apply_settings, chat_template
 
@@ -126,6 +127,22 @@ class Tokenizer:
     def vocabulary(self) -> dict[str, int]:
         """Returns the id of every token, special ones included, by its text as the tokenizer writes it."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
+
+    def token_bytes(self, token: int) -> bytes:
+        """Returns the bytes that a token stands for, those of a special one's name; none for one that is unknown."""
+        if (added := self._added.get(token)) is not None:
+            return added
+        text = self._backend.id_to_token(token)
+        return b"" if text is None else self._bytes_of(text)
+
+    @cached_property
+    def _added(self) -> dict[int, bytes]:
+        """The added tokens, which are written as they are."""
+        return {number: token.content.encode() for number, token in self._backend.get_added_tokens_decoder().items()}
+
+    @cached_property
+    def _bytes_of(self) -> Callable[[str], bytes]:
+        return byte_reader(json.loads(self._backend.to_str()).get("decoder"))
 
     def to_json(self) -> str:
         """Returns the content of its tokenizer.json."""

@@ -1,0 +1,120 @@
+"""Options of how a text is chosen, which `generate`, `chat` and `batch` share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import fields
+from typing import Any
+
+from ..generation.sampling_options import SamplingOptions
+from .options import given, integer, nonempty, number
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOptions) -> None:
+    """Adds the options of a text; `sampling_options` collects them.
+
+    Args:
+        parser: Where to.
+        defaults: What holds where the model has no defaults of its own.
+    """
+    parser.add_argument(
+        "-n",
+        "--max-new-tokens",
+        type=integer(1),
+        metavar="N",
+        help=f"most tokens to generate (default {defaults.max_new_tokens})",
+    )
+    group = parser.add_argument_group(
+        "sampling",
+        "Applied in the order biases, penalties, top-k, typical-p, top-p, min-p, temperature. Defaults are those of "
+        "the model's generation_config.json; the ones below are for a model without. --stats tells what was used.",
+    )
+    group.add_argument(
+        "--temperature",
+        type=number(0),
+        metavar="T",
+        help=f"0 takes the likeliest token, above 0 draws (default {defaults.temperature:g})",
+    )
+    group.add_argument(
+        "--top-k",
+        type=integer(0),
+        metavar="K",
+        help=f"draw from the K likeliest tokens; 0 is off (default {defaults.top_k})",
+    )
+    group.add_argument(
+        "--top-p",
+        type=number(0, 1, above=True),
+        metavar="P",
+        help="draw from the fewest likeliest tokens whose probabilities reach P; 1 is off "
+        f"(default {defaults.top_p:g})",
+    )
+    group.add_argument(
+        "--min-p",
+        type=number(0, 1),
+        metavar="P",
+        help=f"draw from tokens at least P times as likely as the likeliest; 0 is off (default {defaults.min_p:g})",
+    )
+    group.add_argument(
+        "--typical-p",
+        type=number(0, 1, above=True),
+        metavar="P",
+        help="draw from the fewest tokens as surprising as the mean whose probabilities reach P; 1 is off "
+        f"(default {defaults.typical_p:g})",
+    )
+    group.add_argument(
+        "--repeat-penalty",
+        type=number(0, above=True),
+        metavar="X",
+        help="make tokens among the last 64, prompt included, less likely; 1 is off "
+        f"(default {defaults.repeat_penalty:g})",
+    )
+    group.add_argument(
+        "--frequency-penalty",
+        type=number(-math.inf),
+        metavar="X",
+        help="lower a token's logit by X for each time that the answer has it; 0 is off "
+        f"(default {defaults.frequency_penalty:g})",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=number(-math.inf),
+        metavar="X",
+        help=f"lower the logits of tokens that the answer has by X; 0 is off (default {defaults.presence_penalty:g})",
+    )
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        metavar="TOKEN=X",
+        help="add X to the logit of the token of this number; repeatable",
+    )
+    group.add_argument(
+        "--seed", type=integer(0), metavar="S", help=f"the same seed draws the same text (default {defaults.seed})"
+    )
+    group.add_argument(
+        "--stop", action="append", type=nonempty, metavar="TEXT", help="end before this text; repeatable"
+    )
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns those options of `add_sampling_options` that were given."""
+    return given(args, *(field.name for field in fields(SamplingOptions) if hasattr(args, field.name)))
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """Reads a token's number and what is added to its logit."""
+    token, sign, bias = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"must be TOKEN=X, as 42=-100, got {text!r}")
+    return integer(0)(token), number(-math.inf)(bias)
+
+
+def add_logprobs_option(parser: argparse._ActionsContainer) -> None:
+    """Adds --logprobs, for commands whose answers have room for them; `sampling_options` collects it."""
+    parser.add_argument(
+        "--logprobs",
+        type=integer(0),
+        metavar="N",
+        help="tell the log-probability of every token, and of the N likeliest at its position",
+    )
