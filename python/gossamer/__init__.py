@@ -84,7 +84,7 @@ def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:
     from .generation.sampling_options import check_names
     from .loading import load
 
-    check_names(options, ["chat", "sampling"])  # before the model is fetched or made
+    check_names(options, ["chat", "draft", "sampling"])  # before the model is fetched or made
     return (load(model) if model else load()).stream(prompt, **options)
 
 

@@ -66,14 +66,16 @@ def test_generate_passes_every_sampling_option_on(served, monkeypatch):
     line += " --typical-p 0.8 --frequency-penalty 0.3 --presence-penalty -0.2 --logit-bias 3=-100 --logit-bias 4=1.5"
     assert main(["generate", "ab", "--raw", *line.split()]) == 0
     del seen["cancel"]
+    assert seen.pop("draft").kind == "auto"
     assert seen == {
         "typical_p": 0.8, "frequency_penalty": 0.3, "presence_penalty": -0.2, "logit_bias": [(3, -100.0), (4, 1.5)],
         "prompt": "ab", "chat": False, "max_new_tokens": 9, "temperature": 0.7, "top_k": 40, "top_p": 0.9,
         "min_p": 0.05, "repeat_penalty": 1.1, "seed": 7, "stop": ["x", "yy"],
     }  # fmt: skip
     seen.clear()
-    assert main(["generate", "ab"]) == 0
+    assert main(["generate", "ab", "--draft", "off"]) == 0
     del seen["cancel"]
+    assert seen.pop("draft").kind == "off"
     assert seen == {"prompt": "ab", "chat": None}, "what is not given is left to the model"
 
 
@@ -393,3 +395,17 @@ def test_progress_on_a_terminal_draws_on_stderr_and_clears_up(capsys, monkeypatc
 def test_plotting_needs_its_library(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'gossamer[plot]'" in failure(capsys, "inspect", "m", "--plot", "p.png")
+
+
+def test_drafts_are_taken_from_a_corpus_and_told_by_stats(served, capsys, tmp_path):
+    words = ["", "a", "b", "c", "d", "e"]
+    (tmp_path / "corpus.txt").write_text("aaaabcdeabcde")
+    for options, drafted in ((["--draft", "off"], False), (["--draft-corpus", str(tmp_path / "corpus.txt")], True)):
+        served(fake_model("aaaabcdeabcde", words=words))
+        assert main(["generate", "aaa", "--raw", "-n", "8", "--stats", *options]) == 0
+        out, err = capsys.readouterr()
+        assert out == "abcdeabc\n"
+        assert ("drafted tokens came true" in err) == drafted
+        assert "ms each" in err
+    assert main(["generate", "aaa", "--raw", "--draft", "off", "--draft-corpus", "x.txt"]) == 1
+    assert "x.txt: nothing is drafted from it with draft off" in capsys.readouterr().err

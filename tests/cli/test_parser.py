@@ -25,7 +25,7 @@ from gossamer.cli.options import integer, number
         ("convert a b --wieghts=int8", ["--wieghts=int8; did you mean --weights? "]),
         ("convert a b --weights int6", ["--weights", "'int6'", "; did you mean int8? "]),
         ("eval m --txt f", ["--text --task is required; there is no --txt; did you mean --text? "]),
-        ("generate a --draft ngram", ["--draft"]),
+        ("generate a --draft luck", ["--draft", "luck", "ngram"]),
         ("generate a --device tpu", ["--device", "'tpu'", "cuda"]),
         ("generate a --kv int8", ["--kv", "int8", "f16"]),
         ("generate a --activations int8", ["--activations"]),

@@ -182,7 +182,7 @@ def test_options_that_there_are_not_are_answered_with_those_that_there_are(monke
             TypeError, match=f"^there is no option temprature; .*: {known}, .*; did you mean temperature"
         ):
             call("a", temprature=1.0)
-    with pytest.raises(TypeError, match=f"^there is no option colour; there are: {known}$"):
+    with pytest.raises(TypeError, match=f"^there is no option colour; there are: {known}, draft$"):
         model.conversation().say("a", colour=1)
     monkeypatch.setattr("gossamer.loading.load", lambda *_: pytest.fail("nothing may be loaded"))
     with pytest.raises(TypeError, match="there is no option max_length; there are: "):

@@ -11,10 +11,12 @@ from ..generation.scheduler import MOST
 from .options import (
     add_adapter_option,
     add_device_option,
+    add_draft_options,
     add_engine_options,
     add_force_option,
     add_model_option,
     add_system_option,
+    chosen_drafts,
     integer,
     nonempty,
     open_model,
@@ -66,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_force_option(parser, "replace OUT.jsonl, and begin anew where another run was stopped")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     add_adapter_option(parser)
+    add_draft_options(parser)
     add_device_option(parser)
     add_engine_options(parser)
 
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("argument --system: not allowed with argument --raw, which knows no messages")
     check_files(args.src, args.dst, args.force)
     model = open_model(args, args.model, args.threads)
+    drafts = chosen_drafts(args, model)
     started = time.perf_counter()
     with progress() as report:
         result = batch_file(
@@ -88,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
             chat=False if args.raw else None,
             system=args.system,
             most=args.batch,
+            draft=drafts,
             force=args.force,
             progress=report,
         )

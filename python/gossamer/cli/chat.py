@@ -12,9 +12,11 @@ from ..generation.sampling_options import CHAT
 from .options import (
     add_adapter_option,
     add_device_option,
+    add_draft_options,
     add_engine_options,
     add_model_option,
     add_system_option,
+    chosen_drafts,
     open_model,
 )
 from .sampling_arguments import add_sampling_options, sampling_options
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stats", action="store_true", help="tell tokens, times, bandwidth and sampling on stderr after every answer"
     )
     add_adapter_option(parser)
+    add_draft_options(parser)
     add_device_option(parser)
     add_engine_options(parser)
 
@@ -56,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(ImportError):  # line editing, where Python has it
             import readline  # noqa: F401
         print(f"{args.model}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
+    options = {**sampling_options(args), "draft": chosen_drafts(args, model)}
     conversation = model.conversation(args.system)
-    while _turn(conversation, terminal, args.stats, sampling_options(args)):
+    while _turn(conversation, terminal, args.stats, options):
         pass
     return 0
 

@@ -12,9 +12,11 @@ from .interrupt import Interrupt
 from .options import (
     add_adapter_option,
     add_device_option,
+    add_draft_options,
     add_engine_options,
     add_model_option,
     add_system_option,
+    chosen_drafts,
     integer,
     open_model,
 )
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON document with text and statistics at the end"
     )
     add_adapter_option(parser)
+    add_draft_options(parser)
     add_device_option(parser)
     add_engine_options(parser)
 
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     asked: str | list[dict[str, str]] = prompt
     if args.system is not None:
         asked = [{"role": "system", "content": args.system}, {"role": "user", "content": prompt}]
-    options = {"chat": False if args.raw else None, **sampling_options(args)}
+    options = {"chat": False if args.raw else None, "draft": chosen_drafts(args, model), **sampling_options(args)}
     with Interrupt() as interrupt:
         interrupt.begun = args.json or args.completions > 1
         if args.json:

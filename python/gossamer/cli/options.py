@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..formats import FORMATS, GROUPS, KV_TYPES, TYPES
+from ..generation.drafts import KINDS
 from ..loading import DEFAULT_MODEL
 from .progress import progress
 
 if TYPE_CHECKING:
+    from ..generation.drafts import Drafts
     from ..generation.model import Model
 
 _HUB_HELP = "hub id (ORG/NAME or ORG/NAME@REVISION)"
@@ -231,6 +233,34 @@ def need_torch(what: str) -> None:
         import torch  # noqa: F401 - to say at once what is missing
     except ImportError:
         raise GossamerError(f"{what} needs torch: pip install 'gossamer[torch]'") from None
+
+
+def add_draft_options(parser: argparse._ActionsContainer) -> None:
+    """Adds --draft and --draft-corpus, for `chosen_drafts`."""
+    parser.add_argument(
+        "--draft",
+        choices=KINDS,
+        default="auto",
+        help="guess tokens from what the same words were followed by before, and check several in one step, where that "
+        "is faster; the text is the same (default %(default)s)",
+    )
+    parser.add_argument(
+        "--draft-corpus",
+        type=nonempty,
+        metavar="PATH",
+        help="a text file, or a folder of them, that is looked into beside the text itself",
+    )
+
+
+def chosen_drafts(args: argparse.Namespace, model: Model) -> Drafts | None:
+    """Returns the drafts that were asked for; measures what steps cost, once, with progress on stderr."""
+    from ..generation.cost_measured import measure
+
+    drafts = model.drafts(args.draft, args.draft_corpus)
+    if args.draft != "off":
+        with progress() as report:
+            measure(model, report)
+    return drafts
 
 
 def add_system_option(parser: argparse.ArgumentParser) -> None:

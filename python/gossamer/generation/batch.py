@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
+from .drafts import guessing
 from .sampling_options import SamplingOptions
 from .scheduler import MOST, Scheduler, Task
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..text.messages import Message
     from .adapters import Chosen
     from .completion import Completion
+    from .drafts import Draft
     from .model import Model
 
 
@@ -54,7 +56,12 @@ class Answer:
 
 
 def answers(
-    model: Model, requests: Iterable[Request | GossamerError], *, most: int = MOST, first: int = 0
+    model: Model,
+    requests: Iterable[Request | GossamerError],
+    *,
+    most: int = MOST,
+    first: int = 0,
+    draft: Draft = "auto",
 ) -> Iterator[Answer]:
     """Answers requests, some at once, taking them as there is room.
 
@@ -63,6 +70,7 @@ def answers(
         requests: What is asked; an error is answered by itself.
         most: Texts at once.
         first: Number of the first request.
+        draft: As of `Model.stream`.
 
     Returns:
         An answer for each, in the order of the requests. Closing the iterator drops what is not done.
@@ -70,7 +78,7 @@ def answers(
     Raises:
         GossamerError: `most` is out of range.
     """
-    scheduler = Scheduler(model.decoder, most)
+    scheduler = Scheduler(model.decoder, most, guessing(model, draft))
     return _answers(model, scheduler, requests, first)
 
 

@@ -31,6 +31,7 @@ from .scheduler import MOST
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from .drafts import Draft
     from .model import Model
 
 _OPTIONS = tuple(field.name for field in fields(SamplingOptions))
@@ -80,6 +81,7 @@ def batch_file(
     chat: bool | None = None,
     system: str | None = None,
     most: int = MOST,
+    draft: Draft = "auto",
     force: bool = False,
     progress: Progress | None = None,
 ) -> BatchResult:
@@ -96,6 +98,7 @@ def batch_file(
         chat: As of `Model.stream`, for lines with a prompt.
         system: A system message for lines that have none.
         most: Texts at once.
+        draft: As of `Model.stream`.
         force: Replaces `dst`, and begins anew where another run was stopped.
         progress: Called with (lines done, lines, what).
 
@@ -120,7 +123,7 @@ def batch_file(
         result = BatchResult(lines)
         with _open_part(dst, about, force, result) as file:
             asked = _Lines(model, src, sampling, chat, system)
-            found = answers(model, asked.requests(result.resumed), most=most, first=result.resumed)
+            found = answers(model, asked.requests(result.resumed), most=most, first=result.resumed, draft=draft)
             for done, answer in enumerate(found, result.resumed + 1):
                 record = asked.record(answer)
                 result.errors += "error" in record

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .sampling_options import CHAT, SamplingOptions
+from .drafts import guessing
+from .sampling_options import CHAT, SamplingOptions, check_names
 
 if TYPE_CHECKING:
     from ..text.messages import Message
     from .adapters import Chosen
+    from .drafts import Draft
     from .model import Model, Pieces
 
 
@@ -31,7 +33,9 @@ class Conversation:
         self._sequence = model._new_sequence()
         self._turn: Pieces | None = None
 
-    def say(self, text: str, sampling: SamplingOptions | None = None, **options: Any) -> Pieces:
+    def say(
+        self, text: str, sampling: SamplingOptions | None = None, *, draft: Draft = "auto", **options: Any
+    ) -> Pieces:
         """Answers one message, piece by piece.
 
         An answer that is closed early, by Ctrl-C too, is kept as far as it came; a turn without any answer leaves
@@ -42,6 +46,7 @@ class Conversation:
             text: The user's message.
             sampling: As of `Model.stream`, but a model without defaults of its own draws: see
                 `gossamer.sampling_options.CHAT`.
+            draft: As of `Model.stream`.
             options: As of `Model.stream`.
 
         Returns:
@@ -52,13 +57,15 @@ class Conversation:
             TypeError: as `Model.stream`.
         """
         self._end_turn()
+        check_names(options, ["draft"])
         run_options = (sampling or self.model.defaults(CHAT)).changed(options)
         asked = [*self.messages, {"role": "user", "content": text}]
+        drafts = guessing(self.model, draft)
         mix = self.model.mix(self.adapters)
         prompt = self.model._encode(asked, chat=True)
         written = self.model._text(prompt, run_options, len(self.messages), True, mix)
         self._sequence.adapt(mix)
-        pieces = self.model._run(self._sequence, written, keep=True)
+        pieces = self.model._run(self._sequence, written, keep=True, drafts=drafts)
         self._turn = self._answer(asked, pieces)
         return self._turn
 

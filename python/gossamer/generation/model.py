@@ -16,6 +16,7 @@ from .._core import CacheFull
 from ..errors import GossamerError
 from ..text.generation_config import unheeded
 from ..text.messages import Message, check_text
+from .drafts import drafts, guessing
 from .held import Held, choose
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
 from .scheduler import MOST, Scheduler, Task
@@ -23,6 +24,8 @@ from .sequence import Sequence
 from .stats import Stats
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .. import _core
     from ..arch.spec import Transformer
     from ..engine import Engine, Mix
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from .adapters import Adapters, Chosen
     from .completion import Completion
     from .conversation import Conversation
+    from .cost import StepCost
+    from .drafts import Draft, Drafts
 
 Pieces = Generator[str, None, None]
 Cancel = abc.Callable[[], bool] | None
@@ -82,6 +87,18 @@ class Model:
 
         return Adapters(self)
 
+    @cached_property
+    def cost(self) -> StepCost | None:
+        """What steps cost here: measured, where that was done before, or else an estimate; None on a GPU."""
+        from .cost import StepCost
+        from .cost_measured import known
+
+        return StepCost(known(self.decoder, self.config, self.weights)) if self.decoder.threads else None
+
+    def drafts(self, kind: str = "auto", corpus: str | Path | None = None) -> Drafts | None:
+        """Returns how tokens are guessed, as `draft` of `stream` takes it; see `gossamer.generation.drafts.drafts`."""
+        return drafts(self, kind, corpus)
+
     def stream(
         self,
         prompt: str | abc.Sequence[Message],
@@ -90,6 +107,7 @@ class Model:
         chat: bool | None = None,
         adapters: Chosen = None,
         cancel: Cancel = None,
+        draft: Draft = "auto",
         **options: Any,
     ) -> Pieces:
         """Generates text piece by piece; `last_stats` tells how it went once the iterator ends or is closed.
@@ -100,6 +118,8 @@ class Model:
             chat: Wrap a text prompt in the model's chat template; None does so when the model has one.
             adapters: Names of loaded adapters, or weights by name; None takes what `Model.adapters` says.
             cancel: Called before each step; where it returns true, the text ends as far as it came.
+            draft: "off", "ngram" or "auto", or what `drafts` returns: whether tokens are guessed and computed in one
+                step. The text is the same.
             **options: Single options that hold instead, as `max_new_tokens` or `temperature`: any of
                 `gossamer.SamplingOptions`.
 
@@ -111,12 +131,12 @@ class Model:
                 chat template to use. These come up here, before the first piece.
             TypeError: there is no such option.
         """
-        check_names(options, ["adapters", "cancel", "chat"])
+        check_names(options, ["adapters", "cancel", "chat", "draft"])
         run_options = (sampling or self.defaults()).changed(options)
-        chat = self._chats(prompt, chat)
+        chat, drafts = self._chats(prompt, chat), guessing(self, draft)
         held = self._new_sequence(self.mix(adapters))
         text = self._text(self._encode(prompt, chat), run_options, 0, chat, held.mix)
-        return self._run(held, text, keep=False, cancel=cancel)
+        return self._run(held, text, keep=False, drafts=drafts, cancel=cancel)
 
     def generate(
         self,
@@ -126,10 +146,12 @@ class Model:
         chat: bool | None = None,
         adapters: Chosen = None,
         cancel: Cancel = None,
+        draft: Draft = "auto",
         **options: Any,
     ) -> str:
         """Returns the whole text that `stream` would give in pieces; takes the same options and raises the same."""
-        return "".join(self.stream(prompt, sampling, chat=chat, adapters=adapters, cancel=cancel, **options))
+        pieces = self.stream(prompt, sampling, chat=chat, adapters=adapters, cancel=cancel, draft=draft, **options)
+        return "".join(pieces)
 
     def completions(
         self,
@@ -140,6 +162,7 @@ class Model:
         chat: bool | None = None,
         adapters: Chosen = None,
         cancel: Cancel = None,
+        draft: Draft = "auto",
         most: int = MOST,
         **options: Any,
     ) -> list[Completion]:
@@ -154,6 +177,7 @@ class Model:
             chat: As of `stream`.
             adapters: As of `stream`.
             cancel: As of `stream`; ends all of them.
+            draft: As of `stream`.
             most: Texts at once.
             **options: As of `stream`; `logprobs` keeps how likely each token was.
 
@@ -163,13 +187,13 @@ class Model:
         """
         from .batch import Request, answers
 
-        check_names(options, ["adapters", "cancel", "chat", "most", "n"])
+        check_names(options, ["adapters", "cancel", "chat", "draft", "most", "n"])
         if n < 1:
             raise GossamerError(f"n must be at least 1, got {n}")
         run_options = (sampling or self.defaults()).changed(options)
         asked = [Request(prompt, run_options, chat, draw, adapters, cancel) for draw in range(n)]
         found = []
-        for answer in answers(self, asked, most=min(n, most)):
+        for answer in answers(self, asked, most=min(n, most), draft=draft):
             if answer.error is not None or answer.completion is None:
                 raise answer.error or GossamerError("there is no text")
             found.append(answer.completion)
@@ -183,6 +207,7 @@ class Model:
         *,
         chat: bool | None = None,
         adapters: Chosen = None,
+        draft: Draft = "auto",
         most: int = MOST,
         progress: Progress | None = None,
         **options: Any,
@@ -198,6 +223,7 @@ class Model:
             sampling: As of `stream`, for all of them.
             chat: As of `stream`.
             adapters: As of `stream`.
+            draft: As of `stream`.
             most: Texts at once.
             progress: Called with (texts done, texts, what).
             **options: As of `stream`.
@@ -212,11 +238,11 @@ class Model:
         """
         from .batch import Request, answers
 
-        check_names(options, ["adapters", "chat", "most", "progress"])
+        check_names(options, ["adapters", "chat", "draft", "most", "progress"])
         run_options = (sampling or self.defaults()).changed(options)
         asked = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
         texts = []
-        for answer in answers(self, asked, most=most):
+        for answer in answers(self, asked, most=most, draft=draft):
             if answer.error is not None:
                 raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
             assert answer.completion is not None
@@ -313,10 +339,11 @@ class Model:
         text: Sequence,
         *,
         keep: bool,
+        drafts: Drafts | None,
         cancel: Cancel = None,
     ) -> Pieces:
         """Runs one text. With `keep` the sequence ends up holding the text but for its last token."""
-        scheduler = Scheduler(self.decoder, most=1)
+        scheduler = Scheduler(self.decoder, most=1, drafts=drafts)
         start = time.perf_counter()
         try:
             text.stats.reused_tokens = held.keep_common(text.tokens)

@@ -21,6 +21,7 @@ from .held import Held, common_length
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from .drafts import Drafter, Drafts
     from .sequence import Sequence
 
 MOST = 16
@@ -44,6 +45,7 @@ class Task:
         begun: Whether the engine has some of it, or is to compute all of it.
         seconds: That steps took since the last token.
         cancelled: Asked before each step: whether the text is to end as far as it came. None never ends it.
+        drafter: Guesses its tokens, once it is being written; None where nobody does.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Task:
         self.begun = bool(held.tokens)
         self.seconds = seconds
         self.cancelled = cancelled
+        self.drafter: Drafter | None = None
 
     @property
     def done(self) -> bool:
@@ -101,12 +104,13 @@ class Scheduler:
     It belongs to one thread. After a step that raised, Ctrl-C included, `close` is all that is left to do.
     """
 
-    def __init__(self, engine: Engine, most: int = MOST) -> None:
+    def __init__(self, engine: Engine, most: int = MOST, drafts: Drafts | None = None) -> None:
         """Makes a scheduler without texts.
 
         Args:
             engine: Runs the model. Others may use it at the same time.
             most: Texts at once.
+            drafts: Guesses tokens where that pays, and predicts what steps take; None does neither.
 
         Raises:
             GossamerError: `most` is not a positive number.
@@ -115,6 +119,7 @@ class Scheduler:
             raise GossamerError(f"there must be at least 1 sequence at once, got {most}")
         self.most = most
         self._engine = engine
+        self._drafts = drafts
         self._kv_limit: int = getattr(engine, "kv_limit", 0)  # what steps a model may be somebody else's, with no limit
         self._waiting: deque[Task] = deque()
         self._active: list[Task] = []  # oldest first
@@ -165,21 +170,27 @@ class Scheduler:
         start = time.perf_counter()
         asked = [task for task in (*self._active, *self._waiting) if task.cancelled is not None and task.cancelled()]
         outputs = [Output(task, self.cancel(task)) for task in asked] + self._join()
+        drafting = True
         while self._active:
+            drafts: list[list[int]] = []
             try:
                 entries = self._entries()
-                logits = self._engine.step(
-                    [(task.held.prepare(), np.asarray(part, np.int32)) for task, part in entries]
-                )
+                drafts = self._guesses(entries) if drafting else [[] for _ in entries]
+                logits = self._compute(entries, drafts)
             except CacheFull as error:
-                outputs += self._make_room(error)
+                if any(drafts):  # they are worth nobody's place
+                    drafting = False
+                else:
+                    outputs += self._make_room(error)
                 continue
-            for (task, part), row in zip(entries, logits, strict=True):
+            done = 0
+            for (task, part), draft in zip(entries, drafts, strict=True):
                 task.held.tokens += part
                 if task.pending:
                     task.seconds += time.perf_counter() - start
                 else:
-                    outputs.append(self._push(task, row, start))
+                    outputs.append(self._push(task, logits[done : done + 1 + len(draft)], draft, start))
+                done += 1 + len(draft)
             break
         for task, _ in outputs:
             if task.done and task in self._active:
@@ -273,6 +284,44 @@ class Scheduler:
                 entries.append((task, task.text.tokens[held : held + count]))
         return entries
 
+    def _guesses(self, entries: list[tuple[Task, list[int]]]) -> list[list[int]]:
+        """Tokens to compute beside those of a step, for each of its tasks: where all of them are being written."""
+        none: list[list[int]] = [[] for _ in entries]
+        if self._drafts is None or not self._writing(entries):
+            return none
+        drafters, rooms = [], []
+        for task, _ in entries:
+            if task.drafter is None:
+                task.drafter = self._drafts.drafter()
+            if task.drafter is None:
+                return none
+            drafters.append(task.drafter)
+            rooms.append(task.text.room - 1)
+        return self._drafts.plan([task.text.tokens for task, _ in entries], drafters, rooms)
+
+    def _compute(self, entries: list[tuple[Task, list[int]]], drafts: list[list[int]]) -> NDArray[np.float32]:
+        """Runs a step; returns logits of each task's last token and of its draft's, in order."""
+        batch = [
+            (task.held.prepare(), np.asarray(part + draft, np.int32))
+            for (task, part), draft in zip(entries, drafts, strict=True)
+        ]
+        start = time.perf_counter()
+        logits = self._engine.step(batch, all_logits=True) if any(drafts) else self._engine.step(batch)
+        seconds = time.perf_counter() - start
+        if self._drafts is not None and self._writing(entries):
+            counts = [1 + len(draft) for draft in drafts]
+            contexts = [len(task.held.tokens) for task, _ in entries]
+            predicted = self._drafts.cost.predict(counts, contexts)
+            self._drafts.cost.observe(counts, contexts, seconds)
+            for task, _ in entries:
+                task.text.stats.steps.add(seconds, predicted)
+        return logits
+
+    @staticmethod
+    def _writing(entries: list[tuple[Task, list[int]]]) -> bool:
+        """Whether all texts of a step have their first token, so that it computes no part of a prompt."""
+        return all(len(part) == 1 and task.text.stats.new_tokens for task, part in entries)
+
     def _begin(self, task: Task) -> None:
         """Has a task begin with what another has of its tokens, unless that one is still computing more of them."""
         other, ready, coming = self._shared(task)
@@ -303,10 +352,22 @@ class Scheduler:
                 coming = max(coming, common)
         return best, ready, coming
 
-    def _push(self, task: Task, logits: NDArray[np.float32], start: float) -> Output:
+    def _push(self, task: Task, logits: NDArray[np.float32], draft: list[int], start: float) -> Output:
+        """Gives a text its tokens: one, and more as long as the draft has said what was chosen."""
         seconds, task.seconds = task.seconds + time.perf_counter() - start, 0.0
+        pieces, kept = [], 0
         try:
-            return Output(task, task.text.push(logits, seconds))
+            for row, guess in zip(logits, [*draft, None], strict=True):
+                pieces.append(task.text.push(row, 0.0 if kept else seconds))
+                if task.done or task.text.tokens[-1] != guess:
+                    break
+                task.held.tokens.append(guess)
+                kept += 1
         except GossamerError as error:
             task.error = error
-            return Output(task, "")
+        if draft:
+            task.text.stats.steps.drafted += len(draft)
+            task.text.stats.steps.accepted += kept
+            if kept < len(draft):
+                self._engine.rollback(task.held.id, len(draft) - kept)
+        return Output(task, "".join(pieces))

@@ -66,6 +66,11 @@ class Sequence:
         self._kv_bytes_per_token = kv_bytes_per_token
         self._kv_tokens = 0  # read in decode steps so far
 
+    @property
+    def room(self) -> int:
+        """Most tokens that may still come."""
+        return min(self._most - self.stats.new_tokens, self._context + 1 - len(self.tokens))
+
     def push(self, logits: NDArray[np.float32], seconds: float = 0.0) -> str:
         """Chooses the next token.
 

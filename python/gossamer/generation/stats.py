@@ -2,10 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from .sampling_options import GENERATE, SamplingOptions
+
+if TYPE_CHECKING:
+    from .cost import Seconds
+
+
+@dataclass
+class Steps:
+    """Steps of the engine that only wrote, beside what was predicted of them, and the drafts in them.
+
+    Attributes:
+        count: How many; steps that also computed somebody's prompt are left out.
+        seconds: That they took, sampling left out.
+        weights: Predicted seconds for reading weights.
+        kv: Predicted seconds for attention over keys and values.
+        rest: Predicted seconds for all else.
+        drafted: Tokens that were guessed and computed.
+        accepted: Those of them that came true.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    weights: float = 0.0
+    kv: float = 0.0
+    rest: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+
+    def add(self, seconds: float, predicted: Seconds) -> None:
+        """Notes a step."""
+        self.count += 1
+        self.seconds += seconds
+        self.weights += predicted.weights
+        self.kv += predicted.kv
+        self.rest += predicted.rest
+
+    def text(self) -> str:
+        """Returns the figures for people, in a line."""
+        mean = {name: 1e3 * getattr(self, name) / self.count for name in ("seconds", "weights", "kv", "rest")}
+        predicted = mean["weights"] + mean["kv"] + mean["rest"]
+        drafts = f"; {self.accepted} of {self.drafted} drafted tokens came true" if self.drafted else ""
+        return (
+            f"steps: {self.count}, {mean['seconds']:.2f} ms each, {predicted:.2f} predicted (weights "
+            f"{mean['weights']:.2f}, KV {mean['kv']:.2f}, rest {mean['rest']:.2f}){drafts}"
+        )
 
 
 @dataclass
@@ -25,6 +69,7 @@ class Stats:
         device: Where the model ran, "cpu" or "cuda".
         sampling: The options of the text, defaults included.
         unheeded: What the model asks for besides, and gossamer does not do.
+        steps: What steps took, and was predicted; all zero on a GPU, where nothing is.
     """
 
     prompt_tokens: int
@@ -38,6 +83,7 @@ class Stats:
     device: str = "cpu"
     sampling: SamplingOptions = GENERATE
     unheeded: tuple[str, ...] = ()
+    steps: Steps = field(default_factory=Steps)
 
     @property
     def tokens_per_second(self) -> float:
@@ -51,13 +97,18 @@ class Stats:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of weights, keys and values that one decode step reads."""
+        """Bytes of weights, keys and values that one decode step reads, however many tokens it brings."""
         return self.weight_bytes + self.kv_bytes
+
+    @property
+    def decode_steps(self) -> int:
+        """Steps after the first token: as many as tokens, but for those whose drafts came true."""
+        return max(self.new_tokens - 1, 0) - self.steps.accepted
 
     @property
     def gigabytes_per_second(self) -> float:
         """Achieved bandwidth of the decode steps, in 1e9 bytes a second."""
-        return self.bytes_per_token * self.tokens_per_second / 1e9
+        return self.bytes_per_token * self.decode_steps / self.decode_seconds / 1e9 if self.decode_seconds else 0.0
 
     @property
     def percent_of_roof(self) -> float | None:
@@ -77,6 +128,7 @@ class Stats:
             **asdict(self),
             "sampling": self.sampling.to_dict(),
             "unheeded": list(self.unheeded),
+            "decode_steps": self.decode_steps,
             "tokens_per_second": self.tokens_per_second,
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "bytes_per_token": self.bytes_per_token,
@@ -85,16 +137,18 @@ class Stats:
         }
 
     def text(self) -> str:
-        """Returns the figures for people, in three lines."""
+        """Returns the figures for people, in a few lines."""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         unheeded = f"; the model also asks for {', '.join(self.unheeded)}, not done here" if self.unheeded else ""
         percent = self.percent_of_roof
+        unit = "step" if self.steps.accepted else "token"
+        steps = f"\n{self.steps.text()}" if self.steps.count else ""
         roof = "" if percent is None else f", {percent:.0f}% of the roof"
         return (
             f"prompt: {self.prompt_tokens} tokens{reused}, first token after {self.prefill_seconds:.2f} s, "
             f"{self.prefill_tokens_per_second:.1f} tokens/s\n"
             f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
-            f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a token, "
+            f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a {unit}, "
             f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
-            f"sampling: {self.sampling.text()}{unheeded}"
+            f"sampling: {self.sampling.text()}{unheeded}{steps}"
         )
