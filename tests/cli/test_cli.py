@@ -395,17 +395,3 @@ def test_progress_on_a_terminal_draws_on_stderr_and_clears_up(capsys, monkeypatc
 def test_plotting_needs_its_library(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'gossamer[plot]'" in failure(capsys, "inspect", "m", "--plot", "p.png")
-
-
-def test_drafts_are_taken_from_a_corpus_and_told_by_stats(served, capsys, tmp_path):
-    words = ["", "a", "b", "c", "d", "e"]
-    (tmp_path / "corpus.txt").write_text("aaaabcdeabcde")
-    for options, drafted in ((["--draft", "off"], False), (["--draft-corpus", str(tmp_path / "corpus.txt")], True)):
-        served(fake_model("aaaabcdeabcde", words=words))
-        assert main(["generate", "aaa", "--raw", "-n", "8", "--stats", *options]) == 0
-        out, err = capsys.readouterr()
-        assert out == "abcdeabc\n"
-        assert ("drafted tokens came true" in err) == drafted
-        assert "ms each" in err
-    assert main(["generate", "aaa", "--raw", "--draft", "off", "--draft-corpus", "x.txt"]) == 1
-    assert "x.txt: nothing is drafted from it with draft off" in capsys.readouterr().err
