@@ -1,7 +1,9 @@
 #include "engine/decoder.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <type_traits>
 
 #include "bindings/bindings.h"
@@ -115,6 +117,28 @@ class PyDecoder {
     runtime_ = team_of != nullptr ? team_of->runtime_ : std::make_shared<Runtime>(threads);
     decoder_ = std::make_unique<Decoder>(described, packed, floats, activations, runtime_->team,
                                          std::make_shared<KvCache>(kv_shapes(described), type, kv_limit));
+  }
+
+  // Normed states of inputs, one behind the other.
+  py::array encode(const std::vector<py::object>& inputs, const std::optional<std::vector<py::object>>& types) {
+    const int hidden = decoder_->spec().hidden;
+    require(!types || types->size() == inputs.size(), "types must be a list of ", inputs.size(), " vectors");
+    std::vector<std::vector<std::int32_t>> tokens;
+    std::vector<std::vector<std::int32_t>> kinds;
+    std::vector<EncodeInput> entries;
+    for (const py::object& ids : inputs) tokens.push_back(to_tokens(ids, decoder_->spec().vocab));
+    if (types)
+      for (const py::object& ids : *types)
+        kinds.push_back(to_tokens(ids, std::max(decoder_->spec().embedding.types, 1)));
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      const auto size = tokens[i].size();
+      require(!types || kinds[i].size() == size, "input ", i, " has ", size, " tokens, but other types");
+      total += static_cast<std::int64_t>(size);
+      entries.push_back({tokens[i].data(), types ? kinds[i].data() : nullptr,
+                         to_int(static_cast<py::ssize_t>(size), "the number of tokens")});
+    }
+    return to_array(take([&] { return decoder_->encode(entries, SignalPoll()); }), {total, hidden});
   }
 
   py::object step(const std::vector<std::pair<std::int64_t, py::object>>& batch, bool all_logits,
@@ -264,13 +288,14 @@ class PyDecoder {
 void register_decoder(py::module_& module) {
   using py::arg;
   py::register_exception<CacheFull>(module, "CacheFull", PyExc_RuntimeError);
-  py::class_<PyDecoder>(module, "Decoder", "A decoder-only transformer over packed weights with a paged KV cache.")
+  py::class_<PyDecoder>(module, "Decoder", "A transformer over packed weights with a paged KV cache.")
       .def(py::init<const py::dict&, const py::dict&, const py::dict&, int, const std::string&, const std::string&,
                     std::int64_t, const PyDecoder*>(),
            arg("config"), arg("weights"), arg("vectors"), py::kw_only(), arg("threads") = 0, arg("kv") = "f32",
            arg("activations") = "auto", arg("kv_limit") = 0, arg("team_of") = py::none())
       .def("step", &PyDecoder::step, arg("batch"), arg("all_logits") = false, py::kw_only(), arg("into") = py::none(),
            arg("top_k") = 0)
+      .def("encode", &PyDecoder::encode, arg("inputs"), arg("types") = py::none())
       .def("fork", &PyDecoder::fork, arg("seq"), arg("to"), arg("length"))
       .def("rollback", &PyDecoder::rollback, arg("seq"), arg("n"))
       .def("free", &PyDecoder::free, arg("seq"))

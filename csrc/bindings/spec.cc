@@ -1,6 +1,7 @@
 #include "bindings/spec.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <type_traits>
 #include <variant>
@@ -127,6 +128,16 @@ template <class T>
 struct Reader<std::optional<T>> {
   static void read(const py::handle& value, const std::string& path, std::optional<T>& to) {
     if (!value.is_none()) Reader<T>::read(value, path, to.emplace());
+  }
+};
+
+template <class T>
+struct Reader<std::shared_ptr<const T>> {
+  static void read(const py::handle& value, const std::string& path, std::shared_ptr<const T>& to) {
+    if (value.is_none()) return;
+    auto part = std::make_shared<T>();
+    Reader<T>::read(value, path, *part);
+    to = std::move(part);
   }
 };
 

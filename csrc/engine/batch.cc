@@ -9,13 +9,14 @@ namespace gossamer {
 void Chunk::clear(std::size_t pools) {
   ids.clear();
   positions.clear();
+  types.clear();
   places.resize(pools);
   for (auto& tokens : places) tokens.clear();
   wanted.clear();
   adapted.clear();
 }
 
-void Chunk::push(const KvCache::Sequence& sequence, int position, const Mix& mix) {
+void Chunk::push(const KvCache::Sequence& sequence, int position, const Mix& mix, int length) {
   if (!mix.empty()) {
     const int at = tokens();
     if (!adapted.empty() && adapted.back().end == at && *adapted.back().mix == mix)
@@ -24,7 +25,8 @@ void Chunk::push(const KvCache::Sequence& sequence, int position, const Mix& mix
       adapted.push_back({at, at + 1, &mix});
   }
   positions.push_back(position);
-  for (std::size_t i = 0; i < places.size(); ++i) places[i].push_back({sequence.tables[i].data.data(), position});
+  for (std::size_t i = 0; i < places.size(); ++i)
+    places[i].push_back({sequence.tables[i].data.data(), position, length});
 }
 
 void check_token(std::int32_t token, int vocab) {

@@ -28,6 +28,7 @@ struct Adapted {
 struct Chunk {
   std::vector<std::int32_t> ids;
   std::vector<int> positions;
+  std::vector<int> types;                       // of the tokens; empty: all are 0
   std::vector<std::vector<TokenPlace>> places;  // by pool of the cache
   std::vector<int> wanted;                      // tokens whose logits are asked for
   std::vector<Adapted> adapted;                 // those that use adapters
@@ -36,7 +37,8 @@ struct Chunk {
   // Empties it, for a cache of so many pools.
   void clear(std::size_t pools);
   // mix: of the sequence; empty where it uses no adapter.
-  void push(const KvCache::Sequence& sequence, int position, const Mix& mix = {});
+  // length: tokens that it has in the end, for those who see tokens behind their own.
+  void push(const KvCache::Sequence& sequence, int position, const Mix& mix = {}, int length = 0);
 };
 
 // Throws InvalidArgument where a token is none of the vocabulary.

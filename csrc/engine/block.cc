@@ -10,6 +10,7 @@ const NormLayer* pointer(const std::optional<NormLayer>& norm) { return norm ? &
 Block::Block(const spec::Block& spec, const std::string& prefix, int& kv_layer, Build& build)
     : parallel_(spec.parallel),
       norm_(make_norm(spec.norm, prefix + "norm", build.hidden, build)),
+      causal_(spec::causal(spec)),
       first_kv_layer_(kv_layer),
       read_(build.workspace.matrix("normed", build.hidden)) {
   for (const spec::Branch& branch : spec.branches) {

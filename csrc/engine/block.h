@@ -21,6 +21,8 @@ class Block {
   // False when the probe has seen enough; the stream is then of no use.
   bool run(Step& step, ResidualStream& stream);
 
+  // Whether no token sees those behind it.
+  bool causal() const { return causal_; }
   int first_kv_layer() const { return first_kv_layer_; }
   const std::vector<KvShape>& kv_shapes() const { return kv_shapes_; }
 
@@ -55,6 +57,7 @@ class Block {
   bool parallel_;                  // all branches read the stream as it came
   std::vector<Update> updates_;    // what they add then; kept for its memory
   std::optional<NormLayer> norm_;  // of what all of them read
+  bool causal_;
   int first_kv_layer_;
   std::vector<KvShape> kv_shapes_;
   Matrix& read_;

@@ -13,6 +13,28 @@ namespace {
 // Rows of logits that are in memory at once where only the largest are asked for.
 constexpr int kTopRows = 16;
 
+// Sequences that live no longer than this, with numbers that nobody else has.
+class Passing {
+ public:
+  explicit Passing(KvCache& cache) : cache_(cache) {}
+  ~Passing() {
+    for (std::int64_t id = -1; id >= last_; --id) cache_.free(id);
+  }
+  Passing(const Passing&) = delete;
+  Passing& operator=(const Passing&) = delete;
+
+  // One with room for so many tokens. Throws CacheFull.
+  const KvCache::Sequence& begin(int tokens) {
+    KvCache::Sequence& sequence = cache_.sequence(--last_);
+    cache_.reserve(sequence, tokens);
+    return sequence;
+  }
+
+ private:
+  KvCache& cache_;
+  std::int64_t last_ = 0;
+};
+
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -29,13 +51,14 @@ Decoder::Decoder(const spec::Transformer& spec, const PackedWeights& weights, co
       cache_(std::move(cache)),
       vectors_(vector_kernels()),
       kv_kernels_(kv_kernels(cache_->type())) {
+  require(spec_.encoder == nullptr, "a decoder that reads an encoder is not supported yet");
   require(cache_->shapes() == kv_shapes(spec_), "the cache was made for layers of other shapes");
   Weights taken(weights, vectors, activations_);
   Build build{taken, workspace_, vectors_, spec_.hidden};
   hidden_ = &workspace_.matrix("hidden", spec_.hidden);
   embedding_ = std::make_unique<EmbeddingLayer>(spec_, build);
-  head_ = std::make_unique<HeadLayer>(spec_, *embedding_, build);
-  stack_ = std::make_unique<Stack>(spec_.stack, build);
+  stack_ = std::make_unique<Stack>(spec_.stack, spec_.context, build);
+  if (spec_.head) head_ = std::make_unique<HeadLayer>(spec_, *embedding_, stack_->norm(), build);
   taken.require_all_taken();
 }
 
@@ -68,7 +91,12 @@ void Decoder::visit(const std::function<void(const std::string&, const Linear&, 
     block.visit([&](const Projection& projection) {
       projection.visit([&](const std::string& name, const Linear& linear) { f(name, linear, projection.share()); });
     });
-  head_->visit(whole);
+  if (head_) head_->visit(whole);
+}
+
+const HeadLayer& Decoder::way_out() const {
+  require(head_ != nullptr, "an encoder has no head, and gives no logits");
+  return *head_;
 }
 
 int Decoder::add_adapter(const PackedWeights& weights, const Vectors& vectors) {
@@ -124,19 +152,20 @@ void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& op
   const std::int64_t vocab = spec_.vocab;
   if (options.top_k == 0) {
     float* out = options.into != nullptr ? options.into : result.values.data();
-    head_->run(step, stream, wanted.data(), count, out + done * vocab);
+    way_out().run(step, stream, wanted.data(), count, out + done * vocab);
     return;
   }
   for (int first = 0; first < count; first += kTopRows) {
     const int rows = std::min(kTopRows, count - first);
     const std::int64_t at = (done + first) * options.top_k;
     rows_.resize(static_cast<std::size_t>(rows * vocab));
-    head_->run(step, stream, wanted.data() + first, rows, rows_.data());
+    way_out().run(step, stream, wanted.data() + first, rows, rows_.data());
     top_k(*team_, rows_.data(), rows, vocab, options.top_k, result.ids.data() + at, result.values.data() + at);
   }
 }
 
 StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll) {
+  (void)way_out();
   Batch batch(entries, options.all_logits, spec_.vocab, spec_.context, *cache_, adapters_);
   require(options.top_k >= 0 && options.top_k <= spec_.vocab, "top_k must be between 0 and the vocabulary's ",
           spec_.vocab, ", got ", options.top_k);
@@ -162,6 +191,46 @@ StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOption
   }
   batch.commit();
   return result;
+}
+
+std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const Poll& poll) {
+  std::int64_t total = 0;
+  for (const EncodeInput& input : inputs) {
+    require(input.count > 0, "an input has no tokens");
+    require(input.count <= spec_.context, "an input has ", input.count, " tokens, beyond the context of ",
+            spec_.context);
+    for (int i = 0; i < input.count; ++i) check_token(input.tokens[i], spec_.vocab);
+    for (int i = 0; input.types != nullptr && i < input.count; ++i)
+      require(input.types[i] >= 0 && input.types[i] < std::max(spec_.embedding.types, 1), "token type ", input.types[i],
+              " is not one of ", spec_.embedding.types);
+    total += input.count;
+  }
+  std::vector<float> out(static_cast<std::size_t>(total * spec_.hidden));
+  float* rows = out.data();
+  for (std::size_t first = 0; first < inputs.size();) {
+    Passing passing(*cache_);
+    chunk_.clear(cache_->pools());
+    // Whole inputs, since their tokens may see one another.
+    for (; first < inputs.size() && (chunk_.ids.empty() || chunk_.tokens() + inputs[first].count <= kChunkTokens);
+         ++first) {
+      const EncodeInput& input = inputs[first];
+      const KvCache::Sequence& sequence = passing.begin(input.count);
+      for (int i = 0; i < input.count; ++i) {
+        chunk_.ids.push_back(input.tokens[i]);
+        chunk_.types.push_back(input.types == nullptr ? 0 : input.types[i]);
+        chunk_.push(sequence, i, {}, input.count);
+      }
+    }
+    Step step = make_step(*cache_, chunk_);
+    embedding_->run(step, *hidden_);
+    ResidualStream stream(step, hidden_->data(), hidden_->stride(), spec_.hidden);
+    stack_->run(step, stream, poll);
+    float* to = rows;
+    for_tokens(*team_, step.tokens(),
+               [&](std::int64_t t) { stream.read_row(t, stack_->norm(), to + t * spec_.hidden); });
+    rows += std::int64_t{step.tokens()} * spec_.hidden;
+  }
+  return out;
 }
 
 std::vector<float> Decoder::embed(const std::int32_t* tokens, int n, int sequence_length) {
@@ -198,15 +267,16 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
   for (const auto& [name, unused] : captures)
     require(std::find(known.begin(), known.end(), name) != known.end(), "no linear is called '", name,
             "'; capture takes ", joined(known));
+  const int most = block.causal() ? kChunkTokens : length;  // those that see tokens behind them go together
   KvCache cache(block.kv_shapes(), cache_->type());
   Probe probe(captures, whole, tokens);
   for (int start = 0; start < tokens; start += length) {
     KvCache::Sequence& sequence = cache.sequence(0);
     cache.reserve(sequence, length);
-    for (int first = 0; first < length; first += kChunkTokens) {
+    for (int first = 0; first < length; first += most) {
       poll();
       chunk_.clear(cache.pools());
-      for (int i = first; i < std::min(length, first + kChunkTokens); ++i) chunk_.push(sequence, i);
+      for (int i = first; i < std::min(length, first + most); ++i) chunk_.push(sequence, i, {}, length);
       Step step = make_step(cache, chunk_);
       step.probe = &probe;
       step.first_kv_layer = block.first_kv_layer();
@@ -219,6 +289,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
 }
 
 std::vector<float> Decoder::head(const float* hidden, int tokens, const Poll& poll) {
+  (void)way_out();
   std::vector<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(spec_.vocab));
   for (std::int64_t first = 0; first < tokens; first += kChunkTokens) {
     poll();

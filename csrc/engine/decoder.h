@@ -1,4 +1,4 @@
-// A decoder-only transformer over packed weights. Opens no file; one call runs all blocks for all given tokens.
+// A transformer over packed weights. Opens no file; one call runs all blocks for all given tokens.
 #pragma once
 
 #include <functional>
@@ -28,6 +28,13 @@ struct StepResult {
   std::vector<std::int32_t> ids;  // [rows][top_k]
 };
 
+// A text, or what else there is of one, that is encoded.
+struct EncodeInput {
+  const std::int32_t* tokens;
+  const std::int32_t* types;  // of the tokens; null: all are 0
+  int count;
+};
+
 class Decoder {
  public:
   // Names as in gossamer.arch: "embed", "head", "layers.N.q", …; "norm", "layers.N.attn_norm", "layers.N.q.bias", ….
@@ -47,6 +54,9 @@ class Decoder {
 
   // Appends the tokens of each entry to its sequence. When it throws, no sequence has changed.
   StepResult step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll);
+
+  // [tokens of all inputs][hidden]: the normed states behind the last block, of each input from an empty context.
+  std::vector<float> encode(const std::vector<EncodeInput>& inputs, const Poll& poll);
 
   // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.
   std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length);
@@ -78,6 +88,7 @@ class Decoder {
   void visit(const std::function<void(const std::string&, const Linear&, double)>& f) const;
   void for_projections(const std::function<void(Projection&)>& f);
   Step make_step(KvCache& cache, const Chunk& chunk);
+  const HeadLayer& way_out() const;
   void run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result, std::int64_t done);
 
   spec::Transformer spec_;
@@ -93,7 +104,7 @@ class Decoder {
   Adapters adapters_;
   Matrix* hidden_ = nullptr;
   std::unique_ptr<EmbeddingLayer> embedding_;
-  std::unique_ptr<HeadLayer> head_;
+  std::unique_ptr<HeadLayer> head_;  // null: none
   std::unique_ptr<Stack> stack_;
   std::vector<float> rows_;  // logits of which the largest are taken
 };

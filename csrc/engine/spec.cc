@@ -74,6 +74,15 @@ void check(const Alibi& alibi, const Attention& attention, const Where& where) {
   for (const float slope : alibi.slopes) where.must(std::isfinite(slope), ".slopes holds a value that is not finite");
 }
 
+void check(const RelativeBias& bias, const Attention& attention, const Where& where) {
+  where.size("buckets", bias.buckets);
+  for (const std::vector<int>* numbers : {&bias.back, &bias.ahead})
+    for (const int bucket : *numbers)
+      where.must(bucket >= 0 && bucket < bias.buckets, " has bucket ", bucket, ", but ", bias.buckets, " buckets");
+  where.must(!bias.back.empty(), ".back is empty");
+  where.must(bias.ahead.empty() == attention.causal, ".ahead must be empty where attention is causal, and only there");
+}
+
 void check(const Attention& attention, int hidden, const Where& where) {
   where.size("heads", attention.heads);
   where.size("kv_heads", attention.kv_heads);
@@ -101,7 +110,17 @@ void check(const Attention& attention, int hidden, const Where& where) {
     (where / "query_scale").must(scale.beta >= 0 && std::isfinite(scale.beta), ".beta must be finite and not negative");
     (where / "query_scale").size("length", scale.length);
   }
-  check_biases(attention.biases, attention.groups(hidden), where);
+  where.must(attention.causal || !attention.positions || !std::holds_alternative<Alibi>(*attention.positions),
+             ".positions: slopes are for causal attention");
+  if (attention.reads == Reads::kMemory) {
+    where.must(!attention.causal, ".causal must be false where a memory is read");
+    where.must(!attention.positions, ".positions must be null where a memory is read");
+    where.must(!attention.window, ".window must be null where a memory is read");
+    where.must(!attention.query_scale, ".query_scale must be null where a memory is read");
+  }
+  Attention plain = attention;  // biases are named without the prefix
+  plain.reads = Reads::kSelf;
+  check_biases(attention.biases, plain.groups(hidden), where);
 }
 
 void check(const Mlp& mlp, int hidden, const Where& where) {
@@ -129,7 +148,7 @@ void check(const Experts& experts, int hidden, const Where& where) {
   mine.must(routing.softmax == Softmax::kAll || !routing.normalized, ".normalized must be false for this softmax");
 }
 
-void check(const Learned& learned, int context, const Where& where) {
+void check(const Learned& learned, int, int context, const Where& where) {
   where.size("count", learned.count);
   where.must(learned.offset >= 0 && learned.offset < learned.count, ".offset must be below ", learned.count, ", got ",
              learned.offset);
@@ -137,9 +156,18 @@ void check(const Learned& learned, int context, const Where& where) {
              " positions, fewer than the context of ", context);
 }
 
-void check(const Embedding& embedding, int context, const Where& where) {
+void check(const Sinusoids& sinusoids, int hidden, int, const Where& where) {
+  where.must(sinusoids.frequencies.size() * 2 == static_cast<std::size_t>(hidden), ".frequencies must be ", hidden / 2,
+             " numbers, got ", sinusoids.frequencies.size());
+  for (const float f : sinusoids.frequencies)
+    where.must(std::isfinite(f), ".frequencies holds a value that is not finite");
+  where.must(sinusoids.offset >= 0 && sinusoids.offset <= kLargest, ".offset is out of range: ", sinusoids.offset);
+}
+
+void check(const Embedding& embedding, int hidden, int context, const Where& where) {
   if (embedding.positions)
-    std::visit([&](const auto& part) { check(part, context, where / "positions"); }, *embedding.positions);
+    std::visit([&](const auto& part) { check(part, hidden, context, where / "positions"); }, *embedding.positions);
+  where.must(embedding.types >= 0 && embedding.types <= kLargest, ".types is out of range: ", embedding.types);
   where.above_zero("scale", embedding.scale);
   where.size("project", embedding.project);
   check(embedding.norm, where / "norm");
@@ -177,10 +205,12 @@ void check(const Block& block, int hidden, const Where& where) {
 std::vector<Group> Attention::groups(int hidden) const {
   const int query = heads * head_dim;
   const int key = kv_heads * head_dim;
-  return {{{"q", query, hidden, has(biases, "q")},
-           {"k", key, hidden, has(biases, "k")},
-           {"v", key, hidden, has(biases, "v")}},
-          {{"o", hidden, query, has(biases, "o")}}};
+  const Linear q{prefix() + "q", query, hidden, has(biases, "q")};
+  const Linear k{prefix() + "k", key, hidden, has(biases, "k")};
+  const Linear v{prefix() + "v", key, hidden, has(biases, "v")};
+  const Linear o{prefix() + "o", hidden, query, has(biases, "o")};
+  if (reads == Reads::kMemory) return {{q}, {k, v}, {o}};
+  return {{q, k, v}, {o}};
 }
 
 std::vector<Group> Mlp::groups(int hidden) const {
@@ -213,16 +243,26 @@ std::vector<Group> Experts::groups(int hidden) const {
 }
 
 std::string name_of(const Mixer& mixer) {
-  return std::visit([](const auto& part) { return std::string(part.kName); }, mixer);
+  return std::visit([](const auto& part) { return std::string(part.name()); }, mixer);
 }
 
-void validate(const Transformer& transformer) {
-  const Where where{"transformer"};
+namespace {
+
+// Attentions of all kinds of blocks.
+std::vector<const Attention*> attentions(const Stack& stack) {
+  std::vector<const Attention*> found;
+  for (const Block& block : stack.kinds)
+    for (const Branch& branch : block.branches)
+      if (const auto* attention = std::get_if<Attention>(&branch.mixer)) found.push_back(attention);
+  return found;
+}
+
+void check(const Transformer& transformer, const Where& where) {
   where.size("hidden", transformer.hidden);
   where.size("vocab", transformer.vocab);
   where.size("context", transformer.context);
-  check(transformer.embedding, transformer.context, where / "embedding");
-  check(transformer.head, transformer.embedding, where / "head");
+  check(transformer.embedding, transformer.hidden, transformer.context, where / "embedding");
+  if (transformer.head) check(*transformer.head, transformer.embedding, where / "head");
   const Stack& stack = transformer.stack;
   const Where mine = where / "stack";
   for (std::size_t i = 0; i < stack.kinds.size(); ++i) check(stack.kinds[i], transformer.hidden, (mine / "kinds")[i]);
@@ -232,6 +272,48 @@ void validate(const Transformer& transformer) {
     (mine / "layers")[i].must(stack.layers[i] >= 0 && stack.layers[i] < static_cast<int>(stack.kinds.size()),
                               " must be a number of the ", stack.kinds.size(), " kinds, got ", stack.layers[i]);
   check(stack.norm, mine / "norm");
+  bool reads = false;
+  const Attention* shared = nullptr;
+  for (const Attention* attention : attentions(stack)) {
+    reads = reads || attention->reads == Reads::kMemory;
+    mine.must(attention->causal || attention->reads == Reads::kMemory || !transformer.head,
+              " must be causal in a model with a head");
+    if (attention->relative_bias() == nullptr) continue;
+    if (shared == nullptr) shared = attention;
+    mine.must(attention->heads == shared->heads && *attention->relative_bias() == *shared->relative_bias(),
+              " must have one relative bias for all attentions, and so many heads");
+  }
+  where.must(reads == (transformer.encoder != nullptr),
+             ".encoder must be there where a memory is read, and only there");
+  where.must(!transformer.embedding.shared || where.path != "transformer", ".embedding.shared is for an encoder");
+  if (!transformer.encoder) return;
+  const Transformer& encoder = *transformer.encoder;
+  const Where inner = where / "encoder";
+  inner.must(!encoder.head, ".head must be null");
+  inner.must(!encoder.encoder, ".encoder must be null");
+  inner.must(encoder.hidden == transformer.hidden, ".hidden must be ", transformer.hidden, ", got ", encoder.hidden);
+  inner.must(!encoder.embedding.shared ||
+                 (encoder.vocab == transformer.vocab && encoder.embedding.project == transformer.embedding.project),
+             ".embedding must have the shape of the one that it shares");
+  check(encoder, inner);
+}
+
+}  // namespace
+
+void validate(const Transformer& transformer) { check(transformer, Where{"transformer"}); }
+
+const Attention* relative(const Stack& stack) {
+  for (const Attention* attention : attentions(stack))
+    if (attention->relative_bias() != nullptr) return attention;
+  return nullptr;
+}
+
+bool causal(const Block& block) {
+  for (const Branch& branch : block.branches) {
+    const auto* attention = std::get_if<Attention>(&branch.mixer);
+    if (attention != nullptr && attention->reads == Reads::kSelf && !attention->causal) return false;
+  }
+  return true;
 }
 
 }  // namespace gossamer::spec

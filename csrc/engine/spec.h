@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -33,6 +34,13 @@ enum class Over : std::uint8_t { kHead, kRow };
 template <>
 struct Words<Over> {
   static constexpr const char* list[] = {"head", "row"};
+};
+
+// Whose keys and values attention reads.
+enum class Reads : std::uint8_t { kSelf, kMemory };
+template <>
+struct Words<Reads> {
+  static constexpr const char* list[] = {"self", "memory"};
 };
 
 // What the weights of experts are a softmax over.
@@ -82,7 +90,22 @@ struct Alibi {
   }
 };
 
-using Positions = std::variant<Rope, Alibi>;
+struct RelativeBias {
+  static constexpr const char* kPart = "relative_bias";
+  int buckets = 0;
+  std::vector<int> back;
+  std::vector<int> ahead;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("buckets", buckets);
+    field("back", back);
+    field("ahead", ahead);
+  }
+  bool operator==(const RelativeBias&) const = default;
+};
+
+using Positions = std::variant<Rope, Alibi, RelativeBias>;
 
 struct QueryScale {
   float beta = 0;
@@ -119,12 +142,11 @@ struct Linear {
   int alternatives = 1;
 };
 
-// Linears that read the same inputs. The output of a mixer's last group, one linear, joins the stream.
+// Linears that read the same inputs; an attention's second of three reads the memory. The output of a mixer's last group, one linear, joins the stream.
 using Group = std::vector<Linear>;
 
 struct Attention {
   static constexpr const char* kPart = "attention";
-  static constexpr const char* kName = "attn";
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -137,6 +159,8 @@ struct Attention {
   std::optional<QkNorm> qk_norm;
   bool sinks = false;
   std::optional<QueryScale> query_scale;
+  bool causal = true;
+  Reads reads = Reads::kSelf;
 
   template <class Visitor>
   void visit(Visitor& field) {
@@ -152,13 +176,18 @@ struct Attention {
     field("qk_norm", qk_norm);
     field("sinks", sinks);
     field("query_scale", query_scale);
+    field("causal", causal);
+    field("reads", reads);
   }
+  const RelativeBias* relative_bias() const { return positions ? std::get_if<RelativeBias>(&*positions) : nullptr; }
+  const char* name() const { return reads == Reads::kSelf ? "attn" : "cross"; }
+  // What is before the names of its linears and vectors.
+  std::string prefix() const { return reads == Reads::kSelf ? "" : "cross_"; }
   std::vector<Group> groups(int hidden) const;
 };
 
 struct Mlp {
   static constexpr const char* kPart = "mlp";
-  static constexpr const char* kName = "mlp";
   int width = 0;
   Activation activation = Activation::kSilu;
   bool gated = true;
@@ -177,6 +206,7 @@ struct Mlp {
     field("alpha", alpha);
     field("shift", shift);
   }
+  static const char* name() { return "mlp"; }
   // Whether gate and up are taken as they are, and the activation as well.
   bool plain() const { return !limit && alpha == 1 && shift == 0; }
   std::vector<Group> groups(int hidden) const;
@@ -199,7 +229,6 @@ struct Routing {
 
 struct Experts {
   static constexpr const char* kPart = "experts";
-  static constexpr const char* kName = "mlp";
   int count = 0;
   int chosen = 0;
   std::variant<Mlp> expert;
@@ -216,6 +245,7 @@ struct Experts {
     field("shared", shared);
     field("shared_gate", shared_gate);
   }
+  static const char* name() { return "mlp"; }
   const Mlp& each() const { return std::get<Mlp>(expert); }
   // The router, with the shared expert's gate; inputs and output of each expert; inputs and output of the shared one.
   std::vector<Group> groups(int hidden) const;
@@ -278,11 +308,25 @@ struct Learned {
   }
 };
 
+struct Sinusoids {
+  static constexpr const char* kPart = "sinusoids";
+  std::vector<float> frequencies;
+  int offset = 0;
+
+  template <class Visitor>
+  void visit(Visitor& field) {
+    field("frequencies", frequencies);
+    field("offset", offset);
+  }
+};
+
 struct Embedding {
-  std::optional<std::variant<Learned>> positions;
+  std::optional<std::variant<Learned, Sinusoids>> positions;
   float scale = 1;
   std::optional<int> project;
   std::optional<Norm> norm;
+  int types = 0;
+  bool shared = false;
 
   template <class Visitor>
   void visit(Visitor& field) {
@@ -290,6 +334,8 @@ struct Embedding {
     field("scale", scale);
     field("project", project);
     field("norm", norm);
+    field("types", types);
+    field("shared", shared);
   }
 };
 
@@ -316,7 +362,8 @@ struct Transformer {
   int context = 0;
   Embedding embedding;
   Stack stack;
-  Head head;
+  std::optional<Head> head;
+  std::shared_ptr<const Transformer> encoder;
 
   template <class Visitor>
   void visit(Visitor& field) {
@@ -326,6 +373,7 @@ struct Transformer {
     field("embedding", embedding);
     field("stack", stack);
     field("head", head);
+    field("encoder", encoder);
   }
   const Block& block(int layer) const {
     return stack.kinds[static_cast<std::size_t>(stack.layers[static_cast<std::size_t>(layer)])];
@@ -334,6 +382,12 @@ struct Transformer {
 
 // The name of a mixer, before its norms' in the names of vectors.
 std::string name_of(const Mixer& mixer);
+
+// An attention that has the relative bias that all of a stack share; null where none has one.
+const Attention* relative(const Stack& stack);
+
+// Whether no token sees those behind it.
+bool causal(const Block& block);
 
 // Throws InvalidArgument naming the field that is out of range or contradicts another.
 void validate(const Transformer& transformer);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,9 +16,11 @@ using Poll = std::function<void()>;
 
 class Stack {
  public:
-  Stack(const spec::Stack& spec, Build& build);
+  // context: most tokens of a sequence.
+  Stack(const spec::Stack& spec, int context, Build& build);
 
   int layers() const { return static_cast<int>(blocks_.size()); }
+  const NormLayer* norm() const { return norm_ ? &*norm_ : nullptr; }
   Block& operator[](int layer) { return blocks_[static_cast<std::size_t>(layer)]; }
   const std::vector<Block>& blocks() const { return blocks_; }
   std::vector<Block>& blocks() { return blocks_; }
@@ -25,6 +28,10 @@ class Stack {
   void run(Step& step, ResidualStream& stream, const Poll& poll);
 
  private:
+  void take_relative_bias(const spec::Stack& spec, int context, Build& build);
+
+  std::optional<NormLayer> norm_;     // behind the last block
+  std::vector<float> relative_bias_;  // AttentionArgs; empty: none
   std::vector<Block> blocks_;
 };
 

@@ -69,6 +69,10 @@ struct Build {
   Workspace& workspace;
   const VectorKernels& vectors;
   int hidden;
+  // Of the stack that is being built: what attention adds to scores by distance, [heads][bias_stride], from the distance
+  // 0 of the first head on; null: nothing.
+  const float* relative_bias = nullptr;
+  std::int64_t relative_stride = 0;
 };
 
 }  // namespace gossamer

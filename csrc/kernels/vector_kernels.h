@@ -27,8 +27,8 @@ constexpr int kAttentionRows = 48;
 
 // One KV head of the query groups of `tokens` tokens that follow one another, against positions [begin, end) of their
 // sequence; begin is a multiple of kAttentionSpan and end - begin <= kAttentionSpan. Token t stands at position + t and
-// sees no further, and no more than `window` positions where that is not 0. Each sees some of it, the last one its end.
-// What no token sees is not read.
+// sees no further than `ahead` positions behind it, and no more than `window` up to its own where that is not 0. Each
+// sees some of it, the last one its end. What no token sees is not read.
 // A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim]; where two values
 // lie together, K as [head_dim / 2, rounded up][64 tokens][2 elements] and V as [32][padded_dim][2 tokens].
 struct AttentionArgs {
@@ -40,10 +40,15 @@ struct AttentionArgs {
   int64_t offset;
   int32_t begin, end, position;
   int32_t window;  // 0: none
+  int32_t ahead;   // 0: attention is causal
   float scale;
   float softcap;        // a scaled product x becomes softcap * tanh(x / softcap); 0: it stays
   const float* slopes;  // [query_heads], times which the distance is taken off a score; null: none
-  float* scratch;       // [tokens * query_heads][kScoreStride], and behind it [tokens * query_heads][head_dim]
+  // [query_heads][bias_stride], of each head what is added to the score of a key so many positions behind the query's,
+  // or before it where that is negative; 16 more than there are positions can be read on both sides; null: nothing
+  const float* bias;
+  int64_t bias_stride;
+  float* scratch;  // [tokens * query_heads][kScoreStride], and behind it [tokens * query_heads][head_dim]
   // [tokens][result_stride], in each row the largest score of each head [query_heads], its sum of
   // exp(score - largest) [query_heads], and its sum of exp(score - largest) * v [query_heads][padded_dim]
   float* results;

@@ -28,6 +28,9 @@ struct Join {
 // Positions times heads below which waking the other threads costs more than it saves.
 constexpr std::int64_t kSerialWork = 512;
 
+// More positions than there are, few enough that one may be added.
+constexpr int kEverything = 1 << 29;
+
 // Floats of results that are kept before they are joined: bounds the scratch of long contexts.
 constexpr std::int64_t kMostResults = 1 << 21;
 
@@ -36,14 +39,22 @@ int first_seen(const AttentionShape& shape, int position) {
   return shape.window == 0 ? 0 : std::max(0, position + 1 - shape.window);
 }
 
+// The position behind the last one that a token sees.
+int last_seen(const AttentionShape& shape, const TokenPlace& token) {
+  if (shape.causal) return token.position + 1;
+  return shape.window == 0 ? token.length : std::min(token.length, token.position + shape.window);
+}
+
 // Tokens from `first` on, `most` at most, that follow one another in one sequence and see the same spans.
 int block_at(const AttentionShape& shape, const std::vector<TokenPlace>& tokens, std::size_t first, int most) {
   const int span = first_seen(shape, tokens[first].position) / kAttentionSpan;
+  const int last_span = (last_seen(shape, tokens[first]) - 1) / kAttentionSpan;
   int count = 1;
   for (; count < most && first + static_cast<std::size_t>(count) < tokens.size(); ++count) {
     const TokenPlace& next = tokens[first + static_cast<std::size_t>(count)];
     if (next.pages != tokens[first].pages || next.position != tokens[first].position + count ||
-        next.position % kAttentionSpan == 0 || first_seen(shape, next.position) / kAttentionSpan != span)
+        (last_seen(shape, next) - 1) / kAttentionSpan != last_span ||
+        first_seen(shape, next.position) / kAttentionSpan != span)
       break;
   }
   return count;
@@ -90,9 +101,12 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       args.end = task.end;
       args.position = token.position;
       args.window = shape.window;
+      args.ahead = shape.causal ? 0 : shape.window == 0 ? kEverything : shape.window - 1;
       args.scale = shape.scale;
       args.softcap = shape.softcap;
       args.slopes = shape.slopes == nullptr ? nullptr : shape.slopes + static_cast<std::int64_t>(task.kv_head) * group;
+      args.bias = shape.bias == nullptr ? nullptr : shape.bias + std::int64_t{task.kv_head} * group * shape.bias_stride;
+      args.bias_stride = shape.bias_stride;
       args.scratch = scratch_.data() + thread * scratch;
       args.results = results_.data() + task.result;
       args.result_stride = task.stride;
@@ -130,7 +144,7 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
     std::int64_t results = 0;
     do {
       const int count = block_at(shape, tokens, token, block);
-      const int length = tokens[token].position + count;  // of the last one's context
+      const int length = last_seen(shape, tokens[token + static_cast<std::size_t>(count) - 1]);
       const int start = first_seen(shape, tokens[token].position);
       const int skipped = start / kAttentionSpan;  // spans behind the window
       const int spans = (length + kAttentionSpan - 1) / kAttentionSpan - skipped;

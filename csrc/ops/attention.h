@@ -1,4 +1,4 @@
-// Causal attention of tokens over their paged keys and values.
+// Attention of tokens over paged keys and values.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,12 @@
 
 namespace gossamer {
 
-// One token of a call: where its sequence's pages are, and where it stands in it.
+// One token of a call: where the pages of its sequence, or of the one that it reads, are, and where it stands; and how
+// many tokens these hold, where attention is not causal.
 struct TokenPlace {
   std::uint8_t* const* pages;
   int position;
+  int length = 0;
 };
 
 // Where a layer's keys and values are in a page: of KV head h, K lies offset + h * head_bytes behind the page's start,
@@ -33,15 +35,18 @@ struct AttentionShape {
   int window = 0;                 // positions that a token sees, its own included; 0: all
   float softcap = 0;              // a scaled product x becomes softcap * tanh(x / softcap); 0: it stays
   const float* slopes = nullptr;  // [heads], times which the distance is taken off a score; null: none
-  const float* sinks = nullptr;   // [heads], scores that take part in the softmax beside the keys'; null: none
+  bool causal = true;             // no token sees those behind it; otherwise as far as it sees back, or all
+  const float* bias = nullptr;    // as AttentionArgs has it, of all heads; null: none
+  std::int64_t bias_stride = 0;
+  const float* sinks = nullptr;  // [heads], scores that take part in the softmax beside the keys'; null: none
 };
 
 // Writes one token's keys and values, [kv_heads][head_dim] each, where it stands.
 void append(const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place, const TokenPlace& token,
             const float* k, const float* v);
 
-// out[t] = attention of q[t] over positions 0 .. position(t), or the window's last of them; q and out are [tokens][stride], heads one behind the
-// other. The work is split by position, never by the number of threads, and tokens that follow one another in a
+// out[t] = attention of q[t] over positions 0 .. position(t), or the window's last of them, or over all, or as many
+// behind; q and out are [tokens][stride], heads one behind the other. The work is split by position, never by the number of threads, and tokens that follow one another in a
 // sequence share what is read of it; a token's result is the same in any company.
 class Attention {
  public:

@@ -246,7 +246,7 @@ class CacheFull(RuntimeError):
     """The KV cache is at its limit: end a sequence, or roll one back."""
 
 class Decoder:
-    """A decoder-only transformer over packed weights, with paged KV caches for any number of sequences.
+    """A transformer over packed weights, with paged KV caches for any number of sequences.
 
     Calls from several threads wait for one another. A call that raises leaves every sequence as it was.
 
@@ -308,52 +308,35 @@ class Decoder:
             CacheFull: the keys and values would take more than `kv_limit`.
         """
 
-    def fork(self, seq: int, to: int, length: int) -> None:
-        """Begins sequence `to` with the first `length` tokens of another; they share memory until one writes there.
-
-        Raises:
-            ValueError: `seq` has fewer tokens, or `to` has some.
-            CacheFull: the keys and values would take more than `kv_limit`.
-        """
-
-    def rollback(self, seq: int, n: int) -> None:
-        """Forgets the last n tokens of a sequence."""
-
-    def free(self, seq: int) -> None:
-        """Forgets a sequence; unknown ids are ignored. Never waits: a call that runs ends first."""
-
-    def length(self, seq: int) -> int:
-        """Returns the tokens that a sequence holds, 0 for an unknown one."""
-
-    def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> NDArray[np.float32]:
-        """Returns embeddings [n, hidden] of token ids: consecutive sequences of so many tokens (0: one)."""
-
-    def forward_block(
-        self, index: int, hidden: ArrayLike, capture: Sequence[str] = ..., sequence_length: int = 0
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-        """Runs one block over hidden states, without touching any sequence.
+    def encode(self, inputs: Sequence[ArrayLike], types: Sequence[ArrayLike] | None = None) -> NDArray[np.float32]:
+        """Returns the normed states behind the last block of inputs that stand alone, without touching any sequence.
 
         Args:
-            index: The block.
-            hidden: [tokens, hidden]; consecutive sequences, positions from 0, causal within each.
-            capture: Linears of the block, by their short names, whose inputs to return.
-            sequence_length: Tokens a sequence; 0 for one sequence of all tokens.
+            inputs: Token ids of each; of any lengths.
+            types: Token types of each; None for type 0.
 
         Returns:
-            The new hidden states, and the captured inputs [tokens, cols] by name.
+            [tokens, hidden], of one input behind the other. An input's are bitwise the same in any company.
+
+        Raises:
+            ValueError: an input is empty or beyond the context, a token is outside the vocabulary.
+            CacheFull: the keys and values of an input would take more than `kv_limit`.
         """
 
+    # What `gossamer.engine` says of these holds.
+    def fork(self, seq: int, to: int, length: int) -> None: ...
+    def rollback(self, seq: int, n: int) -> None: ...
+    def free(self, seq: int) -> None: ...
+    def length(self, seq: int) -> int: ...
+    def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> NDArray[np.float32]: ...
+    def forward_block(
+        self, index: int, hidden: ArrayLike, capture: Sequence[str] = ..., sequence_length: int = 0
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]: ...
     def block_inputs(
         self, index: int, hidden: ArrayLike, capture: Sequence[str], sequence_length: int = 0
-    ) -> dict[str, NDArray[np.float32]]:
-        """Returns what `forward_block` captures, and runs the block only as far as that needs."""
-
-    def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
-        """Returns logits [tokens, vocab] of hidden states [tokens, hidden] after the final norm."""
-
-    def set_weight(self, name: str, weight: Weight) -> None:
-        """Replaces a block's weight, e.g. "layers.3.q", by one of the same shape."""
-
+    ) -> dict[str, NDArray[np.float32]]: ...
+    def head(self, hidden: ArrayLike) -> NDArray[np.float32]: ...
+    def set_weight(self, name: str, weight: Weight) -> None: ...
     def add_adapter(self, weights: dict[str, Weight], vectors: dict[str, NDArray[np.float32]] = ...) -> int:
         """Adds parts of blocks' linears for sequences that choose them; returns the adapter's number.
 

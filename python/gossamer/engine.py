@@ -41,10 +41,11 @@ class Engine(Protocol):
         """
 
     def fork(self, seq: int, to: int, length: int) -> None:
-        """Begins sequence `to` with the first `length` tokens of another.
+        """Begins sequence `to` with the first `length` tokens of another; they share memory until one writes there.
 
         Raises:
             ValueError: `seq` has fewer tokens, or `to` has some.
+            CacheFull: keys and values would take more than `kv_limit`.
         """
 
     def rollback(self, seq: int, n: int) -> None:

@@ -1,4 +1,4 @@
-"""A Llama-family decoder in plain float64 numpy: what the engine is compared with, end to end.
+"""A transformer in plain float64 numpy: what the engine is compared with, end to end.
 
 It has the engine's block protocol (`embed`, `forward_block`, `head`, `set_weight`), so that anything that walks the
 blocks of a `gossamer._core.Decoder` can walk it too.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossamer.arch.spec import Alibi, Attention, Experts, Mlp, Norm, Rope, Transformer
+from gossamer.arch.spec import Alibi, Attention, Experts, Learned, Mlp, Norm, RelativeBias, Rope, Transformer
 
 Array = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class ReferenceModel:
-    """The decoder over float64 copies of its weights.
+    """The model over float64 copies of its weights.
 
     Args:
         config: Its description.
@@ -37,6 +37,12 @@ class ReferenceModel:
     def __init__(self, config: Transformer, tensors: Mapping[str, ArrayLike]) -> None:
         self.config = config
         self.tensors: dict[str, Array] = {name: np.asarray(value, dtype=np.float64) for name, value in tensors.items()}
+        self.encoder: ReferenceModel | None = None
+        if config.encoder is not None:
+            own = [name for name in self.tensors if name.startswith("encoder.")]
+            inner = {name.removeprefix("encoder."): self.tensors[name] for name in own}
+            shared = {"embed": self.tensors["embed"]} if config.encoder.embedding.shared else {}
+            self.encoder = ReferenceModel(config.encoder, inner | shared)
 
     def set_weight(self, name: str, weight: Any) -> None:
         """Replaces one weight by an array, or by a packed weight's stored values."""
@@ -44,21 +50,34 @@ class ReferenceModel:
         assert value.shape == self.tensors[name].shape
         self.tensors[name] = np.asarray(value, dtype=np.float64)
 
-    def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> Array:
-        """Returns [tokens, hidden] of consecutive sequences of so many tokens (0: one)."""
+    def embed(self, tokens: ArrayLike, sequence_length: int = 0, types: ArrayLike | None = None) -> Array:
+        """Returns [tokens, hidden] of consecutive sequences of so many tokens (0: one), all of type 0 by default."""
         way_in = self.config.embedding
         found = self.tensors["embed"][np.asarray(tokens)] * way_in.scale
         if way_in.project:
             found = self._linear("embed_project", found)
-        if learned := way_in.positions:
-            rows = learned.offset + np.arange(len(found)) % (sequence_length or max(len(found), 1))
-            found = found + self.tensors["positions"][rows]
+        if way_in.types:
+            found = found + self.tensors["types"][np.zeros(len(found), int) if types is None else np.asarray(types)]
+        if way_in.positions:
+            rows = way_in.positions.offset + np.arange(len(found)) % (sequence_length or max(len(found), 1))
+            if isinstance(way_in.positions, Learned):
+                found = found + self.tensors["positions"][rows]
+            else:
+                angles = rows[:, None] * np.asarray(way_in.positions.frequencies, np.float64)
+                found = found + np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
         return self._norm(found, "embed_norm", way_in.norm)
 
     def forward_block(
-        self, index: int, hidden: ArrayLike, capture: Sequence[str] = (), sequence_length: int = 0
+        self,
+        index: int,
+        hidden: ArrayLike,
+        capture: Sequence[str] = (),
+        sequence_length: int = 0,
+        memory: ArrayLike | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Runs one block over consecutive sequences of `sequence_length` tokens (0: one sequence).
+
+        `memory` are the states that each reads, [tokens of all memories, hidden], of one length.
 
         Returns:
             The block's output [tokens, hidden], and the inputs [tokens, in] of the linears named in `capture`.
@@ -74,10 +93,17 @@ class ReferenceModel:
             own = f"{layer}.{mixer.name}"
             normed = self._norm(self._norm(read, f"{layer}.norm", block.norm), f"{own}_norm", branch.before)
             if isinstance(mixer, Attention):
-                inputs.update(dict.fromkeys(mixer.groups[0].linears, normed))
+                *readers, output = (group.linears for group in mixer.groups)
+                inputs.update(dict.fromkeys(readers[0], normed))
                 parts = [normed[start : start + length] for start in range(0, len(x), length)]
-                inputs["o"] = np.concatenate([self._attention(mixer, layer, part) for part in parts])
-                given = self._linear(f"{layer}.o", inputs["o"])
+                read_from = parts
+                if mixer.reads == "memory":
+                    states = np.asarray(memory, dtype=np.float64)
+                    inputs.update(dict.fromkeys(readers[1], states))
+                    read_from = np.split(states, len(parts))
+                mixed = [self._attention(mixer, layer, *both) for both in zip(parts, read_from, strict=True)]
+                inputs[output[0]] = np.concatenate(mixed)
+                given = self._linear(f"{layer}.{output[0]}", inputs[output[0]])
             elif isinstance(mixer, Mlp):
                 given = self._mlp(mixer, layer, "", normed, inputs)
             else:
@@ -95,7 +121,8 @@ class ReferenceModel:
     def head(self, hidden: ArrayLike) -> Array:
         """Returns logits [tokens, vocab] of the last block's outputs."""
         way_out = self.config.head
-        normed = self._norm(np.asarray(hidden, dtype=np.float64), "norm", self.config.stack.norm)
+        assert way_out is not None
+        normed = self.normed(hidden)
         if way_out.project:
             normed = self._linear("head_project", normed)
         logits = normed @ self.tensors["embed" if self.config.tied else "head"].T * way_out.scale
@@ -103,12 +130,23 @@ class ReferenceModel:
             logits = logits + self.tensors["head.bias"]
         return logits if way_out.softcap is None else way_out.softcap * np.tanh(logits / way_out.softcap)
 
-    def logits(self, tokens: ArrayLike) -> Array:
-        """Returns logits [tokens, vocab] of one sequence that starts at position 0."""
-        x = self.embed(tokens)
+    def normed(self, hidden: ArrayLike) -> Array:
+        """Returns the last block's outputs [tokens, hidden] behind the last norm."""
+        return self._norm(np.asarray(hidden, dtype=np.float64), "norm", self.config.stack.norm)
+
+    def logits(self, tokens: ArrayLike, memory: ArrayLike | None = None) -> Array:
+        """Returns logits [tokens, vocab] of one sequence that starts at position 0, and reads a memory, if any."""
+        return self.head(self._states(tokens, None, memory))
+
+    def encode(self, tokens: ArrayLike, types: ArrayLike | None = None) -> Array:
+        """Returns the normed states [tokens, hidden] of one input: those of the encoder where there is one beside."""
+        return self.encoder.encode(tokens, types) if self.encoder else self.normed(self._states(tokens, types, None))
+
+    def _states(self, tokens: ArrayLike, types: ArrayLike | None, memory: ArrayLike | None) -> Array:
+        x = self.embed(tokens, types=types)
         for index in range(self.config.layers):
-            x, _ = self.forward_block(index, x)
-        return self.head(x)
+            x, _ = self.forward_block(index, x, memory=memory)
+        return x
 
     def _norm(self, x: Array, name: str, norm: Norm | None) -> Array:
         if norm is None:
@@ -159,15 +197,15 @@ class ReferenceModel:
             total[rows] += weights[rows, column, None] * self._mlp(mlp, layer, prefix, x[rows], inputs)
         return total
 
-    def _attention(self, attention: Attention, layer: str, x: Array) -> Array:
-        """Causal grouped-query attention over one sequence; returns the heads side by side."""
-        tokens = len(x)
-        q, k, v = (self._linear(f"{layer}.{name}", x) for name in ("q", "k", "v"))
+    def _attention(self, attention: Attention, layer: str, x: Array, read: Array) -> Array:
+        """Grouped-query attention of one sequence over itself or a memory; returns the heads side by side."""
+        tokens, own = len(x), f"{layer}.{'cross_' if attention.reads == 'memory' else ''}"
+        q, k, v = (self._linear(f"{own}{name}", y) for name, y in (("q", x), ("k", read), ("v", read)))
         if attention.qk_norm is not None:
-            q, k = (self._normed_heads(attention, layer, side, part) for side, part in (("q", q), ("k", k)))
+            q, k = (self._normed_heads(attention, own, side, part) for side, part in (("q", q), ("k", k)))
         if attention.clip is not None:
             q, k, v = (np.clip(part, -attention.clip, attention.clip) for part in (q, k, v))
-        q, k, v = (part.reshape(tokens, -1, attention.head_dim) for part in (q, k, v))
+        q, k, v = (part.reshape(len(part), -1, attention.head_dim) for part in (q, k, v))
         if isinstance(attention.positions, Rope):
             q, k = _rotated(q, attention.positions), _rotated(k, attention.positions)
         if grown := attention.query_scale:
@@ -176,23 +214,31 @@ class ReferenceModel:
         scores = np.einsum("qhd,khd->hqk", q, k) * attention.scale
         if attention.softcap is not None:
             scores = attention.softcap * np.tanh(scores / attention.softcap)
-        back = np.arange(tokens)[:, None] - np.arange(tokens)
+        back = np.arange(tokens)[:, None] - np.arange(len(read))
         if isinstance(attention.positions, Alibi):
             scores = scores - np.array(attention.positions.slopes)[:, None, None] * back
-        scores[:, (back < 0) | (back >= (attention.window or tokens))] = -np.inf
+        if isinstance(bias := attention.positions, RelativeBias):
+            buckets = np.asarray(bias.back)[np.clip(back, 0, len(bias.back) - 1)]
+            if bias.ahead:
+                behind = np.asarray(bias.ahead)[np.clip(-back, 0, len(bias.ahead) - 1)]
+                buckets = np.where(back < 0, behind, buckets)
+            scores = scores + self.tensors["relative_bias"][:, buckets]
+        window = attention.window or len(read) + tokens
+        hidden = (back < 0) | (back >= window) if attention.causal else abs(back) >= window
+        scores[:, hidden] = -np.inf
         if attention.sinks:
-            sinks = np.broadcast_to(self.tensors[f"{layer}.sinks"][:, None, None], (attention.heads, tokens, 1))
+            sinks = np.broadcast_to(self.tensors[f"{own}sinks"][:, None, None], (attention.heads, tokens, 1))
             scores = np.concatenate([scores, sinks], axis=-1)
-        return np.einsum("hqk,khd->qhd", _softmax(scores)[..., :tokens], v).reshape(tokens, -1)
+        return np.einsum("hqk,khd->qhd", _softmax(scores)[..., : len(read)], v).reshape(tokens, -1)
 
-    def _normed_heads(self, attention: Attention, layer: str, side: str, x: Array) -> Array:
+    def _normed_heads(self, attention: Attention, own: str, side: str, x: Array) -> Array:
         """Queries or keys [tokens, heads * head_dim] normed, by head or by row."""
         norms = attention.qk_norm
         assert norms is not None
         if norms.over == "row":
-            return self._norm(x, f"{layer}.{side}_norm", norms.norm)
+            return self._norm(x, f"{own}{side}_norm", norms.norm)
         heads = np.split(x, x.shape[1] // attention.head_dim, axis=1)
-        names = (f"{layer}.{side}_norm_{head}" if norms.own else f"{layer}.{side}_norm" for head in range(len(heads)))
+        names = (f"{own}{side}_norm_{head}" if norms.own else f"{own}{side}_norm" for head in range(len(heads)))
         return np.concatenate([self._norm(h, name, norms.norm) for h, name in zip(heads, names, strict=True)], axis=1)
 
 

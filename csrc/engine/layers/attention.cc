@@ -10,8 +10,8 @@ AttentionLayer::AttentionLayer(const spec::Attention& spec, const std::string& p
     : Mixer(spec.groups(build.hidden), prefix, build),
       shape_{spec.heads, spec.kv_heads, spec.head_dim, spec.scale, spec.window.value_or(0), spec.softcap.value_or(0)},
       kv_layer_(kv_layer),
-      q_norms_(head_norms(spec, prefix + "q_norm", spec.heads, build)),
-      k_norms_(head_norms(spec, prefix + "k_norm", spec.kv_heads, build)),
+      q_norms_(head_norms(spec, prefix + spec.prefix() + "q_norm", spec.heads, build)),
+      k_norms_(head_norms(spec, prefix + spec.prefix() + "k_norm", spec.kv_heads, build)),
       clip_(spec.clip),
       query_scale_(spec.query_scale),
       prepares_(spec.qk_norm || spec.clip || spec.query_scale),
@@ -20,7 +20,12 @@ AttentionLayer::AttentionLayer(const spec::Attention& spec, const std::string& p
     if (const auto* rope = std::get_if<spec::Rope>(&*spec.positions)) rotary_ = &build.workspace.rotary(*rope);
     if (const auto* alibi = std::get_if<spec::Alibi>(&*spec.positions)) slopes_ = alibi->slopes;
   }
-  if (spec.sinks) sinks_ = build.weights.take_vector(prefix + "sinks", spec.heads);
+  shape_.causal = spec.causal;
+  if (spec.relative_bias() != nullptr) {
+    shape_.bias = build.relative_bias;
+    shape_.bias_stride = build.relative_stride;
+  }
+  if (spec.sinks) sinks_ = build.weights.take_vector(prefix + spec.prefix() + "sinks", spec.heads);
   if (!slopes_.empty()) shape_.slopes = slopes_.data();
   if (!sinks_.empty()) shape_.sinks = sinks_.data();
 }

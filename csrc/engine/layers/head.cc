@@ -12,18 +12,20 @@ constexpr std::int64_t kPiece = 4096;
 
 }  // namespace
 
-HeadLayer::HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, Build& build)
-    : norm_(make_norm(spec.stack.norm, "norm", spec.hidden, build)),
-      scale_(spec.head.scale),
-      own_(spec.head.tied ? nullptr : build.weights.take("head", spec.vocab, spec.head.project.value_or(spec.hidden))),
+HeadLayer::HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, const NormLayer* norm,
+                     Build& build)
+    : norm_(norm),
+      scale_(spec.head->scale),
+      own_(spec.head->tied ? nullptr
+                           : build.weights.take("head", spec.vocab, spec.head->project.value_or(spec.hidden))),
       embedding_(embedding),
-      softcap_(spec.head.softcap),
+      softcap_(spec.head->softcap),
       normed_(build.workspace.matrix("normed", spec.hidden)) {
-  if (spec.head.project) {
-    project_ = build.weights.take("head_project", *spec.head.project, spec.hidden);
-    narrow_ = &build.workspace.matrix("head_project", *spec.head.project);
+  if (spec.head->project) {
+    project_ = build.weights.take("head_project", *spec.head->project, spec.hidden);
+    narrow_ = &build.workspace.matrix("head_project", *spec.head->project);
   }
-  if (spec.head.bias) bias_ = build.weights.take_vector("head.bias", spec.vocab);
+  if (spec.head->bias) bias_ = build.weights.take_vector("head.bias", spec.vocab);
 }
 
 void HeadLayer::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
@@ -33,7 +35,7 @@ void HeadLayer::visit(const std::function<void(const std::string&, const Linear&
 
 void HeadLayer::run(Step& step, ResidualStream& stream, const int* tokens, int rows, float* out) const {
   for_tokens(step.team, rows, [&](std::int64_t i) {
-    stream.read_row(tokens[i], norm_ ? &*norm_ : nullptr, normed_.row(i));
+    stream.read_row(tokens[i], norm_, normed_.row(i));
     if (scale_ != 1) step.vectors.scale(normed_.row(i), scale_, normed_.cols());  // fewer values than logits
   });
   Rows x = normed_.rows(rows);

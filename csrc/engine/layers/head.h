@@ -15,8 +15,8 @@ namespace gossamer {
 
 class HeadLayer {
  public:
-  // The embedding outlives this.
-  HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, Build& build);
+  // The embedding, and the norm that is before the head, outlive this.
+  HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, const NormLayer* norm, Build& build);
 
   // Calls f for each weight by its name, in the order of the computation.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
@@ -27,7 +27,7 @@ class HeadLayer {
   const Linear& weight() const { return own_ ? *own_ : embedding_.weight(); }
   void finish(Step& step, int rows, float* out) const;
 
-  std::optional<NormLayer> norm_;
+  const NormLayer* norm_;  // null: none
   float scale_;
   std::unique_ptr<Linear> project_;  // null: the stream has the width of the weight
   Matrix* narrow_ = nullptr;         // rows behind it

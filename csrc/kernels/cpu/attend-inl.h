@@ -187,16 +187,20 @@ struct Seen {
 GOSSAMER_INLINE Seen seen_by(const AttentionArgs& a, int token) {
   const int count = a.end - a.begin;
   const int next = a.position + token + 1 - a.begin;
-  return {a.window == 0 || next <= a.window ? 0 : next - a.window, next < count ? next : count};
+  const int last = next + a.ahead;
+  return {a.window == 0 || next <= a.window ? 0 : next - a.window, last < count ? last : count};
 }
 
-// Caps a query's scores, and takes off what its distance costs. `distance` is that of the span's start.
-GOSSAMER_INLINE void bend(float* scores, const Seen& seen, float softcap, float slope, int distance) {
+// Caps a query's scores, takes off what its distance costs, and adds a bias. `distance` is that of the span's start, and
+// so is the first bias.
+GOSSAMER_INLINE void bend(float* scores, const Seen& seen, float softcap, float slope, int distance,
+                          const float* bias) {
   static const float kCounted[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int at = seen.from / kLanes * kLanes; at < seen.to; at += kLanes) {
     F16 score = load(scores + at);
     if (softcap != 0) score = splat(softcap) * hyperbolic_tangent(score / splat(softcap));
     if (slope != 0) score = score - splat(slope) * (splat((float)(distance - at)) - load(kCounted));
+    if (bias != 0) score = score + load(bias + at);
     store(scores + at, score);
   }
 }
@@ -297,10 +301,11 @@ void attend(const AttentionArgs& a) noexcept {
   for (int t = 0; t < a.tokens; ++t) {
     float* result = a.results + t * a.result_stride;
     const Seen seen = seen_by(a, t);
-    if (a.softcap != 0 || a.slopes != 0)
+    const int distance = a.position + t - a.begin;
+    if (a.softcap != 0 || a.slopes != 0 || a.bias != 0)
       for (int h = 0; h < group; ++h)
         bend(scores + (int64_t)(t * group + h) * kScoreStride, seen, a.softcap, a.slopes != 0 ? a.slopes[h] : 0.0F,
-             a.position + t - a.begin);
+             distance, a.bias != 0 ? a.bias + h * a.bias_stride - distance : 0);
     for (int h = 0; h < group; ++h)
       weigh<Kv>(scores + (int64_t)(t * group + h) * kScoreStride, seen, result + h, result + group + h);
     memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);

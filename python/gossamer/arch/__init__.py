@@ -1,7 +1,7 @@
 """Model families: a module named by its model_type maps a checkpoint's config onto a description, its names onto ours.
 
 `mistral` is the shortest, `llama` a whole one. Beside them stand what they use: `spec` is the description, `sources`
-where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope` and `alibi` are
+where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope`, `alibi` and `relative` are
 arithmetic.
 """
 
@@ -15,7 +15,7 @@ from ..errors import GossamerError
 from .sources import Source, parts_of
 from .spec import Transformer
 
-_HELPERS = {"alibi", "experts", "fields", "keys", "relatives", "rope", "sources", "spec"}  # no families
+_HELPERS = {"alibi", "experts", "fields", "keys", "relative", "relatives", "rope", "sources", "spec"}  # no families
 
 Sources = dict[str, Source]
 """Where each canonical tensor lies: weights [outputs, inputs] and vectors."""

@@ -19,12 +19,16 @@ from .spec import Transformer
 Values = NDArray[np.float32]
 
 
+ENCODER = "encoder."
+"""Before the canonical names of what belongs to an encoder that a decoder reads."""
+
+
 def parts_of(name: str) -> tuple[str, str, str]:
     """Splits a canonical name: layer ("" outside the blocks), short name, and "weight" or "bias" as checkpoints say.
 
-    Short names are "embed", "q", "attn_norm", "experts.17.up", ….
+    Of an encoder's the same as of a decoder's. Short names are "embed", "q", "attn_norm", "experts.17.up", ….
     """
-    parts = name.split(".")
+    parts = name.removeprefix(ENCODER).split(".")
     kind = parts.pop() if parts[-1] == "bias" else "weight"
     inside = parts[0] == "layers"
     return parts[1] if inside else "", ".".join(parts[2:] if inside else parts), kind

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ..arch.sources import ENCODER
+
 if TYPE_CHECKING:
     from .model import Model
 
@@ -17,7 +19,7 @@ def weight_kinds(model: Model) -> dict[str, int]:
         kind = f"{weight.format} {weight.type}"
         if name == head:
             kinds[f"head {kind}"] += 1
-        elif "." in name:  # of tables a row is read per token, no more
+        elif "." in name.removeprefix(ENCODER):  # of tables a row is read per token, no more
             kinds[kind] += 1
     return dict(kinds)
 
@@ -25,7 +27,7 @@ def weight_kinds(model: Model) -> dict[str, int]:
 def describe(model: Model) -> str:
     """Returns name, family, sizes, formats, zeros of the blocks' matrices, bytes, context and threads."""
     weights = model.weights
-    blocks = [weight for name, weight in weights.items() if name.startswith("layers.")]
+    blocks = [weight for name, weight in weights.items() if name.removeprefix(ENCODER).startswith("layers.")]
     positions = sum(weight.rows * weight.cols for weight in blocks)
     family = f" ({model.info['family']})" if "family" in model.info else ""
     parts = [f"{model.config.layers} layers"]

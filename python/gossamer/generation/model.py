@@ -292,6 +292,7 @@ class Model:
         Raises:
             GossamerError: no tokens, or more than the context or the cache holds.
         """
+        self._check_head()
         tokens = np.asarray(token_ids, dtype=np.int32)
         self._check_length(tokens.size)
         mix = self.mix(adapters)
@@ -306,6 +307,7 @@ class Model:
 
     def _encode(self, prompt: str | abc.Sequence[Message], chat: bool | None) -> list[int]:
         """Token ids of a prompt: at least one, at most the context length."""
+        self._check_head()
         if isinstance(prompt, str):
             check_text("the prompt", prompt)
         if not self._chats(prompt, chat):
@@ -326,6 +328,12 @@ class Model:
         if not self.tokenizer.has_chat_template:
             raise GossamerError(f"{self.info.get('name', 'the model')} has no chat template")
         return True
+
+    def _check_head(self) -> None:
+        if self.config.head is None:
+            raise GossamerError(
+                f"{self.info.get('name', 'the model')} is an encoder: it has no head, and writes no text"
+            )
 
     def _check_length(self, tokens: int) -> None:
         if tokens == 0:

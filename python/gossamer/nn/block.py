@@ -13,7 +13,7 @@ from ..arch.spec import Linear, Transformer
 from .build import Build, Norm
 from .check import choose, expect
 from .functions import softcap
-from .linears import Linears, Projection
+from .linears import Linears, Projection, way_out
 from .memory import Memory, Step
 from .mixers import MIXERS, Mixer
 from .ops import Ops
@@ -173,7 +173,7 @@ class Network(nn.Module):
         expect(config, "hidden", "vocab", "context", "embedding", "stack", "head")
         expect(config.embedding, "positions", "scale", "project", "norm")
         expect(config.stack, "kinds", "layers", "norm")
-        expect(config.head, "tied", "bias", "scale", "softcap", "project")
+        expect(way_out(config), "tied", "bias", "scale", "softcap", "project")
         self.config = config
         build = Build(config.hidden, linears, ops)
         self.embed, head = linears.ends(config)
@@ -186,6 +186,7 @@ class Network(nn.Module):
         self.positions = None
         if learned is not None:
             choose({"learned": spec.Learned}, config.embedding, "positions")
+            assert isinstance(learned, spec.Learned)
             expect(learned, "count", "offset")
             self.positions = linears.table("positions", learned.count, config.hidden)
         self._offset = learned.offset if learned else 0
@@ -230,7 +231,7 @@ class Network(nn.Module):
 
     def predict(self, normed: Tensor) -> Tensor:
         """Returns logits [..., vocab] of normed states [..., hidden]."""
-        head = self.config.head
+        head = way_out(self.config)
         if head.scale != 1:
             normed = normed * head.scale
         if narrow := self.ends.get(("head_project",)):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from .. import _core
 from ..arch.sources import parts_of
-from ..arch.spec import Linear, Transformer
+from ..arch.spec import Head, Linear, Transformer
 from ..checkpoints.branches import deltas_of
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
@@ -112,7 +112,7 @@ class Modules:
     def ends(self, config: Transformer) -> tuple[nn.Embedding, Projection]:
         """See `Linears`."""
         embed = self.table("embed", config.vocab, config.embedding.project or config.hidden)
-        return embed, Tied(embed, config.head.bias) if config.tied else Separate({"head": _head(config)})
+        return embed, Tied(embed, way_out(config).bias) if config.tied else Separate({"head": _head(config)})
 
 
 class Packed:
@@ -148,7 +148,7 @@ class Packed:
     def ends(self, config: Transformer) -> tuple[nn.Embedding, Rows]:
         """See `Linears`. One table is both where the head is tied and dense."""
         name = "embed" if config.tied else "head"
-        head = self._rows([name], {f"{name}.bias": self._vectors["head.bias"]} if config.head.bias else {})
+        head = self._rows([name], {f"{name}.bias": self._vectors["head.bias"]} if way_out(config).bias else {})
         if config.tied and head.table is not None:
             return nn.Embedding.from_pretrained(head.table), head
         return self.table("embed", config.vocab, config.embedding.project or config.hidden), head
@@ -194,7 +194,19 @@ class Copies:
 
 
 def _head(config: Transformer) -> Linear:
-    return Linear(config.vocab, config.head.project or config.hidden, config.head.bias)
+    head = way_out(config)
+    return Linear(config.vocab, head.project or config.hidden, head.bias)
+
+
+def way_out(config: Transformer) -> Head:
+    """Returns the head of a description.
+
+    Raises:
+        GossamerError: it has none.
+    """
+    if config.head is None:
+        raise GossamerError("transformer: head None is nothing that torch decoders know")
+    return config.head
 
 
 def parameter_name(canonical: str) -> str:

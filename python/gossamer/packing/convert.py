@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arch
+from ..arch.sources import ENCODER
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .. import _core
 
 _HEAD = ("embed", "embed_project", "head_project", "head")  # a tied head is the embedding
-_KEPT = ("positions",)  # of a few rows, which stay as they are
+_KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
 _TURNS = 64  # more than there are threads that work ahead; measuring takes them all
 
 
@@ -200,7 +201,8 @@ class Packing:
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
         self.config = arch.family(checkpoint.config).describe(checkpoint.config)
-        self._dense = {*_HEAD, *_KEPT, *self.config.exact}
+        ends = (*_HEAD, *_KEPT)
+        self._dense = {*ends, *(ENCODER + name for name in ends), *self.config.exact}
         self.factors = [
             name + key
             for name, source in self._sources.items()
@@ -288,7 +290,8 @@ class Packing:
     def _wanted(self, name: str) -> str:
         if name in self.config.exact:
             return "f32"
-        return self._head if name in _HEAD else STORED if name in _KEPT else self._weights
+        own = name.removeprefix(ENCODER)
+        return self._head if own in _HEAD else STORED if own in _KEPT else self._weights
 
     def _type(self, name: str) -> str:
         wanted = self._wanted(name)

@@ -14,7 +14,7 @@ from .linear import Linear
 from .mixer import Group, Mixer
 from .mlp import Mlp
 from .norm import Norm
-from .positions import Alibi, Learned, QueryScale, Rope
+from .positions import Alibi, Learned, QueryScale, RelativeBias, Rope, Sinusoids
 from .stack import MOST_LAYERS, Block, Branch, Stack
 from .transformer import Embedding, Head, Transformer
 
@@ -35,8 +35,10 @@ __all__ = [
     "Norm",
     "QkNorm",
     "QueryScale",
+    "RelativeBias",
     "Rope",
     "Routing",
+    "Sinusoids",
     "Stack",
     "Transformer",
     "attention_scale",

@@ -12,7 +12,7 @@ from .linear import Linear, check_biases
 from .mixer import Group, Mixer
 from .norm import Norm
 from .parse import LARGEST, require, require_sizes
-from .positions import Alibi, QueryScale, Rope
+from .positions import Alibi, QueryScale, RelativeBias, Rope
 
 
 def attention_scale(width: int) -> float:
@@ -46,10 +46,10 @@ class QkNorm:
 
 @dataclass(frozen=True)
 class Attention(Mixer):
-    """Causal attention over the sequence itself, with grouped queries (Ainslie et al. 2023).
+    """Attention over the sequence itself or over another one, with grouped queries (Ainslie et al. 2023).
 
     What comes out of q, k and v is normed, clipped, and rotated; products of queries and keys are scaled, capped, and
-    shifted by their distance (ALiBi).
+    shifted by their distance (ALiBi, relative biases). Names of all that reads a memory begin with "cross_".
 
     Attributes:
         heads: Query heads.
@@ -58,22 +58,25 @@ class Attention(Mixer):
         scale: Factor on the products of queries and keys, a float32 value.
         positions: How positions come in; None leaves them out.
         biases: Linears, of q, k, v and o, that have a bias.
-        window: Positions that a token sees, the last of them its own; None for all up to its own.
+        window: Positions that a token sees, the last of them its own, and where it is not causal as many behind it;
+            None for all.
         softcap: A scaled product x becomes softcap * tanh(x / softcap); None leaves it.
         clip: Queries, keys and values are kept within -clip and clip; None leaves them.
         qk_norm: Norms of queries and keys, if any.
         sinks: Whether each query head has a score, of the vector "sinks", that takes part in the softmax and has no
             value (Xiao et al. 2024).
         query_scale: A factor on queries by their position, if any.
+        causal: Whether no token sees those behind it.
+        reads: Whether keys and values are of the sequence itself, or of the states that an encoder gave of another, the
+            "memory" (Bahdanau et al. 2015).
     """
 
     part: ClassVar[str] = "attention"
-    name: ClassVar[str] = "attn"
     heads: int
     kv_heads: int
     head_dim: int
     scale: float
-    positions: Rope | Alibi | None
+    positions: Rope | Alibi | RelativeBias | None
     biases: tuple[str, ...] = ()
     window: int | None = None
     softcap: float | None = None
@@ -81,6 +84,8 @@ class Attention(Mixer):
     qk_norm: QkNorm | None = None
     sinks: bool = False
     query_scale: QueryScale | None = None
+    causal: bool = True
+    reads: Literal["self", "memory"] = "self"
 
     def __post_init__(self) -> None:
         require_sizes(self, "heads", "kv_heads", "head_dim")
@@ -99,23 +104,43 @@ class Attention(Mixer):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"{name} must be above 0, got {value}")
         check_biases(self, ("q", "k", "v", "o"))
+        if isinstance(self.positions, RelativeBias):
+            fair = self.causal != bool(self.positions.ahead)
+            require(fair, "ahead must have buckets where attention is not causal, and none where it is")
+        require(self.causal or not isinstance(self.positions, Alibi), "slopes are for causal attention")
+        if self.reads == "memory":
+            require(not self.causal, "causal must be false where a memory is read")
+            for name in ("positions", "window", "query_scale"):
+                require(getattr(self, name) is None, f"{name} must be null where a memory is read")
+
+    @property
+    def name(self) -> str:
+        """See `Mixer`."""
+        return "attn" if self.reads == "self" else "cross"
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self.reads == "self" else "cross_"
 
     def linears(self, hidden: int) -> dict[str, Linear]:
         """See `Mixer`."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         shapes = {"q": (query, hidden), "k": (key, hidden), "v": (key, hidden), "o": (hidden, query)}
-        return {name: Linear(*shape, name in self.biases) for name, shape in shapes.items()}
+        return {self._prefix + name: Linear(*shape, name in self.biases) for name, shape in shapes.items()}
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """See `Mixer`."""
-        return Group(("q", "k", "v")), Group(("o",), joins=True)
+        if self.reads == "self":
+            return Group(("q", "k", "v")), Group(("o",), joins=True)
+        memory = Group(("cross_k", "cross_v"), memory=True)
+        return Group(("cross_q",)), memory, Group(("cross_o",), joins=True)
 
     def vectors(self) -> dict[str, int]:
         """See `Mixer`."""
         found: dict[str, int] = {}
         if self.qk_norm is not None:
             for side, heads in (("q", self.heads), ("k", self.kv_heads)):
-                for name, width in self.qk_norm.norms(side, heads, self.head_dim).items():
+                for name, width in self.qk_norm.norms(self._prefix + side, heads, self.head_dim).items():
                     found |= self.qk_norm.norm.vectors(name, width)
-        return found | {"sinks": self.heads} if self.sinks else found
+        return found | {f"{self._prefix}sinks": self.heads} if self.sinks else found

@@ -50,7 +50,6 @@ class Experts(Mixer):
     """
 
     part: ClassVar[str] = "experts"
-    name: ClassVar[str] = "mlp"
     routed: ClassVar[str] = "routing"
     count: int
     chosen: int
@@ -65,6 +64,11 @@ class Experts(Mixer):
         fair = type(self.chosen) is int and 1 <= self.chosen <= self.count
         require(fair, f"chosen must be from 1 to count {self.count}, got {self.chosen!r:.80}")
         require(self.shared is not None or not self.shared_gate, "there is no shared expert that a gate could be of")
+
+    @property
+    def name(self) -> str:
+        """See `Mixer`."""
+        return "mlp"
 
     def _parts(self) -> list[tuple[str, Mlp]]:
         """Its MLPs, by what is before the names of their linears; their numbers are columns of the routing."""

@@ -17,11 +17,13 @@ class Group:
         joins: Whether their output is added to the stream.
         column: Where their inputs are of some tokens alone, and their outputs are weighed: which column of the mixer's
             `Mixer.routed` says of which tokens, and with what weights.
+        memory: Whether they read the states of the encoder, a token of the memory each.
     """
 
     linears: tuple[str, ...]
     joins: bool = False
     column: int | None = None
+    memory: bool = False
 
 
 class Mixer:
@@ -29,14 +31,17 @@ class Mixer:
 
     Attributes:
         part: Its tag in stored descriptions.
-        name: Before "_norm" in the name of the norm before it; a block has no two mixers of one name.
         routed: What to capture where tokens are routed: rows of weights, [tokens, columns], negative where a
             token does not come to what the column is for; empty where all tokens go the same way.
     """
 
     part: ClassVar[str]
-    name: ClassVar[str]
     routed: ClassVar[str] = ""
+
+    @property
+    def name(self) -> str:
+        """Before "_norm" in the name of the norm before it; a block has no two mixers of one name."""
+        raise NotImplementedError
 
     def linears(self, hidden: int) -> dict[str, Linear]:
         """Returns its matrices by their short names, in the order of the computation."""

@@ -30,7 +30,6 @@ class Mlp(Mixer):
     """
 
     part: ClassVar[str] = "mlp"
-    name: ClassVar[str] = "mlp"
     width: int
     activation: Activation
     gated: bool = True
@@ -47,6 +46,11 @@ class Mlp(Mixer):
         require(math.isfinite(self.shift), f"shift must be finite, got {self.shift}")
         fair = self.plain or (self.gated and self.activation == "silu")
         require(fair, "limit, alpha and shift are for a gate with silu")
+
+    @property
+    def name(self) -> str:
+        """See `Mixer`."""
+        return "mlp"
 
     @property
     def plain(self) -> bool:

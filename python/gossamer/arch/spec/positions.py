@@ -45,6 +45,33 @@ class Alibi:
 
 
 @dataclass(frozen=True)
+class RelativeBias:
+    """Positions as what is added to a score by the distance of a key from its query (Raffel et al. 2020).
+
+    Distances come in buckets, of each of which each query head has a value: the matrix "relative_bias" [heads, buckets]
+    of the stack, that all attentions in it share.
+
+    Attributes:
+        buckets: How many there are.
+        back: The bucket of keys at the query's own position, one before it, two, …; the last one is for all beyond.
+        ahead: The same of keys behind it, from the query's own position on; empty where none is seen.
+    """
+
+    part: ClassVar[str] = "relative_bias"
+    buckets: int
+    back: tuple[int, ...]
+    ahead: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "buckets", most=1 << 16)
+        for name in ("back", "ahead"):
+            numbers = getattr(self, name)
+            fair = len(numbers) <= 1 << 16 and all(type(one) is int and 0 <= one < self.buckets for one in numbers)
+            require(fair, f"{name} must be numbers of the {self.buckets} buckets")
+        require(len(self.back) > 0, "back must have a bucket")
+
+
+@dataclass(frozen=True)
 class QueryScale:
     """A factor on queries that grows with their position: 1 + beta * log(1 + floor(position / length)) (Llama 4).
 
@@ -79,3 +106,21 @@ class Learned:
         require(
             type(self.offset) is int and 0 <= self.offset < self.count, f"offset must be in count, got {self.offset}"
         )
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """Positions as sines of some frequencies and, behind them, cosines (Vaswani et al. 2017), added to the embedding.
+
+    Attributes:
+        frequencies: Float32 values; twice as many numbers are the width of the stream.
+        offset: What the first position counts as.
+    """
+
+    part: ClassVar[str] = "sinusoids"
+    frequencies: tuple[float, ...]
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        require(all(map(math.isfinite, self.frequencies)), "frequencies holds a value that is not finite")
+        require(type(self.offset) is int and 0 <= self.offset <= 1 << 24, f"bad offset {self.offset!r:.80}")

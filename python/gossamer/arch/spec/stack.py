@@ -12,6 +12,7 @@ from .mixer import Group
 from .mlp import Mlp
 from .norm import Norm
 from .parse import require
+from .positions import RelativeBias
 
 MOST_LAYERS = 4096
 
@@ -81,6 +82,12 @@ class Block:
         return found
 
     @property
+    def causal(self) -> bool:
+        """Whether no token sees those behind it."""
+        mixers = (branch.mixer for branch in self.branches)
+        return all(one.causal for one in mixers if isinstance(one, Attention) and one.reads == "self")
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """Its linears by what they read, in the order of the computation."""
         return tuple(group for branch in self.branches for group in branch.mixer.groups)
@@ -105,6 +112,26 @@ class Stack:
         require(1 <= count <= MOST_LAYERS, f"layers must be from 1 to {MOST_LAYERS} numbers, got {count}")
         fair = all(0 <= kind < len(self.kinds) for kind in self.layers)
         require(fair, f"layers must be numbers of the {len(self.kinds)} kinds of blocks")
+        shared = {(one.heads, one.positions) for one in self._attentions if isinstance(one.positions, RelativeBias)}
+        require(len(shared) <= 1, "attentions must have the relative bias of the stack, and so many heads")
+
+    @property
+    def _attentions(self) -> Iterator[Attention]:
+        branches = (branch for block in self.kinds for branch in block.branches)
+        return (branch.mixer for branch in branches if isinstance(branch.mixer, Attention))
+
+    @property
+    def relative_bias(self) -> tuple[int, int] | None:
+        """Shape of the matrix "relative_bias", [heads, buckets]; None where there is none."""
+        for one in self._attentions:
+            if isinstance(one.positions, RelativeBias):
+                return one.heads, one.positions.buckets
+        return None
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether a block reads the states of an encoder."""
+        return any(one.reads == "memory" for one in self._attentions)
 
     def __iter__(self) -> Iterator[Block]:
         return (self.kinds[kind] for kind in self.layers)

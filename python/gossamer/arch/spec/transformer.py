@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
+from ...errors import GossamerError
 from .linear import Linear
 from .norm import Norm
 from .parse import parse, plain, require, require_sizes
-from .positions import Learned
+from .positions import Learned, Sinusoids
 from .stack import Block, Stack
 
 
@@ -23,17 +24,37 @@ class Embedding:
         scale: Factor on the rows of the matrix, a float32 value.
         project: Width of those rows, which the matrix "embed_project" takes to the stream's; None: they have it.
         norm: Behind everything.
+        types: Rows of the matrix "types", of which one is added by the type that each token is given (Devlin et al.
+            2019); 0: none.
+        shared: Whether it is an encoder's whose matrix "embed" is the decoder's.
     """
 
-    positions: Learned | None = None
+    positions: Learned | Sinusoids | None = None
     scale: float = 1.0
     project: int | None = None
     norm: Norm | None = None
+    types: int = 0
+    shared: bool = False
 
     def __post_init__(self) -> None:
         require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
         if self.project is not None:
             require_sizes(self, "project")
+        if self.types != 0:
+            require_sizes(self, "types")
+
+    def tensors(self, hidden: int, vocab: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of what it has, by name."""
+        found: dict[str, tuple[int, ...]] = {}
+        if not self.shared:
+            found["embed"] = (vocab, self.project or hidden)
+        if self.project:
+            found["embed_project"] = (hidden, self.project)
+        if isinstance(self.positions, Learned):
+            found["positions"] = (self.positions.count, hidden)
+        if self.types:
+            found["types"] = (self.types, hidden)
+        return found | _sized(self.norm.vectors("embed_norm", hidden) if self.norm else {})
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Transformer:
-    """A decoder, independent of the checkpoint that it came from.
+    """A model, independent of the checkpoint that it came from: a decoder, an encoder, or both.
 
     Attributes:
         hidden: Width of the residual stream.
@@ -71,7 +92,9 @@ class Transformer:
         context: Largest number of tokens that a sequence may hold.
         embedding: The way in.
         stack: The blocks.
-        head: The way out.
+        head: The way out; None where its normed states are what is asked for, as of an encoder.
+        encoder: Another that gives the states that this one reads as its memory; the names of its tensors have
+            "encoder." before them.
     """
 
     hidden: int
@@ -79,15 +102,30 @@ class Transformer:
     context: int
     embedding: Embedding
     stack: Stack
-    head: Head
+    head: Head | None
+    encoder: Transformer | None = None
 
     def __post_init__(self) -> None:
         require_sizes(self, "hidden", "vocab", "context")
-        fair = not self.head.tied or self.head.project == self.embedding.project
-        require(fair, f"a tied head has the width of the embedding, {self.embedding.project}, not {self.head.project}")
-        if learned := self.embedding.positions:
-            most = learned.count - learned.offset
+        way_in, head = self.embedding, self.head
+        fair = not head or not head.tied or head.project == way_in.project
+        require(fair, f"a tied head has the width of the embedding, {way_in.project}, not {head and head.project}")
+        if isinstance(way_in.positions, Learned):
+            most = way_in.positions.count - way_in.positions.offset
             require(self.context <= most, f"context {self.context} is beyond the {most} positions that were learned")
+        if isinstance(way_in.positions, Sinusoids):
+            require(2 * len(way_in.positions.frequencies) == self.hidden, f"frequencies must be {self.hidden // 2}")
+        causal = all(block.causal for block in self.stack.kinds)
+        require(head is None or causal, "a model with a head has causal attention")
+        reads = self.stack.reads_memory
+        require(reads == (self.encoder is not None), "there must be an encoder where a memory is read, and only there")
+        if (encoder := self.encoder) is None:
+            return
+        require(encoder.head is None and encoder.encoder is None, "an encoder has neither a head nor an encoder")
+        require(encoder.hidden == self.hidden, f"hidden of the encoder must be {self.hidden}, got {encoder.hidden}")
+        same = encoder.vocab == self.vocab and encoder.embedding.project == way_in.project
+        require(same or not encoder.embedding.shared, "an embedding that is shared must have one shape")
+        require(not way_in.shared, "shared is for an encoder's embedding")
 
     @property
     def layers(self) -> int:
@@ -97,7 +135,7 @@ class Transformer:
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding."""
-        return self.head.tied
+        return self.head is not None and self.head.tied
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -110,7 +148,7 @@ class Transformer:
 
         Those of `exact` are not among them.
         """
-        return {
+        return self._encoders("linears") | {
             f"layers.{layer}.{name}": linear
             for layer, block in enumerate(self.stack)
             for branch in block.branches
@@ -120,7 +158,7 @@ class Transformer:
     @cached_property
     def exact(self) -> dict[str, Linear]:
         """Small matrices of the blocks, "layers.3.router", on which all else depends: neither pruned nor rounded."""
-        return {
+        return self._encoders("exact") | {
             f"layers.{layer}.{name}": linear
             for layer, block in enumerate(self.stack)
             for branch in block.branches
@@ -134,14 +172,10 @@ class Transformer:
         Those are "embed", "positions", "layers.3.q", "layers.3.q.bias", "layers.3.experts.17.up", "layers.3.attn_norm",
         "norm", where it is not tied "head", and others that parts say.
         """
-        way_in, way_out = self.embedding, self.head
-        found: dict[str, tuple[int, ...]] = {"embed": (self.vocab, way_in.project or self.hidden)}
-        if way_in.project:
-            found["embed_project"] = (self.hidden, way_in.project)
-        if way_in.positions:
-            found["positions"] = (way_in.positions.count, self.hidden)
-        if way_in.norm:
-            found |= _sized(way_in.norm.vectors("embed_norm", self.hidden))
+        way_out = self.head
+        found = self._encoders("tensors") | self.embedding.tensors(self.hidden, self.vocab)
+        if shape := self.stack.relative_bias:
+            found["relative_bias"] = shape
         for layer, block in enumerate(self.stack):
             for branch in block.branches:
                 mixer = branch.mixer
@@ -152,11 +186,19 @@ class Transformer:
             found |= _sized({f"layers.{layer}.{name}": size for name, size in block.vectors(self.hidden).items()})
         if self.stack.norm:
             found |= _sized(self.stack.norm.vectors("norm", self.hidden))
+        if way_out is None:
+            return found
         if way_out.project:
             found["head_project"] = (way_out.project, self.hidden)
         if not way_out.tied:
             found["head"] = (self.vocab, way_out.project or self.hidden)
         return found | ({"head.bias": (self.vocab,)} if way_out.bias else {})
+
+    def _encoders(self, what: str) -> dict[str, Any]:
+        """What an encoder has of something, by full names."""
+        if self.encoder is None:
+            return {}
+        return {f"encoder.{name}": one for name, one in getattr(self.encoder, what).items()}
 
     @property
     def weights(self) -> dict[str, tuple[int, int]]:
@@ -183,7 +225,10 @@ class Transformer:
         Raises:
             GossamerError: a field is unknown, missing, of the wrong type or out of range; the line names it.
         """
-        return cast("Transformer", parse(cls, values, "transformer"))
+        try:
+            return cast("Transformer", parse(cls, values, "transformer"))
+        except RecursionError:
+            raise GossamerError("transformer: is nested too deeply") from None
 
 
 def _sized(vectors: dict[str, int]) -> dict[str, tuple[int, ...]]:
