@@ -18,6 +18,7 @@ from .. import _core
 from ..formats import STORED, check_group
 
 _SMALLEST = 2.0**-24  # the smallest scale that f16 has
+_PART = 1 << 18  # values that are rounded at once: they stay in a core's cache between the passes
 _LIMITS = {"int8": (-127.0, 127.0), "int4": (-8.0, 7.0)}
 
 
@@ -83,20 +84,28 @@ class Rounding:
             out: Takes the result; of the same shape, contiguous.
         """
         kind = self.type_of(name)
-        cols = values.shape[1]
-        span = self.group or cols
-        padded = functional.pad(values, (0, -cols % span)) if cols % span else values
-        grouped = padded.reshape(len(values), -1, span)
-        scales = self._scales[name] if kind == "int4" else int8_scales(grouped)
-        scales = scales[:, : grouped.shape[1], None]  # the format pads columns to whole blocks; those have no values
-        # As the native code has it: a product with the reciprocal, ties to even. In place, since every temporary of an
-        # embedding's size costs more than the arithmetic.
-        codes = torch.mul(
-            grouped, torch.where(scales != 0, 1.0 / scales, 0.0), out=None if cols % span else out.view_as(grouped)
-        )
-        codes.round_().clamp_(*_LIMITS[kind]).mul_(scales)
-        if cols % span:
-            out.copy_(codes.flatten(1)[:, :cols])
+        step = max(1, _PART // values.shape[1]) if values.device.type == "cpu" else len(values)
+        for start in range(0, len(values), step):
+            part = slice(start, start + step)
+            scales = self._scales[name][part] if kind == "int4" else None
+            _round_rows(values[part], scales, self.group or values.shape[1], _LIMITS[kind], out[part])
+
+
+def _round_rows(values: Tensor, scales: Tensor | None, span: int, limits: tuple[float, float], out: Tensor) -> None:
+    """Rounds rows [n, cols] with scales [n, groups], by default those of int8."""
+    cols = values.shape[1]
+    padded = functional.pad(values, (0, -cols % span)) if cols % span else values
+    grouped = padded.reshape(len(values), -1, span)
+    scales = int8_scales(grouped) if scales is None else scales
+    scales = scales[:, : grouped.shape[1], None]  # the format pads columns to whole blocks; those have no values
+    # As the native code has it: a product with the reciprocal, ties to even. In place, since temporaries cost more than
+    # the arithmetic.
+    codes = torch.mul(
+        grouped, torch.where(scales != 0, 1.0 / scales, 0.0), out=None if cols % span else out.view_as(grouped)
+    )
+    codes.round_().clamp_(*limits).mul_(scales)
+    if cols % span:
+        out.copy_(codes.flatten(1)[:, :cols])
 
 
 def int8_scales(grouped: Tensor) -> Tensor:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .gradients import Attention, RmsNorm, Rotation, SiluGate
+
 _MASKED = 1024  # tokens up to which a mask costs less than copies of keys and values, in training on a CPU
+_FEW = 256  # keys up to which attention that keeps its weights is faster there than torch's own, and they are few
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     """Returns x [..., width] with rows of unit mean square, times a weight [width] (Zhang & Sennrich 2019)."""
-    wide = x.float()
-    unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (unit if weight is None else unit * weight).to(x.dtype)
+    normed: Tensor = RmsNorm.apply(x.float(), weight, eps)  # type: ignore[no-untyped-call]
+    return normed.to(x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
@@ -39,6 +41,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """Returns x / (1 + exp(-x)) (Hendrycks & Gimpel 2016)."""
     return functional.silu(x)
+
+
+def silu_gate(both: Tensor) -> Tensor:
+    """Returns silu(gate) * up [..., width] for both side by side, [..., 2 width]."""
+    gated: Tensor = SiluGate.apply(both)  # type: ignore[no-untyped-call]
+    return gated
 
 
 def relu(x: Tensor) -> Tensor:
@@ -98,9 +106,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: Of the angles, [..., rotary_dim / 2]; may be broadcast.
         sin: As cos.
     """
-    half = cos.shape[-1]
-    a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
-    return torch.cat([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype), rest], dim=-1)
+    turned: Tensor = Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return turned
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -142,6 +149,7 @@ class Distances:
         """Takes the positions of both, [n] and [m], and those of the first keys that queries look at, [batch, n]."""
         self._queries, self._keys, self._first = queries, keys, first
         self._seen: dict[int | None, Tensor] = {}
+        self._masks: dict[tuple[int | None, int, torch.dtype], Tensor] = {}
 
     @cached_property
     def back(self) -> Tensor:
@@ -155,6 +163,19 @@ class Distances:
             seen = causal if window is None else causal & (self.back < window)
             self._seen[window] = seen[None] if self._first is None else seen & (self._keys >= self._first[..., None])
         return self._seen[window]
+
+    def mask(self, window: int | None, times: int, dtype: torch.dtype) -> Tensor:
+        """Returns `seen` for torch's attention, [batch or 1, 1, times * n, m].
+
+        On a CPU torch would make what it adds to scores of booleans, for each attention anew: it gets that.
+        """
+        key = (window, times, dtype)
+        if key not in self._masks:
+            seen = self.seen(window).repeat(1, times, 1)[:, None]
+            if seen.device.type == "cpu":
+                seen = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            self._masks[key] = seen
+        return self._masks[key]
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
@@ -189,14 +210,16 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
     """
     batch, heads, count, width = queries.shape
     kv_heads = keys.shape[1]
-    seen = None if distances is None else distances.seen(scores.window)
     if scores.plain:
-        mask = None if seen is None else seen.repeat(1, heads // kv_heads, 1)[:, None]
+        mask = None if distances is None else distances.mask(scores.window, heads // kv_heads, queries.dtype)
         rows = queries.reshape(batch, kv_heads, -1, width)
+        if mask is not None and keys.shape[2] <= _FEW and queries.requires_grad and queries.device.type == "cpu":
+            kept: Tensor = Attention.apply(rows, keys, values, mask, scores.scale)  # type: ignore[no-untyped-call]
+            return kept.reshape(queries.shape)
         mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scores.scale)
         return mixed.reshape(queries.shape)
     assert distances is not None
-    assert seen is not None
+    seen = distances.seen(scores.window)
     grouped = queries.reshape(batch, kv_heads, -1, count, width)
     products = (grouped @ keys[:, :, None].transpose(-1, -2)).float() * scores.scale
     if scores.softcap is not None:

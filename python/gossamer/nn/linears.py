@@ -23,6 +23,7 @@ from ..errors import GossamerError
 from ..formats import INTEGER_TYPES
 from ..gpu.cuda import CudaWeight
 from ..gpu.dtypes import NAMES
+from .gradients import Products
 
 Weights = Mapping[str, _core.Weight]
 Vectors = Mapping[str, NDArray[np.float32]]
@@ -70,8 +71,14 @@ class Separate:
         }
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """See `Projection`."""
-        return [module(x) for module in self.modules.values()]
+        """See `Projection`; training in a type of fewer bits has them side by side, of one product."""
+        modules, kind = list(self.modules.values()), x.device.type
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))  # once for all
+            if torch.is_grad_enabled() and not any(module.bias is not None for module in modules):
+                together: Tensor = Products.apply(x, *(module.weight for module in modules))  # type: ignore[no-untyped-call]
+                return [together]
+        return [module(x) for module in modules]
 
 
 class Tied:

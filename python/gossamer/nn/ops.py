@@ -113,7 +113,11 @@ class TorchOps:
             return lambda outputs, _: activation(outputs[0])
         sizes, limits = (described.width, described.width), (described.limit, described.alpha, described.shift)
 
+        fused = described.plain and described.activation == "silu"
+
         def activate(outputs: Sequence[Tensor], _: Step) -> Tensor:
+            if fused and len(outputs) == 1:
+                return functions.silu_gate(outputs[0])
             gate, up = functions.apart(outputs, sizes)
             return activation(gate) * up if described.plain else functions.clamped(gate, up, *limits)
 
