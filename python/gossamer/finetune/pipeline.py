@@ -20,6 +20,7 @@ from ..nn import decoder as torch_decoder
 from ..nn.device import find_device
 from ..progress import Progress
 from ..text.calibration import window_length
+from .allocator import kept_blocks
 from .batches import Source
 from .data import prepare
 from .options import LENGTH, Options
@@ -126,7 +127,7 @@ def finetune(
         **({"held_out": data.held_out} if isinstance(data, TaskFiles) and isinstance(data.held_out, float) else {}),
         **options.pinned(),
     }
-    with _threads(options.threads), training_folder(folder, settings) as work:
+    with _threads(options.threads), kept_blocks(), training_folder(folder, settings) as work:
         windows = _read(data, source, options, context, work, report)
         options = replace(options, length=windows.length)
         total = options.tokens
