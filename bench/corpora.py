@@ -83,15 +83,21 @@ def _checked(path: Path, sha256: str) -> Path:
 def factbook_prose(path: Path) -> list[str]:
     """Returns one text per entry of the factbook, in the order of the files' names: its long fields, a line each."""
     entries = []
+    for _, entry in factbook_entries(path):
+        fields = [text.strip() for text in _strings(entry) if len(text) > _PROSE_CHARACTERS]
+        if fields:
+            entries.append("\n".join(fields))
+    return entries
+
+
+def factbook_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields code and content of every entry of the factbook, in the order of the files' names."""
     with tarfile.open(path) as archive:
         for member in sorted(archive.getmembers(), key=lambda m: m.name):
-            if re.fullmatch(r"package/[^/]+/[^/]+\.json", member.name):
+            if found := re.fullmatch(r"package/[^/]+/([^/]+)\.json", member.name):
                 file = archive.extractfile(member)
                 assert file is not None
-                fields = [text.strip() for text in _strings(json.load(file)) if len(text) > _PROSE_CHARACTERS]
-                if fields:
-                    entries.append("\n".join(fields))
-    return entries
+                yield found[1], json.load(file)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -41,18 +41,26 @@ def output_of(command: list[str]) -> Any:
     return json.loads(done.stdout)
 
 
+def quantized(python: str, source: Path, kind: str, work: Path) -> Path:
+    """Returns a GGUF file that llama.cpp quantized to a type, which is made where it is not there yet."""
+    path = work / f"{source.stem}.{kind}.gguf"
+    if not path.exists():
+        output_of([python, str(HERE / "peer_llama_cpp.py"), "quantize", str(source), kind, str(path)])
+    return path
+
+
 class Llama:
     """One GGUF file, run by llama.cpp: a quantized variant of the one given, or random weights in a model's shape."""
 
     def __init__(self, args: argparse.Namespace, kind: str, work: Path) -> None:
         self._script = [args.llama_python, str(HERE / "peer_llama_cpp.py")]
         self.name = kind
-        self._file = work / f"{args.synthetic or args.gguf.stem}.{kind}.gguf"
-        if not self._file.exists():
-            if args.synthetic:
+        if args.synthetic:
+            self._file = work / f"{args.synthetic}.{kind}.gguf"
+            if not self._file.exists():
                 synthetic_gguf.write(self._file, args.synthetic, kind)
-            else:
-                output_of([*self._script, "quantize", str(args.gguf), kind, str(self._file)])
+        else:
+            self._file = quantized(args.llama_python, args.gguf, kind, work)
         self.head = synthetic_gguf.head_type(self._file)
 
     def bench(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +136,7 @@ def compare(llama: Llama, gossamer: Gossamer, args: argparse.Namespace) -> dict[
         result[f"{test}_ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     if args.text:
         result["llama_cpp"]["perplexity"] = llama.perplexity(args)["perplexity"]
-        result["gossamer"]["perplexity"] = gossamer.generation.perplexity(args)["perplexity"]
+        result["gossamer"]["perplexity"] = gossamer.perplexity(args)["perplexity"]
     return result
 
 

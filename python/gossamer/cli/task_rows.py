@@ -44,16 +44,17 @@ def row(
     metric: str,
     threads: int = 0,
     max_new_tokens: int | None = None,
+    timed: bool = True,
     report: Progress,
 ) -> tuple[dict[str, Any], TaskResult]:
-    """Measures a packed model.
+    """Measures a packed model; its speed only where that is asked for.
 
     Returns:
         Its row, ready for JSON, and what it answered.
     """
     model = ready(packed, threads=threads)
     result = evaluate_task(model, samples, metric=metric, max_new_tokens=max_new_tokens, progress=report)
-    return {"row": name, **size(model), **speed(model, report), **result.to_dict()}, result
+    return {"row": name, **size(model), **(speed(model, report) if timed else {}), **result.to_dict()}, result
 
 
 def size(model: Model) -> dict[str, Any]:
