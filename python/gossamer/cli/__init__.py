@@ -26,6 +26,7 @@ from . import (
     prune,
     roofline,
     sample,
+    serve,
 )
 from .interrupt import INTERRUPTED
 from .parser import SHELLS, Completion, Parser, Version
@@ -34,6 +35,7 @@ COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
     "chat": chat,
     "batch": batch,
+    "serve": serve,
     "convert": convert,
     "prune": prune,
     "finetune": finetune,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
 from .drafts import guessing
+from .prompts import chats, encode, task
 from .sampling_options import SamplingOptions
 from .scheduler import MOST, Scheduler, Task
 
@@ -118,6 +119,6 @@ def _answers(
 def _task(model: Model, request: Request | GossamerError) -> Task:
     if isinstance(request, GossamerError):
         raise request
-    chats, mix = model._chats(request.prompt, request.chat), model.mix(request.adapters)
-    text = model._text(model._encode(request.prompt, chats), request.sampling, request.draw, chats, mix)
-    return Task(text, model._new_sequence(mix), cancelled=request.cancel)
+    wrapped = chats(model, request.prompt, request.chat)
+    tokens = encode(model, request.prompt, wrapped)
+    return task(model, tokens, request.sampling, request.draw, wrapped, request.adapters, cancel=request.cancel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .drafts import guessing
+from .prompts import encode, text_after
 from .sampling_options import CHAT, SamplingOptions, check_names
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": text}]
         drafts = guessing(self.model, draft)
         mix = self.model.mix(self.adapters)
-        prompt = self.model._encode(asked, chat=True)
-        written = self.model._text(prompt, run_options, len(self.messages), True, mix)
+        prompt = encode(self.model, asked, chat=True)
+        written = text_after(self.model, prompt, run_options, len(self.messages), True, mix)
         self._sequence.adapt(mix)
         pieces = self.model._run(self._sequence, written, keep=True, drafts=drafts)
         self._turn = self._answer(asked, pieces)

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from .._core import CacheFull
 from ..errors import GossamerError
-from ..text.generation_config import unheeded
-from ..text.messages import Message, check_text
+from ..text.messages import Message
 from .drafts import drafts, guessing
 from .held import Held, choose
+from .prompts import chats, check_head, check_length, encode, text_after
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
 from .scheduler import MOST, Scheduler, Task
-from .sequence import Sequence
-from .stats import Stats
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     from .conversation import Conversation
     from .cost import StepCost
     from .drafts import Draft, Drafts
+    from .sequence import Sequence
+    from .stats import Stats
 
 Pieces = Generator[str, None, None]
 Cancel = abc.Callable[[], bool] | None
@@ -133,9 +133,9 @@ class Model:
         """
         check_names(options, ["adapters", "cancel", "chat", "draft"])
         run_options = (sampling or self.defaults()).changed(options)
-        chat, drafts = self._chats(prompt, chat), guessing(self, draft)
+        chat, drafts = chats(self, prompt, chat), guessing(self, draft)
         held = self._new_sequence(self.mix(adapters))
-        text = self._text(self._encode(prompt, chat), run_options, 0, chat, held.mix)
+        text = text_after(self, encode(self, prompt, chat), run_options, 0, chat, held.mix)
         return self._run(held, text, keep=False, drafts=drafts, cancel=cancel)
 
     def generate(
@@ -292,9 +292,9 @@ class Model:
         Raises:
             GossamerError: no tokens, or more than the context or the cache holds.
         """
-        self._check_head()
+        check_head(self)
         tokens = np.asarray(token_ids, dtype=np.int32)
-        self._check_length(tokens.size)
+        check_length(self, tokens.size)
         mix = self.mix(adapters)
         sequence = next(self._ids)
         try:
@@ -304,42 +304,6 @@ class Model:
             raise GossamerError(str(error)) from None
         finally:
             self.decoder.free(sequence)
-
-    def _encode(self, prompt: str | abc.Sequence[Message], chat: bool | None) -> list[int]:
-        """Token ids of a prompt: at least one, at most the context length."""
-        self._check_head()
-        if isinstance(prompt, str):
-            check_text("the prompt", prompt)
-        if not self._chats(prompt, chat):
-            ids = self.tokenizer.encode(str(prompt))
-        else:
-            ids = self.tokenizer.chat([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
-        self._check_length(len(ids))
-        if max(ids) >= self.config.vocab:
-            raise GossamerError(
-                f"the prompt holds token {max(ids)}, outside the model's vocabulary of {self.config.vocab}"
-            )
-        return ids
-
-    def _chats(self, prompt: str | abc.Sequence[Message], chat: bool | None) -> bool:
-        """Whether a prompt goes through the chat template."""
-        if isinstance(prompt, str) and (chat is False or not (chat or self.tokenizer.has_chat_template)):
-            return False
-        if not self.tokenizer.has_chat_template:
-            raise GossamerError(f"{self.info.get('name', 'the model')} has no chat template")
-        return True
-
-    def _check_head(self) -> None:
-        if self.config.head is None:
-            raise GossamerError(
-                f"{self.info.get('name', 'the model')} is an encoder: it has no head, and writes no text"
-            )
-
-    def _check_length(self, tokens: int) -> None:
-        if tokens == 0:
-            raise GossamerError("the prompt is empty")
-        if tokens > self.config.context:
-            raise GossamerError(f"the prompt has {tokens} tokens, and the model's context holds {self.config.context}")
 
     def _run(
         self,
@@ -367,25 +331,6 @@ class Model:
             self.last_stats = text.stats
             if not keep:
                 held.free()
-
-    def _text(self, prompt: list[int], options: SamplingOptions, draw: int, begins: bool, mix: Mix) -> Sequence:
-        """The state of a text that comes after a prompt: it begins there where `begins` says so, or else goes on."""
-        if (most := max((token for token, _ in options.logit_bias), default=0)) >= self.config.vocab:
-            raise GossamerError(
-                f"logit_bias: token {most} is outside the model's vocabulary of {self.config.vocab} tokens"
-            )
-        weight_bytes = self.decoder.weight_bytes + (self.adapters.bytes(mix) if mix else 0)
-        stats = Stats(len(prompt), weight_bytes, device=self.device, sampling=options)
-        stats.unheeded = tuple(unheeded(self.tokenizer.generation))
-        return Sequence(
-            prompt,
-            self.tokenizer,
-            stats,
-            context=self.config.context,
-            kv_bytes_per_token=self.decoder.kv_bytes_per_token,
-            draw=draw,
-            begins=begins,
-        )
 
     def mix(self, adapters: Chosen = None) -> Mix:
         """Returns the adapters of a new sequence as the engine takes them.

@@ -40,6 +40,7 @@ class Sequence:
         kv_bytes_per_token: int = 0,
         draw: int = 0,
         begins: bool = True,
+        special: bool = False,
     ) -> None:
         """Begins a text.
 
@@ -51,6 +52,7 @@ class Sequence:
             kv_bytes_per_token: Of the engine.
             draw: Texts of the same options but another number are drawn with other random numbers.
             begins: Whether the text that comes begins with it, and does not go on with the prompt's.
+            special: Whether special tokens are part of the text.
         """
         self.tokens = list(prompt)
         self.finish = ""
@@ -61,7 +63,7 @@ class Sequence:
         self._most = stats.sampling.max_new_tokens
         self._context = context
         self._ends = tokenizer.eos_ids
-        self._pieces = tokenizer.stream(begins)
+        self._pieces = tokenizer.stream(begins, special=True) if special else tokenizer.stream(begins)
         self._stop = _StopText(stats.sampling.stop)
         self._kv_bytes_per_token = kv_bytes_per_token
         self._kv_tokens = 0  # read in decode steps so far

@@ -9,6 +9,8 @@ from typing import Any
 from ..errors import GossamerError
 
 Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
+"""A function that a model may call, in OpenAI's form."""
 
 
 def check_text(what: str, text: str) -> None:
@@ -92,3 +94,15 @@ def check_system(messages: Sequence[Message], text: str) -> None:
             words = max(re.split(r"[^\w ]+", str(message.get("content", ""))), key=len).strip()
             if words not in text:
                 raise GossamerError("the chat template leaves the system message out: this model takes none")
+
+
+def check_told(messages: Sequence[Message], tools: Sequence[Tool], text: str) -> None:
+    """Raises `GossamerError` where a template has left out the tools, or the name of who speaks."""
+    for tool in tools:
+        name = str(tool.get("function", tool).get("name", ""))
+        if name not in text:
+            raise GossamerError(f"the chat template leaves the tool {name} out: this model takes none")
+    for number, message in enumerate(messages, 1):
+        speaker = message.get("name")
+        if isinstance(speaker, str) and message["role"] != "tool" and speaker not in text:
+            raise GossamerError(f"message {number}: the chat template leaves the name {speaker!r:.80} out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ..errors import GossamerError
 from ..files import read_bytes, read_json, refuse_pointer
 from .chat_template import render
 from .generation_config import sampling_keys
-from .messages import Message, check_system, check_text, checked, completed, has_parts, joined
+from .messages import Message, Tool, check_system, check_text, check_told, checked, completed, has_parts, joined
 from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
 from .tokenizer_settings import apply_settings, chat_template
@@ -25,6 +25,7 @@ SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.jso
 _MOST_BYTES = 128 << 20  # of tokenizer.json; the longest that are known have a quarter
 _BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
 _PROBE = "a probe"
+_LONG = 1 << 14  # letters of a text that takes milliseconds
 _WINDOW = 64  # most tokens that a stream decodes again with a new one
 
 
@@ -170,29 +171,38 @@ class Tokenizer:
         """
         check_text("the text", text)
         with refused("the tokenizer does not take this text"):
-            return self._backend.encode(text, add_special_tokens=special).ids
+            if len(text) < _LONG:
+                return self._backend.encode(text, add_special_tokens=special).ids
+            return self._backend.encode_batch([text], add_special_tokens=special)[0].ids  # lets other threads run
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""
         with refused("the tokenizer does not decode these tokens"):
             return self._backend.decode(ids, skip_special_tokens=not special)
 
-    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    def chat(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[Tool] | None = None
+    ) -> list[int]:
         """Returns the tokens of a conversation.
 
         Args:
             messages: `{"role": ..., "content": ...}` each. A content may be null, which says nothing, or a list of
                 parts of type text; a template that knows no parts gets their texts put together.
             add_generation_prompt: Whether to end with the opening of the assistant's answer.
+            tools: Functions that the model may call, in OpenAI's form.
 
         Raises:
-            GossamerError: there is no chat template, it does not take these messages, or it drops the system's.
+            GossamerError: there is no chat template, it does not take these messages, or it drops the system's, a name
+                or a tool.
         """
-        text = self.render(messages, add_generation_prompt)
+        text = self.render(messages, add_generation_prompt, tools)
         check_system(messages, text)
+        check_told(messages, tools or (), text)
         return self.encode(text, special=False)
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[Tool] | None = None
+    ) -> str:
         """Returns the text of a conversation; see `chat`."""
         plain = checked(messages)
         if has_parts(plain):
@@ -200,11 +210,11 @@ class Tokenizer:
                 self._takes_parts = self._knows_parts()
             plain = plain if self._takes_parts else joined(plain)
         try:
-            return self._render(plain, add_generation_prompt)
+            return self._render(plain, add_generation_prompt, tools)
         except GossamerError:
             if all("content" in message for message in plain):
                 raise
-            return self._render(completed(plain), add_generation_prompt)  # it takes every content for a text
+            return self._render(completed(plain), add_generation_prompt, tools)  # it takes every content for a text
 
     def _knows_parts(self) -> bool:
         """Whether the template writes the text of a part, and not the part as Python or JSON would write it."""
@@ -214,26 +224,29 @@ class Tokenizer:
             return False
         return _PROBE in text and "'text'" not in text and '"text"' not in text
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool, tools: Sequence[Tool] | None = None
+    ) -> str:
         if self.chat_template is None:
             raise GossamerError("the model has no chat template")
         variables = {
             **self.special_tokens,
             "messages": messages,
-            "tools": None,
+            "tools": [dict(tool) for tool in tools] if tools else None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
         return render(self.chat_template, variables)
 
-    def stream(self, begins: bool = False) -> StreamDecoder:
+    def stream(self, begins: bool = False, special: bool = False) -> StreamDecoder:
         """Returns a decoder for one stream of tokens.
 
         Args:
             begins: Whether a text begins with the stream: then the blank that the tokenizer itself puts before a text
                 is dropped, as `decode` drops it. Otherwise the stream goes on with a text.
+            special: Whether special tokens are part of the text.
         """
-        return StreamDecoder(self, [] if begins else self._word)
+        return StreamDecoder(self, [] if begins else self._word, special)
 
     @cached_property
     def _word(self) -> list[int]:
@@ -259,17 +272,17 @@ class StreamDecoder:
     grow with the stream.
     """
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), special: bool = False) -> None:
+        self._decode = partial(tokenizer.decode, special=True) if special else tokenizer.decode
         self._ids = list(before)  # the window
         self._old = len(before)  # tokens of the window whose text is out already
-        self._text = tokenizer.decode(before) if before else ""
+        self._text = self._decode(before) if before else ""
         self._done = len(self._text)  # letters of the window's text that are out already
 
     def push(self, token: int) -> str:
         """Takes the next token and returns the text that is final now; may be empty."""
         self._ids.append(token)
-        self._text = self._tokenizer.decode(self._ids)
+        self._text = self._decode(self._ids)
         full = len(self._ids) - self._old >= _WINDOW
         final = len(self._text if full else self._text.rstrip(_BROKEN))  # the rest may yet become a character
         piece = self._text[self._done : final]
@@ -277,7 +290,7 @@ class StreamDecoder:
         if (piece and final == len(self._text)) or full:
             del self._ids[: self._old]
             self._old = len(self._ids)
-            self._text = self._tokenizer.decode(self._ids)
+            self._text = self._decode(self._ids)
             self._done = len(self._text)
         return piece
 

@@ -1,0 +1,155 @@
+"""From what is asked of a model to the tokens of a prompt, and to the text that goes on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import GossamerError
+from ..text.generation_config import unheeded
+from ..text.messages import Message, Tool, check_text
+from .scheduler import Task
+from .sequence import Sequence as Text
+from .stats import Stats
+
+if TYPE_CHECKING:
+    from ..engine import Mix
+    from .adapters import Chosen
+    from .model import Model
+    from .sampling_options import SamplingOptions
+
+Prompt = str | Sequence[Message]
+
+
+class TooLong(GossamerError):
+    """A prompt has more tokens than there may be."""
+
+
+def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
+    """Returns whether a prompt goes through the chat template.
+
+    Raises:
+        GossamerError: it has to, and there is none.
+    """
+    if isinstance(prompt, str) and (chat is False or not (chat or model.tokenizer.has_chat_template)):
+        return False
+    if not model.tokenizer.has_chat_template:
+        raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template")
+    return True
+
+
+def encode(model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool] = ()) -> list[int]:
+    """Returns the tokens of a prompt: at least one, at most as many as the context holds.
+
+    Args:
+        model: The model.
+        prompt: As for `Model.stream`.
+        chat: As for `Model.stream`.
+        tools: Functions that the chat template tells the model of, in OpenAI's form.
+
+    Raises:
+        TooLong: the prompt has more tokens than the context.
+        GossamerError: it is empty, or the chat template does not take it.
+    """
+    check_head(model)
+    if isinstance(prompt, str):
+        check_text("the prompt", prompt)
+    if not chats(model, prompt, chat):
+        ids = model.tokenizer.encode(str(prompt))
+    else:
+        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        ids = model.tokenizer.chat(asked, tools=tools) if tools else model.tokenizer.chat(asked)
+    check_length(model, len(ids))
+    if max(ids) >= model.config.vocab:
+        raise GossamerError(
+            f"the prompt holds token {max(ids)}, outside the model's vocabulary of {model.config.vocab}"
+        )
+    return ids
+
+
+def check_head(model: Model) -> None:
+    """Raises `GossamerError` where a model writes no text."""
+    if model.config.head is None:
+        raise GossamerError(f"{model.info.get('name', 'the model')} is an encoder: it has no head, and writes no text")
+
+
+def check_length(model: Model, tokens: int) -> None:
+    """Raises `GossamerError` where a prompt of so many tokens is empty, `TooLong` where the context is shorter."""
+    if tokens == 0:
+        raise GossamerError("the prompt is empty")
+    if tokens > model.config.context:
+        raise TooLong(f"the prompt has {tokens} tokens, and the model's context holds {model.config.context}")
+
+
+def text_after(
+    model: Model,
+    prompt: Sequence[int],
+    options: SamplingOptions,
+    draw: int = 0,
+    begins: bool = True,
+    mix: Mix = (),
+    *,
+    special: bool = False,
+) -> Text:
+    """Returns the state of a text that comes after a prompt.
+
+    Args:
+        model: The model.
+        prompt: The prompt's tokens.
+        options: All options.
+        draw: Texts of the same options but another number are drawn with other random numbers.
+        begins: Whether the text begins with what is written, and does not go on with the prompt's.
+        mix: The adapters.
+        special: Whether special tokens are part of the text.
+
+    Raises:
+        GossamerError: an option is not for this model.
+    """
+    if (most := max((token for token, _ in options.logit_bias), default=0)) >= model.config.vocab:
+        raise GossamerError(
+            f"logit_bias: token {most} is outside the model's vocabulary of {model.config.vocab} tokens"
+        )
+    weight_bytes = model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
+    stats = Stats(len(prompt), weight_bytes, device=model.device, sampling=options)
+    stats.unheeded = tuple(unheeded(model.tokenizer.generation))
+    return Text(
+        prompt,
+        model.tokenizer,
+        stats,
+        context=model.config.context,
+        kv_bytes_per_token=model.decoder.kv_bytes_per_token,
+        draw=draw,
+        begins=begins,
+        special=special,
+    )
+
+
+def task(
+    model: Model,
+    prompt: Sequence[int],
+    options: SamplingOptions,
+    draw: int = 0,
+    begins: bool = True,
+    adapters: Chosen = None,
+    *,
+    special: bool = False,
+    cancel: Callable[[], bool] | None = None,
+) -> Task:
+    """Returns a text that comes after a prompt, for a scheduler of the model's engine.
+
+    Args:
+        model: The model.
+        prompt: As of `text_after`.
+        options: As of `text_after`.
+        draw: As of `text_after`.
+        begins: As of `text_after`.
+        adapters: As for `Model.stream`.
+        special: As of `text_after`.
+        cancel: As for `Model.stream`.
+
+    Raises:
+        GossamerError: as `text_after`, or there is no such adapter.
+    """
+    mix = model.mix(adapters)
+    text = text_after(model, prompt, options, draw, begins, mix, special=special)
+    return Task(text, model._new_sequence(mix), cancelled=cancel)

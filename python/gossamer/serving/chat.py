@@ -1,0 +1,239 @@
+"""`/v1/chat/completions`: messages in, an answer or several out, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..generation.prompts import encode
+from .exchange import Asked, Exchange
+from .fields import Fields
+from .form import FINISH, Form, fingerprint, read_form
+from .messages import read_messages, read_tools
+from .sampling import read_sampling
+from .tool_calls import Call, CallReader, reader_for
+
+if TYPE_CHECKING:
+    from .engine_thread import Event
+    from .served import Registry, Served
+    from .settings import Settings
+
+# Known to OpenAI's clients, and without a meaning here: refused, but for values that ask for nothing.
+_ONLY: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("store", (False,)),
+    ("metadata", ({},)),
+    ("service_tier", ("auto", "default")),
+    ("modalities", (["text"],)),
+    ("logprobs", (False,)),
+    ("top_logprobs", (0,)),
+    ("functions", ()),
+    ("function_call", ()),
+    ("audio", ()),
+    ("prediction", ()),
+    ("reasoning_effort", ()),
+    ("verbosity", ()),
+    ("web_search_options", ()),
+    ("prompt_cache_key", ()),
+    ("prompt_cache_retention", ()),
+)
+
+
+@dataclass
+class Choice:
+    """One answer as far as it is there.
+
+    Attributes:
+        reader: Reads calls of tools; None where there are no tools.
+        one_call: Whether a call ends the answer.
+        content: The text so far.
+        calls: The calls so far.
+    """
+
+    reader: CallReader | None
+    one_call: bool
+    content: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def push(self, event: Event) -> tuple[str, list[Call]]:
+        """Takes what a step brought; returns what is new: text, calls."""
+        text = event.piece
+        calls: list[Call] = []
+        if self.reader is not None:
+            text, calls = self.reader.push(event.piece)
+            if event.last:
+                rest, more = self.reader.flush()
+                text, calls = text + rest, calls + more
+        if self.one_call:
+            calls = calls[: 1 - len(self.calls)]
+        self.content += text
+        self.calls += calls
+        return text, calls
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self.one_call and bool(self.calls)
+
+    def finish(self, reason: str) -> str:
+        """Returns OpenAI's word for why it ended."""
+        return "tool_calls" if self.calls and reason != "length" else FINISH[reason]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A request for chat completions, read.
+
+    Attributes:
+        form: How it is to be answered.
+        asked: What is asked for.
+        tools: Names of the tools that there are.
+        one_call: Whether one call is the most.
+    """
+
+    form: Form
+    asked: Asked
+    tools: tuple[str, ...]
+    one_call: bool
+
+    def choice(self) -> Choice:
+        """Returns an empty answer."""
+        template = self.asked.served.model.tokenizer.chat_template or ""
+        return Choice(reader_for(template, self.tools) if self.tools else None, self.one_call)
+
+
+def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
+    """Reads a request's body.
+
+    Raises:
+        ApiError: it is no good; the parameter is named.
+    """
+    fields = Fields(body)
+    name = fields.need("model", str)
+    served, adapters = registry.find(name)
+    model = served.model
+    if not model.tokenizer.has_chat_template:
+        raise fields.refuse("model", f"{name} has no chat template; /v1/completions continues plain text")
+    messages = read_messages(fields.need("messages", list))
+    form = read_form(fields)
+    sampling = read_sampling(fields, served, settings, ("max_completion_tokens", "max_tokens"))
+    choices = fields.count("n", 1, settings.max_choices, 1) or 1
+    tools, one_call = _tools(fields, served)
+    _format(fields)
+    for parameter, values in _ONLY:
+        fields.only(parameter, *values)
+    fields.end()
+    asked = Asked(
+        name,
+        served,
+        adapters,
+        sampling,
+        lambda: [encode(model, messages, True, tools)],
+        choices=choices,
+        special=bool(tools),
+    )
+    return ChatRequest(form, asked, tuple(tool["function"]["name"] for tool in tools), one_call)
+
+
+def _tools(fields: Fields, served: Served) -> tuple[list[dict[str, Any]], bool]:
+    """The tools that a model is told of, and whether it may call one alone."""
+    tools = read_tools(fields.take("tools", list) or [])
+    choice = fields.raw("tool_choice")
+    parallel = fields.take("parallel_tool_calls", bool, True)
+    if choice not in (None, "none", "auto"):
+        raise fields.refuse("tool_choice", f"must be none or auto, got {choice!r:.80}", "unsupported_parameter")
+    if choice == "auto" and not tools:
+        raise fields.refuse("tool_choice", "there are no tools to choose from", "invalid_value")
+    if not tools or choice == "none":
+        return [], False
+    if reader_for(served.model.tokenizer.chat_template or "", ()) is None:
+        raise fields.refuse("tools", f"{served.name} has no form of calling tools that is known here", "invalid_value")
+    return tools, not parallel
+
+
+def _format(fields: Fields) -> None:
+    """Takes `response_format`."""
+    if (value := fields.take("response_format", dict)) is not None:
+        inner = Fields(value, "response_format")
+        inner.only("type", "text")
+        inner.end()
+
+
+def whole(request: ChatRequest, exchange: Exchange, choices: list[Choice], reasons: list[str]) -> dict[str, Any]:
+    """Returns the object of an answer that is complete."""
+    return {
+        **_head(request, exchange, "chat.completion"),
+        "choices": [
+            {
+                "index": index,
+                "message": _message(choice),
+                "logprobs": None,
+                "finish_reason": choice.finish(reason),
+            }
+            for index, (choice, reason) in enumerate(zip(choices, reasons, strict=True))
+        ],
+        "usage": exchange.usage(),
+    }
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    content = choice.content if choice.content or not choice.calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if choice.calls:
+        message["tool_calls"] = [call.to_dict() for call in choice.calls]
+    return message
+
+
+async def answer(request: ChatRequest, exchange: Exchange) -> dict[str, Any]:
+    """Returns the whole answer."""
+    choices = [request.choice() for _ in range(request.asked.choices)]
+    reasons = [""] * len(choices)
+    async for event in exchange.events():
+        choice = choices[event.index]
+        choice.push(event)
+        reasons[event.index] = event.finish or reasons[event.index]
+        if choice.full and not event.last:
+            reasons[event.index] = "stop"
+            exchange.cut(event.index)
+    return whole(request, exchange, choices, reasons)
+
+
+async def chunks(request: ChatRequest, exchange: Exchange) -> AsyncIterator[dict[str, Any]]:
+    """Gives the answer as OpenAI's chunks."""
+    choices = [request.choice() for _ in range(request.asked.choices)]
+    for index in range(len(choices)):
+        yield _chunk(request, exchange, index, {"role": "assistant", "content": "", "refusal": None})
+    async for event in exchange.events():
+        choice = choices[event.index]
+        before = len(choice.calls)
+        text, calls = choice.push(event)
+        if text:
+            yield _chunk(request, exchange, event.index, {"content": text})
+        if calls:
+            called = [{"index": before + number, **call.to_dict()} for number, call in enumerate(calls)]
+            yield _chunk(request, exchange, event.index, {"tool_calls": called})
+        full = choice.full and not event.last
+        if full:
+            exchange.cut(event.index)
+        if event.last or full:
+            yield _chunk(request, exchange, event.index, {}, choice.finish(event.finish or "stop"))
+    if request.form.usage:
+        yield {**_head(request, exchange, "chat.completion.chunk"), "choices": [], "usage": exchange.usage()}
+
+
+def _chunk(
+    request: ChatRequest, exchange: Exchange, index: int, delta: dict[str, Any], finish: str | None = None
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    usage: dict[str, Any] = {"usage": None} if request.form.usage else {}
+    return {**_head(request, exchange, "chat.completion.chunk"), "choices": [choice], **usage}
+
+
+def _head(request: ChatRequest, exchange: Exchange, kind: str) -> dict[str, Any]:
+    return {
+        "id": exchange.id,
+        "object": kind,
+        "created": exchange.created,
+        "model": request.asked.name,
+        "system_fingerprint": fingerprint(request.asked),
+    }
