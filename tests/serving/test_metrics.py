@@ -59,10 +59,14 @@ def test_gauges_tell_of_texts_that_run(running: Running) -> None:
     body = {"model": "tiny", "prompt": ["spider"] * 6, "max_tokens": 400, "stream": True}
     with httpx.stream("POST", f"{running.base}/completions", json=body, timeout=30) as response:
         assert response.status_code == 200
-        running.until(lambda: figures(running)["running_texts"] == 4)
-        now = figures(running)
-    assert now["running_texts"] == 4
-    assert now["queue_texts"] == 2
+        seen: list[dict[str, float]] = []
+
+        def busy() -> bool:
+            seen.append(figures(running))
+            return (seen[-1]["running_texts"], seen[-1]["queue_texts"]) == (4, 2)
+
+        running.until(busy)
+    now = seen[-1]
     assert now["kv_pages"] >= 4
     assert now["kv_bytes"] == now["kv_pages"] * PAGE * running.models["tiny"].decoder.kv_bytes_per_token
 
