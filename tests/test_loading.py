@@ -74,11 +74,12 @@ def test_an_automatic_cache_is_bf16_where_pairs_are_multiplied_and_inputs_are_ro
     ("options", "words"),
     [
         ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
-        ({"kv": "int3"}, "kv must be one of auto, f32, f16, bf16, got 'int3'"),
+        ({"kv": "int3"}, "kv must be one of auto, f32, f16, bf16, int8, got 'int3'"),
         ({"activations": "x"}, "activations must be one of auto, f32, bf16, a8"),
         ({"weights": "int2"}, "weights must be one of None, auto, f32"),
         ({"kv_limit": -1}, "kv_limit must not be negative, got -1"),
         ({"kv_limit": 1, "device": "cuda"}, "kv_limit is for the CPU"),
+        ({"kv": "int8", "device": "cuda"}, "kv int8 is for the CPU"),
         ({"threads": -1}, "threads must be from 0 to 1024, got -1"),
         ({"threads": 3_000_000_000}, "threads must be from 0 to 1024, got 3000000000"),
     ],

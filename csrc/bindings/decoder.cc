@@ -15,9 +15,9 @@ namespace gossamer {
 namespace {
 
 KvType to_kv(const std::string& name) {
-  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kBf16})
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8})
     if (name == kv_name(type)) return type;
-  throw InvalidArgument(concat("kv must be f32, f16 or bf16, got '", name, "'"));
+  throw InvalidArgument(concat("kv must be f32, f16, bf16 or int8, got '", name, "'"));
 }
 
 // Token ids as the caller gave them, copied, so that nothing can change them under a running step.

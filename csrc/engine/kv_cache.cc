@@ -22,16 +22,20 @@ KvCache::KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit)
   require(limit >= 0, "kv_limit must not be negative, got ", limit);
   const KvKernels& kernels = kv_kernels(type);
   const std::int64_t row = std::int64_t{kPageTokens} * kernels.element_bytes;
+  const std::int64_t scales = std::int64_t{kPageTokens} * kernels.scale_bytes;
   for (const KvShape& shape : shapes_) {
+    require(type != KvType::kInt8 || shape.head_dim <= kMostCodeDim, "kv int8 takes heads of at most ", kMostCodeDim,
+            " elements, got ", shape.head_dim);
     auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) { return p.shape == shape; });
     if (pool == pools_.end()) pool = pools_.insert(pools_.end(), {shape, 0, {}});
     KvPlace place;
     place.padded_dim = static_cast<int>(round_up(static_cast<std::size_t>(shape.head_dim), 16));
     place.offset = pool->page_bytes;
     place.v_offset = row * static_cast<std::int64_t>(round_up(static_cast<std::size_t>(shape.head_dim),
-                                                              static_cast<std::size_t>(kernels.together)));
+                                                              static_cast<std::size_t>(kernels.together))) +
+                     scales;
     place.head_bytes = static_cast<std::int64_t>(
-        round_up(static_cast<std::size_t>(place.v_offset + row * place.padded_dim), kCacheLine));
+        round_up(static_cast<std::size_t>(place.v_offset + row * place.padded_dim + scales), kCacheLine));
     pool->page_bytes += shape.kv_heads * place.head_bytes;
     layers_.push_back({static_cast<int>(pool - pools_.begin()), place});
   }

@@ -6,9 +6,12 @@
 
 namespace gossamer {
 
-enum class KvType : uint8_t { kF32, kF16, kBf16 };
+enum class KvType : uint8_t { kF32, kF16, kBf16, kInt8 };
 
-constexpr int kKvTypeCount = 3;
+constexpr int kKvTypeCount = 4;
+
+// Elements of a head whose products with 16 bits still have a sum of 32.
+constexpr int kMostCodeDim = 512;
 
 // Element types of tensors that come from elsewhere.
 enum class FloatType : uint8_t { kF32, kBf16, kF16 };
@@ -22,6 +25,9 @@ constexpr int kAttentionSpan = 512;
 // Rows of scores lie this many floats apart, so that few of them meet in one set of the cache.
 constexpr int kScoreStride = kAttentionSpan + 16;
 
+// Floats beside those of a query, for what its attention keeps of it.
+constexpr int kQueryRoom = 8;
+
 // Queries (tokens times query heads) that a block of several tokens has at most.
 constexpr int kAttentionRows = 48;
 
@@ -30,7 +36,8 @@ constexpr int kAttentionRows = 48;
 // sees no further than `ahead` positions behind it, and no more than `window` up to its own where that is not 0. Each
 // sees some of it, the last one its end. What no token sees is not read.
 // A page holds, from `offset` bytes on, K as [head_dim][64 tokens] and then V as [64 tokens][padded_dim]; where two values
-// lie together, K as [head_dim / 2, rounded up][64 tokens][2 elements] and V as [32][padded_dim][2 tokens].
+// lie together, K as [head_dim / 2, rounded up][64 tokens][2 elements] and V as [32][padded_dim][2 tokens]; in the same
+// way four 8-bit codes, those of K with 128 added. Behind each of the two lie the tokens' scales then, [64] floats.
 struct AttentionArgs {
   const float* q;  // [tokens][q_stride], in each row [query_heads][head_dim]
   int64_t q_stride;
@@ -48,7 +55,8 @@ struct AttentionArgs {
   // or before it where that is negative; 16 more than there are positions can be read on both sides; null: nothing
   const float* bias;
   int64_t bias_stride;
-  float* scratch;  // [tokens * query_heads][kScoreStride], and behind it [tokens * query_heads][head_dim]
+  const uint8_t* next;  // what is likely to be read behind this, to be fetched; null: not known
+  float* scratch;       // [tokens * query_heads][kScoreStride], and behind it as much as [head_dim + kQueryRoom]
   // [tokens][result_stride], in each row the largest score of each head [query_heads], its sum of
   // exp(score - largest) [query_heads], and its sum of exp(score - largest) * v [query_heads][padded_dim]
   float* results;
@@ -115,7 +123,8 @@ struct VectorKernels {
 // What depends on the KV cache's element type.
 struct KvKernels {
   int32_t element_bytes;
-  int32_t together;  // values that lie together: AttentionArgs
+  int32_t together;     // values that lie together: AttentionArgs
+  int32_t scale_bytes;  // of one token's K or V head
   // Writes one token's K or V head into a page.
   void (*store_k)(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept;
   void (*store_v)(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept;

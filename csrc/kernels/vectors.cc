@@ -16,6 +16,9 @@ GOSSAMER_DECLARE_VECTORS(avx512)
 namespace avx512_bf16 {
 extern const KvKernels kKvBf16Kernels;
 }
+namespace avx512_vbmi2 {
+extern const KvKernels kKvInt8Kernels;
+}
 #endif
 
 const VectorKernels& vector_kernels() {
@@ -30,6 +33,7 @@ const KvKernels& kv_kernels(KvType type) {
   const int i = static_cast<int>(type);
 #if GOSSAMER_X86
   if (type == KvType::kBf16 && builds_on(active_isa(), Isa::kAvx512Bf16)) return avx512_bf16::kKvBf16Kernels;
+  if (type == KvType::kInt8 && builds_on(active_isa(), Isa::kAvx512Vbmi2)) return avx512_vbmi2::kKvInt8Kernels;
   if (builds_on(active_isa(), Isa::kAvx512)) return avx512::kKvKernels[i];
   if (builds_on(active_isa(), Isa::kAvx2)) return avx2::kKvKernels[i];
 #endif
@@ -37,7 +41,7 @@ const KvKernels& kv_kernels(KvType type) {
 }
 
 const char* kv_name(KvType type) {
-  static constexpr const char* kNames[kKvTypeCount] = {"f32", "f16", "bf16"};
+  static constexpr const char* kNames[kKvTypeCount] = {"f32", "f16", "bf16", "int8"};
   return kNames[static_cast<int>(type)];
 }
 

@@ -78,11 +78,14 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
   const int group = shape.heads / shape.kv_heads;
   const int block = std::max(1, kAttentionRows / group);
   const std::int64_t record = static_cast<std::int64_t>(group) * (place.padded_dim + 2);
-  const std::int64_t scratch = static_cast<std::int64_t>(block) * group * (kScoreStride + shape.head_dim);
+  const std::int64_t scratch = static_cast<std::int64_t>(block) * group * (kScoreStride + shape.head_dim + kQueryRoom);
   scratch_.resize(static_cast<std::size_t>(team.size() * scratch));
 
   std::vector<Task> tasks;
   std::vector<Join> joins;
+  const auto keys_of = [&](const Task& task) -> const std::uint8_t* {
+    return tokens[task.token].pages[task.begin / kPageTokens] + place.offset + task.kv_head * place.head_bytes;
+  };
   const auto attend = [&](std::int64_t first, std::int64_t last, int thread) {
     for (std::int64_t i = first; i < last; ++i) {
       const Task& task = tasks[static_cast<std::size_t>(i)];
@@ -107,6 +110,7 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       args.slopes = shape.slopes == nullptr ? nullptr : shape.slopes + static_cast<std::int64_t>(task.kv_head) * group;
       args.bias = shape.bias == nullptr ? nullptr : shape.bias + std::int64_t{task.kv_head} * group * shape.bias_stride;
       args.bias_stride = shape.bias_stride;
+      args.next = i + 1 < last ? keys_of(tasks[static_cast<std::size_t>(i) + 1]) : nullptr;
       args.scratch = scratch_.data() + thread * scratch;
       args.results = results_.data() + task.result;
       args.result_stride = task.stride;

@@ -255,7 +255,7 @@ class Decoder:
         weights: Matrices by canonical name.
         vectors: Norms and biases by canonical name.
         threads: 0 for the default.
-        kv: Type of cached keys and values, "f32" or "f16".
+        kv: Type of cached keys and values, "f32", "f16", "bf16" or "int8".
         activations: As for `linear`.
         kv_limit: Most bytes of cached keys and values; 0 for no limit.
         team_of: A decoder whose threads this one uses, too, as a draft does its target's; calls of both take turns.

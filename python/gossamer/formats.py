@@ -17,7 +17,7 @@ TYPES = tuple(VALUE_BITS)
 INTEGER_TYPES = ("int8", "int4")
 
 # Types of cached keys and values that can be asked for.
-KV_TYPES = ("auto", "f32", "f16", "bf16")
+KV_TYPES = ("auto", "f32", "f16", "bf16", "int8")
 STORED = "stored"  # in place of a type: the one that a tensor has in the checkpoint; f32 for quantized ones
 GROUPS = (0, 32, 64, 128)  # inputs a scale; 0 is the whole row
 PATTERN_LENGTHS = (4, 8, 16, 32, 64)  # M of an N:M pattern

@@ -27,7 +27,7 @@ from gossamer.cli.options import integer, number
         ("eval m --txt f", ["--text --task is required; there is no --txt; did you mean --text? "]),
         ("generate a --draft luck", ["--draft", "luck", "ngram"]),
         ("generate a --device tpu", ["--device", "'tpu'", "cuda"]),
-        ("generate a --kv int8", ["--kv", "int8", "f16"]),
+        ("generate a --kv int4", ["--kv", "int4", "int8"]),
         ("generate a --activations int8", ["--activations"]),
         ("generate a -n 0", ["-n/--max-new-tokens", "at least 1", "got 0"]),
         ("generate a -n x", ["-n/--max-new-tokens", "whole number", "'x'"]),

@@ -21,7 +21,7 @@ def test_logits_are_those_of_the_reference(case: str) -> None:
 
 
 @KINDS
-@pytest.mark.parametrize("kv", ["f32", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "bf16", "int8"])
 def test_a_token_is_the_same_however_its_text_was_cut_and_in_any_company(case: str, kv: str) -> None:
     text, other = tokens(sum(CUTS)), tokens(700, seed=1)
     whole = decoder(case, threads=1, kv=kv).step([(0, text)], all_logits=True)
@@ -35,7 +35,7 @@ def test_a_token_is_the_same_however_its_text_was_cut_and_in_any_company(case: s
     np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 def test_what_lies_behind_a_window_reaches_nothing(kv: str) -> None:
     """Two texts that differ only before all windows of the last tokens."""
     a, b = tokens(700), tokens(700, seed=2)

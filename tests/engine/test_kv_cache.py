@@ -26,7 +26,7 @@ def continued(d: Any, sequence: int, text: np.ndarray) -> np.ndarray:
     return np.array([d.step([(sequence, text[i : i + 1])])[0] for i in range(len(text))])
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 150])
 def test_a_fork_goes_on_as_the_whole_text_would(length: int, kv: str) -> None:
     d = decoder(config(), kv=kv)

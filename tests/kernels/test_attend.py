@@ -16,7 +16,6 @@ from engine_cases import VOCAB, config, decoder, described, tensors, tokens
 from gossamer import _core
 
 CASES = ("window", "long window", "softcap", "sinks", "alibi", "all")
-TIERS = [isa for isa in _core.isas() if isa in ("avx512_vbmi2", "avx512_bf16")]
 
 
 @pytest.mark.parametrize(("kv", "bits"), [("f16", 11), ("bf16", 8)])
@@ -29,22 +28,29 @@ def test_a_narrow_cache_is_near_and_half_as_large(kv: str, bits: int) -> None:
     assert (narrow.kv, narrow.kv_bytes_per_token * 2) == (kv, wide.kv_bytes_per_token)
 
 
-@pytest.mark.skipif("avx512_bf16" not in TIERS, reason="needs vdpbf16ps")
-def test_pairs_of_bf16_are_multiplied_alike_with_and_without_an_instruction_for_it() -> None:
-    """Two tiers have the same products of integers, and one of them has vdpbf16ps."""
+@pytest.mark.parametrize(
+    ("kv", "type", "tiers"),
+    [("bf16", "int8", ["avx512_vbmi2", "avx512_bf16"]), ("int8", "f32", ["avx512", "avx512_vbmi2"])],
+)
+def test_products_are_alike_with_and_without_an_instruction_for_them(kv: str, type: str, tiers: list[str]) -> None:
+    """Two tiers have the same linears of that type, and one of them has vdpbf16ps, or vpdpbusd."""
+    if not set(tiers) <= set(_core.isas()):
+        pytest.skip(f"needs {' and '.join(tiers)}")
     code = """
 import sys
 import engine_cases as e
-d = e.decoder(e.config(head_dim=20), type="int8", kv="bf16")
+type, kv = sys.argv[1:]
+d = e.decoder(e.config(head_dim=20), type=type, kv=kv)
 for n in (700, 1, 6):
     sys.stdout.buffer.write(d.step([(0, e.tokens(n))], all_logits=True).tobytes())
 """
-    found = {}
-    for isa in TIERS:
+    found = []
+    for isa in tiers:
         env = {**os.environ, "GOSSAMER_ISA": isa, "PYTHONPATH": str(ROOT / "tests/support")}
-        found[isa] = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, check=True).stdout
-    assert len(found["avx512_bf16"]) == 707 * VOCAB * 4
-    assert found["avx512_vbmi2"] == found["avx512_bf16"]
+        command = [sys.executable, "-c", code, type, kv]
+        found.append(subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout)
+    assert len(found[0]) == 707 * VOCAB * 4
+    assert found[0] == found[1]
 
 
 @functools.cache
@@ -54,12 +60,12 @@ def truth(case: str) -> np.ndarray:
 
 @pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa in ("scalar", "avx2", "avx512", "avx512_bf16")])
 def test_every_tier_attends_as_float64_does(isa: str) -> None:
-    """Windows, caps, slopes and sinks over f32; with bf16, near it."""
+    """Windows, caps, slopes and sinks over f32; with bf16 and 8 bits, near it."""
     code = """
 import sys
 import attention_cases as a
 for case in sys.argv[1:]:
-    for kv in ("f32", "bf16"):
+    for kv in ("f32", "bf16", "int8"):
         d = a.decoder(case, kv=kv)
         logits = [d.step([(0, a.tokens(530)[at])], all_logits=True) for at in (slice(0, 529), slice(529, 530))]
         for part in logits:
@@ -67,16 +73,16 @@ for case in sys.argv[1:]:
 """
     env = {**os.environ, "GOSSAMER_ISA": isa, "PYTHONPATH": str(ROOT / "tests/support")}
     output = subprocess.run([sys.executable, "-c", code, *CASES], env=env, stdout=subprocess.PIPE, check=True).stdout
-    shape = (len(CASES), 2, 530, attention_cases.VOCAB)
+    shape = (len(CASES), 3, 530, attention_cases.VOCAB)
     found = np.frombuffer(output, np.float32).reshape(shape)
-    for case, (wide, narrow) in zip(CASES, found, strict=True):
+    for case, (wide, *narrow) in zip(CASES, found, strict=True):
         expected = truth(case)
         size = np.abs(expected).max()
         assert np.abs(wide - expected).max() < 1e-5 * size, case
-        assert np.abs(narrow - expected).max() < 20 * 2.0**-8 * size, case
+        assert np.abs(np.array(narrow) - expected).max() < 20 * 2.0**-8 * size, case
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 def test_what_is_rolled_back_reaches_nothing_were_it_infinite(kv: str) -> None:
     c = config()
     weights, vectors = tensors(c)

@@ -138,6 +138,10 @@ GOSSAMER_INLINE I16 to_int(const F16& v) {
   return each<int32_t>(v, [](auto x) { return __builtin_convertvector(x, I16::Part); });
 }
 
+GOSSAMER_INLINE F16 to_floats(const I16& v) {
+  return each<float>(v, [](auto x) { return __builtin_convertvector(x, F16::Part); });
+}
+
 // The first `count` lanes; the others are zero.
 GOSSAMER_INLINE F16 load_part(const float* p, int64_t count) {
   float lanes[kLanes] = {};
@@ -178,6 +182,11 @@ GOSSAMER_INLINE F16 maximum(const F16& a, const F16& b) {
 
 GOSSAMER_INLINE float max_lanes(const F16& v) {
   return fold_lanes(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// All bits of the lanes that are NaN.
+GOSSAMER_INLINE I16 is_nan(const F16& v) {
+  return (splat_int(0x7f800000) - (bits_of(v) & splat_int(0x7fffffff))) >> 31;
 }
 
 // Adding and subtracting 1.5 * 2^23 rounds to an integer, nearest even, for |v| < 2^22.
@@ -272,6 +281,21 @@ GOSSAMER_INLINE void store_bf16(const F16& v, uint16_t* out) {
     memcpy(out + i * kPartLanes, &halves, sizeof halves);
   }
 #endif
+#endif
+}
+
+// Codes of at most 8 bits.
+GOSSAMER_INLINE void store_codes(const I16& code, int8_t* out) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // which compilers narrow one by one
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)code.part[0], (__m256i)code.part[1]), 0xd8);
+  _mm_storeu_si128((__m128i*)out, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+#else
+  typedef int8_t Bytes __attribute__((vector_size(kPartLanes)));
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+    const Bytes bytes = __builtin_convertvector(code.part[i], Bytes);
+    memcpy(out + i * kPartLanes, &bytes, sizeof bytes);
+  }
 #endif
 }
 

@@ -1,7 +1,8 @@
-// Norm, rotary, gates and their kin, and the table of them and of attend-inl.h. Results do not depend on the number of
+// Norm, rotary, gates and their kin, and the table of them and of the attentions. Results do not depend on the number of
 // tokens or threads.
 #include "kernels/cpu/activations-inl.h"
 #include "kernels/cpu/attend-inl.h"
+#include "kernels/cpu/attend_codes-inl.h"
 #include "kernels/cpu/lanes-inl.h"
 #include "kernels/vector_kernels.h"
 
@@ -95,26 +96,6 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
     store(out + i, (load(x + i) - splat(mean)) * splat(scale) * load(weight + i));
   for (; i < n; ++i) out[i] = (x[i] - mean) * scale * weight[i];
   if (bias != nullptr) add(out, bias, n);
-}
-
-// All bits of the lanes that are NaN.
-GOSSAMER_INLINE I16 is_nan(const F16& v) {
-  return (splat_int(0x7f800000) - (bits_of(v) & splat_int(0x7fffffff))) >> 31;
-}
-
-// Codes of at most 8 bits.
-GOSSAMER_INLINE void store_codes(const I16& code, int8_t* out) {
-#if defined(__AVX2__) && !defined(__AVX512F__)  // which compilers narrow one by one
-  const __m256i words =
-      _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)code.part[0], (__m256i)code.part[1]), 0xd8);
-  _mm_storeu_si128((__m128i*)out, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-#else
-  typedef int8_t Bytes __attribute__((vector_size(kPartLanes)));
-  for (int i = 0; i < kLanes / kPartLanes; ++i) {
-    const Bytes bytes = __builtin_convertvector(code.part[i], Bytes);
-    memcpy(out + i * kPartLanes, &bytes, sizeof bytes);
-  }
-#endif
 }
 
 // A unit of kParts times 16 inputs.
@@ -279,6 +260,7 @@ const KvKernels kKvKernels[kKvTypeCount] = {
     kv_kernels<KvF32>(),
     kv_kernels<KvF16>(),
     kv_kernels<KvBf16>(),
+    code_kernels(),
 };
 
 }  // namespace GOSSAMER_NS

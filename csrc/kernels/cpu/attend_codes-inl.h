@@ -1,0 +1,412 @@
+// Attention over a cache of 8-bit codes. Keys are unsigned, code + 128, values signed; queries and weights are numbers
+// of 16 bits, so that all sums are those of integers, exact and the same on every tier: digits of 8 bits go through
+// vpdpbusd where there is one, pairs of 16 bits through pmaddwd elsewhere.
+#pragma once
+#include "kernels/cpu/attend_rows-inl.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace gossamer {
+namespace GOSSAMER_NS {
+namespace {
+
+constexpr int kFour = 4;                                  // codes that lie together
+constexpr int kCodeBytes = kLanes * kFour;                // of 16 positions of K, or 16 elements of V
+constexpr int kScaleBytes = kPageTokens * sizeof(float);  // behind K and behind V
+constexpr float kCodeMost = 127;
+constexpr float kQueryMost = 127 * 256;  // the upper digit has 8 bits, the lower one is signed
+constexpr float kWeightMost = 32767;
+constexpr int kMassTiles = kPageTokens / kLanes;
+
+GOSSAMER_INLINE int fours(int n) { return (n + kFour - 1) / kFour; }
+GOSSAMER_INLINE int64_t code_k_bytes(int head_dim) { return (int64_t)fours(head_dim) * kFour * kPageTokens; }
+
+// Numbers of 16 bits, four to 8 bytes, as add_dots takes them; `signs`: they may be negative.
+#if defined(__AVX512VNNI__)
+
+// First the upper digits of all, then the lower ones. Signed numbers have signed digits, so that
+// number = 256 * upper + lower.
+struct Dots {
+  I16 upper, lower;
+};
+template <bool kSigned>
+GOSSAMER_INLINE void store_numbers(const I16& n, uint8_t* out, int digits) {
+  const I16 lower = kSigned ? (n << 24) >> 24 : n & splat_int(255);
+  store_codes((n - lower) >> 8, (int8_t*)out);
+  store_codes(lower, (int8_t*)out + digits);
+}
+// The sums that products with `surplus` for each code give, taken off.
+GOSSAMER_INLINE Dots begin_dots(const int32_t* surplus) { return {splat_int(surplus[0]), splat_int(surplus[1])}; }
+GOSSAMER_INLINE void count_surplus(const I16& n, I16 (&sums)[2]) {
+  const I16 lower = (n << 24) >> 24;
+  sums[0] += (n - lower) >> 8;
+  sums[1] += lower;
+}
+// Instructions of their own, since GCC 12 surrounds the intrinsic with two copies of the sums.
+GOSSAMER_INLINE void add_dot_keys(I16& sums, const I16& codes, const uint8_t* digits) {
+  typedef int32_t __attribute__((may_alias, aligned(1))) Four;
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.part[0]) : "v"(codes.part[0]), "m"(*(const Four*)digits));
+}
+GOSSAMER_INLINE void add_keys(Dots& sums, const I16& codes, const uint8_t* q, int digits) {
+  add_dot_keys(sums.upper, codes, q);
+  add_dot_keys(sums.lower, codes, q + digits);
+}
+struct Spread {
+  I16 upper, lower;
+};
+GOSSAMER_INLINE Spread spread(const uint8_t* weights, int digits) {
+  int32_t four[2];
+  memcpy(four, weights, 4);
+  memcpy(four + 1, weights + digits, 4);
+  return {splat_int(four[0]), splat_int(four[1])};
+}
+GOSSAMER_INLINE void add_values(Dots& sums, const I16& codes, const Spread& weights) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums.upper.part[0]) : "v"(weights.upper.part[0]), "v"(codes.part[0]));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums.lower.part[0]) : "v"(weights.lower.part[0]), "v"(codes.part[0]));
+}
+GOSSAMER_INLINE I16 total_of(const Dots& sums) { return (sums.upper << 8) + sums.lower; }
+template <int kRows>
+constexpr int code_parts_a_pass() {
+  return kRows <= 3 ? 4 : kRows <= 6 ? 2 : 1;
+}
+constexpr int kNumberStep = 1;  // bytes of a number in each of the two places where it lies
+
+#else
+
+// Numbers 0 and 2 of each four, then 1 and 3, as they meet the even and odd bytes of four codes.
+struct Dots {
+  I16 sums;
+};
+template <bool kSigned>
+GOSSAMER_INLINE void store_numbers(const I16& n, uint8_t* out, int) {
+  int32_t wide[kLanes];
+  memcpy(wide, &n, sizeof wide);
+  uint32_t pairs[kLanes / 2];
+  for (int i = 0; i < kLanes; i += kFour) {
+    pairs[i / 2] = ((uint32_t)wide[i] & 0xffffU) | (uint32_t)wide[i + 2] << 16;
+    pairs[i / 2 + 1] = ((uint32_t)wide[i + 1] & 0xffffU) | (uint32_t)wide[i + 3] << 16;
+  }
+  memcpy(out, pairs, sizeof pairs);
+}
+GOSSAMER_INLINE Dots begin_dots(const int32_t* surplus) { return {splat_int(surplus[0])}; }
+GOSSAMER_INLINE void count_surplus(const I16& n, I16 (&sums)[2]) { sums[0] += n; }
+struct Spread {
+  I16 even, odd;
+};
+GOSSAMER_INLINE Spread spread(const uint8_t* numbers, int) {
+  int32_t pairs[2];
+  memcpy(pairs, numbers, sizeof pairs);
+  return {splat_int(pairs[0]), splat_int(pairs[1])};
+}
+#if defined(__AVX512BW__)
+GOSSAMER_INLINE I16::Part even_codes(I16::Part codes, bool is_signed) {
+  return is_signed ? (I16::Part)_mm512_srai_epi16(_mm512_slli_epi16((__m512i)codes, 8), 8) : codes & 0x00ff00ff;
+}
+GOSSAMER_INLINE I16::Part odd_codes(I16::Part codes, bool is_signed) {
+  return (I16::Part)(is_signed ? _mm512_srai_epi16((__m512i)codes, 8) : _mm512_srli_epi16((__m512i)codes, 8));
+}
+GOSSAMER_INLINE I16::Part add_pairs(I16::Part sums, I16::Part codes, I16::Part numbers) {
+  return (I16::Part)_mm512_add_epi32((__m512i)sums, _mm512_madd_epi16((__m512i)codes, (__m512i)numbers));
+}
+#elif defined(__AVX2__)
+GOSSAMER_INLINE I16::Part even_codes(I16::Part codes, bool is_signed) {
+  return is_signed ? (I16::Part)_mm256_srai_epi16(_mm256_slli_epi16((__m256i)codes, 8), 8) : codes & 0x00ff00ff;
+}
+GOSSAMER_INLINE I16::Part odd_codes(I16::Part codes, bool is_signed) {
+  return (I16::Part)(is_signed ? _mm256_srai_epi16((__m256i)codes, 8) : _mm256_srli_epi16((__m256i)codes, 8));
+}
+GOSSAMER_INLINE I16::Part add_pairs(I16::Part sums, I16::Part codes, I16::Part numbers) {
+  return (I16::Part)_mm256_add_epi32((__m256i)sums, _mm256_madd_epi16((__m256i)codes, (__m256i)numbers));
+}
+#else
+typedef int16_t Halves __attribute__((vector_size(kPartBytes)));
+typedef uint16_t Unsigned __attribute__((vector_size(kPartBytes)));
+typedef uint32_t Words __attribute__((vector_size(kPartBytes)));
+GOSSAMER_INLINE I16::Part even_codes(I16::Part codes, bool is_signed) {
+  return is_signed ? (I16::Part)((Halves)((Unsigned)codes << 8) >> 8) : codes & 0x00ff00ff;
+}
+GOSSAMER_INLINE I16::Part odd_codes(I16::Part codes, bool is_signed) {
+  return is_signed ? (I16::Part)((Halves)codes >> 8) : (I16::Part)((Unsigned)codes >> 8);
+}
+// Modulo 2^32, where sums of unsigned codes may have to come back from.
+GOSSAMER_INLINE I16::Part add_pairs(I16::Part sums, I16::Part codes, I16::Part numbers) {
+  const Words even = (Words)((I16::Part)((Words)codes << 16) >> 16) * (Words)((I16::Part)((Words)numbers << 16) >> 16);
+  const Words odd = (Words)(codes >> 16) * (Words)(numbers >> 16);
+  return (I16::Part)((Words)sums + even + odd);
+}
+#endif
+GOSSAMER_INLINE void add_codes(Dots& sums, const I16& codes, const Spread& numbers, bool is_signed) {
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+    sums.sums.part[i] = add_pairs(sums.sums.part[i], even_codes(codes.part[i], is_signed), numbers.even.part[i]);
+    sums.sums.part[i] = add_pairs(sums.sums.part[i], odd_codes(codes.part[i], is_signed), numbers.odd.part[i]);
+  }
+}
+GOSSAMER_INLINE void add_keys(Dots& sums, const I16& codes, const uint8_t* q, int digits) {
+  add_codes(sums, codes, spread(q, digits), false);
+}
+GOSSAMER_INLINE void add_values(Dots& sums, const I16& codes, const Spread& weights) {
+  add_codes(sums, codes, weights, true);
+}
+GOSSAMER_INLINE I16 total_of(const Dots& sums) { return sums.sums; }
+template <int kRows>
+constexpr int code_parts_a_pass() {
+  return parts_a_pass<kRows>();
+}
+constexpr int kNumberStep = 2;
+
+#endif
+
+// A finite number for each that is not NaN: neither an entry of the cache nor a query must become infinite.
+GOSSAMER_INLINE F16 finite(const F16& v) {
+  const F16 most = splat(3.4028234e38F);
+  const F16 up = each<float>(v, most, [](auto a, auto b) { return a > b ? b : a; });
+  return each<float>(up, -most, [](auto a, auto b) { return a < b ? b : a; });
+}
+
+// What a run of numbers becomes: number / scale, rounded to even, at most `most`; a scale of NaN, and zeros, where one
+// of them is NaN. Zeros, too, where all are so small that 1 / scale has no number.
+struct Rounding {
+  F16 largest = {};
+  I16 bad = {};
+  float inverse, scale;
+
+  GOSSAMER_INLINE void see(const F16& v) {
+    largest = maximum(largest, maximum(v, -v));
+    bad |= is_nan(v);
+  }
+  GOSSAMER_INLINE void settle(float most) {
+    const float magnitude = max_lanes(largest);
+    const float factor = magnitude > 0 ? most / magnitude : 0.0F;
+    const bool poisoned = fold_lanes(bad, [](auto a, auto b) { return a | b; }) != 0;
+    inverse = poisoned || !(factor < INFINITY) ? 0.0F : factor;
+    scale = poisoned ? NAN : magnitude / most;
+  }
+  GOSSAMER_INLINE I16 number(const F16& v) const {
+    return inverse == 0 ? I16{} : to_int(round_even(v * splat(inverse)));
+  }
+};
+
+GOSSAMER_INLINE F16 some_of(const float* x, int d, int n) {
+  return finite(n - d >= kLanes ? load(x + d) : load_part(x + d, n - d));
+}
+
+// Calls `put(element, code)` for each of `n`; returns their scale.
+template <class Put>
+GOSSAMER_INLINE float encode(const float* x, int n, const Put& put) {
+  Rounding rounding;
+  for (int d = 0; d < n; d += kLanes) rounding.see(some_of(x, d, n));
+  rounding.settle(kCodeMost);
+  for (int d = 0; d < n; d += kLanes) {
+    int8_t codes[kLanes];
+    store_codes(rounding.number(some_of(x, d, n)), codes);
+    for (int i = 0; i < kLanes; ++i)
+      if (d + i < n) put(d + i, codes[i]);
+  }
+  return rounding.scale;
+}
+
+void store_k_codes(const float* k, int32_t head_dim, uint8_t* page, int32_t slot) noexcept {
+  uint8_t* to = page + slot * kFour;
+  const auto put = [to](int d, int8_t code) {
+    to[d / kFour * kFour * kPageTokens + d % kFour] = (uint8_t)(code + 128);
+  };
+  ((float*)(page + code_k_bytes(head_dim)))[slot] = encode(k, head_dim, put);
+  for (int d = head_dim; d % kFour != 0; ++d) put(d, 0);
+}
+
+void store_v_codes(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page, int32_t slot) noexcept {
+  uint8_t* to = page + (int64_t)(slot / kFour) * kFour * padded_dim + slot % kFour;
+  const auto put = [to](int d, int8_t code) { to[d * kFour] = (uint8_t)code; };
+  ((float*)(page + (int64_t)kPageTokens * padded_dim))[slot] = encode(v, head_dim, put);
+}
+
+// What belongs to a query's numbers: the factor of its scores, and what its products with 128 sum up to, negative.
+struct Query {
+  float scale;
+  int32_t surplus[2];
+};
+
+// Bytes of its numbers.
+GOSSAMER_INLINE int query_bytes(int head_dim) { return fours(head_dim) * kFour * 2; }
+
+GOSSAMER_INLINE void write_query(const float* q, int head_dim, float scale, uint8_t* numbers, Query& query) {
+  Rounding rounding;
+  for (int d = 0; d < head_dim; d += kLanes) rounding.see(some_of(q, d, head_dim));
+  rounding.settle(kQueryMost);
+  const int width = fours(head_dim) * kFour;
+  I16 sums[2] = {};
+  for (int d = 0; d < width; d += kLanes) {
+    const I16 number = rounding.number(some_of(q, d, head_dim));
+    count_surplus(number, sums);
+    if (width - d >= kLanes) {
+      store_numbers<true>(number, numbers + d * kNumberStep, width);
+      continue;
+    }
+    uint8_t rest[2 * kLanes];
+    store_numbers<true>(number, rest, kLanes);
+    memcpy(numbers + d * kNumberStep, rest, (size_t)((width - d) * kNumberStep));
+    if (kNumberStep == 1) memcpy(numbers + width + d, rest + kLanes, (size_t)(width - d));
+  }
+  query.scale = rounding.scale * scale;
+  for (int i = 0; i < 2; ++i) query.surplus[i] = -128 * fold_lanes(sums[i], [](auto a, auto b) { return a + b; });
+}
+
+// Scores of kRows queries with kParts times 16 positions of a page. ahead: what is fetched meanwhile, line by line as
+// keys are read; null for nothing.
+template <int kRows, int kParts>
+void score_codes(const Query* queries, const uint8_t* numbers, int groups, const uint8_t* k, const float* k_scales,
+                 const uint8_t* ahead, float* scores) {
+  Dots sums[kRows][kParts];
+  for (int r = 0; r < kRows; ++r)
+    for (int j = 0; j < kParts; ++j) sums[r][j] = begin_dots(queries[r].surplus);
+  const int digits = groups * kFour;
+  for (int g = 0; g < groups; ++g, k += kPageTokens * kFour) {
+    if (ahead != nullptr) {
+      for (int j = 0; j < kParts; ++j) __builtin_prefetch(ahead + j * kCodeBytes);
+      ahead += kPageTokens * kFour;
+    }
+    I16 codes[kParts];
+    for (int j = 0; j < kParts; ++j) codes[j] = load_int(k + j * kCodeBytes);
+    for (int r = 0; r < kRows; ++r)
+      for (int j = 0; j < kParts; ++j)
+        add_keys(sums[r][j], codes[j], numbers + r * 2 * digits + g * kFour * kNumberStep, digits);
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int j = 0; j < kParts; ++j)
+      store(scores + r * kScoreStride + j * kLanes,
+            to_floats(total_of(sums[r][j])) * load(k_scales + j * kLanes) * splat(queries[r].scale));
+}
+
+// Adds kParts times 16 elements of `groups` times 4 rows of V, each times its weight, to the outputs of kRows queries.
+// weights: of a page, in the memory of its scores; scales: theirs.
+template <int kRows, int kParts>
+void mix_codes(const float* weights, const float* scales, int groups, const uint8_t* v, int32_t padded_dim,
+               const uint8_t* ahead, float* const* outs, int32_t d) {
+  static const int32_t kNone[2] = {0, 0};
+  Dots sums[kRows][kParts];
+  for (int r = 0; r < kRows; ++r)
+    for (int j = 0; j < kParts; ++j) sums[r][j] = begin_dots(kNone);
+  for (int g = 0; g < groups; ++g, v += kFour * padded_dim) {
+    if (ahead != nullptr) {
+      for (int j = 0; j < kParts; ++j) __builtin_prefetch(ahead + j * kCodeBytes);
+      ahead += kFour * padded_dim;
+    }
+    I16 codes[kParts];
+    for (int j = 0; j < kParts; ++j) codes[j] = load_int(v + j * kCodeBytes);
+    for (int r = 0; r < kRows; ++r) {
+      const Spread weight = spread((const uint8_t*)(weights + r * kScoreStride) + g * kFour * kNumberStep, kPageTokens);
+      for (int j = 0; j < kParts; ++j) add_values(sums[r][j], codes[j], weight);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int j = 0; j < kParts; ++j) {
+      float* out = outs[r] + d + j * kLanes;
+      store(out, load(out) + to_floats(total_of(sums[r][j])) * splat(scales[r * kScoreStride]));
+    }
+}
+
+// Turns the scores of a query into weights exp(score - largest) times the scale of the value that they meet, zero where
+// nothing is seen: numbers in the memory of the scores of each page, and their scales behind the last one.
+GOSSAMER_INLINE void weigh_codes(float* scores, const Seen& seen, const AttentionArgs& a, int start, int count,
+                                 float* top, float* sum) {
+  *top = top_score(scores, seen, kLanes);
+  F16 total = {};
+  const int64_t scales_at = a.offset + code_k_bytes(a.head_dim) + kScaleBytes + (int64_t)kPageTokens * a.padded_dim;
+  for (int at = start; at < count; at += kPageTokens) {
+    const float* scales = (const float*)(a.pages[(a.begin + at) / kPageTokens] + scales_at);
+    F16 weights[kMassTiles];
+    Rounding rounding;
+    for (int j = 0; j < kMassTiles; ++j) {
+      const int from = at + j * kLanes;
+      weights[j] = {};
+      if (from + kLanes <= seen.from || from >= seen.to) continue;
+      const F16 mass = short_exponential(load(scores + from) - splat(*top));
+      total += mass;
+      // A position without weight has a scale that must not come in, were it infinite.
+      const I16 some = less(I16{}, bits_of(mass) & splat_int(0x7fffffff));
+      weights[j] = floats_of(bits_of(mass * load(scales + j * kLanes)) & some);
+      rounding.see(weights[j]);
+    }
+    rounding.settle(kWeightMost);
+    uint8_t* numbers = (uint8_t*)(scores + at);
+    for (int j = 0; j < kMassTiles; ++j)
+      store_numbers<false>(rounding.number(weights[j]), numbers + j * kLanes * kNumberStep, kPageTokens);
+    scores[kAttentionSpan + at / kPageTokens] = rounding.scale;
+  }
+  *sum = sum_lanes(total);
+}
+
+void attend_codes(const AttentionArgs& a) noexcept {
+  const uint8_t* const* pages = a.pages + a.begin / kPageTokens;
+  const int group = a.query_heads;
+  const int rows = a.tokens * group;
+  const int count = a.end - a.begin;
+  const int start = seen_by(a, 0).from / kPageTokens * kPageTokens;  // of the first page of which one sees some
+  const int64_t v_at = a.offset + code_k_bytes(a.head_dim) + kScaleBytes;
+  const int groups = fours(a.head_dim);
+  float* scores = a.scratch;
+  Query* queries = (Query*)(scores + (int64_t)rows * kScoreStride);
+  uint8_t* numbers = (uint8_t*)(queries + rows);
+  const int query_stride = query_bytes(a.head_dim);
+  for (int row = 0; row < rows; ++row)
+    write_query(a.q + row / group * a.q_stride + (int64_t)(row % group) * a.head_dim, a.head_dim, a.scale,
+                numbers + row * query_stride, queries[row]);
+  for (int at = start; at < count; at += kPageTokens) {
+    const uint8_t* page = pages[at / kPageTokens];
+    const uint8_t* k = page + a.offset;
+    const float* k_scales = (const float*)(k + code_k_bytes(a.head_dim));
+    const uint8_t* ahead =
+        at + kPageTokens < count ? pages[at / kPageTokens + 1] + a.offset : pages[start / kPageTokens] + v_at;
+    const int parts = ((count - at < kPageTokens ? count - at : kPageTokens) + kLanes - 1) / kLanes;
+    for_tiles(rows, [&](auto tile, int first) {
+      constexpr int kRows = decltype(tile)::value;
+      constexpr int kMost = code_parts_a_pass<kRows>();
+      for (int part = 0; part < parts; part += kMost)
+        with_parts<kMost>(parts - part, [&](auto some) {
+          score_codes<kRows, decltype(some)::value>(queries + first, numbers + first * query_stride, groups,
+                                                    k + part * kCodeBytes, k_scales + part * kLanes,
+                                                    first == 0 ? ahead + part * kCodeBytes : nullptr,
+                                                    scores + (int64_t)first * kScoreStride + at + part * kLanes);
+        });
+    });
+  }
+  for (int t = 0; t < a.tokens; ++t) {
+    float* result = a.results + t * a.result_stride;
+    const Seen seen = seen_by(a, t);
+    float* mine = scores + (int64_t)t * group * kScoreStride;
+    bend_heads(a, t, seen, mine);
+    for (int h = 0; h < group; ++h)
+      weigh_codes(mine + (int64_t)h * kScoreStride, seen, a, start, count, result + h, result + group + h);
+    memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
+  }
+  for (int at = start; at < count; at += kPageTokens) {
+    const uint8_t* v = pages[at / kPageTokens] + v_at;
+    const uint8_t* ahead = at + kPageTokens < count ? pages[at / kPageTokens + 1] + v_at : a.next;
+    const int some = fours(count - at < kPageTokens ? count - at : kPageTokens);
+    for_tiles(rows, [&](auto tile, int first) {
+      constexpr int kRows = decltype(tile)::value;
+      constexpr int kMost = code_parts_a_pass<kRows>();
+      float* outs[kRows];
+      for (int r = 0; r < kRows; ++r) {
+        const int row = first + r;
+        outs[r] = a.results + row / group * a.result_stride + 2 * group + (int64_t)(row % group) * a.padded_dim;
+      }
+      const float* mine = scores + (int64_t)first * kScoreStride;
+      const int parts = a.padded_dim / kLanes;
+      for (int part = 0; part < parts; part += kMost)
+        with_parts<kMost>(parts - part, [&](auto width) {
+          mix_codes<kRows, decltype(width)::value>(
+              mine + at, mine + kAttentionSpan + at / kPageTokens, some, v + part * kCodeBytes, a.padded_dim,
+              first == 0 && ahead != nullptr ? ahead + part * kCodeBytes : nullptr, outs, part * kLanes);
+        });
+    });
+  }
+}
+
+constexpr KvKernels code_kernels() { return {1, kFour, sizeof(float), store_k_codes, store_v_codes, attend_codes}; }
+
+}  // namespace
+}  // namespace GOSSAMER_NS
+}  // namespace gossamer
