@@ -19,7 +19,7 @@ LEVELS = (
     ("zoo", "pruning", "generation", "nn"),
     ("packing", "gpu", "engine"),
     ("checkpoints", "machine"),
-    ("arch", "text", "tokenizer"),
+    ("arch", "audio", "text", "tokenizer"),
     (
         "errors",
         "files",

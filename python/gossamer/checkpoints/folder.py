@@ -36,6 +36,7 @@ _COMPANIONS = (
     "tokenizer.model",
     "chat_template.jinja",
     "generation_config.json",
+    "preprocessor_config.json",
     "LICENSE",
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import arch
 from ..errors import GossamerError
 from .base import Checkpoint
+from .ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
 from .folder import FolderCheckpoint
 from .gguf import GgufCheckpoint
 
@@ -33,7 +34,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint and checks every tensor that the model needs against its config; reads no values yet.
 
     Args:
-        path: A Hugging Face checkpoint folder or a GGUF file.
+        path: A Hugging Face checkpoint folder, one of CTranslate2, or a GGUF file.
 
     Raises:
         GossamerError: it is not a checkpoint, a file of it is missing or not valid, the model's family is not
@@ -48,7 +49,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise GossamerError(f"{path}: is an adapter; give the model that it is for, and this with --adapter")
         if not (path / "config.json").is_file():
             raise GossamerError(f"{path}: no config.json, so this is no checkpoint folder")
-        checkpoint = FolderCheckpoint(path)
+        checkpoint = CTranslate2Checkpoint(path) if is_ctranslate2(path) else FolderCheckpoint(path)
         source = path / "config.json"
         if (path / "adapter_config.json").is_file():
             checkpoint.notes += (f"{path}: the adapter that lies beside the model is left out",)

@@ -1,0 +1,161 @@
+"""Sound of files, streams and arrays as mono samples at 16 kHz, read forward and never whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError
+from ..files import refuse_pointer
+from .features import RATE
+
+Samples = NDArray[np.float32]
+Source = str | Path | BinaryIO | NDArray[Any]
+"""A path, an open binary file (a pipe, too), or mono samples at 16 kHz as an array of floats."""
+
+_BLOCK = 5  # seconds read at once
+
+
+class Sound:
+    """Samples that are read forward: what lies before the last window that was asked for is forgotten.
+
+    Attributes:
+        name: What messages call it.
+        length: Samples as the file's header counts them, for progress alone; 0 where it does not.
+    """
+
+    def __init__(self, blocks: Iterator[Samples], name: str, length: int) -> None:
+        self.name, self.length = name, length
+        self._blocks = blocks
+        self._held = np.zeros(0, np.float32)
+        self._start = 0  # of what is held
+        self._whole = False  # whether the input has ended
+
+    def window(self, start: int, length: int) -> Samples:
+        """Returns samples from `start` on, fewer than `length` where the sound ends; none behind its end.
+
+        Raises:
+            ValueError: they are forgotten already.
+            GossamerError: the file is broken there.
+        """
+        if start < self._start:
+            raise ValueError(f"samples before {self._start} are forgotten, asked for {start}")
+        parts, held = [self._held], len(self._held)
+        while not self._whole and self._start + held < start + length:
+            block = next(self._blocks, None)
+            if block is None:
+                self._whole = True
+            elif self._start + held + len(block) <= start:  # a jump ahead: nothing before it is kept
+                self._start += held + len(block)
+                parts, held = [], 0
+            else:
+                parts.append(block)
+                held += len(block)
+        values = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        drop = min(start - self._start, len(values))
+        self._held, self._start = values[drop:].copy() if drop else values, self._start + drop
+        return self._held[:length]
+
+    @property
+    def heard(self) -> int:
+        """Samples that have been read: all that there are, once a window came back shorter than asked for."""
+        return self._start + len(self._held)
+
+
+@contextlib.contextmanager
+def open_sound(source: Source) -> Generator[Sound, None, None]:
+    """Opens what has sound; WAV, FLAC, OGG, MP3 and what else the installed libsndfile reads.
+
+    Args:
+        source: See `Source`. What cannot be sought in is copied to a temporary file first.
+
+    Raises:
+        GossamerError: a package is missing, or the source is no sound; the line names it.
+    """
+    if isinstance(source, np.ndarray):
+        yield _array(source)
+        return
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, (str, Path)):
+            name = str(source)
+            try:
+                file: Any = stack.enter_context(Path(source).open("rb"))
+            except OSError as error:
+                raise GossamerError(f"{name}: {error.strerror or error}") from None
+            refuse_pointer(Path(source))
+        else:
+            name, file = str(getattr(source, "name", "audio")), source
+        if not file.seekable():
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            file = copy
+        yield _decode(stack, file, name)
+
+
+def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
+    soundfile, soxr = _packages()
+    if file.seek(0, os.SEEK_END) == 0:
+        raise GossamerError(f"{name}: is empty")
+    file.seek(0)
+    try:
+        sound = stack.enter_context(soundfile.SoundFile(file))
+    except soundfile.LibsndfileError as error:
+        raise GossamerError(f"{name}: not audio that libsndfile reads: {_said(error)}") from None
+    sound.seekable = lambda: False  # otherwise each read seeks, and MP3 is no longer what it was behind that
+    rate = int(sound.samplerate)
+
+    def blocks() -> Iterator[Samples]:
+        resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float32")
+        done = 0
+        while True:
+            try:
+                block = sound.read(_BLOCK * rate, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise GossamerError(f"{name}: broken after {done / rate:.1f} s: {_said(error)}") from None
+            if not np.isfinite(block).all():
+                raise GossamerError(f"{name}: has a sample that is no number after {done / rate:.1f} s")
+            done += len(block)
+            mono = block.mean(axis=1)
+            if resampler is not None:
+                mono = resampler.resample_chunk(mono, last=not len(block))
+            if len(mono):
+                yield mono
+            if not len(block):
+                break
+        if not done:
+            raise GossamerError(f"{name}: has no sound")
+
+    length = int(sound.frames)
+    return Sound(blocks(), name, length * RATE // rate if 0 < length < 1 << 48 else 0)
+
+
+def _array(values: NDArray[Any]) -> Sound:
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise GossamerError(f"audio must be mono samples, floats at 16 kHz, got {values.dtype} {list(values.shape)}")
+    if not len(values):
+        raise GossamerError("audio has no samples")
+    if not np.isfinite(values).all():
+        raise GossamerError("audio has a sample that is no number")
+    return Sound(iter([np.asarray(values, np.float32)]), "audio", len(values))
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import soundfile
+        import soxr
+    except (ImportError, OSError):  # the latter where the library behind it is missing
+        raise GossamerError("reading audio needs soundfile and soxr: pip install 'gossamer[audio]'") from None
+    return soundfile, soxr
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).rstrip(". ")

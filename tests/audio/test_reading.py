@@ -1,0 +1,159 @@
+"""Sound of files, pipes and arrays: mono at 16 kHz, by windows, and broken files in one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer.audio import reading
+from gossamer.audio.reading import Sound, open_sound
+from gossamer.errors import GossamerError
+
+RATE = 16_000
+
+
+def tone(seconds: float, rate: int, channels: int = 1) -> Any:
+    """A tone of 440 Hz in the first channel, silence in the others."""
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    return np.stack([wave, *[0 * wave] * (channels - 1)], axis=1).astype(np.float32)
+
+
+def whole(source: Any, step: int = 5 * RATE) -> Any:
+    with open_sound(source) as sound:
+        parts = []
+        while len(part := sound.window(sum(map(len, parts)), step)):
+            parts.append(part)
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize(("ending", "within"), [("wav", 1e-3), ("flac", 1e-3), ("ogg", 0.05), ("mp3", 0.05)])
+@pytest.mark.parametrize("rate", [16_000, 44_100, 8_000])
+def test_files_are_mono_at_16_khz(tmp_path: Path, ending: str, within: float, rate: int) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, tone(7, rate, channels=2), rate)
+    found = whole(path)
+    assert abs(len(found) - 7 * RATE) <= 1
+    middle = slice(RATE, -RATE)
+    np.testing.assert_allclose(found[middle], tone(7, RATE)[: len(found), 0][middle] / 2, rtol=0, atol=within)
+
+
+def test_a_pipe_is_read() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    data = io.BytesIO()
+    soundfile.write(data, tone(2, RATE), RATE, format="FLAC")
+    read, write = os.pipe()
+    writer = threading.Thread(target=lambda: (os.write(write, data.getvalue()), os.close(write)))
+    writer.start()
+    with os.fdopen(read, "rb") as pipe:
+        found = whole(pipe)
+    writer.join()
+    assert len(found) == 2 * RATE
+
+
+def blocks(count: int, size: int = RATE) -> Any:
+    return (np.full(size, number, np.float32) for number in range(count))
+
+
+def test_windows_overlap_jump_and_end() -> None:
+    sound = Sound(blocks(10), "made up", 0)
+    assert sound.window(0, 2 * RATE).tolist() == [0] * RATE + [1] * RATE
+    assert sound.window(RATE, RATE + 1).tolist() == [1] * RATE + [2]
+    assert set(sound.window(7 * RATE, RATE)) == {7}
+    assert len(sound.window(9 * RATE, 5 * RATE)) == RATE
+    assert sound.heard == 10 * RATE
+    assert len(sound.window(10 * RATE + 5, RATE)) == 0
+    with pytest.raises(ValueError, match="forgotten"):
+        sound.window(0, RATE)
+
+
+def test_memory_stays_flat() -> None:
+    """An hour by windows of half a minute: a window is held, and while the next one is read some copies."""
+    sound = Sound(blocks(3600), "made up", 0)
+    tracemalloc.start()
+    for start in range(0, 3600 * RATE, 30 * RATE):
+        assert len(sound.window(start, 30 * RATE)) == 30 * RATE
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6 * (30 * RATE * 4)
+
+
+def test_arrays_are_taken_as_they_are() -> None:
+    values = np.linspace(-1, 1, 1000)
+    np.testing.assert_array_equal(whole(values), values.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (np.zeros((2, 100), np.float32), r"mono samples.*\[2, 100\]"),
+        (np.zeros(100, np.int16), "int16"),
+        (np.zeros(0), "no samples"),
+        (np.array([0.0, np.nan]), "no number"),
+    ],
+)
+def test_bad_arrays_are_one_line(values: Any, line: str) -> None:
+    with pytest.raises(GossamerError, match=line):
+        whole(values)
+
+
+def bad_file(folder: Path, what: str) -> Path:
+    import soundfile
+
+    path = folder / "a.flac"
+    soundfile.write(path, tone(20, RATE) + np.random.default_rng(0).normal(0, 0.1, (20 * RATE, 1)), RATE)
+    data = path.read_bytes()
+    if what == "broken":
+        half = len(data) // 2
+        path.write_bytes(data[:half] + bytes(20_000) + data[half + 20_000 :])
+    if what == "empty":
+        path.write_bytes(b"")
+    if what == "text":
+        path.write_text("no sound at all\n" * 100)
+    if what in ("silent", "endless"):
+        path = folder / "a.wav"
+    if what == "silent":
+        soundfile.write(path, tone(0, RATE), RATE)
+    if what == "endless":
+        soundfile.write(path, np.full(100, np.nan, np.float32), RATE, subtype="FLOAT")
+    if what == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    return folder if what == "folder" else folder / "none.wav" if what == "missing" else path
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("broken", "broken after"),
+        ("empty", "is empty"),
+        ("text", "not audio that libsndfile reads"),
+        ("silent", "has no sound"),
+        ("endless", "no number"),
+        ("pointer", "git-lfs"),
+        ("missing", "No such file"),
+        ("folder", "Is a directory"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, what: str, line: str) -> None:
+    pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    path = bad_file(tmp_path, what)
+    with pytest.raises(GossamerError, match=line) as error:
+        whole(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_packages_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    with pytest.raises(GossamerError, match=r"gossamer\[audio\]"):
+        whole(tmp_path / "a.wav")
+    assert reading.RATE == RATE
