@@ -105,6 +105,11 @@ def test_more_rounds_are_made_while_they_disagree(monkeypatch: pytest.MonkeyPatc
     cases = sum(len(format_rates.zeros(format)) for format in ("dense", "bitmap", "csr", "nm"))
     assert calls == cases * (format_rates._ROUNDS + 1)  # and once to know how many passes a turn takes
     assert many == cases * (format_rates._MOST_ROUNDS + 1)
+    monkeypatch.setattr(format_rates, "_MOST_SECONDS", 0.0)  # as of a machine on which a round takes long
+    calls, noisy = 0, True
+    measured("bf16")
+    assert known("bf16") is None
+    assert calls == cases * (format_rates._BEST + 1)
 
 
 @pytest.mark.parametrize(

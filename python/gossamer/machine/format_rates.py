@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,8 +34,10 @@ _ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 
 _ROWS, _COLS = 1024, 2048
 _SECONDS = 0.012  # of one format in one round
 # All formats take turns in short rounds, so that what else runs here or beside this machine does not hit one alone. The
-# best few rounds of each count, and more are made while those differ by more than so much.
+# best few rounds of each count, and more are made while those differ by more than so much. On a machine that is busy
+# with something else rounds take long: it ends after so many seconds, and is made again another time.
 _ROUNDS, _MOST_ROUNDS, _BEST, _AGREED = 15, 60, 3, 0.05
+_MOST_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ def _measure(type: str, progress: Progress) -> tuple[Rates, bool]:
         loads.append(load(measure(values), format))
     repeats = [0] * len(cases)
     rounds: list[list[float]] = []
-    while len(rounds) < _ROUNDS or (len(rounds) < _MOST_ROUNDS and not _agree(rounds)):
+    begun = time.monotonic()
+    while _goes_on(rounds, time.monotonic() - begun):
         rounds.append([])
         for place, stack in enumerate(stacks):
             progress(
@@ -188,7 +192,14 @@ def _measure(type: str, progress: Progress) -> tuple[Rates, bool]:
         rates[format].append(FormatRate(at, 1e9 * passes / (len(stack) * _ROWS * _COLS)))
     progress(2 * len(cases), 2 * len(cases), what)
     ordered = {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
-    return ordered, _agree(rounds)
+    return ordered, len(rounds) >= _ROUNDS and _agree(rounds)
+
+
+def _goes_on(rounds: Sequence[Sequence[float]], seconds: float) -> bool:
+    """Whether another round is to be made after so many seconds."""
+    if len(rounds) < _BEST or seconds > _MOST_SECONDS:
+        return len(rounds) < _BEST
+    return len(rounds) < _ROUNDS or (len(rounds) < _MOST_ROUNDS and not _agree(rounds))
 
 
 def settled(rounds: Sequence[Sequence[float]]) -> list[float]:
