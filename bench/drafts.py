@@ -43,21 +43,21 @@ def print_items(items):
     for item in items:
         print(item.name, item.price, item.count)
 '''
-_LIST = "\n".join(
-    f"{i}. {name}"
-    for i, name in enumerate(
-        ("copper kettle", "two wool blankets", "box of matches", "fishing line", "tin of tea", "map of the coast"), 1
-    )
-)
+_STEPS = """1. Open the copper kettle and fill it with water.
+2. Light the fire under the kettle.
+3. Wait until the water boils.
+4. Put two spoons of tea into the pot.
+5. Pour the water over the tea.
+6. Wait for four minutes and pour the tea into cups."""
 _TABLE = "name,city,year\nAda,London,1815\nGrace,New York,1906\nAlan,London,1912\nEmmy,Erlangen,1882\nSofia,Moscow,1850"
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "copy": (
         f"Repeat the following text exactly, word for word:\n\n{_STORY}",
-        f"Rename the variable total to amount in this code, and give the whole code back:\n\n```python\n{_CODE}```",
-        f"Write the following list out again, exactly as it is, three times:\n\n{_LIST}",
+        f"Add a comment to each line of this code:\n\n```python\n{_CODE}```",
+        f"Repeat these steps:\n\n{_STEPS}",
         f"Here is a table as CSV. Write it out again unchanged, and then once more:\n\n{_TABLE}",
-        f"Quote this passage in full, and then say in one sentence what it is about:\n\n{_STORY}",
+        f"Fix the spelling in this text, and write out all of it:\n\n{_STORY.replace('morning', 'mornig')}",
     ),
     "prose": (
         "Write a short story about a clockmaker who finds a door in the mountain.",

@@ -105,18 +105,25 @@ Vectors to_vectors(const py::dict& vectors) {
 class PyDecoder {
  public:
   PyDecoder(const py::dict& config, const py::dict& weights, const py::dict& vectors, int threads,
-            const std::string& kv, const std::string& activations, std::int64_t kv_limit, const PyDecoder* team_of)
+            const std::string& kv, const std::string& activations, std::int64_t kv_limit, const PyDecoder* team_of,
+            const PyDecoder* draft_of)
       : config_(config) {
     const PackedWeights packed = to_weights(weights);
     const Vectors floats = to_vectors(vectors);
     const spec::Transformer described = to_spec(config);
     const KvType type = to_kv(kv);
     require(threads == 0 || team_of == nullptr, "threads and team_of exclude each other");
+    require(draft_of == nullptr || (threads == 0 && team_of == nullptr && kv_limit == 0),
+            "draft_of brings threads and a limit along");
+    if (draft_of != nullptr) team_of = draft_of;
     const WithoutGil released;
     spec::validate(described);
     runtime_ = team_of != nullptr ? team_of->runtime_ : std::make_shared<Runtime>(threads);
-    decoder_ = std::make_unique<Decoder>(described, packed, floats, activations, runtime_->team,
-                                         std::make_shared<KvCache>(kv_shapes(described), type, kv_limit));
+    decoder_ =
+        std::make_unique<Decoder>(described, packed, floats, activations, runtime_->team,
+                                  draft_of != nullptr ? draft_of->decoder_->shared_cache()
+                                                      : std::make_shared<KvCache>(kv_shapes(described), type, kv_limit),
+                                  draft_of != nullptr);
   }
 
   // Normed states of inputs, one behind the other.
@@ -143,7 +150,7 @@ class PyDecoder {
 
   py::object step(const std::vector<std::pair<std::int64_t, py::object>>& batch, bool all_logits,
                   const py::object& into, int top_k) {
-    const int vocab = decoder_->spec().vocab;
+    const int vocab = decoder_->logits();
     StepOptions options{all_logits, top_k};
     FloatArray rows;
     if (!into.is_none()) {
@@ -153,7 +160,7 @@ class PyDecoder {
       options.into_rows = rows.shape(0);
     }
     std::vector<std::vector<std::int32_t>> tokens;
-    for (const auto& [sequence, ids] : batch) tokens.push_back(to_tokens(ids, vocab));
+    for (const auto& [sequence, ids] : batch) tokens.push_back(to_tokens(ids, decoder_->spec().vocab));
     std::vector<StepEntry> entries;
     for (std::size_t i = 0; i < batch.size(); ++i)
       entries.push_back({batch[i].first, tokens[i].data(),
@@ -212,7 +219,7 @@ class PyDecoder {
     const FloatArray hidden = to_hidden(array);
     const int tokens = to_int(hidden.shape(0), "the number of tokens");
     const float* data = hidden.data();
-    return to_array(take([&] { return decoder_->head(data, tokens, SignalPoll()); }), {tokens, decoder_->spec().vocab});
+    return to_array(take([&] { return decoder_->head(data, tokens, SignalPoll()); }), {tokens, decoder_->logits()});
   }
 
   void set_weight(const std::string& name, const PyWeight& weight) {
@@ -290,9 +297,9 @@ void register_decoder(py::module_& module) {
   py::register_exception<CacheFull>(module, "CacheFull", PyExc_RuntimeError);
   py::class_<PyDecoder>(module, "Decoder", "A transformer over packed weights with a paged KV cache.")
       .def(py::init<const py::dict&, const py::dict&, const py::dict&, int, const std::string&, const std::string&,
-                    std::int64_t, const PyDecoder*>(),
+                    std::int64_t, const PyDecoder*, const PyDecoder*>(),
            arg("config"), arg("weights"), arg("vectors"), py::kw_only(), arg("threads") = 0, arg("kv") = "f32",
-           arg("activations") = "auto", arg("kv_limit") = 0, arg("team_of") = py::none())
+           arg("activations") = "auto", arg("kv_limit") = 0, arg("team_of") = py::none(), arg("draft_of") = py::none())
       .def("step", &PyDecoder::step, arg("batch"), arg("all_logits") = false, py::kw_only(), arg("into") = py::none(),
            arg("top_k") = 0)
       .def("encode", &PyDecoder::encode, arg("inputs"), arg("types") = py::none())

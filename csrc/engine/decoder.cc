@@ -44,7 +44,8 @@ std::string joined(const std::vector<std::string>& names) {
 }  // namespace
 
 Decoder::Decoder(const spec::Transformer& spec, const PackedWeights& weights, const Vectors& vectors,
-                 const std::string& activations, std::shared_ptr<ThreadTeam> team, std::shared_ptr<KvCache> cache)
+                 const std::string& activations, std::shared_ptr<ThreadTeam> team, std::shared_ptr<KvCache> cache,
+                 bool draft)
     : spec_((spec::validate(spec), spec)),
       activations_(activations),
       team_(std::move(team)),
@@ -58,7 +59,7 @@ Decoder::Decoder(const spec::Transformer& spec, const PackedWeights& weights, co
   hidden_ = &workspace_.matrix("hidden", spec_.hidden);
   embedding_ = std::make_unique<EmbeddingLayer>(spec_, build);
   stack_ = std::make_unique<Stack>(spec_.stack, spec_.context, build);
-  if (spec_.head) head_ = std::make_unique<HeadLayer>(spec_, *embedding_, stack_->norm(), build);
+  if (spec_.head) head_ = std::make_unique<HeadLayer>(spec_, *embedding_, stack_->norm(), build, draft);
   taken.require_all_taken();
 }
 
@@ -149,7 +150,7 @@ void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& op
                        std::int64_t done) {
   const std::vector<int>& wanted = step.chunk.wanted;
   const auto count = static_cast<int>(wanted.size());
-  const std::int64_t vocab = spec_.vocab;
+  const std::int64_t vocab = logits();
   if (options.top_k == 0) {
     float* out = options.into != nullptr ? options.into : result.values.data();
     way_out().run(step, stream, wanted.data(), count, out + done * vocab);
@@ -167,14 +168,14 @@ void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& op
 StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll) {
   (void)way_out();
   Batch batch(entries, options.all_logits, spec_.vocab, spec_.context, *cache_, adapters_);
-  require(options.top_k >= 0 && options.top_k <= spec_.vocab, "top_k must be between 0 and the vocabulary's ",
-          spec_.vocab, ", got ", options.top_k);
+  require(options.top_k >= 0 && options.top_k <= logits(), "top_k must be between 0 and the vocabulary's ", logits(),
+          ", got ", options.top_k);
   require(options.into == nullptr || options.into_rows == batch.wanted(), "into has ", options.into_rows,
           " rows, but the step gives ", batch.wanted());
   StepResult result;
   result.rows = batch.wanted();
   const auto rows = static_cast<std::size_t>(result.rows);
-  const auto width = static_cast<std::size_t>(options.top_k == 0 ? spec_.vocab : options.top_k);
+  const auto width = static_cast<std::size_t>(options.top_k == 0 ? logits() : options.top_k);
   if (options.into == nullptr) result.values.resize(rows * width);
   result.ids.resize(rows * static_cast<std::size_t>(options.top_k));
   batch.reserve();
@@ -290,7 +291,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
 
 std::vector<float> Decoder::head(const float* hidden, int tokens, const Poll& poll) {
   (void)way_out();
-  std::vector<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(spec_.vocab));
+  std::vector<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(logits()));
   for (std::int64_t first = 0; first < tokens; first += kChunkTokens) {
     poll();
     chunk_.clear(0);
@@ -303,7 +304,7 @@ std::vector<float> Decoder::head(const float* hidden, int tokens, const Poll& po
     for_tokens(*team_, step.tokens(),
                [&](std::int64_t t) { std::copy_n(rows + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
     ResidualStream stream(step, hidden_->data(), hidden_->stride(), spec_.hidden);
-    head_->run(step, stream, chunk_.wanted.data(), step.tokens(), out.data() + first * spec_.vocab);
+    head_->run(step, stream, chunk_.wanted.data(), step.tokens(), out.data() + first * logits());
   }
   return out;
 }

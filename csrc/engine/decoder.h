@@ -40,12 +40,16 @@ class Decoder {
   // Names as in gossamer.arch: "embed", "head", "layers.N.q", …; "norm", "layers.N.attn_norm", "layers.N.q.bias", ….
   // Several decoders may share a team, or a cache if their layers keep the same, as long as calls do not overlap.
   // Throws InvalidArgument naming what is wrong with the description, or a weight that is missing, unknown, or of
-  // another shape than that says.
+  // another shape than that says. `draft`: "head" is there even where the description has it tied, and may have fewer
+  // rows: logits are then of the vocabulary's first tokens alone.
   Decoder(const spec::Transformer& spec, const PackedWeights& weights, const Vectors& vectors,
-          const std::string& activations, std::shared_ptr<ThreadTeam> team, std::shared_ptr<KvCache> cache);
+          const std::string& activations, std::shared_ptr<ThreadTeam> team, std::shared_ptr<KvCache> cache,
+          bool draft = false);
 
   const spec::Transformer& spec() const { return spec_; }
   const std::shared_ptr<ThreadTeam>& team() const { return team_; }
+  const std::shared_ptr<KvCache>& shared_cache() const { return cache_; }
+  int logits() const { return head_ ? head_->width() : spec_.vocab; }  // of a row
   KvCache& cache() { return *cache_; }
   const KvCache& cache() const { return *cache_; }
   // What one token reads: of experts, as many as are chosen, of the mean size.

@@ -258,7 +258,10 @@ class Decoder:
         kv: Type of cached keys and values, "f32", "f16", "bf16" or "int8".
         activations: As for `linear`.
         kv_limit: Most bytes of cached keys and values; 0 for no limit.
-        team_of: A decoder whose threads this one uses, too, as a draft does its target's; calls of both take turns.
+        team_of: A decoder whose threads this one uses, too; calls of both take turns.
+        draft_of: A decoder of layers of the same sizes, whose threads and sequences this one uses, too: each goes on
+            behind what the other has computed. "head" is given even where the description has it tied, and may have
+            fewer rows: logits are then those of the vocabulary's first tokens. `kv` and `kv_limit` are the other's.
 
     Raises:
         ValueError: the description has a field that is unknown, missing or out of range, or a weight is missing,
@@ -276,6 +279,7 @@ class Decoder:
         activations: str = "auto",
         kv_limit: int = 0,
         team_of: Decoder | None = None,
+        draft_of: Decoder | None = None,
     ) -> None: ...
     @overload
     def step(

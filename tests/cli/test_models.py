@@ -190,7 +190,10 @@ def test_bench_is_one_json_document(packed: Path, command):
         ("pp16", 1), ("tg4", 1), ("pp16", 2), ("tg4", 2),
     ]  # fmt: skip
     assert all(len(row["runs"]) == 2 for row in document["rows"])
-    assert document["rows"][1]["bytes_per_token"] > document["weight_bytes"] > 0
+    row = document["rows"][1]
+    assert row["bytes_per_token"] > document["weight_bytes"] > 0
+    parts = row["predicted"]["weights"] + row["predicted"]["kv"] + row["predicted"]["rest"]
+    assert row["predicted"]["tokens_per_second"] == pytest.approx(1 / parts)
 
 
 def test_eval_is_close_between_kv_types(packed: Path, tmp_path: Path, command):

@@ -273,7 +273,7 @@ def test_conversations_and_batches_take_drafts() -> None:
 
 def test_wrong_drafts_are_one_line(tmp_path: Path) -> None:
     model = fake_model("abc")
-    with pytest.raises(GossamerError, match=r"^draft must be one of auto, ngram, off, got 'fast'$"):
+    with pytest.raises(GossamerError, match=r"^draft must be one of auto, ngram, self, off, got 'fast'$"):
         model.stream("a", draft="fast")
     with pytest.raises(GossamerError, match=r"missing\.txt: No such file"):
         model.drafts(corpus=tmp_path / "missing.txt")

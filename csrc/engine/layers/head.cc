@@ -10,14 +10,20 @@ namespace {
 // Logits of a row that one thread takes at least.
 constexpr std::int64_t kPiece = 4096;
 
+int head_rows(const spec::Transformer& spec, const Build& build, bool trimmed) {
+  const PackedWeight* head = trimmed ? build.weights.find("head") : nullptr;
+  return head != nullptr ? std::min(head->view().rows, spec.vocab) : spec.vocab;
+}
+
 }  // namespace
 
 HeadLayer::HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, const NormLayer* norm,
-                     Build& build)
+                     Build& build, bool trimmed)
     : norm_(norm),
       scale_(spec.head->scale),
-      own_(spec.head->tied ? nullptr
-                           : build.weights.take("head", spec.vocab, spec.head->project.value_or(spec.hidden))),
+      own_(spec.head->tied && !trimmed
+               ? nullptr
+               : build.weights.take("head", head_rows(spec, build, trimmed), spec.head->project.value_or(spec.hidden))),
       embedding_(embedding),
       softcap_(spec.head->softcap),
       normed_(build.workspace.matrix("normed", spec.hidden)) {
@@ -25,7 +31,7 @@ HeadLayer::HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedd
     project_ = build.weights.take("head_project", *spec.head->project, spec.hidden);
     narrow_ = &build.workspace.matrix("head_project", *spec.head->project);
   }
-  if (spec.head->bias) bias_ = build.weights.take_vector("head.bias", spec.vocab);
+  if (spec.head->bias) bias_ = build.weights.take_vector("head.bias", width());
 }
 
 void HeadLayer::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
@@ -49,7 +55,7 @@ void HeadLayer::run(Step& step, ResidualStream& stream, const int* tokens, int r
 }
 
 void HeadLayer::finish(Step& step, int rows, float* out) const {
-  const std::int64_t vocab = weight().rows();
+  const std::int64_t vocab = width();
   const std::int64_t pieces = (vocab + kPiece - 1) / kPiece;
   step.team.parallel_for(rows * pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t piece = begin; piece < end; ++piece) {

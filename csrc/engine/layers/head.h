@@ -16,11 +16,16 @@ namespace gossamer {
 class HeadLayer {
  public:
   // The embedding, and the norm that is before the head, outlive this.
-  HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, const NormLayer* norm, Build& build);
+  // `trimmed`: "head" is there even where the description has it tied, and has the rows of the first tokens alone.
+  HeadLayer(const spec::Transformer& spec, const EmbeddingLayer& embedding, const NormLayer* norm, Build& build,
+            bool trimmed);
+
+  // Logits of a row.
+  int width() const { return weight().rows(); }
 
   // Calls f for each weight by its name, in the order of the computation.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
-  // Logits [rows][vocab] of some tokens; the stream is of no use afterwards.
+  // Logits [rows][width] of some tokens; the stream is of no use afterwards.
   void run(Step& step, ResidualStream& stream, const int* tokens, int rows, float* out) const;
 
  private:

@@ -11,9 +11,11 @@ import numpy as np
 
 from ..errors import GossamerError
 from ..formats import TYPES
+from ..generation import cost_measured
 from ..generation.describe import weight_kinds
 from ..generation.held import choose
 from ..generation.ready import ready
+from ..generation.stats import percent_of_roof
 from ..gpu.cuda import check_available
 from ..loading import check_gpu_activations
 from ..tables import table
@@ -119,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for model in _models(args, options):
         with progress() as report:
+            cost_measured.measure(model, report)
             rows += measure(model, args.prompt, args.new, args.repeats, report)
     if args.json:
         from .. import _core
@@ -140,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     kinds = ", ".join(f"{count} {kind}" for kind, count in weight_kinds(model).items())
     name = args.model or f"synthetic {args.synthetic}"
     print(f"{name}: {kinds}; {weight_bytes(model) / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
-    header = ("test", "threads", "tokens/s", "± sd", "min", "max", "MB/token", "GB/s")
+    header = ("test", "threads", "tokens/s", "± sd", "min", "max", "MB/token", "GB/s", "% of roof", "predicted")
     print(table(header, [_cells(row) for row in rows]))
     return 0
 
@@ -172,7 +175,8 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
         report: Called with (runs done, runs, what).
 
     Returns:
-        One row a test: medians, spread and every run, in tokens a second.
+        One row a test: medians, spread and every run, in tokens a second; of decoding also what it reads, the share of
+        the roof that this is, where `gossamer roofline` ran, and tokens a second as `Model.cost` predicts them.
 
     Raises:
         GossamerError: the tokens do not fit into the model's context.
@@ -208,8 +212,13 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
     if prompt:
         rows.append(_row(f"pp{prompt}", decoder.threads, prefills[1:]))
     if new:
-        kv = decoder.kv_bytes_per_token * (START + (new + 1) / 2)
-        rows.append(_row(f"tg{new}", decoder.threads, decodes[1:], weight_bytes(model) + kv))
+        context = START + new // 2
+        size = weight_bytes(model) + decoder.kv_bytes_per_token * (START + (new + 1) / 2)
+        row = _row(f"tg{new}", decoder.threads, decodes[1:], size)
+        predicted = model.cost.predict([1], [context]) if model.cost else None
+        row["percent_of_roof"] = percent_of_roof(row["gigabytes_per_second"], size, model.device)
+        row["predicted"] = {**predicted._asdict(), "tokens_per_second": 1 / predicted.total} if predicted else None
+        rows.append(row)
     return rows
 
 
@@ -233,9 +242,11 @@ def _row(test: str, threads: int, runs: list[float], bytes_per_token: float | No
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    traffic = ["", ""]
+    traffic = ["", "", "", ""]
     if row["bytes_per_token"]:
         traffic = [f"{row['bytes_per_token'] / 1e6:.1f}", f"{row['gigabytes_per_second']:.1f}"]
+        traffic.append("" if row["percent_of_roof"] is None else f"{row['percent_of_roof']:.0f}")
+        traffic.append(f"{row['predicted']['tokens_per_second']:.1f}" if row["predicted"] else "")
     speeds = (row["tokens_per_second"], row["stdev"], min(row["runs"]), max(row["runs"]))
     return [row["test"], str(row["threads"] or "-"), *(f"{speed:.1f}" for speed in speeds), *traffic]
 

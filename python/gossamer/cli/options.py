@@ -256,9 +256,9 @@ def chosen_drafts(args: argparse.Namespace, model: Model) -> Drafts | None:
     """Returns the drafts that were asked for; measures what steps cost, once, with progress on stderr."""
     from ..generation.cost_measured import measure
 
-    drafts = model.drafts(args.draft, args.draft_corpus)
-    if args.draft != "off":
-        with progress() as report:
+    with progress() as report:
+        drafts = model.drafts(args.draft, args.draft_corpus, report)
+        if args.draft != "off":
             measure(model, report)
     return drafts
 

@@ -30,7 +30,8 @@ _UNHIDDEN = 0.25  # of the shorter of reading and working, as the planner has it
 _MORE = {"amx": 0.03}  # what a further token adds to a step of one, by tier, where nothing was measured
 _MORE_OTHERWISE, _MORE_FLOATS = 0.14, 0.3
 _LATEST = 0.1  # weight of the latest step among those that ran
-_FORGET = 0.01  # of what is known of other steps, with each
+_SPREAD = 8  # after so many steps of a size they tell of other sizes again
+_FORGET = 0.08  # of what is known of other sizes, each time
 _OUTLIER = 1.5  # a step that takes so many times as long as steps of late says little about the next
 
 
@@ -124,13 +125,16 @@ class StepCost:
         ratio = min(max(seconds / predicted, level / _OUTLIER), level * _OUTLIER)
         level += max(_LATEST, 1 / (2 + seen)) * (ratio - level)
         self._level[tokens], self._seen[tokens] = level, seen + 1
+        if seen >= _SPREAD and seen % _SPREAD:
+            return
         nearest = level
         for n in range(tokens + 1, MOST + 1):
             if not self._seen[n]:  # then it should be as far off as the nearest below
                 self._level[n] = nearest
             nearest = self._level[n]
-        for n in range(1, MOST + 1):  # what a step took that no longer runs is forgotten by and by
-            self._level[n] += _FORGET * (level - self._level[n])
+        for n in range(1, MOST + 1):  # what steps took that run no longer is forgotten by and by
+            if self._seen[n] <= seen:
+                self._level[n] += _FORGET * (level - self._level[n])
 
     def _attention(self, counts: Sequence[int], contexts: Sequence[int]) -> float:
         return sum(self._of(self._kv, self.table.kv, n) * context for n, context in zip(counts, contexts, strict=True))

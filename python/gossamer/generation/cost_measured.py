@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .._core import CacheFull
 from ..folders import write_file
-from ..machine.format_rates import settled, wanted
+from ..machine.format_rates import agree, settled, wanted
 from ..machine.roofline import kept_file, machine_key
 from .cost import Table, estimated, known_table, reading_seconds
 
@@ -30,7 +30,8 @@ _TOKENS = (1, 2, 3, 4, 6, 8, 12, 16)
 _NEAR, _FAR = 64, 4096  # contexts
 _FAR_SECONDS = 2.0  # for the tokens between; a slow model's far context is nearer
 _CHUNK = 256
-_ROUNDS = 5
+_ROUNDS, _MOST_ROUNDS = 5, 12  # more where the machine is busy, so that steps differ by more than so much
+_AGREED, _MOST_SECONDS = 0.06, 4.0
 _ONCE = 0.004  # seconds of one number of tokens in one round
 
 
@@ -136,8 +137,11 @@ def _times(engine: Engine, sequence: int, counts: list[int], report: Any) -> lis
     """Seconds of a step by tokens; all numbers of tokens take turns."""
     rounds: list[list[float]] = []
     repeats = [0] * len(counts)
-    for done in range(_ROUNDS):
-        report(done)
+    begun = time.perf_counter()
+    while len(rounds) < _ROUNDS or (
+        len(rounds) < _MOST_ROUNDS and time.perf_counter() - begun < _MOST_SECONDS and not agree(rounds, _AGREED)
+    ):
+        report(min(len(rounds), _ROUNDS))
         rounds.append([])
         for place, count in enumerate(counts):
             tokens = (100 + np.arange(count) * 41) % engine.vocab

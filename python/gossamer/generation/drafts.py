@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING
 from ..errors import GossamerError
 from ..text.calibration import read_text
 from .ngrams import LONGEST, Corpus, TextIndex
+from .self_drafts import SelfDraft
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..text.tokenizer import Tokenizer
     from .cost import StepCost
     from .model import Model
+    from .self_drafts import Rate
 
-KINDS = ("auto", "ngram", "off")
+KINDS = ("auto", "ngram", "self", "off")
 
 MOST_TOKENS = 16
 """Tokens of a step with drafts, all texts together: as many as kernels take in one pass over the weights."""
@@ -69,6 +72,7 @@ class Drafter:
         self._guess: list[int] = []
         self._matching = 0
         self._source = 0
+        self._others: Rate | None = None
 
     def guess(self, tokens: Sequence[int]) -> list[tuple[int, float]]:
         """Guesses how a text goes on.
@@ -105,8 +109,13 @@ class Drafter:
         self._guess = where.following(at, count)
         return list(zip(self._guess, likely, strict=False))
 
+    def took(self, guess: list[int], chances: Rate) -> None:
+        """Has somebody else's guess compared with what comes, instead of what was guessed here."""
+        self._guess, self._matching, self._others = guess, 0, chances
+
     def _compare(self, new: Sequence[int]) -> None:
-        chances = self._chances[self._source]
+        chances: Chances | Rate = self._others or self._chances[self._source]
+        self._others = None
         for i, (guess, token) in enumerate(zip(self._guess, new, strict=False)):
             chances.observe(self._matching + i, guess == token)
             if guess != token:
@@ -120,19 +129,27 @@ class Drafts:
         kind: One of `KINDS`.
         cost: What steps cost.
         corpus: What guesses are taken from beside a text's own tokens.
+        own: The copy of the model that guesses where texts say nothing.
     """
 
-    def __init__(self, cost: StepCost, kind: str = "auto", corpus: Corpus | None = None) -> None:
+    def __init__(
+        self, cost: StepCost, kind: str = "auto", corpus: Corpus | None = None, own: SelfDraft | None = None
+    ) -> None:
         self.kind = kind
         self.cost = cost
         self.corpus = corpus
+        self.own = own
 
     def drafter(self) -> Drafter | None:
         """Returns the guesses of a new text; None where there are none."""
         return None if self.kind == "off" else Drafter(self.corpus)
 
     def plan(
-        self, texts: Sequence[Sequence[int]], drafters: Sequence[Drafter], rooms: Sequence[int]
+        self,
+        texts: Sequence[Sequence[int]],
+        drafters: Sequence[Drafter],
+        rooms: Sequence[int],
+        sequences: Sequence[int] = (),
     ) -> list[list[int]]:
         """Chooses the guesses of a step.
 
@@ -140,6 +157,7 @@ class Drafts:
             texts: Tokens of each text in the step, which takes one more of each.
             drafters: Their guesses.
             rooms: How many tokens each has room for behind that one.
+            sequences: Of the engine, which holds all but the last token of each text; for `own`.
 
         Returns:
             For each text the tokens to compute beside its last one; such that the step promises most tokens a second.
@@ -163,6 +181,12 @@ class Drafts:
         chosen = [0] * len(texts)
         for _, i in order[:taken]:
             chosen[i] += 1
+        if self.own is not None and not taken:
+            found = self.own.guess(sequences, texts, rooms, self.cost, MOST_TOKENS)
+            for drafter, draft in zip(drafters, found, strict=True):
+                if draft:
+                    drafter.took(draft, self.own.chances)
+            return found
         return [[token for token, _ in guess[:count]] for guess, count in zip(guesses, chosen, strict=True)]
 
 
@@ -170,14 +194,18 @@ Draft = str | Drafts | None
 """How tokens are guessed: one of `KINDS`, or what `drafts` returned."""
 
 
-def drafts(model: Model, kind: str = "auto", corpus: str | Path | None = None) -> Drafts | None:
+def drafts(
+    model: Model, kind: str = "auto", corpus: str | Path | None = None, progress: Progress | None = None
+) -> Drafts | None:
     """Returns how a model's tokens are guessed.
 
     Args:
         model: The model.
         kind: "off"; "ngram": what followed the same tokens before, in the prompt, the text or a corpus; "auto": that,
-            where it can pay, which is everywhere but on a GPU.
+            where it can pay, which is everywhere but on a GPU; "self": beside that what a sparser copy of the weights
+            says, which is packed now.
         corpus: A text file, or a folder of them, that is looked into beside the text itself.
+        progress: Called with (done, total, what).
 
     Returns:
         What `draft` of `Model.stream` takes; None where nothing is guessed or predicted.
@@ -190,10 +218,11 @@ def drafts(model: Model, kind: str = "auto", corpus: str | Path | None = None) -
     if corpus is not None and kind == "off":
         raise GossamerError(f"{corpus}: nothing is drafted from it with draft off")
     if model.cost is None:
-        if kind == "ngram" or corpus is not None:
+        if kind in ("ngram", "self") or corpus is not None:
             raise GossamerError(f"draft {kind}{' from a corpus' if corpus else ''} is for the CPU; a GPU has no drafts")
         return None
-    return Drafts(model.cost, kind, None if corpus is None else read_corpus(corpus, model.tokenizer))
+    found = None if corpus is None else read_corpus(corpus, model.tokenizer)
+    return Drafts(model.cost, kind, found, SelfDraft(model, progress=progress) if kind == "self" else None)
 
 
 def guessing(model: Model, draft: Draft) -> Drafts | None:

@@ -54,6 +54,7 @@ class Model:
         info: Where the model came from: name, source, notes.
         weights: The packed matrices by canonical name.
         device: "cpu" or "cuda".
+        vectors: Norms and biases by canonical name.
         last_stats: Figures of the stream that ended last; None before the first.
     """
 
@@ -65,6 +66,7 @@ class Model:
         info: dict[str, Any],
         weights: dict[str, _core.Weight],
         device: str = "cpu",
+        vectors: dict[str, NDArray[np.float32]] | None = None,
     ) -> None:
         self.decoder = decoder
         self.device = device
@@ -72,6 +74,7 @@ class Model:
         self.tokenizer = tokenizer
         self.info = info
         self.weights = weights
+        self.vectors = vectors or {}
         self.last_stats: Stats | None = None
         self._ids = itertools.count()
 
@@ -95,9 +98,11 @@ class Model:
 
         return StepCost(known(self.decoder, self.config, self.weights)) if self.decoder.threads else None
 
-    def drafts(self, kind: str = "auto", corpus: str | Path | None = None) -> Drafts | None:
-        """Returns how tokens are guessed, as `draft` of `stream` takes it; see `gossamer.generation.drafts.drafts`."""
-        return drafts(self, kind, corpus)
+    def drafts(
+        self, kind: str = "auto", corpus: str | Path | None = None, progress: Progress | None = None
+    ) -> Drafts | None:
+        """Returns how tokens are guessed, as `draft` of `stream` takes it: `gossamer.generation.drafts.drafts`."""
+        return drafts(self, kind, corpus, progress)
 
     def stream(
         self,
@@ -118,8 +123,8 @@ class Model:
             chat: Wrap a text prompt in the model's chat template; None does so when the model has one.
             adapters: Names of loaded adapters, or weights by name; None takes what `Model.adapters` says.
             cancel: Called before each step; where it returns true, the text ends as far as it came.
-            draft: "off", "ngram" or "auto", or what `drafts` returns: whether tokens are guessed and computed in one
-                step. The text is the same.
+            draft: "off", "ngram", "self" or "auto", or what `drafts` returns: whether tokens are guessed and computed
+                in one step. The text is the same.
             **options: Single options that hold instead, as `max_new_tokens` or `temperature`: any of
                 `gossamer.SamplingOptions`.
 

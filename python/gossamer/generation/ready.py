@@ -48,7 +48,7 @@ def ready(
         )
     except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
         raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
-    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights)
+    return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, vectors=packed.vectors)
 
 
 def chosen_kv(kv: str, packed: PackedModel, activations: str) -> str:

@@ -297,7 +297,9 @@ class Scheduler:
                 return none
             drafters.append(task.drafter)
             rooms.append(task.text.room - 1)
-        return self._drafts.plan([task.text.tokens for task, _ in entries], drafters, rooms)
+        tasks = [task for task, _ in entries]
+        sequences = [task.held.id for task in tasks]
+        return self._drafts.plan([task.text.tokens for task in tasks], drafters, rooms, sequences)
 
     def _compute(self, entries: list[tuple[Task, list[int]]], drafts: list[list[int]]) -> NDArray[np.float32]:
         """Runs a step; returns logits of each task's last token and of its draft's, in order."""

@@ -113,14 +113,7 @@ class Stats:
     @property
     def percent_of_roof(self) -> float | None:
         """Achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not."""
-        from ..gpu import roofline
-        from ..machine.roofline import cached
-
-        if self.device == "cuda":
-            gpu = roofline.cached()
-            return 100 * self.gigabytes_per_second / gpu.bandwidth if gpu else None
-        measured = cached()
-        return 100 * self.gigabytes_per_second / measured.roof(self.bytes_per_token) if measured else None
+        return percent_of_roof(self.gigabytes_per_second, self.bytes_per_token, self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields and the derived figures as JSON-ready values."""
@@ -152,3 +145,21 @@ class Stats:
             f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
             f"sampling: {self.sampling.text()}{unheeded}{steps}"
         )
+
+
+def percent_of_roof(achieved: float, size: float, device: str) -> float | None:
+    """Returns an achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not.
+
+    Args:
+        achieved: In 1e9 bytes a second.
+        size: Bytes that are read again and again.
+        device: "cpu" or "cuda".
+    """
+    from ..gpu import roofline
+    from ..machine.roofline import cached
+
+    if device == "cuda":
+        gpu = roofline.cached()
+        return 100 * achieved / gpu.bandwidth if gpu else None
+    measured = cached()
+    return 100 * achieved / measured.roof(size) if measured else None
