@@ -19,6 +19,8 @@ SECONDS = 30
 SAMPLES = SECONDS * RATE
 FRAMES = SAMPLES // HOP
 
+Samples = NDArray[np.float32]
+
 _WIDTH = 400  # samples a frame sees, 25 ms
 _DB = 8.0  # log10 of power that is kept below the loudest
 _FLOOR = 1e-10

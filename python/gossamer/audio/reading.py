@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..files import refuse_pointer
-from .features import RATE
+from .features import RATE, Samples
 
-Samples = NDArray[np.float32]
 Source = str | Path | BinaryIO | NDArray[Any]
 """A path, an open binary file (a pipe, too), or mono samples at 16 kHz as an array of floats."""
 
