@@ -104,6 +104,11 @@ def test_values_are_refused_where_functions_are_not_seen() -> None:
                 use()
 
 
+def test_no_address_of_nothing_is_handed_on() -> None:
+    with pytest.raises(RuntimeError, match="data pointer"):
+        torch.utils.dlpack.to_dlpack(packed()[0][0].weight)
+
+
 @pytest.mark.parametrize(
     "replaced",
     [

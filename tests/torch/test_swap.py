@@ -169,6 +169,19 @@ def test_two_layers_with_one_weight_are_left_tied() -> None:
     assert [layer.why for layer in sparsify(model)] == ["tied to 1.weight", "tied to 0.weight"]
 
 
+def test_weights_that_lie_in_the_same_memory_are_left_tied() -> None:
+    whole = nn.Parameter(torch.cat([pruned(256, 256).weight, pruned(64, 256, seed=1).weight]).detach())
+    model = nn.ModuleDict({"q": pruned(256, 256), "k": pruned(64, 256), "other": pruned(256, 256, seed=2)})
+    model["q"].weight, model["k"].weight = nn.Parameter(whole.data[:256]), nn.Parameter(whole.data[256:])
+    assert [layer.why for layer in sparsify(copy.deepcopy(model), format="bitmap") if not layer.format] == []
+    model.register_parameter("whole", whole)
+    why = {layer.name: layer.why for layer in sparsify(model, format="bitmap") if not layer.format}
+    assert why == {"q": "tied to whole", "k": "tied to whole"}
+    head = nn.ModuleList([nn.Embedding(256, 256), pruned(256, 256)])
+    head[1].weight.data = head[0].weight.data
+    assert sparsify(head, format="bitmap").layers[0].why == "tied to 0.weight"
+
+
 def test_an_unused_double_layer_is_left() -> None:
     report = sparsify(nn.Sequential(pruned(256, 256).double()))
     assert report.layers[0].why == "float64 cannot be packed"

@@ -194,10 +194,10 @@ class Handle:
         rows, cols = last - first, self.layout.cols
         if self._dtype == torch.float64:
             begin, end = self.span(first, last)
-            out = torch.zeros(rows * cols, dtype=torch.float64)
+            out = torch.zeros(rows * cols, dtype=torch.float64, device="cpu")
             out[self.places(begin, end) - first * cols] = self._marks.values[begin:end]
             return out.view(rows, cols).to(dtype)
-        out = torch.empty(rows, cols)
+        out = torch.empty(rows, cols, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
         panels = first // _PANEL_ROWS, -(-last // _PANEL_ROWS)
         threads = torch.get_num_threads() if rows * cols > _ALONE else 1
         self.linear(torch.float32, self.layout.activations).expand(*panels, out.data_ptr(), cols, threads)
@@ -215,8 +215,8 @@ class Handle:
             layout = replace(self.layout, type="f32")
             streams = _with_width(self.layout, self._streams, 4)
             count = _count(streams, 4)
-            numbers = torch.zeros(_stream_bytes(count, 4), dtype=torch.uint8)
-            numbers[: 4 * count].view(torch.int32).copy_(torch.arange(1, count + 1, dtype=torch.int32))
+            numbers = torch.zeros(_stream_bytes(count, 4), dtype=torch.uint8, device="cpu")
+            numbers[: 4 * count].view(torch.int32).copy_(torch.arange(1, count + 1, dtype=torch.int32, device="cpu"))
             # Numbers pass through as the bits of floats, which nothing calculates with.
             found = to_weight(layout, {**streams, "values": numbers}).unpack().reshape(-1).view(np.int32)
             stored = np.flatnonzero(found)

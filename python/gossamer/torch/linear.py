@@ -69,11 +69,12 @@ class SparseLinear(nn.Module):
         self.in_features, self.out_features = layout.cols, layout.rows
         self.name = name
         self.kind = LINEAR
-        self.register_buffer("layout_numbers", torch.tensor(layout.numbers()))
+        device = streams["values"].device if "values" in streams else None
+        self.register_buffer("layout_numbers", torch.tensor(layout.numbers(), dtype=torch.int64, device=device))
         self._set_streams(layout, streams)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, bias.requires_grad))
         # Converted with the module, and so always of the type that a dense layer in its place would have.
-        self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+        self.register_buffer("_like", torch.empty(0, dtype=dtype, device=device), persistent=False)
         self._stand_in = self._make_stand_in()
 
     def _set_streams(self, layout: Layout, streams: dict[str, Tensor]) -> None:
@@ -365,7 +366,7 @@ def pack_layer(
     layout, streams = Layout.of(packed, activations), to_tensors(packed)
     if trainable:
         dtype = FLOATS[rounded.type]
-        values = torch.zeros(trainable_length(packed.nnz), dtype=dtype)
+        values = torch.zeros(trainable_length(packed.nnz), dtype=dtype, device="cpu")
         values[: packed.nnz] = streams["values"][: packed.nnz * dtype.itemsize].view(dtype)
         streams["values"] = values
     return SparseLinear(layout, streams, bias, dtype=weight.dtype, name=name).to(weight.device)

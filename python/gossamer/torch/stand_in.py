@@ -38,6 +38,8 @@ _MAKES = {
 }
 _attribute: Any = Tensor
 _ITSELF = {Tensor.detach, torch.detach, _attribute.data.__get__}
+# Functions that ask no Python, as `to_dlpack` does, would hand on the address of nothing; a torch without it has it so.
+_no_address = getattr(torch._C, "_set_throw_on_mutable_data_ptr", lambda _: None)
 _GET_GRAD, _SET_REQUIRES_GRAD = _attribute.grad.__get__, _attribute.requires_grad.__set__
 
 
@@ -60,7 +62,9 @@ class PackedWeight(Tensor):
     ) -> PackedWeight:
         """Makes one; without memory."""
         del title
-        return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device, requires_grad=requires_grad)
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device, requires_grad=requires_grad)
+        _no_address(made)
+        return made
 
     def __init__(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, requires_grad: bool, title: str

@@ -151,13 +151,31 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """Names of the parameters of different modules that are one tensor, by its id."""
+    """Names of the parameters of different modules that are one tensor or lie in the same memory, by a tensor's id."""
     found: dict[int, list[str]] = {}
+    spans: dict[int, tuple[int, int, int]] = {}
     for name, module in model.named_modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 found.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
+                if type(parameter) is nn.Parameter and parameter.layout == torch.strided and parameter.numel():
+                    spans[id(parameter)] = (*_span(parameter), id(parameter))
+    names = {one: list(of) for one, of in found.items()}
+    open_: list[tuple[int, int, int]] = []
+    for span in sorted(spans.values()):
+        open_ = [before for before in open_ if before[1] > span[0]]
+        for _, _, other in open_:
+            found[span[2]] += names[other]
+            found[other] += names[span[2]]
+        open_.append(span)
     return found
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where a tensor's memory begins and ends; nowhere on device meta."""
+    begin = 0 if tensor.is_meta else tensor.data_ptr()
+    length = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return begin, begin + length * tensor.element_size() if begin else begin
 
 
 def matches(name: str, patterns: Patterns) -> bool:
