@@ -158,7 +158,7 @@ def _torch(folder: Path) -> None:
     for name, options in LAYERS.items():
         (folder / name).mkdir()
         model = torch_model()
-        gossamer.torch.sparsify(model, **options)
+        assert gossamer.torch.sparsify(model, **options).packed
         gossamer.torch.save(model, folder / name / "model.safetensors")
 
 
@@ -169,11 +169,11 @@ def _transformers(folder: Path) -> None:
     import gossamer.torch
 
     sizes = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
-    for name, options in (("bitmap", {"format": "bitmap"}), ("int4", {"weights": "int4"})):
+    for name, options in (("bitmap", {"format": "bitmap"}), ("int4", {"format": "csr", "weights": "int4"})):
         torch.manual_seed(_FIXED_SEED)
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(num_attention_heads=4, **sizes)).eval()
         gossamer.torch.prune_linears(model, method="magnitude", sparsity=0.6)
-        gossamer.torch.sparsify(model, exclude="lm_head", **options)
+        assert gossamer.torch.sparsify(model, exclude="lm_head", **options).packed, "so small that it needs a format"
         model.save_pretrained(folder / name)
 
 

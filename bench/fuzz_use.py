@@ -24,7 +24,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "csr": {"format": "csr", "weights": "int8"},
     "int4": {"format": "bitmap", "weights": "int4", "group": 32},
     "dense": {"format": "dense", "weights": "int8", "activations": "f32"},
-    "trained": {"trainable": True},
+    "trained": {"format": "bitmap", "trainable": True},
 }
 """Options of the packed layers that saved torch models have."""
 
