@@ -162,6 +162,7 @@ BAD: dict[str, tuple[str, Config, str]] = {
         "layer_types of mistral must all be as sliding_window says",
     ),
     "window": ("mistral", {"sliding_window": -1}, "sliding_window must be a whole number"),
+    "two words": ("mistral", {"use_sliding_window": False}, "use_sliding_window false contradicts sliding_window 7"),
     "beta": ("ministral3", {"rope_parameters": {**YARN, "llama_4_scaling_beta": "x"}}, "llama_4_scaling_beta must be"),
     "rotated": ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers must be a list of 4 times 0 or 1, got [1]"),
     "no window": (

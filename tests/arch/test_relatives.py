@@ -154,6 +154,11 @@ BAD: dict[str, tuple[str, Config, str]] = {
     "in turn": ("falcon groups", {"parallel_attn": False}, "parallel_attn false with new_decoder_architecture"),
     "activation": ("starcoder2", {"hidden_act": "gelu_10"}, "hidden_act 'gelu_10' is not supported"),
     "odd share": ("stablelm", {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.3}}, "must be even, got 3"),
+    "two activations": (
+        "gemma",
+        {"hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh"},
+        "hidden_act 'silu' contradicts hidden_activation 'gelu_pytorch_tanh'",
+    ),
     "direction": ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not supported"),
     "kinds": ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2 times"),
     "no window": (

@@ -158,7 +158,7 @@ def test_what_was_chosen_is_told():
 
 def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
     folder = tiny_llama(tmp_path / "m")
-    asked = {"num_beams": 4, "typical_p": 1.0, "no_repeat_ngram_size": 3, "bad_words_ids": [], "min_length": None}
+    asked = {"num_beams": 4, "typical_p": 1.0, "no_repeat_ngram_size": 3, "bad_words_ids": [], "stop_strings": ["#"]}
     (folder / "generation_config.json").write_text(json.dumps(asked), "utf-8")
     convert(folder, tmp_path / "packed")
     for place in ("m", "packed"):
@@ -166,9 +166,10 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
         model.generate("a", max_new_tokens=1)
         assert model.last_stats is not None
         assert model.last_stats.text().splitlines()[2] == (
-            "sampling: the likeliest token; the model also asks for num_beams 4, no_repeat_ngram_size 3, not done here"
+            "sampling: the likeliest token; the model also asks for num_beams 4, no_repeat_ngram_size 3, "
+            "stop_strings ['#'], not done here"
         )
-        assert model.last_stats.to_dict()["unheeded"] == ["num_beams 4", "no_repeat_ngram_size 3"]
+        assert model.last_stats.to_dict()["unheeded"][1:] == ["no_repeat_ngram_size 3", "stop_strings ['#']"]
     keys = {"general.sampling.mirostat": 2, "general.sampling.xtc_probability": 0.0}
     path = write_gguf(tmp_path / "m.gguf", keys=keys)
     assert unheeded(open_checkpoint(path).tokenizer().generation) == ["mirostat 2"]

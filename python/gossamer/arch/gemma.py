@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..errors import GossamerError
 from . import keys, relatives
 from .fields import flag, integer, number, single, words
 from .relatives import BLOCKS, ENDS, INSIDE, QK_NORMS, QKVO
@@ -70,6 +71,9 @@ def decoder(
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
+    named = [config[key] for key in ("hidden_act", "hidden_activation") if config.get(key) is not None]
+    if len({"gelu_pytorch_tanh" if name == "gelu" else str(name) for name in named}) > 1:  # readers differ here
+        raise GossamerError("hidden_act {!r:.80} contradicts hidden_activation {!r:.80}".format(*named))
     config = {**DEFAULTS, **config}
     turned = rotary(config, relatives.head_dim(config))
     return _outline(config, relatives.rope(turned), turned.context)

@@ -18,6 +18,8 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
     kinds, windows = config.get("layer_types"), config["sliding_window"] is not None
     if isinstance(kinds, list) and any((kind == "sliding_attention") != windows for kind in kinds):
         raise GossamerError("layer_types of mistral must all be as sliding_window says")
+    if windows and config.get("use_sliding_window") is False:  # which transformers does not read here
+        raise GossamerError(f"use_sliding_window false contradicts sliding_window {config['sliding_window']}")
     return config
 
 
