@@ -13,6 +13,7 @@ from copying import CONTEXT, Copying, Texts, drafts, prompts
 from engine_cases import VOCAB, config, decoder
 from fakes import decoder_of, fake_model
 from gossamer import GossamerError
+from gossamer.formats import KV_TYPES
 from gossamer.generation.cost import StepCost, Table
 from gossamer.generation.drafts import MOST_TOKENS, Chances, Drafter, Drafts
 from gossamer.generation.ngrams import Corpus, TextIndex
@@ -56,9 +57,10 @@ def test_drafts_save_steps_where_text_repeats() -> None:
     assert steps.accepted + steps.count == 59
 
 
-def test_the_native_engine_says_the_same_bit_by_bit() -> None:
+@pytest.mark.parametrize("kv", [kv for kv in KV_TYPES if kv != "auto"])
+def test_the_native_engine_says_the_same_bit_by_bit(kv: str) -> None:
     """Random weights soon repeat themselves: greedy and drawn texts, alone and together."""
-    engine = decoder(config(context=CONTEXT), type="int8", threads=1)
+    engine = decoder(config(context=CONTEXT), type="int8", threads=1, kv=kv)
     texts = Texts(engine, VOCAB)
     for options in ({"max_new_tokens": 120}, {"temperature": 0.3, "seed": 9}, {"repeat_penalty": 1.1}):
         asked = prompts(5, 3, VOCAB, 10)

@@ -122,7 +122,7 @@ def _measure(engine: Engine, context: int, sequence: int, progress: Progress) ->
         longer = _times(engine, sequence, counts, lambda done: progress(_ROUNDS + 2 + done, total, what))
         slopes = (np.array(longer) - base) / (far - near)
         # Differences of few measurements: a line is surer. No context takes most of a short one's time.
-        line = np.polyval(np.polyfit(counts, slopes, 1), counts)
+        line = np.polyval(np.polyfit(counts, slopes, 1, w=1 / np.array(longer)), counts)
         kv = np.clip(line, 0.0, np.array(base) / (2 * near))
     progress(total, total, what)
     return known_table(counts, (np.array(base) - kv * near).tolist(), kv.tolist(), reading_seconds(engine))
