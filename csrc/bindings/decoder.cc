@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "bindings/bindings.h"
+#include "bindings/inputs.h"
 #include "bindings/spec.h"
 #include "bindings/turn.h"
 #include "kernels/vectors.h"
@@ -18,24 +19,6 @@ KvType to_kv(const std::string& name) {
   for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8})
     if (name == kv_name(type)) return type;
   throw InvalidArgument(concat("kv must be f32, f16, bf16 or int8, got '", name, "'"));
-}
-
-// Token ids as the caller gave them, copied, so that nothing can change them under a running step.
-std::vector<std::int32_t> to_tokens(const py::object& ids, int vocab) {
-  const auto array = py::array::ensure(ids);
-  require(static_cast<bool>(array) && array.ndim() == 1, "token ids must be a vector of integers");
-  const char kind = array.dtype().kind();
-  require(array.size() == 0 || kind == 'i' || kind == 'u', "token ids must be integers, got dtype ",
-          py::str(array.dtype()).cast<std::string>());
-  const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
-  std::vector<std::int32_t> tokens;
-  tokens.reserve(static_cast<std::size_t>(wide.size()));
-  for (py::ssize_t i = 0; i < wide.size(); ++i) {
-    const std::int64_t id = wide.at(i);
-    require(id >= 0 && id < vocab, "token id ", id, " is outside the vocabulary of ", vocab);
-    tokens.push_back(static_cast<std::int32_t>(id));
-  }
-  return tokens;
 }
 
 // Sequences to forget when a turn comes. It has no lock, which a fork could leave taken for ever.
@@ -119,8 +102,9 @@ class PyDecoder {
     const WithoutGil released;
     spec::validate(described);
     runtime_ = team_of != nullptr ? team_of->runtime_ : std::make_shared<Runtime>(threads);
+    require(draft_of == nullptr || described.encoder == nullptr, "a draft that reads an encoder is not supported");
     decoder_ =
-        std::make_unique<Decoder>(described, packed, floats, activations, runtime_->team,
+        std::make_shared<Decoder>(described, packed, floats, activations, runtime_->team,
                                   draft_of != nullptr ? draft_of->decoder_->shared_cache()
                                                       : std::make_shared<KvCache>(kv_shapes(described), type, kv_limit),
                                   draft_of != nullptr);
@@ -128,24 +112,20 @@ class PyDecoder {
 
   // Normed states of inputs, one behind the other.
   py::array encode(const std::vector<py::object>& inputs, const std::optional<std::vector<py::object>>& types) {
-    const int hidden = decoder_->spec().hidden;
-    require(!types || types->size() == inputs.size(), "types must be a list of ", inputs.size(), " vectors");
-    std::vector<std::vector<std::int32_t>> tokens;
-    std::vector<std::vector<std::int32_t>> kinds;
-    std::vector<EncodeInput> entries;
-    for (const py::object& ids : inputs) tokens.push_back(to_tokens(ids, decoder_->spec().vocab));
-    if (types)
-      for (const py::object& ids : *types)
-        kinds.push_back(to_tokens(ids, std::max(decoder_->spec().embedding.types, 1)));
-    std::int64_t total = 0;
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const auto size = tokens[i].size();
-      require(!types || kinds[i].size() == size, "input ", i, " has ", size, " tokens, but other types");
-      total += static_cast<std::int64_t>(size);
-      entries.push_back({tokens[i].data(), types ? kinds[i].data() : nullptr,
-                         to_int(static_cast<py::ssize_t>(size), "the number of tokens")});
+    const Encoded encoded(inputs, types, spec_of_inputs());
+    return to_array(take([&] { return decoder_->encode(encoded.entries(), SignalPoll()); }),
+                    {encoded.rows(), decoder_->spec().hidden});
+  }
+
+  void remember(const std::vector<std::pair<std::int64_t, py::object>>& batch) {
+    std::vector<std::int64_t> sequences;
+    std::vector<py::object> inputs;
+    for (const auto& [sequence, input] : batch) {
+      sequences.push_back(sequence);
+      inputs.push_back(input);
     }
-    return to_array(take([&] { return decoder_->encode(entries, SignalPoll()); }), {total, hidden});
+    const Encoded encoded(inputs, std::nullopt, spec_of_inputs());
+    take([&] { decoder_->remember(sequences, encoded.entries(), SignalPoll()); });
   }
 
   py::object step(const std::vector<std::pair<std::int64_t, py::object>>& batch, bool all_logits,
@@ -179,7 +159,7 @@ class PyDecoder {
     take([&] { decoder_->fork(from, to, length); });
   }
   std::int64_t kv_bytes() {
-    return take([&] { return decoder_->cache().used_bytes(); });
+    return take([&] { return decoder_->kv_bytes(); });
   }
   // The garbage collector may drop a sequence at any moment, in a thread that is inside a call too: this never waits.
   void free(std::int64_t sequence) {
@@ -204,15 +184,22 @@ class PyDecoder {
   }
 
   py::tuple forward_block(int index, const py::object& array, const std::vector<std::string>& names,
-                          int sequence_length) {
-    auto [out, inputs] = run_block(index, array, names, sequence_length, true);
+                          int sequence_length, const py::object& memory) {
+    auto [out, inputs] = run_block(index, array, names, sequence_length, memory, true);
     const auto tokens = static_cast<py::ssize_t>(out.size()) / decoder_->spec().hidden;
     return py::make_tuple(to_array(std::move(out), {tokens, decoder_->spec().hidden}), inputs);
   }
 
-  py::dict block_inputs(int index, const py::object& array, const std::vector<std::string>& names,
-                        int sequence_length) {
-    return run_block(index, array, names, sequence_length, false).second;
+  py::dict block_inputs(int index, const py::object& array, const std::vector<std::string>& names, int sequence_length,
+                        const py::object& memory) {
+    return run_block(index, array, names, sequence_length, memory, false).second;
+  }
+
+  py::array norm(const py::object& array) {
+    const FloatArray hidden = to_hidden(array);
+    const int tokens = to_int(hidden.shape(0), "the number of tokens");
+    const float* data = hidden.data();
+    return to_array(take([&] { return decoder_->normed(data, tokens); }), {tokens, decoder_->spec().hidden});
   }
 
   py::array head(const py::object& array) {
@@ -244,6 +231,12 @@ class PyDecoder {
     take([&] { decoder_->choose(sequence, mix); });
   }
 
+  // The encoder beside it, which takes turns with it; null where there is none.
+  std::unique_ptr<PyDecoder> encoder() const {
+    if (decoder_->encoder() == nullptr) return nullptr;
+    return std::unique_ptr<PyDecoder>(
+        new PyDecoder(config_["encoder"], runtime_, std::shared_ptr<Decoder>(decoder_, decoder_->encoder())));
+  }
   const Decoder& decoder() const { return *decoder_; }  // for what never changes
   const py::dict& config() const { return config_; }
 
@@ -262,13 +255,21 @@ class PyDecoder {
 
   std::pair<std::vector<float>, py::dict> run_block(int index, const py::object& array,
                                                     const std::vector<std::string>& names, int sequence_length,
-                                                    bool whole) {
+                                                    const py::object& memory, bool whole) {
     const FloatArray hidden = to_hidden(array);
+    FloatArray states;
+    MemoryStates read;
+    if (!memory.is_none()) {
+      states = to_hidden(memory);
+      read = {states.data(), to_int(states.shape(0), "the number of states")};
+    }
     const int tokens = to_int(hidden.shape(0), "the number of tokens");
     std::vector<float> out(hidden.data(), hidden.data() + hidden.size());
     Captures captures;
     for (const std::string& name : names) captures[name];
-    take([&] { decoder_->forward_block(index, out.data(), tokens, sequence_length, captures, whole, SignalPoll()); });
+    take([&] {
+      decoder_->forward_block(index, out.data(), tokens, sequence_length, read, captures, whole, SignalPoll());
+    });
     py::dict inputs;
     for (auto& [name, capture] : captures) {
       const py::ssize_t rows = static_cast<py::ssize_t>(capture.values.size()) / capture.cols;
@@ -284,9 +285,18 @@ class PyDecoder {
     return hidden;
   }
 
+  // Of an encoder, that a decoder owns.
+  PyDecoder(py::dict config, std::shared_ptr<Runtime> runtime, std::shared_ptr<Decoder> decoder)
+      : config_(std::move(config)), runtime_(std::move(runtime)), decoder_(std::move(decoder)) {}
+
+  const spec::Transformer& spec_of_inputs() const {
+    const spec::Transformer& spec = decoder_->spec();
+    return spec.encoder ? *spec.encoder : spec;
+  }
+
   py::dict config_;
   std::shared_ptr<Runtime> runtime_;
-  std::unique_ptr<Decoder> decoder_;
+  std::shared_ptr<Decoder> decoder_;
   Forgotten forgotten_;
 };
 
@@ -303,15 +313,17 @@ void register_decoder(py::module_& module) {
       .def("step", &PyDecoder::step, arg("batch"), arg("all_logits") = false, py::kw_only(), arg("into") = py::none(),
            arg("top_k") = 0)
       .def("encode", &PyDecoder::encode, arg("inputs"), arg("types") = py::none())
+      .def("remember", &PyDecoder::remember, arg("batch"))
       .def("fork", &PyDecoder::fork, arg("seq"), arg("to"), arg("length"))
       .def("rollback", &PyDecoder::rollback, arg("seq"), arg("n"))
       .def("free", &PyDecoder::free, arg("seq"))
       .def("length", &PyDecoder::length, arg("seq"))
       .def("embed", &PyDecoder::embed, arg("tokens"), arg("sequence_length") = 0)
       .def("forward_block", &PyDecoder::forward_block, arg("index"), arg("hidden"),
-           arg("capture") = std::vector<std::string>(), arg("sequence_length") = 0)
+           arg("capture") = std::vector<std::string>(), arg("sequence_length") = 0, arg("memory") = py::none())
       .def("block_inputs", &PyDecoder::block_inputs, arg("index"), arg("hidden"), arg("capture"),
-           arg("sequence_length") = 0)
+           arg("sequence_length") = 0, arg("memory") = py::none())
+      .def("norm", &PyDecoder::norm, arg("hidden"))
       .def("head", &PyDecoder::head, arg("hidden"))
       .def("set_weight", &PyDecoder::set_weight, arg("name"), arg("weight"))
       .def("add_adapter", &PyDecoder::add_adapter, arg("weights"), arg("vectors") = py::dict())
@@ -325,6 +337,8 @@ void register_decoder(py::module_& module) {
       .def_property_readonly("config", &PyDecoder::config)
       .def_property_readonly("weight_bytes", &PyDecoder::weight_bytes)
       .def_property_readonly("kv_bytes_per_token", [](const PyDecoder& d) { return d.decoder().cache().token_bytes(); })
+      .def_property_readonly("kv_bytes_per_input", [](const PyDecoder& d) { return d.decoder().memory_token_bytes(); })
+      .def_property_readonly("encoder", &PyDecoder::encoder)
       .def_property_readonly("kv_bytes", &PyDecoder::kv_bytes)
       .def_property_readonly("kv_limit", [](const PyDecoder& d) { return d.decoder().cache().limit(); });
 }

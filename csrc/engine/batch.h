@@ -25,20 +25,29 @@ struct Adapted {
   const Mix* mix;
 };
 
+// Frames of one input, [count][bins].
+struct Frames {
+  const float* rows;
+  int count;
+};
+
 struct Chunk {
   std::vector<std::int32_t> ids;
   std::vector<int> positions;
-  std::vector<int> types;                       // of the tokens; empty: all are 0
-  std::vector<std::vector<TokenPlace>> places;  // by pool of the cache
-  std::vector<int> wanted;                      // tokens whose logits are asked for
-  std::vector<Adapted> adapted;                 // those that use adapters
+  std::vector<Frames> frames;                     // instead of ids, one input behind the other
+  std::vector<int> types;                         // of the tokens; empty: all are 0
+  std::vector<std::vector<TokenPlace>> places;    // by pool of the cache
+  std::vector<std::vector<TokenPlace>> memories;  // by pool of what keeps these
+  std::vector<int> wanted;                        // tokens whose logits are asked for
+  std::vector<Adapted> adapted;                   // those that use adapters
 
   int tokens() const { return static_cast<int>(positions.size()); }
-  // Empties it, for a cache of so many pools.
-  void clear(std::size_t pools);
+  // Empties it, for a cache of so many pools, and memories of others.
+  void clear(std::size_t pools, std::size_t memory_pools = 0);
   // mix: of the sequence; empty where it uses no adapter.
-  // length: tokens that it has in the end, for those who see tokens behind their own.
-  void push(const KvCache::Sequence& sequence, int position, const Mix& mix = {}, int length = 0);
+  // length: tokens that it has in the end, for those who see tokens behind their own; memory: what it reads, if any.
+  void push(const KvCache::Sequence& sequence, int position, const Mix& mix = {}, int length = 0,
+            const KvCache::Sequence* memory = nullptr);
 };
 
 // Throws InvalidArgument where a token is none of the vocabulary.
@@ -48,7 +57,7 @@ class Batch {
  public:
   // Throws InvalidArgument naming what is wrong; the cache has not changed then. What it is given outlives this.
   Batch(const std::vector<StepEntry>& entries, bool all_logits, int vocab, int context, KvCache& cache,
-        const Adapters& adapters);
+        const Adapters& adapters, KvCache* memory = nullptr);
   // Takes back what `reserve` did, unless it was committed.
   ~Batch();
   Batch(const Batch&) = delete;
@@ -69,6 +78,7 @@ class Batch {
   bool all_logits_;
   KvCache& cache_;
   const Adapters& adapters_;
+  KvCache* memory_;  // null: sequences have none
   std::int64_t wanted_ = 0;
   std::vector<KvCache::Sequence*> sequences_;  // of the entries, once reserved
   std::size_t entry_ = 0;                      // where `next` goes on

@@ -7,19 +7,21 @@ const NormLayer* pointer(const std::optional<NormLayer>& norm) { return norm ? &
 
 }  // namespace
 
-Block::Block(const spec::Block& spec, const std::string& prefix, int& kv_layer, Build& build)
+Block::Block(const spec::Block& spec, const std::string& prefix, KvLayers& layers, Build& build)
     : parallel_(spec.parallel),
       norm_(make_norm(spec.norm, prefix + "norm", build.hidden, build)),
       causal_(spec::causal(spec)),
-      first_kv_layer_(kv_layer),
+      first_layers_(layers),
       read_(build.workspace.matrix("normed", build.hidden)) {
   for (const spec::Branch& branch : spec.branches) {
     const std::string own = prefix + spec::name_of(branch.mixer);
-    branches_.push_back({make_mixer(branch.mixer, prefix, kv_layer, build),
+    branches_.push_back({make_mixer(branch.mixer, prefix, layers, build),
                          make_norm(branch.before, own + "_norm", build.hidden, build),
                          make_norm(branch.behind, own + "_behind", build.hidden, build),
                          make_norm(branch.after_sum, own + "_after_sum", build.hidden, build), branch.scale});
-    for (const KvShape& shape : gossamer::kv_shapes(branch.mixer)) kv_shapes_.push_back(shape);
+    for (const KvShape& shape : gossamer::kv_shapes(branch.mixer, spec::Reads::kSelf)) kv_shapes_.push_back(shape);
+    for (const KvShape& shape : gossamer::kv_shapes(branch.mixer, spec::Reads::kMemory))
+      memory_shapes_.push_back(shape);
   }
 }
 
@@ -37,6 +39,12 @@ std::vector<std::string> Block::captured() const {
   for (const Branch& branch : branches_)
     for (std::string& name : branch.mixer->captured()) names.push_back(std::move(name));
   return names;
+}
+
+bool Block::remember(Step& step, const Matrix& x) {
+  for (const Branch& branch : branches_)
+    if (!branch.mixer->remember(step, x)) return false;
+  return true;
 }
 
 bool Block::run(Step& step, ResidualStream& stream) {

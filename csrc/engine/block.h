@@ -15,16 +15,20 @@ namespace gossamer {
 
 class Block {
  public:
-  // prefix: of its weights' names, "layers.3."; kv_layer: as for make_mixer.
-  Block(const spec::Block& spec, const std::string& prefix, int& kv_layer, Build& build);
+  // prefix: of its weights' names, "layers.3."; layers: as for make_mixer.
+  Block(const spec::Block& spec, const std::string& prefix, KvLayers& layers, Build& build);
 
   // False when the probe has seen enough; the stream is then of no use.
   bool run(Step& step, ResidualStream& stream);
 
+  // Computes what it keeps of a memory, of which x has a row a token; false when the probe has seen enough.
+  bool remember(Step& step, const Matrix& x);
+
   // Whether no token sees those behind it.
   bool causal() const { return causal_; }
-  int first_kv_layer() const { return first_kv_layer_; }
+  const KvLayers& first_layers() const { return first_layers_; }
   const std::vector<KvShape>& kv_shapes() const { return kv_shapes_; }
+  const std::vector<KvShape>& memory_shapes() const { return memory_shapes_; }
 
   // Calls f(projection) for each linear, in the order of the computation.
   template <class F>
@@ -58,8 +62,9 @@ class Block {
   std::vector<Update> updates_;    // what they add then; kept for its memory
   std::optional<NormLayer> norm_;  // of what all of them read
   bool causal_;
-  int first_kv_layer_;
+  KvLayers first_layers_;
   std::vector<KvShape> kv_shapes_;
+  std::vector<KvShape> memory_shapes_;
   Matrix& read_;
 };
 

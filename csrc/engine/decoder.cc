@@ -13,27 +13,15 @@ namespace {
 // Rows of logits that are in memory at once where only the largest are asked for.
 constexpr int kTopRows = 16;
 
-// Sequences that live no longer than this, with numbers that nobody else has.
-class Passing {
- public:
-  explicit Passing(KvCache& cache) : cache_(cache) {}
-  ~Passing() {
-    for (std::int64_t id = -1; id >= last_; --id) cache_.free(id);
-  }
-  Passing(const Passing&) = delete;
-  Passing& operator=(const Passing&) = delete;
-
-  // One with room for so many tokens. Throws CacheFull.
-  const KvCache::Sequence& begin(int tokens) {
-    KvCache::Sequence& sequence = cache_.sequence(--last_);
-    cache_.reserve(sequence, tokens);
-    return sequence;
-  }
-
- private:
-  KvCache& cache_;
-  std::int64_t last_ = 0;
-};
+// Those of an encoder, by the names that it has for them itself; they are no longer among all.
+template <class Named>
+Named taken_out(Named& all) {
+  const std::string prefix = "encoder.";
+  Named found;
+  for (auto it = all.lower_bound(prefix); it != all.end() && it->first.starts_with(prefix); it = all.erase(it))
+    found.emplace(it->first.substr(prefix.size()), it->second);
+  return found;
+}
 
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
@@ -52,9 +40,25 @@ Decoder::Decoder(const spec::Transformer& spec, const PackedWeights& weights, co
       cache_(std::move(cache)),
       vectors_(vector_kernels()),
       kv_kernels_(kv_kernels(cache_->type())) {
-  require(spec_.encoder == nullptr, "a decoder that reads an encoder is not supported yet");
   require(cache_->shapes() == kv_shapes(spec_), "the cache was made for layers of other shapes");
-  Weights taken(weights, vectors, activations_);
+  PackedWeights own_weights = weights;
+  Vectors own_vectors = vectors;
+  if (spec_.encoder) {
+    PackedWeights inner = taken_out(own_weights);
+    if (const auto shared = weights.find("embed"); spec_.encoder->embedding.shared && shared != weights.end())
+      inner.insert(*shared);
+    const auto keep = [&](spec::Reads of, const spec::Transformer& described) {
+      return std::make_unique<KvCache>(kv_shapes(described, of), cache_->type(), cache_->limit());
+    };
+    spec::Transformer alone = *spec_.encoder;
+    alone.embedding.shared = false;
+    encoder_ = std::make_unique<Decoder>(alone, inner, taken_out(own_vectors), activations_, team_,
+                                         keep(spec::Reads::kSelf, alone));
+    memory_ = keep(spec::Reads::kMemory, spec_);
+    memory_->count_with(*cache_);
+    cache_->count_with(*memory_);
+  }
+  Weights taken(own_weights, own_vectors, activations_);
   Build build{taken, workspace_, vectors_, spec_.hidden};
   hidden_ = &workspace_.matrix("hidden", spec_.hidden);
   embedding_ = std::make_unique<EmbeddingLayer>(spec_, build);
@@ -64,6 +68,10 @@ Decoder::Decoder(const spec::Transformer& spec, const PackedWeights& weights, co
 }
 
 void Decoder::set_weight(const std::string& name, std::shared_ptr<const PackedWeight> weight) {
+  if (encoder_ && name.starts_with("encoder.")) {
+    encoder_->set_weight(name.substr(std::string("encoder.").size()), std::move(weight));
+    return;
+  }
   Projection* found = nullptr;
   for (Block& block : stack_->blocks())
     if (found == nullptr) found = block.find(name);
@@ -124,16 +132,21 @@ void Decoder::remove_adapter(int adapter) {
 void Decoder::choose(std::int64_t sequence, Mix mix) {
   const int held = cache_->length(sequence);
   require(held == 0, "sequence ", sequence, " holds ", held, " tokens of another choice of adapters");
+  require(!memory_ || memory_->length(sequence) == 0, "sequence ", sequence,
+          " remembers an input by another choice of adapters");
   adapters_.choose(sequence, std::move(mix));
 }
 
 void Decoder::fork(std::int64_t from, std::int64_t to, int length) {
+  require(!memory_ || memory_->length(to) == 0, "cannot fork into sequence ", to, ", which remembers an input");
   cache_->fork(from, to, length);
+  if (memory_ && memory_->length(from) != 0) memory_->share(from, to);
   adapters_.fork(from, to);
 }
 
 void Decoder::free(std::int64_t sequence) {
   cache_->free(sequence);
+  if (memory_) memory_->free(sequence);
   adapters_.forget(sequence);
 }
 
@@ -143,7 +156,9 @@ void Decoder::for_projections(const std::function<void(Projection&)>& f) {
 
 Step Decoder::make_step(KvCache& cache, const Chunk& chunk) {
   workspace_.begin(*team_, chunk.positions);
-  return {*team_, vectors_, kv_kernels_, cache, chunk, inputs_, attention_};
+  Step step{*team_, vectors_, kv_kernels_, cache, chunk, inputs_, attention_};
+  step.memory = memory_.get();
+  return step;
 }
 
 void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result,
@@ -167,7 +182,7 @@ void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& op
 
 StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll) {
   (void)way_out();
-  Batch batch(entries, options.all_logits, spec_.vocab, spec_.context, *cache_, adapters_);
+  Batch batch(entries, options.all_logits, spec_.vocab, spec_.context, *cache_, adapters_, memory_.get());
   require(options.top_k >= 0 && options.top_k <= logits(), "top_k must be between 0 and the vocabulary's ", logits(),
           ", got ", options.top_k);
   require(options.into == nullptr || options.into_rows == batch.wanted(), "into has ", options.into_rows,
@@ -194,47 +209,8 @@ StepResult Decoder::step(const std::vector<StepEntry>& entries, const StepOption
   return result;
 }
 
-std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const Poll& poll) {
-  std::int64_t total = 0;
-  for (const EncodeInput& input : inputs) {
-    require(input.count > 0, "an input has no tokens");
-    require(input.count <= spec_.context, "an input has ", input.count, " tokens, beyond the context of ",
-            spec_.context);
-    for (int i = 0; i < input.count; ++i) check_token(input.tokens[i], spec_.vocab);
-    for (int i = 0; input.types != nullptr && i < input.count; ++i)
-      require(input.types[i] >= 0 && input.types[i] < std::max(spec_.embedding.types, 1), "token type ", input.types[i],
-              " is not one of ", spec_.embedding.types);
-    total += input.count;
-  }
-  std::vector<float> out(static_cast<std::size_t>(total * spec_.hidden));
-  float* rows = out.data();
-  for (std::size_t first = 0; first < inputs.size();) {
-    Passing passing(*cache_);
-    chunk_.clear(cache_->pools());
-    // Whole inputs, since their tokens may see one another.
-    for (; first < inputs.size() && (chunk_.ids.empty() || chunk_.tokens() + inputs[first].count <= kChunkTokens);
-         ++first) {
-      const EncodeInput& input = inputs[first];
-      const KvCache::Sequence& sequence = passing.begin(input.count);
-      for (int i = 0; i < input.count; ++i) {
-        chunk_.ids.push_back(input.tokens[i]);
-        chunk_.types.push_back(input.types == nullptr ? 0 : input.types[i]);
-        chunk_.push(sequence, i, {}, input.count);
-      }
-    }
-    Step step = make_step(*cache_, chunk_);
-    embedding_->run(step, *hidden_);
-    ResidualStream stream(step, hidden_->data(), hidden_->stride(), spec_.hidden);
-    stack_->run(step, stream, poll);
-    float* to = rows;
-    for_tokens(*team_, step.tokens(),
-               [&](std::int64_t t) { stream.read_row(t, stack_->norm(), to + t * spec_.hidden); });
-    rows += std::int64_t{step.tokens()} * spec_.hidden;
-  }
-  return out;
-}
-
 std::vector<float> Decoder::embed(const std::int32_t* tokens, int n, int sequence_length) {
+  require(!embedding_->reads_frames(), "what comes in are frames, and no tokens");
   const int length = sequence_length == 0 ? std::max(n, 1) : sequence_length;
   require(length > 0 && n % length == 0, "tokens (", n, ") must be a multiple of sequence_length (", length, ")");
   require(length <= spec_.context, "sequences of ", length, " tokens are beyond the context of ", spec_.context);
@@ -254,8 +230,8 @@ std::vector<float> Decoder::embed(const std::int32_t* tokens, int n, int sequenc
   return out;
 }
 
-void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, bool whole,
-                            const Poll& poll) {
+void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_length, const MemoryStates& memory,
+                            Captures& captures, bool whole, const Poll& poll) {
   require(index >= 0 && index < stack_->layers(), "block must be between 0 and ", stack_->layers() - 1, ", got ",
           index);
   require(tokens > 0, "forward_block got no tokens");
@@ -270,17 +246,40 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
             "'; capture takes ", joined(known));
   const int most = block.causal() ? kChunkTokens : length;  // those that see tokens behind them go together
   KvCache cache(block.kv_shapes(), cache_->type());
-  Probe probe(captures, whole, tokens);
+  const bool reads = !block.memory_shapes().empty();
+  require(reads || memory.rows == nullptr, "the block reads no memory, but there is one");
+  require(!reads || (memory.count > 0 && memory.count % (tokens / length) == 0),
+          "memory must be as many states for each of ", tokens / length, " sequences, got ", memory.count);
+  const int remembered = memory.count / (tokens / length);
+  KvCache kept(block.memory_shapes(), cache_->type());
+  Probe probe(captures, whole, std::max(tokens, memory.count));
   for (int start = 0; start < tokens; start += length) {
     KvCache::Sequence& sequence = cache.sequence(0);
     cache.reserve(sequence, length);
+    KvCache::Sequence& read = kept.sequence(0);
+    if (reads) kept.reserve(read, remembered);
+    for (int first = 0; reads && first < remembered; first += kChunkTokens) {
+      chunk_.clear(kept.pools());
+      for (int i = first; i < std::min(remembered, first + kChunkTokens); ++i) chunk_.push(read, i, {}, remembered);
+      Step step = make_step(kept, chunk_);
+      step.probe = &probe;
+      step.first_kv_layer = block.first_layers().memory;
+      probe.begin();
+      const float* rows = memory.rows + std::int64_t{start / length * remembered + first} * spec_.hidden;
+      for_tokens(*team_, step.tokens(),
+                 [&](std::int64_t t) { std::copy_n(rows + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
+      (void)block.remember(step, *hidden_);
+    }
+    KvCache::commit(read, remembered);
     for (int first = 0; first < length; first += most) {
       poll();
-      chunk_.clear(cache.pools());
-      for (int i = first; i < std::min(length, first + most); ++i) chunk_.push(sequence, i, {}, length);
+      chunk_.clear(cache.pools(), kept.pools());
+      for (int i = first; i < std::min(length, first + most); ++i) chunk_.push(sequence, i, {}, length, &read);
       Step step = make_step(cache, chunk_);
       step.probe = &probe;
-      step.first_kv_layer = block.first_kv_layer();
+      step.memory = &kept;
+      step.first_kv_layer = block.first_layers().own;
+      step.first_memory_layer = block.first_layers().memory;
       probe.begin();
       ResidualStream stream(step, hidden + static_cast<std::int64_t>(start + first) * spec_.hidden, spec_.hidden,
                             spec_.hidden);

@@ -31,8 +31,17 @@ struct StepResult {
 // A text, or what else there is of one, that is encoded.
 struct EncodeInput {
   const std::int32_t* tokens;
-  const std::int32_t* types;  // of the tokens; null: all are 0
-  int count;
+  const std::int32_t* types;      // of the tokens; null: all are 0
+  int count;                      // of tokens, or of frames
+  const float* frames = nullptr;  // [count][bins], instead of tokens; null: there are tokens
+
+  int rows() const { return frames == nullptr ? count : (count + 1) / 2; }  // of states
+};
+
+// Hidden states of memories, one behind the other and as many rows each, that consecutive sequences read.
+struct MemoryStates {
+  const float* rows = nullptr;
+  int count = 0;
 };
 
 class Decoder {
@@ -47,11 +56,14 @@ class Decoder {
           bool draft = false);
 
   const spec::Transformer& spec() const { return spec_; }
+  Decoder* encoder() { return encoder_.get(); }  // null: there is none
   const std::shared_ptr<ThreadTeam>& team() const { return team_; }
   const std::shared_ptr<KvCache>& shared_cache() const { return cache_; }
   int logits() const { return head_ ? head_->width() : spec_.vocab; }  // of a row
   KvCache& cache() { return *cache_; }
   const KvCache& cache() const { return *cache_; }
+  std::int64_t kv_bytes() const { return cache_->used_bytes() + (memory_ ? memory_->used_bytes() : 0); }
+  std::int64_t memory_token_bytes() const { return memory_ ? memory_->token_bytes() : 0; }
   // What one token reads: of experts, as many as are chosen, of the mean size.
   std::int64_t weight_bytes() const;
   std::vector<std::pair<std::string, std::string>> kernels() const;  // weight name -> kernel
@@ -59,15 +71,21 @@ class Decoder {
   // Appends the tokens of each entry to its sequence. When it throws, no sequence has changed.
   StepResult step(const std::vector<StepEntry>& entries, const StepOptions& options, const Poll& poll);
 
-  // [tokens of all inputs][hidden]: the normed states behind the last block, of each input from an empty context.
+  // Begins sequences with what they read: the keys and values of what an encoder gives of inputs, until they are freed.
+  // When it throws, none has changed.
+  void remember(const std::vector<std::int64_t>& sequences, const std::vector<EncodeInput>& inputs, const Poll& poll);
+
+  // Of the encoder, where there is one beside: [tokens of all inputs][hidden]: the normed states behind the last block, of each input from an empty context.
   std::vector<float> encode(const std::vector<EncodeInput>& inputs, const Poll& poll);
 
   // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.
   std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length);
   // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from
   // 0. `whole` false: only as far as the captures need; `hidden` is then scratch.
-  void forward_block(int index, float* hidden, int tokens, int sequence_length, Captures& captures, bool whole,
-                     const Poll& poll);
+  void forward_block(int index, float* hidden, int tokens, int sequence_length, const MemoryStates& memory,
+                     Captures& captures, bool whole, const Poll& poll);
+  // The final norm of hidden [tokens][hidden].
+  std::vector<float> normed(const float* hidden, int tokens);
   // Final norm and logits of hidden [tokens][hidden].
   std::vector<float> head(const float* hidden, int tokens, const Poll& poll);
   // Replaces a block's weight by one of the same shape.
@@ -93,12 +111,17 @@ class Decoder {
   void for_projections(const std::function<void(Projection&)>& f);
   Step make_step(KvCache& cache, const Chunk& chunk);
   const HeadLayer& way_out() const;
+  void check(const EncodeInput& input) const;
+  // Has all blocks compute what they keep of the memory of a chunk.
+  void remember_chunk(const float* states, const Poll& poll);
   void run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result, std::int64_t done);
 
   spec::Transformer spec_;
   std::string activations_;
   std::shared_ptr<ThreadTeam> team_;
   std::shared_ptr<KvCache> cache_;
+  std::unique_ptr<Decoder> encoder_;  // null: there is none
+  std::unique_ptr<KvCache> memory_;   // what is kept of its states
   const VectorKernels& vectors_;
   const KvKernels& kv_kernels_;
   Workspace workspace_;

@@ -64,12 +64,13 @@ int KvCache::length(std::int64_t id) const {
 }
 
 KvCache::Page* KvCache::take(Pool& pool) {
-  if (limit_ != 0 && used_ + pool.page_bytes > limit_)
-    throw CacheFull(concat("the KV cache is at its limit: ", used_, " bytes are in use, kv_limit is ", limit_,
+  const std::int64_t used = used_ + (beside_ == nullptr ? 0 : beside_->used_);
+  if (limit_ != 0 && used + pool.page_bytes > limit_)
+    throw CacheFull(concat("the KV cache is at its limit: ", used, " bytes are in use, kv_limit is ", limit_,
                            ", and a page more takes ", pool.page_bytes));
   Page* page = nullptr;
   if (pool.spare.empty()) {
-    if (limit_ != 0 && used_ + spare_ + pool.page_bytes > limit_) drop_spare();
+    if (limit_ != 0 && used + spare_ + pool.page_bytes > limit_) drop_spare();
     page = new Page{Mapping(static_cast<std::size_t>(pool.page_bytes)), 0};
   } else {
     page = pool.spare.back();
@@ -180,6 +181,17 @@ void KvCache::fork(std::int64_t from, std::int64_t to, int length) {
     throw;
   }
   sink.length = length;
+}
+
+void KvCache::share(std::int64_t from, std::int64_t to) {
+  const Sequence& source = sequence(from);
+  Sequence& sink = sequence(to);
+  require(sink.length == 0, "sequence ", to, " has a memory of its own");
+  for (std::size_t i = 0; i < pools_.size(); ++i) {
+    sink.tables[i] = source.tables[i];
+    for (Page* page : sink.tables[i].pages) ++page->users;
+  }
+  sink.length = source.length;
 }
 
 void KvCache::free(std::int64_t id) {

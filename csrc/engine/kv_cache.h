@@ -59,6 +59,8 @@ class KvCache {
   std::int64_t token_bytes() const;                  // K and V of one token, all layers
   std::int64_t used_bytes() const { return used_; }  // pages that sequences have, a shared one once
   std::int64_t limit() const { return limit_; }
+  // The limit is for both together from now on; the other outlives this.
+  void count_with(const KvCache& other) { beside_ = &other; }
 
   // The sequence, made empty when new. References stay valid until `free`.
   Sequence& sequence(std::int64_t id);
@@ -74,6 +76,8 @@ class KvCache {
   // Begins sequence `to` with the first `length` tokens of another. Throws InvalidArgument when `to` holds tokens or
   // `from` has fewer, and CacheFull; then nothing has changed.
   void fork(std::int64_t from, std::int64_t to, int length);
+  // Begins sequence `to` with all of another, which no longer grows: no page is copied.
+  void share(std::int64_t from, std::int64_t to);
   void free(std::int64_t id);
   // Gives back pages behind the length, and the sequence itself when it is empty.
   void trim(std::int64_t id);
@@ -94,6 +98,7 @@ class KvCache {
   std::vector<KvShape> shapes_;
   KvType type_;
   std::int64_t limit_;
+  const KvCache* beside_ = nullptr;
   std::int64_t used_ = 0;
   std::int64_t spare_ = 0;
   std::vector<Layer> layers_;

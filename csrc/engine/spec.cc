@@ -167,6 +167,11 @@ void check(const Sinusoids& sinusoids, int hidden, int, const Where& where) {
 void check(const Embedding& embedding, int hidden, int context, const Where& where) {
   if (embedding.positions)
     std::visit([&](const auto& part) { check(part, hidden, context, where / "positions"); }, *embedding.positions);
+  if (embedding.mel) {
+    where.size("mel.bins", embedding.mel->bins);
+    where.must(!embedding.project && !embedding.shared && embedding.types == 0 && embedding.scale == 1,
+               ".mel goes with neither project, shared, types nor scale");
+  }
   where.must(embedding.types >= 0 && embedding.types <= kLargest, ".types is out of range: ", embedding.types);
   where.above_zero("scale", embedding.scale);
   where.size("project", embedding.project);
@@ -206,10 +211,13 @@ std::vector<Group> Attention::groups(int hidden) const {
   const int query = heads * head_dim;
   const int key = kv_heads * head_dim;
   const Linear q{prefix() + "q", query, hidden, has(biases, "q")};
-  const Linear k{prefix() + "k", key, hidden, has(biases, "k")};
-  const Linear v{prefix() + "v", key, hidden, has(biases, "v")};
+  Linear k{prefix() + "k", key, hidden, has(biases, "k")};
+  Linear v{prefix() + "v", key, hidden, has(biases, "v")};
   const Linear o{prefix() + "o", hidden, query, has(biases, "o")};
-  if (reads == Reads::kMemory) return {{q}, {k, v}, {o}};
+  if (reads == Reads::kMemory) {
+    k.memory = v.memory = true;
+    return {{q}, {k, v}, {o}};
+  }
   return {{q, k, v}, {o}};
 }
 
@@ -283,6 +291,7 @@ void check(const Transformer& transformer, const Where& where) {
     mine.must(attention->heads == shared->heads && *attention->relative_bias() == *shared->relative_bias(),
               " must have one relative bias for all attentions, and so many heads");
   }
+  where.must(!transformer.embedding.mel || !transformer.head, ".embedding.mel is for an encoder");
   where.must(reads == (transformer.encoder != nullptr),
              ".encoder must be there where a memory is read, and only there");
   where.must(!transformer.embedding.shared || where.path != "transformer", ".embedding.shared is for an encoder");

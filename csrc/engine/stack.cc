@@ -7,10 +7,10 @@ namespace gossamer {
 Stack::Stack(const spec::Stack& spec, int context, Build& build)
     : norm_(make_norm(spec.norm, "norm", build.hidden, build)) {
   take_relative_bias(spec, context, build);
-  int kv_layer = 0;
+  KvLayers layers;
   for (std::size_t i = 0; i < spec.layers.size(); ++i)
     blocks_.emplace_back(spec.kinds[static_cast<std::size_t>(spec.layers[i])], "layers." + std::to_string(i) + ".",
-                         kv_layer, build);
+                         layers, build);
 }
 
 void Stack::take_relative_bias(const spec::Stack& spec, int context, Build& build) {
@@ -46,11 +46,11 @@ void Stack::run(Step& step, ResidualStream& stream, const Poll& poll) {
   }
 }
 
-std::vector<KvShape> kv_shapes(const spec::Transformer& spec) {
+std::vector<KvShape> kv_shapes(const spec::Transformer& spec, spec::Reads of) {
   std::vector<KvShape> shapes;
   for (int layer = 0; layer < static_cast<int>(spec.stack.layers.size()); ++layer)
     for (const spec::Branch& branch : spec.block(layer).branches)
-      for (const KvShape& shape : kv_shapes(branch.mixer)) shapes.push_back(shape);
+      for (const KvShape& shape : kv_shapes(branch.mixer, of)) shapes.push_back(shape);
   return shapes;
 }
 

@@ -35,7 +35,7 @@ class Stack {
   std::vector<Block> blocks_;
 };
 
-// What the layers keep of every token, in their order.
-std::vector<KvShape> kv_shapes(const spec::Transformer& spec);
+// What the layers keep of every token of a sequence, or of its memory, in their order.
+std::vector<KvShape> kv_shapes(const spec::Transformer& spec, spec::Reads of = spec::Reads::kSelf);
 
 }  // namespace gossamer

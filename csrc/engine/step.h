@@ -58,7 +58,9 @@ struct Step {
   ActivationCache& inputs;
   Attention& attention;
   Probe* probe = nullptr;
-  int first_kv_layer = 0;  // of the layers with keys and values, the one that the cache has first
+  KvCache* memory = nullptr;   // of those that read one; null: there are none
+  int first_kv_layer = 0;      // of the layers with keys and values, the one that the cache has first
+  int first_memory_layer = 0;  // the same of those of memories
 
   int tokens() const { return chunk.tokens(); }
 };

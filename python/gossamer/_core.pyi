@@ -313,10 +313,10 @@ class Decoder:
         """
 
     def encode(self, inputs: Sequence[ArrayLike], types: Sequence[ArrayLike] | None = None) -> NDArray[np.float32]:
-        """Returns the normed states behind the last block of inputs that stand alone, without touching any sequence.
+        """Returns the normed states behind the last block, the encoder's if there is one, of inputs that stand alone.
 
         Args:
-            inputs: Token ids of each; of any lengths.
+            inputs: Token ids of each, of any lengths; or frames [frames, bins], of which two are a state.
             types: Token types of each; None for type 0.
 
         Returns:
@@ -328,17 +328,29 @@ class Decoder:
         """
 
     # What `gossamer.engine` says of these holds.
+    def remember(self, batch: Sequence[tuple[int, ArrayLike]]) -> None: ...
     def fork(self, seq: int, to: int, length: int) -> None: ...
     def rollback(self, seq: int, n: int) -> None: ...
     def free(self, seq: int) -> None: ...
     def length(self, seq: int) -> int: ...
     def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> NDArray[np.float32]: ...
     def forward_block(
-        self, index: int, hidden: ArrayLike, capture: Sequence[str] = ..., sequence_length: int = 0
+        self,
+        index: int,
+        hidden: ArrayLike,
+        capture: Sequence[str] = ...,
+        sequence_length: int = 0,
+        memory: ArrayLike | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]: ...
     def block_inputs(
-        self, index: int, hidden: ArrayLike, capture: Sequence[str], sequence_length: int = 0
+        self,
+        index: int,
+        hidden: ArrayLike,
+        capture: Sequence[str],
+        sequence_length: int = 0,
+        memory: ArrayLike | None = None,
     ) -> dict[str, NDArray[np.float32]]: ...
+    def norm(self, hidden: ArrayLike) -> NDArray[np.float32]: ...
     def head(self, hidden: ArrayLike) -> NDArray[np.float32]: ...
     def set_weight(self, name: str, weight: Weight) -> None: ...
     def add_adapter(self, weights: dict[str, Weight], vectors: dict[str, NDArray[np.float32]] = ...) -> int:
@@ -353,15 +365,9 @@ class Decoder:
             ValueError: there is no such linear, or a shape is another one; nothing has changed then.
         """
 
-    def remove_adapter(self, adapter: int) -> None:
-        """Forgets an adapter that no sequence uses."""
-
-    def adapter_bytes(self, adapter: int) -> int:
-        """Bytes that a step reads beside `weight_bytes` where it uses the adapter."""
-
-    def choose(self, seq: int, adapters: Sequence[tuple[int, float]]) -> None:
-        """Sets the adapters of a sequence without tokens, and the factor of what each adds, until it is freed."""
-
+    def remove_adapter(self, adapter: int) -> None: ...
+    def adapter_bytes(self, adapter: int) -> int: ...
+    def choose(self, seq: int, adapters: Sequence[tuple[int, float]]) -> None: ...
     def kernels(self) -> list[tuple[str, str]]:
         """Returns (weight name, kernel) pairs."""
 
@@ -379,6 +385,12 @@ class Decoder:
 
     @property
     def kv_bytes_per_token(self) -> int: ...
+    @property
+    def kv_bytes_per_input(self) -> int: ...
+    @property
+    def encoder(self) -> Decoder | None:
+        """The encoder that it reads, whose blocks can be walked; it shares threads and turns."""
+
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values that sequences have now; what forks share counts once."""

@@ -114,6 +114,26 @@ class Adaptable(Protocol):
         """Sets the adapters of a sequence that holds no tokens, until it is freed; a fork takes them over."""
 
 
+@runtime_checkable
+class Reading(Protocol):
+    """An engine whose sequences each read an input, by way of an encoder."""
+
+    def remember(self, batch: Sequence[tuple[int, ArrayLike]], /) -> None:
+        """Encodes inputs, and has sequences that hold no tokens read them until they are freed; a fork reads the same.
+
+        Args:
+            batch: (sequence id, token ids of its input) pairs.
+
+        Raises:
+            ValueError: an input is empty or too long, a sequence has tokens or an input; nothing has changed then.
+            CacheFull: keys and values would take more than `kv_limit`.
+        """
+
+    @property
+    def kv_bytes_per_input(self) -> int:
+        """Bytes of keys and values that a state of the input of a sequence takes."""
+
+
 class Blocks(Protocol):
     """The blocks of a model, run one at a time over hidden states that the caller holds."""
 
@@ -121,7 +141,12 @@ class Blocks(Protocol):
         """Returns embeddings [n, hidden] of token ids [n]: consecutive sequences of so many tokens (0: one)."""
 
     def forward_block(
-        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str] = (), sequence_length: int = 0
+        self,
+        index: int,
+        hidden: NDArray[np.float32],
+        capture: Sequence[str] = (),
+        sequence_length: int = 0,
+        memory: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """Runs one block over hidden states, without touching any sequence.
 
@@ -130,15 +155,24 @@ class Blocks(Protocol):
             hidden: [tokens, hidden]; consecutive sequences, positions from 0, causal within each.
             capture: Linears whose inputs to return.
             sequence_length: Tokens a sequence; 0 for one sequence of all tokens.
+            memory: States of an encoder, [states, hidden], as many for each sequence, where the block reads some.
 
         Returns:
             The new hidden states, and the captured inputs [tokens, cols] by name.
         """
 
     def block_inputs(
-        self, index: int, hidden: NDArray[np.float32], capture: Sequence[str], sequence_length: int = 0
+        self,
+        index: int,
+        hidden: NDArray[np.float32],
+        capture: Sequence[str],
+        sequence_length: int = 0,
+        memory: NDArray[np.float32] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Returns what `forward_block` captures, and runs the block only as far as that needs."""
+
+    def norm(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns hidden states [tokens, hidden] behind the last block behind the norm that comes there."""
 
     def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns logits [tokens, vocab] of hidden states [tokens, hidden] behind the last block."""

@@ -63,7 +63,7 @@ def test_fields_that_were_added_may_be_missing_where_they_say_nothing() -> None:
     described = SIZES.describe()
     added = {"behind", "after_sum", "weight", "norm", "limit", "alpha", "shift", "project", "softcap", "bias"}
     added |= {"window", "clip", "qk_norm", "sinks", "query_scale", "interleaved"}
-    added |= {"causal", "reads", "types", "shared", "encoder"}
+    added |= {"causal", "reads", "types", "shared", "mel", "encoder"}
 
     def older(value: Any) -> Any:
         if isinstance(value, list):

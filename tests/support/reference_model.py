@@ -53,7 +53,14 @@ class ReferenceModel:
     def embed(self, tokens: ArrayLike, sequence_length: int = 0, types: ArrayLike | None = None) -> Array:
         """Returns [tokens, hidden] of consecutive sequences of so many tokens (0: one), all of type 0 by default."""
         way_in = self.config.embedding
-        found = self.tensors["embed"][np.asarray(tokens)] * way_in.scale
+        if way_in.mel:
+            found = np.asarray(tokens, np.float64)  # frames
+            for name, stride in (("conv1", 1), ("conv2", 2)):
+                around = np.pad(found, ((1, 1), (0, 0)))
+                threes = np.stack([around[:-2], around[1:-1], around[2:]], axis=-1)[::stride]
+                found = ACTIVATIONS["gelu"](self._linear(name, threes.reshape(len(threes), -1)))
+        else:
+            found = self.tensors["embed"][np.asarray(tokens)] * way_in.scale
         if way_in.project:
             found = self._linear("embed_project", found)
         if way_in.types:
@@ -129,6 +136,10 @@ class ReferenceModel:
         if way_out.bias:
             logits = logits + self.tensors["head.bias"]
         return logits if way_out.softcap is None else way_out.softcap * np.tanh(logits / way_out.softcap)
+
+    def norm(self, hidden: ArrayLike) -> Array:
+        """Returns what `normed` does."""
+        return self.normed(hidden)
 
     def normed(self, hidden: ArrayLike) -> Array:
         """Returns the last block's outputs [tokens, hidden] behind the last norm."""

@@ -9,6 +9,7 @@ namespace gossamer {
 AttentionLayer::AttentionLayer(const spec::Attention& spec, const std::string& prefix, int kv_layer, Build& build)
     : Mixer(spec.groups(build.hidden), prefix, build),
       shape_{spec.heads, spec.kv_heads, spec.head_dim, spec.scale, spec.window.value_or(0), spec.softcap.value_or(0)},
+      reads_memory_(spec.reads == spec::Reads::kMemory),
       kv_layer_(kv_layer),
       q_norms_(head_norms(spec, prefix + spec.prefix() + "q_norm", spec.heads, build)),
       k_norms_(head_norms(spec, prefix + spec.prefix() + "k_norm", spec.kv_heads, build)),
@@ -48,33 +49,57 @@ void AttentionLayer::HeadNorms::run(float* x) const {
   for (int i = 0; i < count; ++i, x += width) norms[norms.size() == 1 ? 0 : static_cast<std::size_t>(i)].run(x, x);
 }
 
-void AttentionLayer::prepare(const Step& step, std::int64_t t, float* q, float* k, float* v) const {
+void AttentionLayer::prepare_query(const Step& step, std::int64_t t, float* q) const {
   const int query = shape_.heads * shape_.head_dim;
-  const int key = shape_.kv_heads * shape_.head_dim;
   q_norms_.run(q);
-  k_norms_.run(k);
-  if (clip_) {
-    step.vectors.clip(q, query, *clip_);
-    step.vectors.clip(k, key, *clip_);
-    step.vectors.clip(v, key, *clip_);
-  }
+  if (clip_) step.vectors.clip(q, query, *clip_);
   if (!query_scale_) return;
   const int steps = step.chunk.positions[static_cast<std::size_t>(t)] / query_scale_->length;
   const float factor = 1.0F + query_scale_->beta * std::log(1.0F + static_cast<float>(steps));
   for (int i = 0; i < query; ++i) q[i] *= factor;
 }
 
+void AttentionLayer::prepare_key(const Step& step, float* k, float* v) const {
+  const int key = shape_.kv_heads * shape_.head_dim;
+  k_norms_.run(k);
+  if (!clip_) return;
+  step.vectors.clip(k, key, *clip_);
+  step.vectors.clip(v, key, *clip_);
+}
+
+bool AttentionLayer::remember(Step& step, const Matrix& x) {
+  if (!reads_memory_) return true;
+  ProjectionGroup& inputs = groups_[1];
+  if (!inputs.run(step, x)) return false;
+  const KvCache::Layer& layer = step.cache.layer(kv_layer_ - step.first_kv_layer);
+  const std::vector<TokenPlace>& places = step.chunk.places[static_cast<std::size_t>(layer.pool)];
+  for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
+    float* k = inputs[0].out().row(t);
+    float* v = inputs[1].out().row(t);
+    if (prepares_) prepare_key(step, k, v);
+    append(step.kv, shape_, layer.place, places[static_cast<std::size_t>(t)], k, v);
+  });
+  return true;
+}
+
 Matrix* AttentionLayer::run(Step& step, const Matrix& x) {
   ProjectionGroup& inputs = groups_[0];
-  ProjectionGroup& output = groups_[1];
   if (!inputs.run(step, x)) return nullptr;
   Matrix& q = inputs[0].out();
+  if (reads_memory_) {
+    if (prepares_) for_tokens(step.team, step.tokens(), [&](std::int64_t t) { prepare_query(step, t, q.row(t)); });
+    const KvCache::Layer& layer = step.memory->layer(kv_layer_ - step.first_memory_layer);
+    return mix(step, layer, step.chunk.memories[static_cast<std::size_t>(layer.pool)], q);
+  }
   Matrix& k = inputs[1].out();
   Matrix& v = inputs[2].out();
   const KvCache::Layer& layer = step.cache.layer(kv_layer_ - step.first_kv_layer);
   const std::vector<TokenPlace>& places = step.chunk.places[static_cast<std::size_t>(layer.pool)];
   for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
-    if (prepares_) prepare(step, t, q.row(t), k.row(t), v.row(t));
+    if (prepares_) {
+      prepare_query(step, t, q.row(t));
+      prepare_key(step, k.row(t), v.row(t));
+    }
     if (rotary_ != nullptr) {
       const auto rotate = step.vectors.ropes[rotary_->rope().interleaved ? 1 : 0];
       const float* cosines = rotary_->cosines(t);
@@ -84,8 +109,13 @@ Matrix* AttentionLayer::run(Step& step, const Matrix& x) {
     }
     append(step.kv, shape_, layer.place, places[static_cast<std::size_t>(t)], k.row(t), v.row(t));
   });
+  return mix(step, layer, places, q);
+}
+
+Matrix* AttentionLayer::mix(Step& step, const KvCache::Layer& layer, const std::vector<TokenPlace>& places, Matrix& q) {
   step.attention.run(step.team, step.kv, shape_, layer.place, places, q.data(), q.stride(), mixed_->data(),
                      mixed_->stride());
+  ProjectionGroup& output = groups_.back();
   return output.run(step, *mixed_) ? &output[0].out() : nullptr;
 }
 

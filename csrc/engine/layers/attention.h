@@ -12,10 +12,11 @@ namespace gossamer {
 
 class AttentionLayer final : public Mixer {
  public:
-  // kv_layer: its number among the layers with keys and values.
+  // kv_layer: its number among the layers with keys and values of what it reads.
   AttentionLayer(const spec::Attention& spec, const std::string& prefix, int kv_layer, Build& build);
 
   Matrix* run(Step& step, const Matrix& x) override;
+  bool remember(Step& step, const Matrix& x) override;
 
  private:
   // Norms of the heads of queries or keys.
@@ -26,10 +27,14 @@ class AttentionLayer final : public Mixer {
     void run(float* x) const;
   };
   HeadNorms head_norms(const spec::Attention& spec, const std::string& name, int heads, Build& build) const;
-  // What is done with one token's queries, keys and values before any of them is looked at, rotation left out.
-  void prepare(const Step& step, std::int64_t t, float* q, float* k, float* v) const;
+  // What is done with one token's queries, and its keys and values, before any of them is looked at, rotation left out.
+  void prepare_query(const Step& step, std::int64_t t, float* q) const;
+  void prepare_key(const Step& step, float* k, float* v) const;
+
+  Matrix* mix(Step& step, const KvCache::Layer& layer, const std::vector<TokenPlace>& places, Matrix& q);
 
   AttentionShape shape_;
+  bool reads_memory_;
   int kv_layer_;
   const Rotary* rotary_ = nullptr;  // null: positions do not come in here
   std::vector<float> slopes_, sinks_;

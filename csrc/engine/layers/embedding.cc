@@ -7,7 +7,8 @@
 namespace gossamer {
 
 EmbeddingLayer::EmbeddingLayer(const spec::Transformer& spec, Build& build)
-    : weight_(build.weights.take("embed", spec.vocab, spec.embedding.project.value_or(spec.hidden))),
+    : mel_(spec.embedding.mel ? std::make_unique<MelLayer>(*spec.embedding.mel, build) : nullptr),
+      weight_(mel_ ? nullptr : build.weights.take("embed", spec.vocab, spec.embedding.project.value_or(spec.hidden))),
       hidden_(spec.hidden),
       scale_(spec.embedding.scale),
       norm_(make_norm(spec.embedding.norm, "embed_norm", spec.hidden, build)),
@@ -61,6 +62,11 @@ void EmbeddingLayer::finish(Step& step, std::int64_t token, float* row) const {
 }
 
 void EmbeddingLayer::run(Step& step, Matrix& out) const {
+  if (mel_) {
+    mel_->run(step, out);
+    for_tokens(step.team, step.tokens(), [&](std::int64_t t) { finish(step, t, out.row(t)); });
+    return;
+  }
   Matrix& rows = project_ ? *narrow_ : out;
   for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
     float* row = rows.row(t);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/layers/mel.h"
 #include "engine/layers/norm.h"
 #include "engine/spec.h"
 #include "engine/step.h"
@@ -20,7 +21,9 @@ class EmbeddingLayer {
   const Linear& weight() const { return *weight_; }
   // Calls f for each weight by its name that rows are multiplied with.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
-  // The rows of a chunk's ids and positions.
+  // Whether what comes in are frames, and no ids.
+  bool reads_frames() const { return mel_ != nullptr; }
+  // The rows of a chunk's ids, or frames, and positions.
   void run(Step& step, Matrix& out) const;
 
  private:
@@ -28,6 +31,7 @@ class EmbeddingLayer {
   // What comes once the row has the stream's width.
   void finish(Step& step, std::int64_t token, float* row) const;
 
+  std::unique_ptr<MelLayer> mel_;  // null: there are tokens
   std::unique_ptr<Linear> weight_;
   int hidden_;
   float scale_;

@@ -17,6 +17,9 @@ class Mixer {
   // What joins the stream, a row a token; null when the probe has seen enough.
   virtual Matrix* run(Step& step, const Matrix& x) = 0;
 
+  // Computes what it keeps of a memory, of which x has a row a token; false when the probe has seen enough.
+  virtual bool remember(Step& /*step*/, const Matrix& /*x*/) { return true; }
+
   // What a probe can be asked for beside the inputs of linears.
   virtual std::vector<std::string> captured() const { return {}; }
 
@@ -33,10 +36,16 @@ class Mixer {
   std::vector<ProjectionGroup> groups_;
 };
 
-// kv_layer: the number of layers with keys and values before this one; counts it.
-std::unique_ptr<Mixer> make_mixer(const spec::Mixer& spec, const std::string& prefix, int& kv_layer, Build& build);
+// Layers with keys and values, by what these are of.
+struct KvLayers {
+  int own = 0;
+  int memory = 0;
+};
 
-// What a mixer keeps of every token; none for one that keeps nothing.
-std::vector<KvShape> kv_shapes(const spec::Mixer& spec);
+// layers: those before this one; counts it.
+std::unique_ptr<Mixer> make_mixer(const spec::Mixer& spec, const std::string& prefix, KvLayers& layers, Build& build);
+
+// What a mixer keeps of every token of its own sequence, or of its memory; none for one that keeps nothing.
+std::vector<KvShape> kv_shapes(const spec::Mixer& spec, spec::Reads of);
 
 }  // namespace gossamer

@@ -21,6 +21,7 @@ Projection::Projection(const spec::Linear& spec, const std::string& prefix, Buil
       place_(spec.place.empty() ? spec.name : spec.place),
       chosen_(spec.chosen),
       alternatives_(spec.alternatives),
+      memory_(spec.memory),
       parts_(parts_of(kOwn, build.weights, build.workspace)),
       out_(&build.workspace.matrix(place_, spec.rows, chosen_)) {
   if (spec.bias) bias_ = build.weights.take_vector(full_name_ + ".bias", spec.rows);

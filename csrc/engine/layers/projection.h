@@ -34,8 +34,8 @@ class Projection {
   // Adds to a row of the weight's products what else the model has.
   void sum(const VectorKernels& vectors, std::int64_t row);
 
-  // The part of its weights that is read for a token: the chosen ones of alternatives.
-  double share() const { return static_cast<double>(chosen_) / alternatives_; }
+  // The part of its weights that is read for a token: the chosen ones of alternatives; what reads memories reads none.
+  double share() const { return memory_ ? 0 : static_cast<double>(chosen_) / alternatives_; }
 
   // Pieces of outputs that adapters of the chunk add to; 0 where none does.
   std::int64_t pieces() const { return uses_.empty() ? 0 : pieces_of(rows()); }
@@ -67,6 +67,7 @@ class Projection {
   std::unique_ptr<Linear> weight_;
   std::string place_;  // of what goes to the workspace
   int chosen_, alternatives_;
+  bool memory_;
   std::vector<Part> parts_;    // the model's own
   std::vector<float> bias_;    // empty: none
   std::vector<Part> adapted_;  // of adapters

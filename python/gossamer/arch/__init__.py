@@ -15,7 +15,18 @@ from ..errors import GossamerError
 from .sources import Source, parts_of
 from .spec import Transformer
 
-_HELPERS = {"alibi", "experts", "fields", "keys", "relative", "relatives", "rope", "sources", "spec"}  # no families
+_HELPERS = {
+    "alibi",
+    "experts",
+    "fields",
+    "keys",
+    "pairs",
+    "relative",
+    "relatives",
+    "rope",
+    "sources",
+    "spec",
+}  # no families
 
 Sources = dict[str, Source]
 """Where each canonical tensor lies: weights [outputs, inputs] and vectors."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 
 import numpy as np
@@ -43,7 +44,7 @@ def place(
     fused: Mapping[str, tuple[int, int, int]] = MappingProxyType({}),
     plus: Collection[str] = (),
 ) -> dict[str, Source]:
-    """Returns where the tensors of a description lie, by what a family calls those of each short name.
+    """Returns where the tensors of a description lie, but for an encoder's beside it, by what a family calls them.
 
     Args:
         outline: The description, of which shapes alone are used.
@@ -55,6 +56,8 @@ def place(
     """
     found = {}
     for name, shape in outline.tensors.items():
+        if name.startswith(ENCODER):
+            continue
         layer, own, kind = parts_of(name)
         stored = blocks.format(layer) + inside[own] if layer else ends[own]
         rows = fused.get(own) if layer else None
@@ -76,6 +79,7 @@ class Source:
         rows: (start, block, stride): of every `stride` rows, `block` from `start` on; None takes all.
         heads: Heads that have each rotary pair side by side, where ours has halves of a head; 0 where they do not.
         plus: Added to every value.
+        flat: Whether all axes behind the first one are one.
     """
 
     tensor: str
@@ -85,6 +89,7 @@ class Source:
     rows: tuple[int, int, int] | None = None
     heads: int = 0
     plus: float = 0.0
+    flat: bool = False
 
     @property
     def whole(self) -> bool:
@@ -97,7 +102,7 @@ class Source:
         shape = self.shape if self.index is None else self.shape[1:]
         rows, *others = shape[::-1] if self.transpose else shape
         _, block, stride = self.rows or (0, rows, rows)
-        return (rows // stride * block, *others)
+        return (rows // stride * block, *([prod(others)] if self.flat else others))
 
     def read(self, stored: Values) -> Values:
         """Returns the canonical tensor, float32; a view where nothing is computed.
@@ -109,7 +114,7 @@ class Source:
             GossamerError: it has another shape.
         """
         place = self._place(stored)
-        values = place.reshape(-1, *place.shape[2:])
+        values = place.reshape(-1, *([prod(place.shape[2:])] if self.flat else place.shape[2:]))
         if self.heads:
             pairs = values.reshape(self.heads, len(values) // self.heads // 2, 2, *values.shape[1:])
             values = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
@@ -131,7 +136,8 @@ class Source:
             halves = values.reshape(self.heads, 2, len(values) // self.heads // 2, *values.shape[1:])
             values = halves.swapaxes(1, 2).reshape(values.shape)
         place = self._place(stored)
-        shape = (place.shape[0] * place.shape[1], *place.shape[2:])
+        rows = place.shape[0] * place.shape[1]
+        shape = (rows, prod(place.shape[2:])) if self.flat else (rows, *place.shape[2:])
         if values.shape != shape:
             raise GossamerError(f"tensor {self.tensor}: has place for {list(shape)}, got {list(values.shape)}")
         place[...] = values.reshape(place.shape)

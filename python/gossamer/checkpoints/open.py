@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from .. import arch
+from ..arch.sources import parts_of
 from ..errors import GossamerError
 from .base import Checkpoint
 from .ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
@@ -14,7 +15,11 @@ from .folder import FolderCheckpoint
 from .gguf import GgufCheckpoint
 
 # Buffers that follow from the config, which older programs stored: rotary tables, and masks [1, 1, n, n].
-_BUFFER = re.compile(r"rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$")
+_BUFFER = re.compile(
+    r"rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
+    r"|(encoder|decoder)\.embed_positions\.weights?$"  # sines, where they are not learned
+    r"|EncDecAttention\.relative_attention_bias\.weight$"  # of T5's first checkpoints, which no T5 reads
+)
 _MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
 # Who stores tensors that no codec took, by the last part of their names.
 _COMPRESSED = {
@@ -87,7 +92,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     shapes = {
         source.tensor: source.shape
         for name, source in needed.items()
-        if name.startswith("layers.") and source.whole and source.shape[1:]
+        if parts_of(name)[0] and source.whole and source.shape[1:]
     }
     for name, branch in checkpoint.low_rank.items():
         if name not in shapes:
@@ -104,7 +109,7 @@ def _check_parallel(checkpoint: Checkpoint, needed: arch.Sources) -> None:
     linears = {
         source.tensor: source.shape
         for name, source in needed.items()
-        if name.startswith("layers.") and source.shape[1:] and source.index is None
+        if parts_of(name)[0] and source.shape[1:] and source.index is None
     }
     for weight, names in checkpoint.parallel.items():
         if weight not in linears:
@@ -138,9 +143,10 @@ def _untie(checkpoint: Checkpoint, source: Path) -> None:
 
 
 def _ends(checkpoint: Checkpoint) -> tuple[str, str]:
-    """The stored names of the embedding, and of the head where it is not tied."""
+    """The stored names of the embedding, and of the head where it is not tied; "" where a model has none of that."""
     every = checkpoint.sources(tie_word_embeddings=False)
-    return every["embed"].tensor, every["head"].tensor
+    embedding, head = (every[name].tensor if name in every else "" for name in ("embed", "head"))
+    return embedding, head
 
 
 def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Sources]) -> None:
@@ -164,8 +170,14 @@ def _refuse_unused(checkpoint: Checkpoint, names: set[str]) -> None:
     head = "" if "head" in checkpoint.sources() else _ends(checkpoint)[1]
     for name in sorted(names):
         mask = _MASK.search(name) and len(checkpoint.shape(name)) in (0, 4)
-        if not (mask or name == head or _BUFFER.search(name)):
+        if not (mask or name == head or _BUFFER.search(name) or _embeds(checkpoint, name)):
             raise GossamerError(f"{checkpoint.path}: tensor {name} has no place in the model that the config describes")
+
+
+def _embeds(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is the embedding once more, as an encoder or a decoder calls it."""
+    embedding = _ends(checkpoint)[0]
+    return bool(embedding) and name.endswith("embed_tokens.weight") and checkpoint.same(embedding, name)
 
 
 def _refuse_compressed(checkpoint: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
 from .drafts import guessing
-from .prompts import chats, encode, task
+from .prompts import asked, chats, task
 from .sampling_options import SamplingOptions
 from .scheduler import MOST, Scheduler, Task
 
@@ -120,5 +120,7 @@ def _task(model: Model, request: Request | GossamerError) -> Task:
     if isinstance(request, GossamerError):
         raise request
     wrapped = chats(model, request.prompt, request.chat)
-    tokens = encode(model, request.prompt, wrapped)
-    return task(model, tokens, request.sampling, request.draw, wrapped, request.adapters, cancel=request.cancel)
+    tokens, reads = asked(model, request.prompt, wrapped)
+    return task(
+        model, tokens, request.sampling, request.draw, wrapped, request.adapters, cancel=request.cancel, reads=reads
+    )

@@ -16,8 +16,8 @@ from .._core import CacheFull
 from ..errors import GossamerError
 from ..text.messages import Message
 from .drafts import drafts, guessing
-from .held import Held, choose
-from .prompts import chats, check_head, check_length, encode, text_after
+from .held import Held
+from .prompts import asked, chats, check_head, check_length, text_after
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
 from .scheduler import MOST, Scheduler, Task
 
@@ -139,8 +139,9 @@ class Model:
         check_names(options, ["adapters", "cancel", "chat", "draft"])
         run_options = (sampling or self.defaults()).changed(options)
         chat, drafts = chats(self, prompt, chat), guessing(self, draft)
-        held = self._new_sequence(self.mix(adapters))
-        text = text_after(self, encode(self, prompt, chat), run_options, 0, chat, held.mix)
+        tokens, reads = asked(self, prompt, chat)
+        held = self._new_sequence(self.mix(adapters), reads)
+        text = text_after(self, tokens, run_options, 0, chat, held.mix)
         return self._run(held, text, keep=False, drafts=drafts, cancel=cancel)
 
     def generate(
@@ -196,9 +197,9 @@ class Model:
         if n < 1:
             raise GossamerError(f"n must be at least 1, got {n}")
         run_options = (sampling or self.defaults()).changed(options)
-        asked = [Request(prompt, run_options, chat, draw, adapters, cancel) for draw in range(n)]
+        requests = [Request(prompt, run_options, chat, draw, adapters, cancel) for draw in range(n)]
         found = []
-        for answer in answers(self, asked, most=min(n, most), draft=draft):
+        for answer in answers(self, requests, most=min(n, most), draft=draft):
             if answer.error is not None or answer.completion is None:
                 raise answer.error or GossamerError("there is no text")
             found.append(answer.completion)
@@ -245,15 +246,15 @@ class Model:
 
         check_names(options, ["adapters", "chat", "draft", "most", "progress"])
         run_options = (sampling or self.defaults()).changed(options)
-        asked = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
+        requests = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
         texts = []
-        for answer in answers(self, asked, most=most, draft=draft):
+        for answer in answers(self, requests, most=most, draft=draft):
             if answer.error is not None:
                 raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
             assert answer.completion is not None
             texts.append(answer.completion.text)
             if progress is not None:
-                progress(len(texts), len(asked), "answering")
+                progress(len(texts), len(requests), "answering")
         return texts
 
     def conversation(self, system: str | None = None, adapters: Chosen = None) -> Conversation:
@@ -283,13 +284,17 @@ class Model:
             raise GossamerError(f"{where}: the model's own sampling defaults: {error}") from None
 
     def logits(
-        self, token_ids: abc.Sequence[int] | NDArray[np.integer[Any]], adapters: Chosen = None
+        self,
+        token_ids: abc.Sequence[int] | NDArray[np.integer[Any]],
+        adapters: Chosen = None,
+        reads: abc.Sequence[int] | NDArray[Any] | None = None,
     ) -> NDArray[np.float32]:
         """Runs tokens from an empty context, for evaluation.
 
         Args:
             token_ids: One or more token ids, at most the context length.
             adapters: As for `stream`.
+            reads: Token ids of the input that a decoder with an encoder reads.
 
         Returns:
             Logits [tokens, vocab]; row i predicts token i + 1.
@@ -300,15 +305,16 @@ class Model:
         check_head(self)
         tokens = np.asarray(token_ids, dtype=np.int32)
         check_length(self, tokens.size)
-        mix = self.mix(adapters)
-        sequence = next(self._ids)
+        if (self.config.encoder is None) != (reads is None):
+            what = "has no encoder, and reads nothing" if reads is not None else "has an encoder: it reads an input"
+            raise GossamerError(f"{self.info.get('name', 'the model')} {what}")
+        held = self._new_sequence(self.mix(adapters), None if reads is None else np.asarray(reads))
         try:
-            choose(self.decoder, sequence, mix)
-            return self.decoder.step([(sequence, tokens)], all_logits=True)
+            return self.decoder.step([(held.prepare(), tokens)], all_logits=True)
         except CacheFull as error:
             raise GossamerError(str(error)) from None
         finally:
-            self.decoder.free(sequence)
+            held.free()
 
     def _run(
         self,
@@ -346,5 +352,5 @@ class Model:
         none = not adapters and "adapters" not in self.__dict__  # nothing was ever loaded
         return () if none else self.adapters.mix(adapters)
 
-    def _new_sequence(self, mix: Mix = ()) -> Held:
-        return Held(self.decoder, self._ids, mix)
+    def _new_sequence(self, mix: Mix = (), reads: NDArray[Any] | None = None) -> Held:
+        return Held(self.decoder, self._ids, mix, reads)

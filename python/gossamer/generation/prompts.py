@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import GossamerError
 from ..text.generation_config import unheeded
 from ..text.messages import Message, Tool, check_text
@@ -13,6 +16,7 @@ from .sequence import Sequence as Text
 from .stats import Stats
 
 if TYPE_CHECKING:
+    from ..arch.spec import Transformer
     from ..engine import Mix
     from .adapters import Chosen
     from .model import Model
@@ -38,6 +42,24 @@ def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
     return True
 
 
+def asked(model: Model, prompt: Prompt, chat: bool | None) -> tuple[list[int], NDArray[np.int32] | None]:
+    """Returns the tokens that a text goes on from, and those of the input that it reads where there is an encoder.
+
+    Raises:
+        GossamerError: as `encode`, or nothing says what the decoder begins with.
+    """
+    encoder = model.config.encoder
+    if encoder is None:
+        return encode(model, prompt, chat), None
+    if not isinstance(prompt, str):
+        raise GossamerError(f"{model.info.get('name', 'the model')} has an encoder: it takes texts, and no messages")
+    chats(model, prompt, chat)
+    check_text("the prompt", prompt)
+    ids = model.tokenizer.encode(prompt)
+    _check_ids(ids, encoder)
+    return model.tokenizer.starts(), np.asarray(ids, np.int32)
+
+
 def encode(model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool] = ()) -> list[int]:
     """Returns the tokens of a prompt: at least one, at most as many as the context holds.
 
@@ -52,19 +74,23 @@ def encode(model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool
         GossamerError: it is empty, or the chat template does not take it.
     """
     check_head(model)
+    if model.config.encoder is not None:
+        raise GossamerError(f"{model.info.get('name', 'the model')} has an encoder: it writes about one text at a time")
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
     if not chats(model, prompt, chat):
         ids = model.tokenizer.encode(str(prompt))
     else:
-        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        ids = model.tokenizer.chat(asked, tools=tools) if tools else model.tokenizer.chat(asked)
-    check_length(model, len(ids))
-    if max(ids) >= model.config.vocab:
-        raise GossamerError(
-            f"the prompt holds token {max(ids)}, outside the model's vocabulary of {model.config.vocab}"
-        )
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        ids = model.tokenizer.chat(messages, tools=tools) if tools else model.tokenizer.chat(messages)
+    _check_ids(ids, model.config)
     return ids
+
+
+def _check_ids(ids: list[int], config: Transformer) -> None:
+    _check_length(config, len(ids))
+    if max(ids) >= config.vocab:
+        raise GossamerError(f"the prompt holds token {max(ids)}, outside the model's vocabulary of {config.vocab}")
 
 
 def check_head(model: Model) -> None:
@@ -75,10 +101,14 @@ def check_head(model: Model) -> None:
 
 def check_length(model: Model, tokens: int) -> None:
     """Raises `GossamerError` where a prompt of so many tokens is empty, `TooLong` where the context is shorter."""
+    _check_length(model.config, tokens)
+
+
+def _check_length(config: Transformer, tokens: int) -> None:
     if tokens == 0:
         raise GossamerError("the prompt is empty")
-    if tokens > model.config.context:
-        raise TooLong(f"the prompt has {tokens} tokens, and the model's context holds {model.config.context}")
+    if tokens > config.context:
+        raise TooLong(f"the prompt has {tokens} tokens, and the model's context holds {config.context}")
 
 
 def text_after(
@@ -134,6 +164,7 @@ def task(
     *,
     special: bool = False,
     cancel: Callable[[], bool] | None = None,
+    reads: NDArray[np.int32] | None = None,
 ) -> Task:
     """Returns a text that comes after a prompt, for a scheduler of the model's engine.
 
@@ -146,10 +177,11 @@ def task(
         adapters: As for `Model.stream`.
         special: As of `text_after`.
         cancel: As for `Model.stream`.
+        reads: Tokens of the input that it reads by way of an encoder.
 
     Raises:
         GossamerError: as `text_after`, or there is no such adapter.
     """
     mix = model.mix(adapters)
     text = text_after(model, prompt, options, draw, begins, mix, special=special)
-    return Task(text, model._new_sequence(mix), cancelled=cancel)
+    return Task(text, model._new_sequence(mix, reads), cancelled=cancel)

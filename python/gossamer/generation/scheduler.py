@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .._core import CacheFull
 from ..errors import GossamerError
-from .held import Held, common_length
+from .held import Held, common_length, remember, same_input
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -303,6 +303,7 @@ class Scheduler:
 
     def _compute(self, entries: list[tuple[Task, list[int]]], drafts: list[list[int]]) -> NDArray[np.float32]:
         """Runs a step; returns logits of each task's last token and of its draft's, in order."""
+        remember(task.held for task, _ in entries)
         batch = [
             (task.held.prepare(), np.asarray(part + draft, np.int32))
             for (task, part), draft in zip(entries, drafts, strict=True)
@@ -344,7 +345,7 @@ class Scheduler:
         wanted = len(task.text.tokens) - 1  # the last one's logits are needed
         best, ready, coming = None, 0, 0
         for other in (*self._ended, *itertools.takewhile(lambda other: other is not task, self._active)):
-            if other.held.mix != task.held.mix:
+            if other.held.mix != task.held.mix or not same_input(other.held, task.held):
                 continue
             common = min(common_length(task.text.tokens, other.text.tokens), wanted)
             has = min(common, len(other.held.tokens))

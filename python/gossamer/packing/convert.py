@@ -30,7 +30,7 @@ from .replan import PLANNED_FOR, this_processor
 if TYPE_CHECKING:
     from .. import _core
 
-_HEAD = ("embed", "embed_project", "head_project", "head")  # a tied head is the embedding
+_HEAD = ("embed", "embed_project", "conv1", "conv2", "head_project", "head")  # a tied head is the embedding
 _KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
 _TURNS = 64  # more than there are threads that work ahead; measuring takes them all
 

@@ -14,6 +14,8 @@ OPTION_NAMES = {
     "typical_p": "typical_p",
     "repetition_penalty": "repeat_penalty",
 }
+# Tokens that a decoder begins with, which reads an encoder.
+STARTS = ("decoder_start_token_id", "forced_bos_token_id")
 _GGUF = {
     "general.sampling.temp": "temperature",
     "general.sampling.top_k": "top_k",
@@ -62,7 +64,7 @@ def unheeded(generation: Mapping[str, Any]) -> list[str]:
 
 def sampling_keys(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of generation_config.json is about drawing."""
-    keys = ("do_sample", *OPTION_NAMES, *_UNHEEDED)
+    keys = ("do_sample", *OPTION_NAMES, *STARTS, *_UNHEEDED)
     return {key: generation[key] for key in keys if generation.get(key) is not None}
 
 

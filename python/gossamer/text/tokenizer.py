@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GossamerError
 from ..files import read_bytes, read_json, refuse_pointer
 from .chat_template import render
-from .generation_config import sampling_keys
+from .generation_config import STARTS, sampling_keys
 from .messages import Message, Tool, check_system, check_text, check_told, checked, completed, has_parts, joined
 from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
@@ -97,7 +97,7 @@ class Tokenizer:
             eos_ids=(token for token in ends if token is not None),
             special_tokens=special,
             chat_template=chat_template(folder, settings),
-            generation=sampling_keys(generation),
+            generation=sampling_keys({key: config[key] for key in STARTS if key in config} | generation),
         )
 
     def save(self, folder: Path) -> None:
@@ -174,6 +174,20 @@ class Tokenizer:
             if len(text) < _LONG:
                 return self._backend.encode(text, add_special_tokens=special).ids
             return self._backend.encode_batch([text], add_special_tokens=special)[0].ids  # lets other threads run
+
+    def starts(self) -> list[int]:
+        """Returns the tokens that a decoder with an encoder begins with.
+
+        Raises:
+            GossamerError: the model does not say, or says no token.
+        """
+        found = {key: self.generation[key] for key in STARTS if key in self.generation}
+        if STARTS[0] not in found:
+            raise GossamerError(f"{STARTS[0]} is missing: nothing says what the decoder begins with")
+        for key, token in found.items():
+            if type(token) is not int or not 0 <= token < 1 << 31:
+                raise GossamerError(f"{key} must be a token, got {token!r:.80}")
+        return list(found.values())
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""

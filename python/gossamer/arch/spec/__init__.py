@@ -16,7 +16,7 @@ from .mlp import Mlp
 from .norm import Norm
 from .positions import Alibi, Learned, QueryScale, RelativeBias, Rope, Sinusoids
 from .stack import MOST_LAYERS, Block, Branch, Stack
-from .transformer import Embedding, Head, Transformer
+from .transformer import Embedding, Head, Mel, Transformer
 
 __all__ = [
     "MOST_LAYERS",
@@ -30,6 +30,7 @@ __all__ = [
     "Head",
     "Learned",
     "Linear",
+    "Mel",
     "Mixer",
     "Mlp",
     "Norm",

@@ -16,6 +16,23 @@ from .stack import Block, Stack
 
 
 @dataclass(frozen=True)
+class Mel:
+    """How frames of a spectrum become the stream: two convolutions with a GELU behind each (Radford et al. 2022).
+
+    Both read three frames, "conv1" [hidden, 3 bins] and "conv2" [hidden, 3 hidden] by channel; the second, those around
+    every other one, so that there are half as many states as frames.
+
+    Attributes:
+        bins: Of a frame.
+    """
+
+    bins: int
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "bins")
+
+
+@dataclass(frozen=True)
 class Embedding:
     """How tokens become the stream: a row each of the matrix "embed".
 
@@ -27,6 +44,7 @@ class Embedding:
         types: Rows of the matrix "types", of which one is added by the type that each token is given (Devlin et al.
             2019); 0: none.
         shared: Whether it is an encoder's whose matrix "embed" is the decoder's.
+        mel: How frames come in, where there are no tokens.
     """
 
     positions: Learned | Sinusoids | None = None
@@ -35,6 +53,7 @@ class Embedding:
     norm: Norm | None = None
     types: int = 0
     shared: bool = False
+    mel: Mel | None = None
 
     def __post_init__(self) -> None:
         require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
@@ -42,11 +61,16 @@ class Embedding:
             require_sizes(self, "project")
         if self.types != 0:
             require_sizes(self, "types")
+        plain = not (self.project or self.types or self.shared) and self.scale == 1
+        require(self.mel is None or plain, "mel goes with neither project, types, shared nor scale")
 
     def tensors(self, hidden: int, vocab: int) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of what it has, by name."""
         found: dict[str, tuple[int, ...]] = {}
-        if not self.shared:
+        if self.mel:
+            found |= {"conv1": (hidden, 3 * self.mel.bins), "conv1.bias": (hidden,)}
+            found |= {"conv2": (hidden, 3 * hidden), "conv2.bias": (hidden,)}
+        elif not self.shared:
             found["embed"] = (vocab, self.project or hidden)
         if self.project:
             found["embed_project"] = (hidden, self.project)
@@ -115,6 +139,7 @@ class Transformer:
             require(self.context <= most, f"context {self.context} is beyond the {most} positions that were learned")
         if isinstance(way_in.positions, Sinusoids):
             require(2 * len(way_in.positions.frequencies) == self.hidden, f"frequencies must be {self.hidden // 2}")
+        require(head is None or way_in.mel is None, "mel is for an encoder")
         causal = all(block.causal for block in self.stack.kinds)
         require(head is None or causal, "a model with a head has causal attention")
         reads = self.stack.reads_memory

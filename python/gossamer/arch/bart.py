@@ -1,0 +1,44 @@
+"""BART: an encoder and a decoder with learned positions and norms behind sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..errors import GossamerError
+from . import keys
+from .fields import flag, integer, words
+from .pairs import KEYS, NORM, PREFIX, biases, learned, pair, placed
+from .sources import Source
+from .spec import Transformer
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
+
+_KEYS = KEYS | words("normalize_embedding")
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 50265, "d_model": 1024, "max_position_embeddings": 1024,
+    **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
+        ("layers", 12), ("attention_heads", 16), ("ffn_dim", 4096),
+    )},
+}  # fmt: skip
+
+
+def describe(config: dict[str, Any]) -> Transformer:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    unread(config)
+    config = _DEFAULTS | config
+    if not flag(config, "normalize_embedding", True):
+        raise GossamerError("normalize_embedding false is not supported")
+    context = integer(config, "max_position_embeddings")
+    way_in = learned(config, context, 2, NORM)
+    return pair(config, replace(way_in, shared=True), way_in, (context, context), before=False)
+
+
+def unread(config: dict[str, Any]) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    return keys.unread(config, _KEYS)
+
+
+def sources(config: dict[str, Any]) -> dict[str, Source]:
+    """Lists the tensors; see `gossamer.arch.Family`."""
+    return placed(_DEFAULTS | config, describe(config), "model.shared")

@@ -1,0 +1,40 @@
+"""M2M-100 and NLLB: translation between many languages; sinusoidal positions from the third on, norms before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from . import keys
+from .fields import integer
+from .pairs import KEYS, PREFIX, biases, pair, placed, sinusoids
+from .sources import Source
+from .spec import Transformer
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
+
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 128112, "d_model": 1024, "max_position_embeddings": 1024, "activation_function": "relu",
+    **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
+        ("layers", 12), ("attention_heads", 16), ("ffn_dim", 4096),
+    )},
+}  # fmt: skip
+
+
+def describe(config: dict[str, Any]) -> Transformer:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    unread(config)
+    config = _DEFAULTS | config
+    context = integer(config, "max_position_embeddings")
+    way_in = sinusoids(config, 2, integer(config, "d_model") // 2 - 1, default=True)
+    return pair(config, replace(way_in, shared=True), way_in, (context, context), before=True)
+
+
+def unread(config: dict[str, Any]) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    return keys.unread(config, KEYS)
+
+
+def sources(config: dict[str, Any]) -> dict[str, Source]:
+    """Lists the tensors; see `gossamer.arch.Family`."""
+    return placed(_DEFAULTS | config, describe(config), "model.shared")

@@ -1,0 +1,52 @@
+"""Whisper: an encoder of spectra, and a decoder that writes what is said in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import GossamerError
+from . import keys
+from .fields import flag, integer, words
+from .pairs import KEYS, PREFIX, QVO, learned, pair, placed, scale
+from .relatives import no_biases as biases
+from .sources import Source
+from .spec import Embedding, Learned, Mel, Transformer
+
+__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
+
+_KEYS = KEYS | words(
+    """
+    apply_spec_augment classifier_proj_size mask_feature_length mask_feature_min_masks mask_feature_prob
+    mask_time_length mask_time_min_masks mask_time_prob max_source_positions max_target_positions median_filter_width
+    num_mel_bins
+    """
+)
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 51865, "d_model": 384, "max_source_positions": 1500, "max_target_positions": 448, "num_mel_bins": 80,
+    **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
+        ("layers", 4), ("attention_heads", 6), ("ffn_dim", 1536),
+    )},
+}  # fmt: skip
+
+
+def describe(config: dict[str, Any]) -> Transformer:
+    """Maps config.json; see `gossamer.arch.Family`."""
+    unread(config)
+    config = _DEFAULTS | config
+    if flag(config, "final_logits_bias"):
+        raise GossamerError("final_logits_bias is not supported")
+    heard, written = integer(config, "max_source_positions"), integer(config, "max_target_positions")
+    encoder = Embedding(Learned(heard), mel=Mel(integer(config, "num_mel_bins")))
+    if scale(config) != 1:
+        raise GossamerError("scale_embedding true is not supported")
+    return pair(config, encoder, learned(config, written, 0), (heard, written), before=True, biases=QVO)
+
+
+def unread(config: dict[str, Any]) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    return keys.unread(config, _KEYS)
+
+
+def sources(config: dict[str, Any]) -> dict[str, Source]:
+    """Lists the tensors; see `gossamer.arch.Family`."""
+    return placed(_DEFAULTS | config, describe(config), "model.decoder.embed_tokens", "proj_out")

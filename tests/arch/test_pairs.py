@@ -1,0 +1,109 @@
+"""Families with an encoder and a decoder: what each of them has to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="transformers' models are the oracle here")
+pytest.importorskip("transformers", reason="the oracle")
+import transformers
+
+import gossamer
+from family_checks import Config, near
+from gossamer import arch
+from gossamer.errors import GossamerError
+from pair_checks import (
+    check_pair,
+    check_pair_pruned_go_back,
+    check_pair_pruned_packed_and_run,
+    check_pair_runs,
+    check_pair_writes,
+    made_pair,
+    pair,
+)
+
+T5: Config = {
+    "model_type": "t5", "vocab_size": 320, "d_model": 48, "d_kv": 12, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+}  # fmt: skip
+SIDES: Config = {
+    "vocab_size": 320, "d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 90,
+}  # fmt: skip
+ODD: Config = {
+    **SIDES, "encoder_layers": 3, "encoder_attention_heads": 2, "decoder_ffn_dim": 40, "activation_function": "relu",
+    "scale_embedding": True,
+}  # fmt: skip
+CASES: dict[str, Config] = {
+    "t5": T5,
+    "t5 1.1": {
+        **T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_decoder_layers": 3, "d_kv": 10,
+        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+    },
+    "bart": {"model_type": "bart", **SIDES},
+    "bart odd": {"model_type": "bart", **ODD, "forced_bos_token_id": 4},
+    "marian": {"model_type": "marian", **SIDES, "activation_function": "swish"},
+    "marian odd": {"model_type": "marian", **ODD},
+    "m2m_100": {"model_type": "m2m_100", **SIDES},
+    "m2m_100 odd": {"model_type": "m2m_100", **ODD, "scale_embedding": False, "forced_bos_token_id": 7},
+    "mt5": {**T5, "model_type": "mt5"},
+    "mt5 odd": {**T5, "model_type": "mt5", "feed_forward_proj": "gated-silu", "num_heads": 3},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CASES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_pair(tmp_path_factory.mktemp("pair") / "model", CASES[request.param])
+
+
+def test_description(folder: Path) -> None:
+    check_pair(folder)
+
+
+def test_engine(folder: Path) -> None:
+    check_pair_runs(folder)
+
+
+def test_writes(folder: Path) -> None:
+    check_pair_writes(folder)
+
+
+def test_pruned_go_back(folder: Path, tmp_path: Path) -> None:
+    check_pair_pruned_go_back(folder, tmp_path)
+
+
+def test_pruned_packed_and_run(folder: Path, tmp_path: Path) -> None:
+    check_pair_pruned_packed_and_run(folder, tmp_path)
+
+
+def test_an_encoder_alone(tmp_path: Path) -> None:
+    folder = made_pair(tmp_path / "model", T5, encoder=True)
+    source, _ = pair()
+    model = transformers.T5EncoderModel.from_pretrained(folder).eval()
+    import torch
+
+    with torch.no_grad():
+        expected = model(torch.from_numpy(source)[None]).last_hidden_state[0].numpy()
+    ours = gossamer.load(folder, activations="f32")
+    near(ours.decoder.encode([source]), expected, 5e-5)  # type: ignore[attr-defined]
+    with pytest.raises(GossamerError, match="is an encoder: it has no head"):
+        ours.generate("a")
+    with pytest.raises(GossamerError, match="is an encoder"):
+        ours.logits(np.array([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"feed_forward_proj": "double-gelu"}, "feed_forward_proj 'double-gelu' is not supported"),
+        ({"feed_forward_proj": "gated-sine"}, "feed_forward_proj 'sine' is not supported"),
+        ({"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 does not go with"),
+        ({"relative_attention_num_buckets": 30}, "relative_attention_num_buckets 30"),
+        ({"encoder_layerdrop_norm": 2}, "encoder_layerdrop_norm is not supported"),
+    ],
+)
+def test_bad_configs(change: Config, words: str) -> None:
+    with pytest.raises(GossamerError, match=words):
+        arch.family(T5).describe({**T5, **change})
