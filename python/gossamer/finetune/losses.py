@@ -16,6 +16,8 @@ from .options import Parts
 EPS = 1e-8
 # Tokens whose logits exist at once: 2048 of a vocabulary of 49152 are 400 MB as float32.
 _CHUNK = 2048
+# Rows whose losses are computed at once on a CPU: 32 of them are 6 MB as float32, of which several exist.
+_ROWS = 32
 # On a GPU: bytes of a float32 matrix of logits, of which several exist. Making logits again in the backward pass costs
 # it a fifth of a step.
 _LOGITS_ON_GPU = 2 << 30
@@ -63,6 +65,12 @@ class Predicted:
 
     logits: Tensor | None = None
     top: Top | None = None
+
+    def part(self, rows: slice) -> Predicted:
+        """Returns those of some rows."""
+        if self.top is not None:
+            return self.top.part(rows)
+        return self if self.logits is None else Predicted(self.logits[rows])
 
 
 def top_of(logits: Tensor, count: int) -> Top:
@@ -136,31 +144,17 @@ class _Vocabulary(torch.autograd.Function):
         ctx: Any, logits: Tensor, targets: Tensor, predicted: Predicted, shares: tuple[float, float]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the weighted sum of sums, and both sums."""
-        own, scale = _softmax(logits)
-        counts, rows = targets >= 0, targets.clamp(min=0)[:, None]
-        ce = ((scale - logits.gather(1, rows)[:, 0].float()) * counts).sum()
-        ce_share, kl_share = counts * shares[0], shares[1]
-        kl = torch.zeros_like(ce)
-        if predicted.logits is not None:
-            aim, other = _softmax(predicted.logits)
-            kl = ((predicted.logits.float() - logits.float()).mul_(aim).sum(-1) + scale - other).sum()
-            if logits.requires_grad:
-                own.mul_((ce_share + kl_share)[:, None]).sub_(aim, alpha=kl_share)
-        elif predicted.top is not None:
-            ids, scores = predicted.top.ids, predicted.top.scores
-            aim, found = scores.exp(), own.gather(1, ids)
-            rest = (1 - aim.sum(-1)).clamp(min=0)
-            left = (1 - found.sum(-1)).clamp(min=_LEAST)
-            distance = scores - (logits.gather(1, ids).float() - scale[:, None])
-            kl = ((aim * distance).sum(-1) + torch.xlogy(rest, rest) - rest * left.log()).sum()
-            if logits.requires_grad:
-                own.mul_((ce_share + kl_share * (1 - rest / left))[:, None])
-                own.scatter_(1, ids, found * ce_share[:, None] + kl_share * (found - aim))
-        elif logits.requires_grad:
-            own.mul_(ce_share[:, None])
-        if logits.requires_grad:
-            own.scatter_add_(1, rows, -ce_share[:, None])
-            ctx.save_for_backward(own.to(logits.dtype))
+        step = _ROWS if logits.device.type == "cpu" else max(len(logits), 1)
+        found = torch.empty_like(logits) if logits.requires_grad else None
+        ce, kl = (torch.zeros((), device=logits.device) for _ in range(2))
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
+            more = _rows(
+                logits[rows], targets[rows], predicted.part(rows), shares, None if found is None else found[rows]
+            )
+            ce, kl = ce + more[0], kl + more[1]
+        if found is not None:
+            ctx.save_for_backward(found)
         ctx.mark_non_differentiable(ce, kl)
         return shares[0] * ce + shares[1] * kl, ce, kl
 
@@ -169,6 +163,37 @@ class _Vocabulary(torch.autograd.Function):
         """Returns the gradient of the weighted sum."""
         (gradient,) = ctx.saved_tensors
         return gradient * gradients[0], None, None, None
+
+
+def _rows(
+    logits: Tensor, targets: Tensor, predicted: Predicted, shares: tuple[float, float], out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Returns both sums over some rows; their gradient goes to `out`, where there is one."""
+    own, scale = _softmax(logits)
+    counts, rows = targets >= 0, targets.clamp(min=0)[:, None]
+    ce = ((scale - logits.gather(1, rows)[:, 0].float()) * counts).sum()
+    ce_share, kl_share = counts * shares[0], shares[1]
+    kl = torch.zeros_like(ce)
+    if predicted.logits is not None:
+        aim, other = _softmax(predicted.logits)
+        kl = ((predicted.logits.float() - logits.float()).mul_(aim).sum(-1) + scale - other).sum()
+        if out is not None:
+            own.mul_((ce_share + kl_share)[:, None]).sub_(aim, alpha=kl_share)
+    elif predicted.top is not None:
+        ids, scores = predicted.top.ids, predicted.top.scores
+        aim, found = scores.exp(), own.gather(1, ids)
+        rest = (1 - aim.sum(-1)).clamp(min=0)
+        left = (1 - found.sum(-1)).clamp(min=_LEAST)
+        distance = scores - (logits.gather(1, ids).float() - scale[:, None])
+        kl = ((aim * distance).sum(-1) + torch.xlogy(rest, rest) - rest * left.log()).sum()
+        if out is not None:
+            own.mul_((ce_share + kl_share * (1 - rest / left))[:, None])
+            own.scatter_(1, ids, found * ce_share[:, None] + kl_share * (found - aim))
+    elif out is not None:
+        own.mul_(ce_share[:, None])
+    if out is not None:
+        out.copy_(own.scatter_add_(1, rows, -ce_share[:, None]))
+    return ce, kl
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
