@@ -101,12 +101,24 @@ void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page
   for (int32_t d = 0; d < head_dim; ++d) to[d * kTogether] = Kv::narrow(v[d]);
 }
 
-// Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page.
+// Fetches as much as kParts times 16 lanes read, a row further on each time; null: nothing.
+template <class Kv, int kParts>
+GOSSAMER_INLINE void fetch(const uint8_t*& ahead, int row) {
+  constexpr int kBytes = kLanes * Kv::kTogether * (int)sizeof(typename Kv::Element);
+  constexpr int kStep = kBytes < 64 ? 64 / kBytes : 1;
+  if (ahead == nullptr) return;
+  for (int j = 0; j < kParts; j += kStep) __builtin_prefetch(ahead + j * kBytes);
+  ahead += row * (int)sizeof(typename Kv::Element);
+}
+
+// Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page. ahead: what is fetched
+// meanwhile, line by line as keys are read; null for nothing.
 template <class Kv, int kRows, int kParts>
 void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv::Element* k, float scale,
-                float* scores) {
+                const uint8_t* ahead, float* scores) {
   F16 acc[kRows][kParts] = {};
   for (int32_t d = 0; d < lanes; ++d, k += kPageTokens * Kv::kTogether) {
+    fetch<Kv, kParts>(ahead, kPageTokens * Kv::kTogether);
     decltype(Kv::load16(k)) keys[kParts];
     for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes * Kv::kTogether);
     for (int r = 0; r < kRows; ++r) {
@@ -122,12 +134,13 @@ void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv:
 // queries. kLower: what lies together with the first of them must not reach the outputs, were it infinite.
 template <class Kv, int kRows, int kParts, bool kLower = false>
 void mix_page(const typename Kv::Operand* weights, int count, const typename Kv::Element* v, int32_t padded_dim,
-              float* const* outs, int32_t d) {
+              const uint8_t* ahead, float* const* outs, int32_t d) {
   constexpr int kTogether = Kv::kTogether;
   F16 acc[kRows][kParts];
   for (int r = 0; r < kRows; ++r)
     for (int j = 0; j < kParts; ++j) acc[r][j] = load(outs[r] + d + j * kLanes);
   for (int t = 0; t < count; ++t, v += kTogether * padded_dim) {
+    fetch<Kv, kParts>(ahead, kTogether * padded_dim);
     decltype(Kv::load16(v)) values[kParts];
     for (int j = 0; j < kParts; ++j) {
       values[j] = Kv::load16(v + j * kLanes * kTogether);
@@ -209,11 +222,15 @@ void attend(const AttentionArgs& a) noexcept {
   // Positions that all tokens see; and where the first page begins of which one sees some.
   const Seen shared = {seen_by(a, a.tokens - 1).from, seen_by(a, 0).to};
   const int start = seen_by(a, 0).from / kPageTokens * kPageTokens;
+  const int64_t v_at = a.offset + (int64_t)k_rows<Kv>(a.head_dim) * kPageTokens * (int64_t)sizeof(Element);
+  constexpr int kReadBytes = kLanes * Kv::kTogether * (int)sizeof(Element);
   float* scores = a.scratch;
   const Operand* q = operands<Kv>(a, scores + (int64_t)rows * kScoreStride);
   const int lanes = k_rows<Kv>(a.head_dim) / Kv::kTogether;  // of a query
   for (int at = start; at < count; at += kPageTokens) {
     const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
+    const uint8_t* ahead =
+        at + kPageTokens < count ? pages[at / kPageTokens + 1] + a.offset : pages[start / kPageTokens] + v_at;
     const int parts = ((count - at < kPageTokens ? count - at : kPageTokens) + kLanes - 1) / kLanes;
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
@@ -222,6 +239,7 @@ void attend(const AttentionArgs& a) noexcept {
         with_parts<kMost>(parts - part, [&](auto some) {
           score_page<Kv, kRows, decltype(some)::value>(q + (int64_t)first * lanes, lanes,
                                                        k + part * kLanes * Kv::kTogether, a.scale,
+                                                       first == 0 ? ahead + part * kReadBytes : nullptr,
                                                        scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
@@ -236,9 +254,8 @@ void attend(const AttentionArgs& a) noexcept {
   }
   // Adds the positions [at, at + some) of one page, `at` one that begins values that lie together, for `many` rows from
   // `begin` on.
-  const auto mix = [&](int begin, int many, int at, int some) {
-    const Element* v = (const Element*)(pages[at / kPageTokens] + a.offset) +
-                       (int64_t)k_rows<Kv>(a.head_dim) * kPageTokens + (int64_t)(at % kPageTokens) * a.padded_dim;
+  const auto mix = [&](int begin, int many, int at, int some, const uint8_t* ahead) {
+    const Element* v = (const Element*)(pages[at / kPageTokens] + v_at) + (int64_t)(at % kPageTokens) * a.padded_dim;
     for_tiles(many, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = parts_a_pass<kRows>();
@@ -254,11 +271,13 @@ void attend(const AttentionArgs& a) noexcept {
           constexpr int kParts = decltype(width)::value;
           const Element* from = v + part * kLanes * Kv::kTogether;
           const int whole = some / Kv::kTogether;
-          mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim, outs, part * kLanes);
+          mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim,
+                                      first == 0 && ahead != nullptr ? ahead + part * kReadBytes : nullptr, outs,
+                                      part * kLanes);
           if constexpr (Kv::kTogether == 2) {
             if (some % 2 != 0)
               mix_page<Kv, kRows, kParts, true>(weights + whole, 1, from + (int64_t)whole * 2 * a.padded_dim,
-                                                a.padded_dim, outs, part * kLanes);
+                                                a.padded_dim, nullptr, outs, part * kLanes);
           }
         });
     });
@@ -266,14 +285,14 @@ void attend(const AttentionArgs& a) noexcept {
   for (int at = start; at < count; at += kPageTokens) {
     const int end = at + kPageTokens < count ? at + kPageTokens : count;
     if (shared.from <= at && shared.to >= end) {
-      mix(0, rows, at, end - at);
+      mix(0, rows, at, end - at, end < count ? pages[at / kPageTokens + 1] + v_at : a.next);
       continue;
     }
     for (int t = 0; t < a.tokens; ++t) {  // what a token does not see must not reach it, were it infinite
       const Seen seen = seen_by(a, t);
       const int from = seen.from < at ? at : seen.from / Kv::kTogether * Kv::kTogether;
       const int to = seen.to < end ? seen.to : end;
-      if (to > from) mix(t * group, group, from, to - from);
+      if (to > from) mix(t * group, group, from, to - from, nullptr);
     }
   }
 }

@@ -112,14 +112,19 @@ GOSSAMER_INLINE void write_query(const float* q, int head_dim, float scale, uint
   for (int i = 0; i < 2; ++i) query.surplus[i] = -128 * fold_lanes(sums[i], [](auto a, auto b) { return a + b; });
 }
 
+// Loops over registers are unrolled early here, so that none of these stays in memory.
+
 // Scores of kRows queries with kParts times 16 positions of a page. ahead: what is fetched meanwhile, line by line as
 // keys are read; null for nothing.
 template <int kRows, int kParts>
 void score_codes(const Query* queries, const uint8_t* numbers, int groups, const uint8_t* k, const float* k_scales,
                  const uint8_t* ahead, float* scores) {
-  Dots sums[kRows][kParts];
-  for (int r = 0; r < kRows; ++r)
-    for (int j = 0; j < kParts; ++j) sums[r][j] = begin_dots(queries[r].surplus);
+  I16::Part sums[kRows][kParts][kDotParts];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kParts; ++j) begin_dots(sums[r][j], queries[r].surplus);
+  }
   const int digits = groups * kFour;
   for (int g = 0; g < groups; ++g, k += kPageTokens * kFour) {
     if (ahead != nullptr) {
@@ -127,15 +132,22 @@ void score_codes(const Query* queries, const uint8_t* numbers, int groups, const
       ahead += kPageTokens * kFour;
     }
     I16 codes[kParts];
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) codes[j] = load_int(k + j * kCodeBytes);
-    for (int r = 0; r < kRows; ++r)
-      for (int j = 0; j < kParts; ++j)
-        add_keys(sums[r][j], codes[j], numbers + r * 2 * digits + g * kFour * kNumberStep, digits);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const uint8_t* q = numbers + r * 2 * digits + g * kFour * kNumberStep;
+#pragma GCC unroll 8
+      for (int j = 0; j < kParts; ++j) add_keys(sums[r][j], codes[j], q, digits);
+    }
   }
-  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const F16 scale = splat(queries[r].scale);
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j)
-      store(scores + r * kScoreStride + j * kLanes,
-            to_floats(total_of(sums[r][j])) * load(k_scales + j * kLanes) * splat(queries[r].scale));
+      store(scores + r * kScoreStride + j * kLanes, total_of(sums[r][j]) * load(k_scales + j * kLanes) * scale);
+  }
 }
 
 // Adds kParts times 16 elements of `groups` times 4 rows of V, each times its weight, to the outputs of kRows queries.
@@ -144,26 +156,34 @@ template <int kRows, int kParts>
 void mix_codes(const float* weights, const float* scales, int groups, const uint8_t* v, int32_t padded_dim,
                const uint8_t* ahead, float* const* outs, int32_t d) {
   static const int32_t kNone[2] = {0, 0};
-  Dots sums[kRows][kParts];
-  for (int r = 0; r < kRows; ++r)
-    for (int j = 0; j < kParts; ++j) sums[r][j] = begin_dots(kNone);
+  I16::Part sums[kRows][kParts][kDotParts];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kParts; ++j) begin_dots(sums[r][j], kNone);
+  }
   for (int g = 0; g < groups; ++g, v += kFour * padded_dim) {
     if (ahead != nullptr) {
       for (int j = 0; j < kParts; ++j) __builtin_prefetch(ahead + j * kCodeBytes);
       ahead += kFour * padded_dim;
     }
     I16 codes[kParts];
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) codes[j] = load_int(v + j * kCodeBytes);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Spread weight = spread((const uint8_t*)(weights + r * kScoreStride) + g * kFour * kNumberStep, kPageTokens);
+#pragma GCC unroll 8
       for (int j = 0; j < kParts; ++j) add_values(sums[r][j], codes[j], weight);
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int j = 0; j < kParts; ++j) {
-      float* out = outs[r] + d + j * kLanes;
-      store(out, load(out) + to_floats(total_of(sums[r][j])) * splat(scales[r * kScoreStride]));
-    }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    float* out = outs[r] + d;
+    const F16 scale = splat(scales[r * kScoreStride]);
+#pragma GCC unroll 8
+    for (int j = 0; j < kParts; ++j) store(out + j * kLanes, load(out + j * kLanes) + total_of(sums[r][j]) * scale);
+  }
 }
 
 // Turns the scores of a query into weights exp(score - largest) times the scale of the value that they meet, zero where

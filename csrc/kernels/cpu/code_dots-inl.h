@@ -18,30 +18,31 @@ constexpr int kFour = 4;  // codes that lie together
 
 // First the upper digits of all, then the lower ones. Signed numbers have signed digits, so that
 // number = 256 * upper + lower.
-struct Dots {
-  I16 upper, lower;
-};
+constexpr int kDotParts = 2;
 template <bool kSigned>
 GOSSAMER_INLINE void store_numbers(const I16& n, uint8_t* out, int digits) {
   const I16 lower = kSigned ? (n << 24) >> 24 : n & splat_int(255);
   store_codes((n - lower) >> 8, (int8_t*)out);
   store_codes(lower, (int8_t*)out + digits);
 }
-// The sums that products with `surplus` for each code give, taken off.
-GOSSAMER_INLINE Dots begin_dots(const int32_t* surplus) { return {splat_int(surplus[0]), splat_int(surplus[1])}; }
+// Sums begin with what is not theirs, taken off. Register by register, as are all steps, since what is copied as a whole
+// stays in memory.
+GOSSAMER_INLINE void begin_dots(I16::Part (&sums)[kDotParts], const int32_t* surplus) {
+  for (int i = 0; i < kDotParts; ++i) sums[i] = splat_int(surplus[i]).part[0];
+}
 GOSSAMER_INLINE void count_surplus(const I16& n, I16 (&sums)[2]) {
   const I16 lower = (n << 24) >> 24;
   sums[0] += (n - lower) >> 8;
   sums[1] += lower;
 }
 // Instructions of their own, since GCC 12 surrounds the intrinsic with two copies of the sums.
-GOSSAMER_INLINE void add_dot_keys(I16& sums, const I16& codes, const uint8_t* digits) {
+GOSSAMER_INLINE void add_dot_keys(I16::Part& sums, const I16& codes, const uint8_t* digits) {
   typedef int32_t __attribute__((may_alias, aligned(1))) Four;
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.part[0]) : "v"(codes.part[0]), "m"(*(const Four*)digits));
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(codes.part[0]), "m"(*(const Four*)digits));
 }
-GOSSAMER_INLINE void add_keys(Dots& sums, const I16& codes, const uint8_t* q, int digits) {
-  add_dot_keys(sums.upper, codes, q);
-  add_dot_keys(sums.lower, codes, q + digits);
+GOSSAMER_INLINE void add_keys(I16::Part (&sums)[kDotParts], const I16& codes, const uint8_t* q, int digits) {
+  add_dot_keys(sums[0], codes, q);
+  add_dot_keys(sums[1], codes, q + digits);
 }
 struct Spread {
   I16 upper, lower;
@@ -52,11 +53,14 @@ GOSSAMER_INLINE Spread spread(const uint8_t* weights, int digits) {
   memcpy(four + 1, weights + digits, 4);
   return {splat_int(four[0]), splat_int(four[1])};
 }
-GOSSAMER_INLINE void add_values(Dots& sums, const I16& codes, const Spread& weights) {
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums.upper.part[0]) : "v"(weights.upper.part[0]), "v"(codes.part[0]));
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums.lower.part[0]) : "v"(weights.lower.part[0]), "v"(codes.part[0]));
+GOSSAMER_INLINE void add_values(I16::Part (&sums)[kDotParts], const I16& codes, const Spread& weights) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[0]) : "v"(weights.upper.part[0]), "v"(codes.part[0]));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[1]) : "v"(weights.lower.part[0]), "v"(codes.part[0]));
 }
-GOSSAMER_INLINE I16 total_of(const Dots& sums) { return (sums.upper << 8) + sums.lower; }
+GOSSAMER_INLINE F16 total_of(const I16::Part (&sums)[kDotParts]) {
+  const I16::Part total = (sums[0] << 8) + sums[1];
+  return {{__builtin_convertvector(total, F16::Part)}};
+}
 template <int kRows>
 constexpr int code_parts_a_pass() {
   return kRows <= 3 ? 4 : kRows <= 6 ? 2 : 1;
@@ -66,9 +70,7 @@ constexpr int kNumberStep = 1;  // bytes of a number in each of the two places w
 #else
 
 // Numbers 0 and 2 of each four, then 1 and 3, as they meet the even and odd bytes of four codes.
-struct Dots {
-  I16 sums;
-};
+constexpr int kDotParts = kLanes / kPartLanes;
 template <bool kSigned>
 GOSSAMER_INLINE void store_numbers(const I16& n, uint8_t* out, int) {
   int32_t wide[kLanes];
@@ -80,7 +82,9 @@ GOSSAMER_INLINE void store_numbers(const I16& n, uint8_t* out, int) {
   }
   memcpy(out, pairs, sizeof pairs);
 }
-GOSSAMER_INLINE Dots begin_dots(const int32_t* surplus) { return {splat_int(surplus[0])}; }
+GOSSAMER_INLINE void begin_dots(I16::Part (&sums)[kDotParts], const int32_t* surplus) {
+  for (int i = 0; i < kDotParts; ++i) sums[i] = splat_int(surplus[0]).part[i];
+}
 GOSSAMER_INLINE void count_surplus(const I16& n, I16 (&sums)[2]) { sums[0] += n; }
 struct Spread {
   I16 even, odd;
@@ -127,19 +131,23 @@ GOSSAMER_INLINE I16::Part add_pairs(I16::Part sums, I16::Part codes, I16::Part n
   return (I16::Part)((Words)sums + even + odd);
 }
 #endif
-GOSSAMER_INLINE void add_codes(Dots& sums, const I16& codes, const Spread& numbers, bool is_signed) {
+GOSSAMER_INLINE void add_codes(I16::Part (&sums)[kDotParts], const I16& codes, const Spread& numbers, bool is_signed) {
   for (int i = 0; i < kLanes / kPartLanes; ++i) {
-    sums.sums.part[i] = add_pairs(sums.sums.part[i], even_codes(codes.part[i], is_signed), numbers.even.part[i]);
-    sums.sums.part[i] = add_pairs(sums.sums.part[i], odd_codes(codes.part[i], is_signed), numbers.odd.part[i]);
+    sums[i] = add_pairs(sums[i], even_codes(codes.part[i], is_signed), numbers.even.part[i]);
+    sums[i] = add_pairs(sums[i], odd_codes(codes.part[i], is_signed), numbers.odd.part[i]);
   }
 }
-GOSSAMER_INLINE void add_keys(Dots& sums, const I16& codes, const uint8_t* q, int digits) {
+GOSSAMER_INLINE void add_keys(I16::Part (&sums)[kDotParts], const I16& codes, const uint8_t* q, int digits) {
   add_codes(sums, codes, spread(q, digits), false);
 }
-GOSSAMER_INLINE void add_values(Dots& sums, const I16& codes, const Spread& weights) {
+GOSSAMER_INLINE void add_values(I16::Part (&sums)[kDotParts], const I16& codes, const Spread& weights) {
   add_codes(sums, codes, weights, true);
 }
-GOSSAMER_INLINE I16 total_of(const Dots& sums) { return sums.sums; }
+GOSSAMER_INLINE F16 total_of(const I16::Part (&sums)[kDotParts]) {
+  F16 total;
+  for (int i = 0; i < kDotParts; ++i) total.part[i] = __builtin_convertvector(sums[i], F16::Part);
+  return total;
+}
 template <int kRows>
 constexpr int code_parts_a_pass() {
   return parts_a_pass<kRows>();

@@ -138,10 +138,6 @@ GOSSAMER_INLINE I16 to_int(const F16& v) {
   return each<int32_t>(v, [](auto x) { return __builtin_convertvector(x, I16::Part); });
 }
 
-GOSSAMER_INLINE F16 to_floats(const I16& v) {
-  return each<float>(v, [](auto x) { return __builtin_convertvector(x, F16::Part); });
-}
-
 // The first `count` lanes; the others are zero.
 GOSSAMER_INLINE F16 load_part(const float* p, int64_t count) {
   float lanes[kLanes] = {};
