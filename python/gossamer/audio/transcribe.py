@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import GossamerError
 from ..progress import Progress
 from .decoding import Decoded, Listener, Window, beam_search, compression_of, draw, fails, opened
-from .features import FRAMES, HOP, RATE, SAMPLES, Samples, log_mel
+from .features import FRAMES, HOP, RATE, SAMPLES, log_mel
 from .options import SpeechOptions
 from .reading import Sound, Source, open_sound
 from .rules import Rules
+from .timing import Look, timed
 from .tokens import SECONDS, SpeechTokens
 
 if TYPE_CHECKING:
@@ -61,8 +63,6 @@ class Segment:
 
 
 Segments = Generator[Segment, None, None]
-Timing = Callable[[list[Segment], Window, float, int], list[Segment]]
-"""Adds words to a window's segments: those, the window, its first second, its frames."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Transcriber:
         bins: int,
         context: int,
         ids: Iterator[int],
-        timing: Timing | None = None,
+        look: Look | None = None,
     ) -> None:
         """Takes what a model is made of.
 
@@ -103,10 +103,10 @@ class Transcriber:
             bins: Mel bands that it reads.
             context: Most tokens of a sequence.
             ids: Gives numbers of sequences that nobody else uses.
-            timing: What finds the times of words.
+            look: What finds the times of words, where the model says which heads follow them.
         """
         self._engine, self._tokenizer, self._tokens = engine, tokenizer, tokens
-        self._bins, self._context, self._timing = bins, context, timing
+        self._bins, self._context, self._look = bins, context, look
         self._ids = ids
 
     def segments(
@@ -125,6 +125,8 @@ class Transcriber:
         """
         if options.language is not None:
             self._tokens.check(options.language, options.task)
+        if options.words and self._look is None:
+            raise GossamerError("words cannot be timed: the model names no alignment_heads")
         with open_sound(source) as sound:
             yield from self._windows(sound, options, heard or Heard(), progress)
 
@@ -142,7 +144,8 @@ class Transcriber:
                 _tell(progress, at, sound)
             if not frames:
                 break
-            with opened(self._engine, self._ids, self._tokens, self._features(samples)) as window:
+            features = log_mel(samples, self._bins)
+            with opened(self._engine, self._ids, self._tokens, features) as window:
                 if not language:
                     shares = window.languages()
                     language = max(shares, key=lambda code: shares[code])
@@ -153,18 +156,26 @@ class Transcriber:
                 if found.no_speech > options.no_speech and found.log_probability <= options.log_probability:
                     at += frames
                     continue
-                segments, step = self._split(found, at, frames)
-                if options.words and self._timing is not None and segments:
-                    segments = self._timing(segments, window, at * HOP / RATE, frames)
+            segments, step = self._split(found, at, frames)
+            if options.words and self._look is not None and segments:
+                segments = timed(
+                    segments,
+                    features,
+                    self._tokens.prompt(language, options.task, timed=True),
+                    frames,
+                    at * HOP / RATE,
+                    tokenizer=self._tokenizer,
+                    tokens=self._tokens,
+                    language=heard.language if options.task == "transcribe" else "en",
+                    look=self._look,
+                    word=Word,
+                )
             yield from segments
             at += step
             if not options.previous or found.temperature > _FORGET:
                 before = []
             else:
                 before = [*before, *(token for segment in segments for token in segment.tokens)][-self._context // 2 :]
-
-    def _features(self, samples: Samples) -> Samples:
-        return log_mel(samples, self._bins)
 
     def _told(self, before: list[int]) -> list[int]:
         """The text of the windows before, as a prompt has it."""

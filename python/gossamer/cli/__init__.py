@@ -27,6 +27,7 @@ from . import (
     roofline,
     sample,
     serve,
+    transcribe,
 )
 from .interrupt import INTERRUPTED
 from .parser import SHELLS, Completion, Parser, Version
@@ -40,6 +41,7 @@ COMMANDS: dict[str, ModuleType] = {
     "prune": prune,
     "finetune": finetune,
     "sample": sample,
+    "transcribe": transcribe,
     "export": export,
     "inspect": inspect,
     "models": models,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .. import _core
     from ..arch.spec import Transformer
+    from ..audio.reading import Source
     from ..engine import Engine, Mix
     from ..progress import Progress
     from ..text.tokenizer import Tokenizer
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .cost import StepCost
     from .drafts import Draft, Drafts
     from .sequence import Sequence
+    from .speech import Transcript
     from .stats import Stats
 
 Pieces = Generator[str, None, None]
@@ -256,6 +258,28 @@ class Model:
             if progress is not None:
                 progress(len(texts), len(requests), "answering")
         return texts
+
+    def transcribe(self, audio: Source, *, progress: Progress | None = None, **options: Any) -> Transcript:
+        """Writes down what is said, where the model is one of speech (Whisper).
+
+        Args:
+            audio: A path, an open binary file, or mono samples at 16 kHz as an array of floats. Of any length: it is
+                read by windows of 30 seconds.
+            progress: Called with (seconds done, seconds, what).
+            **options: See `gossamer.audio.options.SpeechOptions`: `language`, `task`, `beams`, `words`, ….
+
+        Returns:
+            Segments with their times, `text`, and what language it is. `gossamer.generation.speech.segments` gives
+            them one by one.
+
+        Raises:
+            GossamerError: it is no speech model or does not know the language, an option is out of range, or the audio
+                is none.
+            TypeError: there is no such option.
+        """
+        from .speech import transcribe
+
+        return transcribe(self, audio, progress, **options)
 
     def conversation(self, system: str | None = None, adapters: Chosen = None) -> Conversation:
         """Returns a new chat that keeps what it has computed from turn to turn.

@@ -16,6 +16,7 @@ OPTION_NAMES = {
 }
 # Tokens that a decoder begins with, which reads an encoder.
 STARTS = ("decoder_start_token_id", "forced_bos_token_id")
+_SPEECH = ("alignment_heads",)  # heads of a speech model whose attention tells when a word is said
 _GGUF = {
     "general.sampling.temp": "temperature",
     "general.sampling.top_k": "top_k",
@@ -64,7 +65,7 @@ def unheeded(generation: Mapping[str, Any]) -> list[str]:
 
 def sampling_keys(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of generation_config.json is about drawing."""
-    keys = ("do_sample", *OPTION_NAMES, *STARTS, *_UNHEEDED)
+    keys = ("do_sample", *OPTION_NAMES, *STARTS, *_SPEECH, *_UNHEEDED)
     return {key: generation[key] for key in keys if generation.get(key) is not None}
 
 
