@@ -94,6 +94,28 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Encoding(Protocol):
+    """An engine that runs encoders: states of inputs whose tokens see one another."""
+
+    def encode(
+        self, inputs: Sequence[NDArray[np.int32]], types: Sequence[NDArray[np.int32]] | None = None
+    ) -> NDArray[np.float32]:
+        """Returns the normed states behind the last block of inputs that stand alone, without touching any sequence.
+
+        Args:
+            inputs: Token ids of each; of any lengths.
+            types: Token types of each; None for type 0.
+
+        Returns:
+            [tokens, hidden], of one input behind the other. An input's are bitwise the same in any company.
+
+        Raises:
+            ValueError: an input is empty or beyond the context, a token is outside the vocabulary.
+            CacheFull: the keys and values of an input would take more than `kv_limit`.
+        """
+
+
+@runtime_checkable
 class Adaptable(Protocol):
     """An engine whose sequences may choose adapters: parts that are added to a model's linears for them alone."""
 

@@ -77,13 +77,22 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         GossamerError: the file cannot be read, or holds something else.
     """
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise GossamerError(f"{path}: must hold a JSON object")
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """Reads a file that holds JSON of any kind.
+
+    Raises:
+        GossamerError: the file cannot be read, or is none.
+    """
     try:
-        value = parse_json(read_bytes(path, _MOST_BYTES).decode())
+        return parse_json(read_bytes(path, _MOST_BYTES).decode())
     except OSError as error:
         raise GossamerError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         refuse_pointer(path)
         raise GossamerError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise GossamerError(f"{path}: must hold a JSON object")
-    return value

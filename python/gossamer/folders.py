@@ -152,18 +152,19 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Writes a UTF-8 file beside `path`, has it reach the disk, and puts it there.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a file beside `path`, has it reach the disk, and puts it there.
 
     After an error nothing is left and `path` is as it was.
 
     Args:
         path: The file; missing parents are made.
-        text: What it is to hold.
+        content: What it is to hold; text as UTF-8.
 
     Raises:
         OSError: it cannot be written.
     """
+    data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as part, os.fdopen(os.dup(part.handle), "w", encoding="utf-8") as file:
-        file.write(text)
+    with new_file(path) as part, os.fdopen(os.dup(part.handle), "wb") as file:
+        file.write(data)

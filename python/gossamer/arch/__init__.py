@@ -17,6 +17,7 @@ from .spec import Transformer
 
 _HELPERS = {
     "alibi",
+    "encoders",
     "experts",
     "fields",
     "keys",
@@ -69,7 +70,7 @@ def label(name: str, sources: Sources) -> str:
 
 
 def families() -> list[str]:
-    """Returns the supported model types."""
+    """Returns the supported model types, with underscores where they have hyphens."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _HELPERS)
 
 
@@ -84,6 +85,7 @@ def family(config: dict[str, Any]) -> Family:
     """
     model_type = config.get("model_type")
     known = families()
-    if model_type not in known:
+    module = model_type.replace("-", "_") if isinstance(model_type, str) else model_type
+    if module not in known:
         raise GossamerError(f"model_type {model_type!r} is not supported; there are: {', '.join(known)}")
-    return cast("Family", importlib.import_module(f"{__name__}.{model_type}"))
+    return cast("Family", importlib.import_module(f"{__name__}.{module}"))

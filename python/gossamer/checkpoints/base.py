@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import arch
 from ..arch.sources import Source
 from ..errors import GossamerError
+from ..text.pooling import Pooling
 from ..text.tokenizer import Tokenizer
 from .codes import Codes
 from .lora import LowRank
@@ -147,6 +148,14 @@ class Checkpoint(ABC):
         """
         codes = self.codes(source.tensor)
         return None if codes is None else codes.through(source)
+
+    def pooling(self) -> Pooling | None:
+        """Returns how vectors of texts are made of an encoder's states; None where that is not said.
+
+        Raises:
+            GossamerError: what is said is not supported.
+        """
+        return None
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import GossamerError
 from ..files import read_json, refuse_pointer
 from ..safetensors_io import SafetensorsFile
+from ..text.pooling import Pooling, pooling_files, read_pooling
 from ..text.tokenizer import Tokenizer
 from . import torch_bin
 from .base import Checkpoint
@@ -117,6 +118,10 @@ class FolderCheckpoint(Checkpoint):
     def add_zeros(self, name: str, length: int) -> None:  # noqa: D102
         self._tensors[name] = Zeros(self.path, name, length)
 
+    def leave_out(self, name: str) -> None:
+        """Forgets a tensor that follows from the config; what is written of this checkpoint is without it."""
+        del self._tensors[name]
+
     def same(self, first: str, second: str) -> bool:  # noqa: D102
         one, other = self._tensor(first), self._tensor(second)
         if one.dtype == other.dtype and isinstance(one, StoredTensor) and isinstance(other, StoredTensor):
@@ -132,7 +137,13 @@ class FolderCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:  # noqa: D102
         return Tokenizer.from_folder(self.path)
 
+    def pooling(self) -> Pooling | None:  # noqa: D102
+        return read_pooling(self.path)
+
     def copy_companions(self, dst: Path) -> None:  # noqa: D102
         for name in _COMPANIONS:
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, dst / name)
+        for name in pooling_files(self.path):
+            (dst / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.path / name, dst / name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .. import arch
 from ..arch.sources import parts_of
+from ..arch.spec import Learned, Transformer
 from ..errors import GossamerError
 from .base import Checkpoint
 from .ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
@@ -20,7 +21,13 @@ _BUFFER = re.compile(
     r"|(encoder|decoder)\.embed_positions\.weights?$"  # sines, where they are not learned
     r"|EncDecAttention\.relative_attention_bias\.weight$"  # of T5's first checkpoints, which no T5 reads
 )
+_FLOATS = ("f32", "f16", "bf16")
 _MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
+# What stands behind an encoder for what it was trained with, or for a task.
+_TASK = re.compile(
+    r"((bert|roberta|distilbert|mpnet)\.)?pooler\.|cls\.|lm_head\.|head\.|classifier\.|pre_classifier\.|qa_outputs\."
+    r"|vocab_(transform|layer_norm|projector)\."
+)
 # Who stores tensors that no codec took, by the last part of their names.
 _COMPRESSED = {
     "compressed": "compressed-tensors",
@@ -82,12 +89,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if (shape := checkpoint.shape(name)) != expected:
             raise GossamerError(f"{path}: tensor {name} has shape {list(shape)}, the config asks for {list(expected)}")
     try:
-        context = family.describe(checkpoint.config).context  # tables follow from sizes, and cost what they say
+        described = family.describe(checkpoint.config)  # tables follow from sizes, and cost what they say
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
-    _tell_context(checkpoint, source, context)
+    _tell_context(checkpoint, source, described)
     added = {name for names in checkpoint.parallel.values() for name in names}
-    _refuse_unused(checkpoint, present - added - {source.tensor for source in needed.values()})
+    _refuse_unused(checkpoint, present - added - {source.tensor for source in needed.values()}, described.head is None)
     _check_parallel(checkpoint, needed)
     shapes = {
         source.tensor: source.shape
@@ -121,10 +128,10 @@ def _check_parallel(checkpoint: Checkpoint, needed: arch.Sources) -> None:
                 )
 
 
-def _tell_context(checkpoint: Checkpoint, source: Path, context: int) -> None:
+def _tell_context(checkpoint: Checkpoint, source: Path, described: Transformer) -> None:
     """Says where a model holds less than it says, since a longer text would turn its first tokens in another way."""
-    says = checkpoint.config.get("max_position_embeddings")
-    if type(says) is int and context < says:
+    says, context = checkpoint.config.get("max_position_embeddings"), described.context
+    if type(says) is int and context < says and not isinstance(described.embedding.positions, Learned):
         checkpoint.notes += (
             f"{source}: the context ends at {context} tokens, and not at {says}: beyond, rotary frequencies are others",
         )
@@ -165,13 +172,25 @@ def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Sources]) ->
         )
 
 
-def _refuse_unused(checkpoint: Checkpoint, names: set[str]) -> None:
-    """Refuses a tensor that the model has no use for, unless it is a buffer, or the embedding once more."""
+def _refuse_unused(checkpoint: Checkpoint, names: set[str], encoder: bool) -> None:
+    """Refuses a tensor that the model has no use for, unless it is a buffer, or the embedding once more.
+
+    What an encoder was trained with, and was made for a task with, is told.
+    """
     head = "" if "head" in checkpoint.sources() else _ends(checkpoint)[1]
+    tasks = set()
     for name in sorted(names):
         mask = _MASK.search(name) and len(checkpoint.shape(name)) in (0, 4)
-        if not (mask or name == head or _BUFFER.search(name) or _embeds(checkpoint, name)):
+        if encoder and (task := _TASK.match(name)):
+            tasks.add(task[0].rstrip("."))
+        elif not (mask or name == head or _BUFFER.search(name) or _embeds(checkpoint, name)):
             raise GossamerError(f"{checkpoint.path}: tensor {name} has no place in the model that the config describes")
+        elif isinstance(checkpoint, FolderCheckpoint) and checkpoint.dtype(name) not in _FLOATS:
+            checkpoint.leave_out(name)
+    if tasks:
+        checkpoint.notes += (
+            f"{checkpoint.path}: states are what an encoder gives, without {', '.join(sorted(tasks))}",
+        )
 
 
 def _embeds(checkpoint: Checkpoint, name: str) -> bool:

@@ -58,7 +58,7 @@ def measure(model: Model, progress: Progress | None = None, *, again: bool = Fal
         progress: Called with (done, total, what).
         again: Measure in any case.
     """
-    if model.cost is None or not wanted() or (model.cost.table.measured and not again):
+    if model.config.head is None or model.cost is None or not wanted() or (model.cost.table.measured and not again):
         return
     engine, held = model.decoder, model._new_sequence()
     try:

@@ -281,6 +281,16 @@ class Model:
 
         return transcribe(self, audio, progress, **options)
 
+    def embed(self, texts: abc.Sequence[str], **options: Any) -> NDArray[np.float32]:
+        """Returns vectors of texts, [texts, hidden], of a model that is an encoder.
+
+        Takes the options of `gossamer.generation.embedding.embed` (`pool`, `normalize`, `truncate`, `progress`), and
+        raises the same.
+        """
+        from .embedding import embed
+
+        return embed(self, texts, **options)
+
     def conversation(self, system: str | None = None, adapters: Chosen = None) -> Conversation:
         """Returns a new chat that keeps what it has computed from turn to turn.
 

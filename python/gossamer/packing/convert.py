@@ -221,6 +221,8 @@ class Packing:
             "config": dict(checkpoint.config),  # which names of tensors, as adapters have them, follow from
             "notes": [one_line(note.replace(str(checkpoint.path), name)) for note in checkpoint.notes],
         }
+        if pooling := checkpoint.pooling():
+            self.info["pooling"] = pooling.to_dict()
         if machine is None and format == "auto":
             self.info[PLANNED_FOR] = this_processor()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,17 @@ def _settings(options: PruneOptions, reads: list[Path]) -> dict[str, Any]:
     }
 
 
+def _without_logits(source: Checkpoint, options: PruneOptions) -> PruneOptions:
+    """Returns the options for an encoder, which writes no text, and whose predictions cannot diverge."""
+    if options.method in CALIBRATED and options.calibration is None:
+        raise GossamerError(f"{source.path}: an encoder writes no text of its own: a calibration text is needed")
+    if options.allocation is None:
+        return replace(options, allocation="uniform")
+    if options.way == "divergence":
+        raise GossamerError(f"{source.path}: an encoder predicts no tokens: allocation divergence cannot be had")
+    return options
+
+
 def prune_checkpoint(
     source: Checkpoint, options: PruneOptions, progress: Progress | None = None, store: Store | None = None
 ) -> PrunedCheckpoint:
@@ -121,6 +132,8 @@ def prune_checkpoint(
     refuse_unwritable(source)
     fam = arch.family(source.config)
     config = fam.describe(source.config)
+    if config.head is None:
+        options = _without_logits(source, options)
     sources = source.sources()
     names = {name: arch.label(name, sources) for name in config.linears}
     for name, linear in config.linears.items():

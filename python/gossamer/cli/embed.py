@@ -1,0 +1,72 @@
+"""`gossamer embed`: texts to vectors."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import GossamerError
+from ..folders import write_file
+from ..text.pooling import POOLS
+from .options import MODEL_HELP, add_engine_options, add_revision_option, nonempty, open_model
+from .progress import progress
+
+SUMMARY = "turn texts into vectors, with an encoder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="without any, lines are read from stdin, a text each")
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    add_revision_option(parser)
+    parser.add_argument(
+        "--pool",
+        choices=POOLS,
+        help="mean of the states of a text's tokens, or the first one's (as the model's own files say, or else mean)",
+    )
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="give vectors length 1 (as the model's own files say, or else yes)",
+    )
+    parser.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut texts that the model's context does not hold; else they are an error",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=nonempty,
+        metavar="FILE.npy",
+        help="write float32 [texts, width]; without it, a JSON object a text on stdout, with text and embedding",
+    )
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embeds, writes or prints, and returns the exit code."""
+    if args.output and not args.output.endswith(".npy"):
+        args.parser.error("argument -o/--output: must end in .npy")
+    texts = args.texts or [line.rstrip("\r\n") for line in sys.stdin]
+    if not texts:
+        raise GossamerError("there is no text: give some, or lines on stdin")
+    model = open_model(args, args.model, args.threads)
+    with progress() as report:
+        vectors = model.embed(texts, pool=args.pool, normalize=args.normalize, truncate=args.truncate, progress=report)
+    if not args.output:
+        for text, vector in zip(texts, vectors, strict=True):
+            print(json.dumps({"text": text, "embedding": [float(value) for value in vector]}, ensure_ascii=False))
+        return 0
+    data = io.BytesIO()
+    np.save(data, vectors)
+    try:
+        write_file(Path(args.output), data.getvalue())
+    except OSError as error:
+        raise GossamerError(f"{args.output}: cannot write: {error.strerror or error}") from None
+    return 0

@@ -1,0 +1,104 @@
+"""Texts as vectors, by an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import CacheFull
+from ..engine import Encoding
+from ..errors import GossamerError
+from ..text.messages import check_text
+from ..text.pooling import POOLS, Pooling
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from .model import Model
+
+_TOKENS = 8192  # whose states are there at once
+
+
+def embed(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    pool: str | None = None,
+    normalize: bool | None = None,
+    truncate: bool = False,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Returns vectors of texts (Reimers and Gurevych 2019).
+
+    Args:
+        model: An encoder.
+        texts: Any number.
+        pool: "mean" of the states of a text's tokens, or "cls", that of the first one; None takes what the files beside
+            the checkpoint say, and "mean" where they say nothing.
+        normalize: Whether vectors get length 1; None likewise, and yes.
+        truncate: Whether texts beyond the context are cut; otherwise they are an error.
+        progress: Called with (texts done, texts, what).
+
+    Returns:
+        [texts, hidden]. A text's is bitwise the same in any company.
+
+    Raises:
+        GossamerError: the model is no encoder, a text has no tokens or too many, or `pool` is unknown.
+    """
+    if isinstance(texts, str):
+        raise GossamerError("texts must be a list of them, not one text")
+    if model.config.head is not None or model.config.encoder is not None:
+        raise GossamerError(f"{model.info.get('name', 'the model')} is no encoder: it gives no vectors of texts")
+    if not isinstance(model.decoder, Encoding):
+        raise GossamerError(f"vectors of texts are not supported on {model.device}")
+    own = Pooling.from_dict(model.info.get("pooling"))
+    chosen = Pooling(own.pool if pool is None else pool, own.normalize if normalize is None else normalize)
+    found = np.zeros((len(texts), model.config.hidden), np.float32)
+    for first, batch in _batches([_tokens(model, number, text, truncate) for number, text in enumerate(texts)]):
+        try:
+            states = model.decoder.encode(batch)
+        except CacheFull as error:
+            raise GossamerError(f"texts {first + 1} to {first + len(batch)}: {error}") from None
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in batch])])
+        for number, (start, end) in enumerate(pairwise(starts), first):
+            mine = states[start:end]
+            found[number] = mine.mean(0, dtype=np.float64) if chosen.pool == "mean" else mine[0]
+        if progress is not None:
+            progress(first + len(batch), len(texts), "embedding")
+    if chosen.normalize:
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return found
+
+
+def _tokens(model: Model, number: int, text: str, truncate: bool) -> NDArray[np.int32]:
+    check_text(f"text {number + 1}", text)
+    ids = model.tokenizer.encode(text)
+    most = model.config.context
+    if not ids:
+        raise GossamerError(f"text {number + 1} has no tokens")
+    if len(ids) > most:
+        if not truncate:
+            raise GossamerError(f"text {number + 1} has {len(ids)} tokens, and the model's context holds {most}")
+        around = len(model.tokenizer.encode("")) // 2  # what ends a text stays at its end
+        ids = ids[: most - around] + ids[len(ids) - around :]
+    if max(ids) >= model.config.vocab:
+        raise GossamerError(f"text {number + 1} holds token {max(ids)}, outside the vocabulary of {model.config.vocab}")
+    return np.array(ids, np.int32)
+
+
+def _batches(texts: Sequence[NDArray[np.int32]]) -> Iterator[tuple[int, list[NDArray[np.int32]]]]:
+    """Gives the texts some at a time, with the number of the first."""
+    first, tokens = 0, 0
+    for number, ids in enumerate(texts):
+        if number > first and tokens + len(ids) > _TOKENS:
+            yield first, list(texts[first:number])
+            first, tokens = number, 0
+        tokens += len(ids)
+    if first < len(texts):
+        yield first, list(texts[first:])
+
+
+__all__ = ["POOLS", "embed"]
