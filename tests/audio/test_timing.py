@@ -61,7 +61,7 @@ def test_attention_is_normed_over_tokens_and_smoothed() -> None:
 
 
 def words_of(text: str, language: str = "en") -> list[str]:
-    return [WORDS.decode(piece) for piece in merge(split(letters(text), WORDS, language), WORDS)]
+    return [WORDS.decode(piece) for piece, _ in merge(split(letters(text), WORDS, language), WORDS)]
 
 
 def test_words_are_cut_at_blanks_and_keep_their_marks() -> None:
@@ -107,6 +107,13 @@ def test_words_are_timed_from_their_first_letter() -> None:
     ]
     assert (found[0].start, found[0].end) == (0.0, 1.4)
     assert found[0].words[0].probability == 0.5
+
+
+def test_marks_take_no_time_of_their_words() -> None:
+    """Four letters and a full stop: the word ends where the stop begins."""
+    (segment,) = run(9, [time(0), *letters("word."), time(1)])
+    assert [(word.start, word.end, word.text) for word in segment.words] == [(0.0, 0.8, "word.")]
+    assert segment.end == 0.8
 
 
 def test_models_that_name_no_heads_are_one_line() -> None:

@@ -65,10 +65,11 @@ def timed(
     found, at = [], 0
     for segment, own in zip(segments, texts, strict=True):
         words = []
-        for piece in merge(split(own, tokenizer, language), tokenizer):
+        for piece, bare in merge(split(own, tokenizer, language), tokenizer):
             until = at + len(piece)
             chance = float(chances[at:until].mean())
-            words.append(word(float(starts[at]), float(starts[until]), tokenizer.decode(piece), round(chance, 4)))
+            start, end = float(starts[at + bare.start]), float(starts[at + bare.stop])
+            words.append(word(start, end, tokenizer.decode(piece), round(chance, 4)))
             at = until
         found.append(_fit(segment, words))
     return found
@@ -142,17 +143,23 @@ def split(tokens: list[int], tokenizer: Tokenizer, language: str) -> list[list[i
     return words
 
 
-def merge(words: list[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
-    """Puts opening marks to the word behind them and closing ones to the word before."""
-    merged: list[list[int]] = []
+def merge(words: list[list[int]], tokenizer: Tokenizer) -> list[tuple[list[int], slice]]:
+    """Puts opening marks to the word behind them and closing ones to the word before.
+
+    Returns:
+        The tokens of each, and which of them are the word itself, whose times are its own: marks are pauses.
+    """
+    merged: list[tuple[list[int], slice]] = []
     opens = False
     for word in words:
         text = tokenizer.decode(word)
-        closes = bool(merged) and not text.startswith(" ") and text in _BEHIND
-        if merged and (opens or closes):
-            merged[-1] = merged[-1] + word
+        if merged and not opens and not text.startswith(" ") and text in _BEHIND:
+            merged[-1] = merged[-1][0] + word, merged[-1][1]
+        elif opens:
+            before = merged.pop()[0]
+            merged.append((before + word, slice(len(before), len(before) + len(word))))
         else:
-            merged.append(list(word))
+            merged.append((list(word), slice(0, len(word))))
         opens = text.startswith(" ") and text.strip() != "" and text.strip() in _BEFORE
     return merged
 
