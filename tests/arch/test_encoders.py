@@ -45,6 +45,7 @@ DISTILBERT = {
     "hidden_dim": 64,
     "max_position_embeddings": 96,
 }
+MODERN = {**BERT, "num_hidden_layers": 4, "local_attention": 24, "pad_token_id": 1}
 CASES: dict[str, dict[str, Any]] = {
     "bert": {"model_type": "bert", **BERT},
     "bert odd": {"model_type": "bert", **ODD},
@@ -60,6 +61,18 @@ CASES: dict[str, dict[str, Any]] = {
         "n_heads": 1,
         "activation": "relu",
         "sinusoidal_pos_embds": True,
+    },
+    "modernbert": {"model_type": "modernbert", **MODERN},
+    "modernbert odd": {
+        "model_type": "modernbert",
+        **MODERN,
+        "num_attention_heads": 1,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "norm_bias": True,
+        "hidden_activation": "silu",
+        "local_attention": 10,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
     },
     "mpnet": {"model_type": "mpnet", **BERT},
     "mpnet odd": {"model_type": "mpnet", **{k: v for k, v in ODD.items() if k != "type_vocab_size"}},
@@ -104,7 +117,7 @@ def test_states_are_theirs(case: str, tmp_path: Path) -> None:
     near(model.decoder.encode([short, long]), np.concatenate(expected), 5e-5)
 
 
-@pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet"])
+@pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert"])
 def test_what_they_were_trained_with_is_told(case: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(made(tmp_path / "model", case, headed=True))
     (note,) = [note for note in checkpoint.notes if "states are what an encoder gives" in note]
@@ -114,7 +127,7 @@ def test_what_they_were_trained_with_is_told(case: str, tmp_path: Path) -> None:
     near(model.decoder.encode([ids]), theirs(tmp_path / "model", ids), 5e-5)
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert odd", "mpnet"])
+@pytest.mark.parametrize("case", ["bert", "distilbert odd", "mpnet", "modernbert odd"])
 def test_pruned_go_back(case: str, tmp_path: Path) -> None:
     folder = made(tmp_path / "model", case)
     prune(folder, tmp_path / "pruned", method="magnitude", sparsity=0.5)
@@ -158,6 +171,7 @@ def test_pruned_by_what_linears_read(tmp_path: Path) -> None:
         ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings 2 leaves no position"),
         ("mpnet", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets 16"),
         ("distilbert", {"window": 8}, "window is not supported"),
+        ("modernbert", {"position_embedding_type": "relative"}, "position_embedding_type 'relative'"),
     ],
 )
 def test_what_is_not_done_is_named(case: str, change: dict[str, Any], what: str, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _MASK = re.compile(r"(attn|attention)\.(masked_)?bias$")
 # What stands behind an encoder for what it was trained with, or for a task.
 _TASK = re.compile(
     r"((bert|roberta|distilbert|mpnet)\.)?pooler\.|cls\.|lm_head\.|head\.|classifier\.|pre_classifier\.|qa_outputs\."
-    r"|vocab_(transform|layer_norm|projector)\."
+    r"|vocab_(transform|layer_norm|projector)\.|decoder\.bias$"
 )
 # Who stores tensors that no codec took, by the last part of their names.
 _COMPRESSED = {
