@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gossamer
 from ctranslate2_files import CONTEXT, FRAMES, INNER, MELS, SCALARS, VOCAB, WIDTH, model_bin, save, stored, variables
 from ctranslate2_files import whisper_tensors as tensors
 from gossamer.checkpoints.ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
 from gossamer.errors import GossamerError
+from tiny import save_tokenizer
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="writes the other folder")
 
 KINDS = ("float32", "float16", "bfloat16", "int8", "int8_float16", "int16")
 
@@ -163,3 +167,21 @@ def test_a_file_that_ends_early_is_one_line(tmp_path: Path) -> None:
     (folder / "model.bin").write_bytes(data + b"more")
     with pytest.raises(GossamerError, match="4 bytes follow"):
         CTranslate2Checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_it_runs_as_the_folder_of_transformers_does(tmp_path: Path, kind: str) -> None:
+    folder = written(tmp_path / "m", kind)
+    source = CTranslate2Checkpoint(folder)
+    plain = {name: np.ascontiguousarray(source.tensor(name)) for name in source.names()}
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(source.config))
+    safetensors.save_file(plain, tmp_path / "plain" / "model.safetensors")
+    save_tokenizer(tmp_path / "plain")
+    frames = np.random.default_rng(0).normal(0, 1, (2 * FRAMES, MELS)).astype(np.float32)
+    ours, theirs = (
+        gossamer.load(path, activations="f32").logits([3, 5, 9], reads=frames) for path in (folder, tmp_path / "plain")
+    )
+    # int8 values stay whole numbers; their scales are rounded to float16, each by half a unit of its 11 bits.
+    within = 1e-6 if kind == "float32" else 2**-9
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())

@@ -75,6 +75,9 @@ def test_a_file_that_breaks_off_keeps_what_was_heard(tmp_path: Path, capsys: pyt
     assert main(["transcribe", "bad.wav", "-m", "m", "-o", str(tmp_path / "a.txt")]) == 1
     assert (tmp_path / "a.txt").read_text() == "s0\n"
     assert capsys.readouterr().err == "gossamer: error: bad.wav: broken after 5.0 s\n"
+    assert main(["transcribe", "bad.wav", "-m", "m", "--json", "-o", str(tmp_path / "a.json")]) == 1
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["text"], found["complete"]) == ("s0", False)
 
 
 @pytest.mark.usefixtures("asked")

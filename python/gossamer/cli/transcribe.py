@@ -135,10 +135,14 @@ def _transcribe(
             write(f"==> {audio} <==\n")
         write(writer.begin())
         interrupt.begun = True
-        while first is not None:
-            write(writer.add(first))
-            first = None if interrupt() else next(pieces, None)
-        write(writer.end(heard, model=args.model, audio=audio, complete=not interrupt()))
+        complete = False
+        try:
+            while first is not None:
+                write(writer.add(first))
+                first = None if interrupt() else next(pieces, None)
+            complete = not interrupt()
+        finally:  # JSON of what breaks off is whole, too
+            write(writer.end(heard, model=args.model, audio=audio, complete=complete))
     pieces.close()
 
 
