@@ -161,9 +161,10 @@ def prune_checkpoint(
     origin = ""
     if length is not None:
         window_length(length, LENGTH, config.context)  # whatever the method
-    if method in CALIBRATED and (config.encoder is not None or config.head is None):
+    if method in CALIBRATED and config.encoder is not None:
         raise GossamerError(
-            f"{source.path}: {method} is calibrated on texts, and encoders are not yet; method magnitude prunes them"
+            f"{source.path}: {method} is calibrated on texts, and decoders that read an encoder are not yet; "
+            "method magnitude prunes them"
         )
     if method in CALIBRATED:
         length = window_length(length, LENGTH, config.context)
