@@ -30,6 +30,7 @@ HOSTILE = {
     "{{ 'a'.center(9999999999) }}": "it needs too much memory",
     "{{ [0] * 10**9 }}": "it needs too much memory",
     "{% for i in range(99999) %}{{ 'a' * 100000 }}{% endfor %}": "it writes too long a text",
+    "{{ 'a b ' * 300000 }}": "it writes too long a text",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "it calls itself too often",
     "{{" + "(" * 5000: "it calls itself too often",
     "{{ (": "unexpected 'end of template'",
