@@ -127,6 +127,19 @@ def test_gpt2s_transposed_layers_come_and_go() -> None:
     assert torch.equal(model(x), before)
 
 
+def test_falcons_linear_layers_come_and_go() -> None:
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+
+    model = nn.Sequential(FalconLinear(256, 200)).eval()
+    model[0].load_state_dict(pruned(200, 256).state_dict())
+    before = model(random(3, 256))
+    assert len(sparsify(model, format="bitmap").packed) == 1
+    torch.testing.assert_close(model(random(3, 256)), before)
+    desparsify(model)
+    assert type(model[0]) is FalconLinear
+    torch.testing.assert_close(model(random(3, 256)), before)
+
+
 def test_nothing_is_replaced_where_a_weight_is_bad() -> None:
     model = nn.Sequential(pruned(256, 256), pruned(256, 256))
     with torch.no_grad():
