@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from copying import drafts
 from engine_cases import VOCAB
 from gossamer import _core
+from gossamer.generation.drafts import Drafts
 from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
 from scheduled import PAGE, Counted, Texts, finished, native, prompts
 
@@ -154,13 +156,14 @@ def test_what_others_hold_in_the_cache_counts() -> None:
     assert texts.engine.length(1000) == 100
 
 
+@pytest.mark.parametrize("guesses", [None, drafts()], ids=["plain", "drafts"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_random_joins_leaves_cancels_forks_and_rollbacks(seed: int) -> None:
+def test_random_joins_leaves_cancels_forks_and_rollbacks(seed: int, guesses: Drafts | None) -> None:
     """Beside somebody who forks and rolls sequences of his own back, under a limit, against one text at a time."""
     rng = np.random.default_rng(seed)
     texts = Texts(native(pages=10))
     oracle = Texts(native())
-    scheduler = Scheduler(texts.engine, 5)
+    scheduler = Scheduler(texts.engine, 5, guesses)
     system = list(range(8, 80))
     running: dict[Task, tuple[list[int], dict[str, Any]]] = {}
     others: list[int] = []
@@ -196,6 +199,7 @@ def test_random_joins_leaves_cancels_forks_and_rollbacks(seed: int) -> None:
     assert not running
     assert cancelled > 2
     assert ended > 10
+    assert texts.engine.verified > 0 or guesses is None
     for sequence in others:
         texts.engine.free(sequence)
     assert (texts.engine.kv_bytes, oracle.engine.kv_bytes) == (0, 0)

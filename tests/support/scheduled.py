@@ -26,12 +26,14 @@ class Counted:
     def __init__(self, engine: _core.Decoder) -> None:
         self.engine = engine
         self.steps: list[dict[int, int]] = []
+        self.verified = 0  # steps that asked for the logits of all tokens, as those with drafts do
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def step(self, batch: Any) -> Any:
-        logits = self.engine.step(batch)
+    def step(self, batch: Any, all_logits: bool = False) -> Any:
+        logits = self.engine.step(batch, all_logits)
+        self.verified += all_logits
         self.steps.append({seq: len(tokens) for seq, tokens in batch})
         assert self.engine.kv_limit == 0 or self.engine.kv_bytes <= self.engine.kv_limit
         return logits
