@@ -16,7 +16,7 @@ from gossamer.generation.sampling import (
     keep_top_p,
     keep_typical,
     likeliest,
-    log_probabilities,
+    log_softmax,
     lower,
     penalize,
     probabilities,
@@ -115,7 +115,7 @@ def test_biases_come_before_the_penalties_and_change_nothing_of_the_callers():
 def test_log_probabilities_and_the_likeliest():
     logits = np.random.default_rng(3).normal(0, 5, 1000).astype(np.float32)
     exact = logits.astype(np.float64) - math.log(math.fsum(math.exp(value) for value in logits.tolist()))
-    np.testing.assert_allclose(log_probabilities(logits, np.arange(1000)), exact, rtol=1e-12)
+    np.testing.assert_allclose(log_softmax(logits), exact, rtol=1e-12)
     assert likeliest(logits, 5).tolist() == np.argsort(-logits)[:5].tolist()
     assert likeliest(logits, 0).tolist() == []
     assert likeliest(np.array([1, 3, 3], np.float32), 9).tolist() == [1, 2, 0]

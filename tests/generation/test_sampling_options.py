@@ -34,7 +34,8 @@ DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_p
         ("top_p", None), ("typical_p", 0.0), ("typical_p", 1.1), ("frequency_penalty", math.nan),
         ("presence_penalty", "much"), ("logit_bias", 3), ("logit_bias", {"a": 1.0}), ("logit_bias", {-1: 1.0}),
         ("logit_bias", {1: math.inf}), ("logit_bias", {1: "x"}), ("logit_bias", [(1, 2.0), ("1", 3.0)]),
-        ("logprobs", -1), ("logprobs", True), ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
+        ("logprobs", -1), ("logprobs", True), ("beams", 0), ("length_penalty", math.nan), ("early_stopping", 1),
+        ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(name: str, value: Any):
@@ -158,7 +159,13 @@ def test_what_was_chosen_is_told():
 
 def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
     folder = tiny_llama(tmp_path / "m")
-    asked = {"num_beams": 4, "typical_p": 1.0, "no_repeat_ngram_size": 3, "bad_words_ids": [], "stop_strings": ["#"]}
+    asked = {
+        "penalty_alpha": 0.6,
+        "typical_p": 1.0,
+        "no_repeat_ngram_size": 3,
+        "bad_words_ids": [],
+        "stop_strings": ["#"],
+    }
     (folder / "generation_config.json").write_text(json.dumps(asked), "utf-8")
     convert(folder, tmp_path / "packed")
     for place in ("m", "packed"):
@@ -166,7 +173,7 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
         model.generate("a", max_new_tokens=1)
         assert model.last_stats is not None
         assert model.last_stats.text().splitlines()[2] == (
-            "sampling: the likeliest token; the model also asks for num_beams 4, no_repeat_ngram_size 3, "
+            "sampling: the likeliest token; the model also asks for penalty_alpha 0.6, no_repeat_ngram_size 3, "
             "stop_strings ['#'], not done here"
         )
         assert model.last_stats.to_dict()["unheeded"][1:] == ["no_repeat_ngram_size 3", "stop_strings ['#']"]

@@ -12,7 +12,7 @@ from ..errors import GossamerError, did_you_mean
 
 SHELLS = ("bash", "zsh")
 
-_PATHS = ("SRC", "DST", "MODEL", "STUDENT", "TEACHER", "FILE", "FILE.png", "PATH", "AUDIO")
+_PATHS = ("SRC", "DST", "MODEL", "STUDENT", "TEACHER", "FILE", "FILE.png", "FILE|JSON", "PATH", "AUDIO")
 
 
 class Parser(argparse.ArgumentParser):

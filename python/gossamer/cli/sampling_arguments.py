@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+from ..errors import GossamerError
+from ..files import parse_json, read_json
 from ..generation.sampling_options import SamplingOptions
 from .options import given, integer, nonempty, number
 
@@ -90,16 +93,57 @@ def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOpti
         help="add X to the logit of the token of this number; repeatable",
     )
     group.add_argument(
+        "--beams",
+        type=integer(1),
+        metavar="N",
+        help="write N texts side by side and take the likeliest, which comes whole; 1 is off "
+        f"(default {defaults.beams})",
+    )
+    group.add_argument(
+        "--length-penalty",
+        type=number(-math.inf),
+        metavar="X",
+        help=f"of beams: above 0 prefers long texts, below 0 short ones (default {defaults.length_penalty:g})",
+    )
+    group.add_argument(
         "--seed", type=integer(0), metavar="S", help=f"the same seed draws the same text (default {defaults.seed})"
     )
     group.add_argument(
         "--stop", action="append", type=nonempty, metavar="TEXT", help="end before this text; repeatable"
     )
+    rules = parser.add_argument_group(
+        "constraints", "What the answer has to be, by llguidance (pip install 'gossamer[grammar]'); one of them."
+    ).add_mutually_exclusive_group()
+    rules.add_argument(
+        "--schema", type=_schema, metavar="FILE|JSON", help="JSON that is an instance of this JSON schema"
+    )
+    rules.add_argument("--regex", type=nonempty, metavar="REGEX", help="a text that matches this regular expression")
+    rules.add_argument("--grammar", type=_text_of, metavar="FILE", help="a text of this grammar, as Lark writes them")
 
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns those options of `add_sampling_options` that were given."""
+    if args.length_penalty is not None and args.beams is None:
+        args.parser.error("argument --length-penalty: needs --beams")
     return given(args, *(field.name for field in fields(SamplingOptions) if hasattr(args, field.name)))
+
+
+def _schema(text: str) -> dict[str, Any]:
+    """Reads a schema, or the file that holds it."""
+    if not nonempty(text).lstrip().startswith("{"):
+        return read_json(Path(text))
+    try:
+        return dict(parse_json(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from None
+
+
+def _text_of(path: str) -> str:
+    """Reads a file's text."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise GossamerError(f"{path}: not UTF-8: {error.reason} at byte {error.start + 1}") from None
 
 
 def _bias(text: str) -> tuple[int, float]:

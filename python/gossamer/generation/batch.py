@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
 from .drafts import guessing
-from .prompts import asked, chats, task
+from .prompts import asked, chats, task, text_after
 from .sampling_options import SamplingOptions
 from .scheduler import MOST, Scheduler, Task
 
@@ -93,6 +93,9 @@ def _answers(
     def tasks() -> Iterator[Task]:
         for number, request in enumerate(requests, first):
             try:
+                if isinstance(request, Request) and request.sampling.beams > 1:  # which share steps with nobody
+                    done[number] = Answer(number, beam_answer(model, request, 1)[0])
+                    continue
                 task = _task(model, request)
             except GossamerError as error:
                 done[number] = Answer(number, None, error)
@@ -124,3 +127,35 @@ def _task(model: Model, request: Request | GossamerError) -> Task:
     return task(
         model, tokens, request.sampling, request.draw, wrapped, request.adapters, cancel=request.cancel, reads=reads
     )
+
+
+def completions(model: Model, request: Request, n: int, most: int, draft: Draft) -> list[Completion]:
+    """Writes n texts after a prompt; see `Model.completions`."""
+    if request.sampling.beams > 1:
+        found = beam_answer(model, request, n)
+    else:
+        found = []
+        for answer in answers(model, [replace(request, draw=draw) for draw in range(n)], most=most, draft=draft):
+            if answer.error is not None or answer.completion is None:
+                raise answer.error or GossamerError("there is no text")
+            found.append(answer.completion)
+    model.last_stats = found[-1].stats
+    return found
+
+
+def beam_answer(model: Model, request: Request, n: int) -> list[Completion]:
+    """Returns the n best texts that are found with beams.
+
+    Raises:
+        GossamerError: as `Model.stream`, or there are fewer beams.
+    """
+    from .beam_texts import beam_completions
+
+    wrapped, mix = chats(model, request.prompt, request.chat), model.mix(request.adapters)
+    prompt, reads = asked(model, request.prompt, wrapped)
+    held = model._new_sequence(mix, reads)
+    try:
+        texts = [text_after(model, prompt, request.sampling, request.draw, wrapped, mix) for _ in range(n)]
+        return beam_completions(model, held, texts, request.cancel)
+    finally:
+        held.free()

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .sampling import Logits, likeliest, log_probabilities
+from .sampling import Logits, likeliest, log_softmax
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -51,7 +49,7 @@ def token_logprob(tokenizer: Tokenizer, logits: Logits, token: int, alternatives
         alternatives: How many of the likeliest.
     """
     best = likeliest(logits, alternatives)
-    own, *others = log_probabilities(logits, np.array([token, *best])).tolist()
+    own, *others = log_softmax(logits)[[token, *best]].tolist()
     top = [
         TokenLogprob(other, tokenizer.token_bytes(other), value)
         for other, value in zip(best.tolist(), others, strict=True)

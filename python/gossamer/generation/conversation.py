@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from .drafts import guessing
 from .prompts import encode, text_after
 from .sampling_options import CHAT, SamplingOptions, check_names
+from .single import Pieces, run_text
 
 if TYPE_CHECKING:
     from ..text.messages import Message
     from .adapters import Chosen
     from .drafts import Draft
-    from .model import Model, Pieces
+    from .model import Model
 
 
 class Conversation:
@@ -66,7 +67,7 @@ class Conversation:
         prompt = encode(self.model, asked, chat=True)
         written = text_after(self.model, prompt, run_options, len(self.messages), True, mix)
         self._sequence.adapt(mix)
-        pieces = self.model._run(self._sequence, written, keep=True, drafts=drafts)
+        pieces = run_text(self.model, self._sequence, written, keep=True, drafts=drafts)
         self._turn = self._answer(asked, pieces)
         return self._turn
 

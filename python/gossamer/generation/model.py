@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import abc
-from collections.abc import Generator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,8 @@ from .drafts import drafts, guessing
 from .held import Held
 from .prompts import asked, chats, check_head, check_length, text_after
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
-from .scheduler import MOST, Scheduler, Task
+from .scheduler import MOST
+from .single import Cancel, Pieces, run_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +34,9 @@ if TYPE_CHECKING:
     from .conversation import Conversation
     from .cost import StepCost
     from .drafts import Draft, Drafts
-    from .sequence import Sequence
+    from .grammar import Grammars
     from .speech import Transcript
     from .stats import Stats
-
-Pieces = Generator[str, None, None]
-Cancel = abc.Callable[[], bool] | None
 
 
 class Model:
@@ -106,6 +102,12 @@ class Model:
         """Returns how tokens are guessed, as `draft` of `stream` takes it: `gossamer.generation.drafts.drafts`."""
         return drafts(self, kind, corpus, progress)
 
+    @cached_property
+    def _grammars(self) -> Grammars:
+        from .grammar import Grammars
+
+        return Grammars(self.tokenizer, self.config.vocab)
+
     def stream(
         self,
         prompt: str | abc.Sequence[Message],
@@ -144,7 +146,7 @@ class Model:
         tokens, reads = asked(self, prompt, chat)
         held = self._new_sequence(self.mix(adapters), reads)
         text = text_after(self, tokens, run_options, 0, chat, held.mix)
-        return self._run(held, text, keep=False, drafts=drafts, cancel=cancel)
+        return run_text(self, held, text, keep=False, drafts=drafts, cancel=cancel)
 
     def generate(
         self,
@@ -176,7 +178,8 @@ class Model:
     ) -> list[Completion]:
         """Writes several texts after one prompt, which is computed once, and tells all that there is to tell of them.
 
-        The first is the text that `generate` gives; each of the others is drawn with other random numbers.
+        The first is the text that `generate` gives; each of the others is drawn with other random numbers, or is the
+        next best one of beams.
 
         Args:
             prompt: As of `stream`.
@@ -193,20 +196,13 @@ class Model:
             GossamerError: as `stream`, or `n` or `most` is less than 1.
             TypeError: there is no such option.
         """
-        from .batch import Request, answers
+        from .batch import Request, completions
 
         check_names(options, ["adapters", "cancel", "chat", "draft", "most", "n"])
         if n < 1:
             raise GossamerError(f"n must be at least 1, got {n}")
         run_options = (sampling or self.defaults()).changed(options)
-        requests = [Request(prompt, run_options, chat, draw, adapters, cancel) for draw in range(n)]
-        found = []
-        for answer in answers(self, requests, most=min(n, most), draft=draft):
-            if answer.error is not None or answer.completion is None:
-                raise answer.error or GossamerError("there is no text")
-            found.append(answer.completion)
-            self.last_stats = answer.completion.stats
-        return found
+        return completions(self, Request(prompt, run_options, chat, 0, adapters, cancel), n, min(n, most), draft)
 
     def generate_batch(
         self,
@@ -349,33 +345,6 @@ class Model:
             raise GossamerError(str(error)) from None
         finally:
             held.free()
-
-    def _run(
-        self,
-        held: Held,
-        text: Sequence,
-        *,
-        keep: bool,
-        drafts: Drafts | None,
-        cancel: Cancel = None,
-    ) -> Pieces:
-        """Runs one text. With `keep` the sequence ends up holding the text but for its last token."""
-        scheduler = Scheduler(self.decoder, most=1, drafts=drafts)
-        start = time.perf_counter()
-        try:
-            text.stats.reused_tokens = held.keep_common(text.tokens)
-            task = Task(text, held, keep=keep, seconds=time.perf_counter() - start, cancelled=cancel)
-            scheduler.add(task)
-            while not task.done:
-                for _, piece in scheduler.step():
-                    if piece:
-                        yield piece
-            if task.error is not None:
-                raise task.error
-        finally:
-            self.last_stats = text.stats
-            if not keep:
-                held.free()
 
     def mix(self, adapters: Chosen = None) -> Mix:
         """Returns the adapters of a new sequence as the engine takes them.

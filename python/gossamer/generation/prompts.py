@@ -151,6 +151,7 @@ def text_after(
         draw=draw,
         begins=begins,
         special=special,
+        constraint=model._grammars.constraint(options),
     )
 
 

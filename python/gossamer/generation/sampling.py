@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from .sampling_options import SamplingOptions
 
 Logits = NDArray[np.float32]
 Filter = Callable[[Logits], NDArray[np.intp]]
+Change = Callable[[Logits, Sequence[int]], Logits]
 Sampler = Callable[[Logits, Sequence[int]], int]
 
 REPEAT_WINDOW = 64
@@ -36,7 +38,7 @@ def sampler(options: SamplingOptions, draw_number: int = 0, prompt: int = 0) -> 
         finite or one is NaN or +inf.
     """
     temperature = options.temperature
-    change = _changes(options, prompt)
+    steps = changes(options, prompt)
     filters: list[Filter] = []
     if options.top_k > 0:
         filters.append(lambda logits: keep_top_k(logits, options.top_k))
@@ -49,13 +51,9 @@ def sampler(options: SamplingOptions, draw_number: int = 0, prompt: int = 0) -> 
     rng = np.random.Generator(np.random.PCG64([options.seed, draw_number] if draw_number else options.seed))
 
     def sample(logits: Logits, tokens: Sequence[int]) -> int:
-        for changed in change:
-            logits = changed(logits, tokens)
-        if not math.isfinite(logits.max()):  # NaN wins every max
-            raise GossamerError(
-                "the model's logits are not finite (NaN or infinity); its weights may be damaged, or overflow in "
-                "the chosen types"
-            )
+        for step in steps:
+            logits = step(logits, tokens)
+        check_finite(logits)
         if temperature == 0:
             return int(logits.argmax())
         kept: NDArray[np.intp] | None = None
@@ -69,18 +67,32 @@ def sampler(options: SamplingOptions, draw_number: int = 0, prompt: int = 0) -> 
     return sample
 
 
-def _changes(options: SamplingOptions, prompt: int) -> list[Callable[[Logits, Sequence[int]], Logits]]:
-    """What is done to logits before the choice, in order; each returns a copy."""
-    changes: list[Callable[[Logits, Sequence[int]], Logits]] = []
+def check_finite(logits: Logits) -> None:
+    """Raises GossamerError where no logit is finite or one is NaN or +inf."""
+    if not math.isfinite(logits.max()):  # NaN wins every max
+        raise GossamerError(
+            "the model's logits are not finite (NaN or infinity); its weights may be damaged, or overflow in "
+            "the chosen types"
+        )
+
+
+def changes(options: SamplingOptions, prompt: int) -> list[Change]:
+    """Returns what is done to logits before the choice, in order; each returns a copy.
+
+    Args:
+        options: What to do.
+        prompt: As of `sampler`.
+    """
+    steps: list[Change] = []
     if options.logit_bias:
         ids, biases = (np.array(column) for column in zip(*options.logit_bias, strict=True))
-        changes.append(lambda logits, _: biased(logits, ids, biases.astype(np.float32)))
+        steps.append(lambda logits, _: biased(logits, ids, biases.astype(np.float32)))
     if (repeat := options.repeat_penalty) != 1:
-        changes.append(lambda logits, tokens: penalize(logits, tokens[-REPEAT_WINDOW:], repeat))
+        steps.append(lambda logits, tokens: penalize(logits, tokens[-REPEAT_WINDOW:], repeat))
     frequency, presence = options.frequency_penalty, options.presence_penalty
     if frequency or presence:
-        changes.append(lambda logits, tokens: lower(logits, tokens[prompt:], frequency, presence))
-    return changes
+        steps.append(lambda logits, tokens: lower(logits, tokens[prompt:], frequency, presence))
+    return steps
 
 
 def biased(logits: Logits, ids: NDArray[np.intp], biases: NDArray[np.float32]) -> Logits:
@@ -113,7 +125,7 @@ def penalize(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
     return result
 
 
-def keep_top_k(logits: Logits, k: int) -> NDArray[np.intp]:
+def keep_top_k(logits: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     """Returns the ascending indices of the k largest logits; of equal ones, those that come first."""
     if k >= logits.size:
         return np.arange(logits.size)
@@ -175,10 +187,10 @@ def draw(logits: Logits, temperature: float, rng: np.random.Generator) -> int:
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
 
 
-def log_probabilities(logits: Logits, ids: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Returns the logarithms of the probabilities of some tokens, in float64."""
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Returns the logarithms of the probabilities of all tokens, in float64."""
     shifted = logits.astype(np.float64) - float(logits.max())
-    return np.asarray(shifted[ids] - math.log(np.exp(shifted).sum()))
+    return np.asarray(shifted - math.log(np.exp(shifted).sum()))
 
 
 def likeliest(logits: Logits, count: int) -> NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -9,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from ..errors import GossamerError, did_you_mean
+from ..files import parse_json
 from ..text.generation_config import OPTION_NAMES
 from ..text.messages import check_text
 
@@ -42,11 +44,32 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(biases.items()))
 
 
+def _schema(value: Any) -> str | None:
+    """A schema's JSON."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            check_text("schema", value)
+            value = parse_json(value)
+        if not isinstance(value, (Mapping, bool)):
+            raise GossamerError(f"schema must be a JSON object, got {value!r:.80}")
+        return json.dumps(value, allow_nan=False)
+    except GossamerError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GossamerError(f"schema: not valid JSON: {error}") from None
+
+
 def _check(name: str, value: Any, kind: type, fair: Any, expected: str) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):
         raise GossamerError(f"{name} must be a {'whole ' if kind is Integral else ''}number, got {value!r:.80}")
     if not fair(value):
         raise GossamerError(f"{name} must be {expected}, got {value}")
+
+
+GRAMMARS = ("schema", "regex", "grammar")
+"""Options that say what a text may be."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,12 @@ class SamplingOptions:
         stop: Strings that end the text; they and what follows them are not part of it. One string will do.
         logprobs: Keep the log-probability of every token that is chosen, and of so many of the likeliest beside it;
             None keeps none. They are the model's own, before biases, penalties and temperature.
+        beams: Texts that are written side by side, of which the likeliest is kept (beam search); 1 writes one.
+        length_penalty: Of beams: exponent of the length that a text's log-probability is divided by.
+        early_stopping: Of beams: stop as soon as as many texts have ended.
+        schema: A JSON schema that the text has to be an instance of: an object, or its JSON, which it becomes.
+        regex: A regular expression that the whole text has to match.
+        grammar: A grammar of the text, as Lark writes them. Of these three, one may be given.
 
     Raises:
         GossamerError: a value is out of range or of another type; the line names it.
@@ -89,6 +118,12 @@ class SamplingOptions:
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, Integral, lambda n: n >= 1, "at least 1")
@@ -105,29 +140,57 @@ class SamplingOptions:
         object.__setattr__(self, "stop", _stops(self.stop))
         if self.logprobs is not None:
             _check("logprobs", self.logprobs, Integral, lambda n: n >= 0, "at least 0")
+        _check("beams", self.beams, Integral, lambda n: n >= 1, "at least 1")
+        _check("length_penalty", self.length_penalty, Real, math.isfinite, "finite")
+        if not isinstance(self.early_stopping, bool):
+            raise GossamerError(f"early_stopping must be true or false, got {self.early_stopping!r:.80}")
+        object.__setattr__(self, "schema", _schema(self.schema))
+        for name in ("regex", "grammar"):
+            text = getattr(self, name)
+            if text is not None:
+                if not isinstance(text, str):
+                    raise GossamerError(f"{name} must be a text, got {text!r:.80}")
+                check_text(name, text)
+        given = [name for name in GRAMMARS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise GossamerError(f"{given[0]} and {given[1]} exclude each other")
+        for name in self._against_beams() if self.beams > 1 else ():
+            raise GossamerError(f"beams and {name} exclude each other")
+
+    def _against_beams(self) -> list[str]:
+        """The options that beams exclude."""
+        excluded = {"a temperature": self.temperature > 0, "logprobs": self.logprobs is not None}
+        excluded |= {name: getattr(self, name) is not None for name in GRAMMARS}
+        return [name for name, given in excluded.items() if given]
 
     def changed(self, options: Mapping[str, Any]) -> SamplingOptions:
-        """Returns these options with some of them replaced.
+        """Returns these options with some of them replaced; beams that they exclude and nobody asks for are dropped.
 
         Raises:
             TypeError: there is no such option; the line names those that there are.
             GossamerError: as above.
         """
         check_names(options)
-        return replace(self, **options)
+        single = replace(self, beams=1, **{name: value for name, value in options.items() if name != "beams"})
+        if "beams" not in options and single._against_beams():
+            return single
+        return replace(single, beams=options.get("beams", self.beams))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-ready values."""
         biases = {str(token): bias for token, bias in self.logit_bias}
-        return {**asdict(self), "stop": list(self.stop), "logit_bias": biases}
+        schema = None if self.schema is None else json.loads(self.schema)
+        return {**asdict(self), "stop": list(self.stop), "logit_bias": biases, "schema": schema}
 
     def text(self) -> str:
         """Returns for people how tokens are chosen."""
         penalties = _told(self, {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0})
         if self.logit_bias:
             penalties.append(f"biases of {len(self.logit_bias)} tokens")
+        penalties += [f"held to a {name}" for name in GRAMMARS if getattr(self, name) is not None]
         if self.temperature == 0:
-            return ", ".join(["the likeliest token", *penalties])
+            what = f"the likeliest text of {self.beams} beams" if self.beams > 1 else "the likeliest token"
+            return ", ".join([what, *_told(self, {"length_penalty": 1} if self.beams > 1 else {}), *penalties])
         filters = _told(self, {"top_k": 0, "typical_p": 1, "top_p": 1, "min_p": 0})
         return ", ".join([f"temperature {self.temperature:g}", *filters, *penalties, f"seed {self.seed}"])
 
@@ -149,7 +212,7 @@ GENERATE = SamplingOptions()
 CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0.05, repeat_penalty=1.05)
 """What a conversation does with such a model."""
 
-_PENALTIES = ("repeat_penalty", "frequency_penalty", "presence_penalty")  # which change the likeliest token, too
+_NO_DRAWING = ("repeat_penalty", "beams", "length_penalty", "early_stopping")  # matter though nothing is drawn
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
 
 
@@ -175,19 +238,22 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
         GossamerError: a value is out of range or of another type; the line names its key.
     """
     own = {ours: generation[key] for key, ours in OPTION_NAMES.items() if generation.get(key) is not None}
+    if own.get("early_stopping") == "never":  # which is told as not done
+        own["early_stopping"] = False
     draws = generation.get("do_sample")
     if draws is not None and not isinstance(draws, bool):
         raise GossamerError(f"do_sample must be true or false, got {draws!r:.80}")
-    if draws is None:
-        draws = True if "temperature" in own else None
+    if draws is None and ("temperature" in own or own.get("beams", 1) != 1):
+        draws = "temperature" in own
     if own.get("top_k") == -1:  # which some write for all tokens
         own["top_k"] = 0
     if draws is False:
-        own = {"temperature": 0.0, **{name: own[name] for name in _PENALTIES if name in own}}
+        own = {"temperature": 0.0, **{name: own[name] for name in _NO_DRAWING if name in own}}
     elif draws:
-        own = {"temperature": 1.0, **own}
+        own = {"temperature": 1.0, **own, "beams": 1}  # beams that are drawn are told as not done
     base = fallback if draws is None else SamplingOptions(max_new_tokens=fallback.max_new_tokens)
     try:
         return replace(base, **own)
     except GossamerError as error:
-        raise GossamerError(str(error).replace("repeat_penalty", "repetition_penalty")) from None
+        line = str(error).replace("repeat_penalty", "repetition_penalty")
+        raise GossamerError(f"num_{line}" if line.startswith("beams ") else line) from None

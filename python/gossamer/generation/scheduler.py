@@ -356,16 +356,19 @@ class Scheduler:
         return best, ready, coming
 
     def _push(self, task: Task, logits: NDArray[np.float32], draft: list[int], start: float) -> Output:
-        """Gives a text its tokens: one, and more as long as the draft has said what was chosen."""
+        """Gives a text its tokens: one choice, and more as long as the draft has said what came of it."""
         seconds, task.seconds = task.seconds + time.perf_counter() - start, 0.0
         pieces, kept = [], 0
         try:
-            for row, guess in zip(logits, [*draft, None], strict=True):
-                pieces.append(task.text.push(row, 0.0 if kept else seconds))
-                if task.done or task.text.tokens[-1] != guess:
+            while True:
+                before = len(task.text.tokens)
+                pieces.append(task.text.push(logits[kept], 0.0 if kept else seconds))
+                new = task.text.tokens[before:]  # several, where a constraint forced some
+                same = common_length(new[:-1] if task.done else new, draft[kept:])
+                task.held.tokens += new[:same]
+                kept += same
+                if task.done or same < len(new):
                     break
-                task.held.tokens.append(guess)
-                kept += 1
         except GossamerError as error:
             task.error = error
         if draft:

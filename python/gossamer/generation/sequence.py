@@ -14,6 +14,7 @@ from .sampling import sampler
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
+    from .grammar import Constraint
     from .stats import Stats
 
 
@@ -41,6 +42,7 @@ class Sequence:
         draw: int = 0,
         begins: bool = True,
         special: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
         """Begins a text.
 
@@ -53,6 +55,7 @@ class Sequence:
             draw: Texts of the same options but another number are drawn with other random numbers.
             begins: Whether the text that comes begins with it, and does not go on with the prompt's.
             special: Whether special tokens are part of the text.
+            constraint: What the text has to be, as far as none of it was chosen yet.
         """
         self.tokens = list(prompt)
         self.finish = ""
@@ -65,8 +68,10 @@ class Sequence:
         self._ends = tokenizer.eos_ids
         self._pieces = tokenizer.stream(begins, special=True) if special else tokenizer.stream(begins)
         self._stop = _StopText(stats.sampling.stop)
+        self._constraint = constraint
         self._kv_bytes_per_token = kv_bytes_per_token
         self._kv_tokens = 0  # read in decode steps so far
+        self._steps = 0
 
     @property
     def room(self) -> int:
@@ -74,7 +79,7 @@ class Sequence:
         return min(self._most - self.stats.new_tokens, self._context + 1 - len(self.tokens))
 
     def push(self, logits: NDArray[np.float32], seconds: float = 0.0) -> str:
-        """Chooses the next token.
+        """Chooses the next token; with a constraint, those that have to follow come with it.
 
         Args:
             logits: Of the token after `tokens`, [vocab].
@@ -84,39 +89,59 @@ class Sequence:
             The text that is final now; may be empty.
 
         Raises:
-            GossamerError: no logit is finite, or one is NaN or infinite.
+            GossamerError: no logit is finite, or one is NaN or infinite; or the constraint allows no token.
         """
         start = time.perf_counter()
-        token = self._sample(logits, self.tokens)
+        seen = len(self.tokens)
+        if self._constraint is None:
+            token = self._sample(logits, self.tokens)
+        else:
+            token = self._sample(self._constraint.mask(logits), self.tokens)
         if (alternatives := self.stats.sampling.logprobs) is not None:
             self.logprobs.append(token_logprob(self._tokenizer, logits, token, alternatives))
+        text = self.take(token)
+        if self._constraint is not None and not self.finish:
+            text += self._follow(self._constraint)
+        self._count(seconds + time.perf_counter() - start, seen)
+        return text
+
+    def _follow(self, constraint: Constraint) -> str:
+        """Takes what has to follow the last token; the text ends where nothing may."""
+        text = ""
+        forced = constraint.forced() if self.stats.sampling.logprobs is None else []  # which are of chosen tokens
+        for token in forced:
+            text += self.take(token)
+            if self.finish:
+                return text
+        return text + (self._end("eos") if constraint.done else "")
+
+    def take(self, token: int) -> str:
+        """Goes on with a token, however it was chosen; returns the text that is final now."""
         seen = len(self.tokens)
         self.tokens.append(token)
         self.stats.new_tokens += 1
-        ended = token in self._ends
-        text = "" if ended else self._stop.push(self._pieces.push(token))
-        if ended:
-            self.finish = "eos"
-        elif self.stats.new_tokens == self._most:
-            self.finish = "length"
-        elif seen == self._context:
-            self.finish = "context"
-        if self.finish and not self._stop.found:
-            text += self._stop.push(self._pieces.flush())
+        if token in self._ends:
+            return self._end("eos")
+        if self._constraint is not None:
+            self._constraint.take(token)
+        text = self._stop.push(self._pieces.push(token))
         if self._stop.found:
-            self.finish = "stop"
-        if self.finish:
-            text += self._stop.flush()
-            self.stats.finish = self.finish
-        self._count(seconds + time.perf_counter() - start, seen)
-        return text
+            return text + self._end("stop")
+        if self.stats.new_tokens == self._most:
+            return text + self._end("length")
+        return text + (self._end("context") if seen == self._context else "")
+
+    def _end(self, finish: str) -> str:
+        """Ends the text; returns what was held back, of which a stop string may cut something off."""
+        text = "" if self._stop.found else self._stop.push(self._pieces.flush())
+        self.finish = self.stats.finish = "stop" if self._stop.found else finish
+        return text + self._stop.flush()
 
     def close(self) -> str:
         """Ends the text as far as it came; returns what was held back of it. Nothing where it has ended."""
         if self.finish:
             return ""
-        self.finish = self.stats.finish = "closed"
-        return self._stop.push(self._pieces.flush()) + self._stop.flush()
+        return self._end("closed")
 
     def completion(self, text: str) -> Completion:
         """Returns what came of it, given its pieces put together."""
@@ -124,12 +149,13 @@ class Sequence:
         return Completion(text, tuple(chosen), self.stats, tuple(self.logprobs))
 
     def _count(self, seconds: float, seen: int) -> None:
-        if self.stats.new_tokens == 1:
+        if self.stats.prefill_seconds == 0:
             self.stats.prefill_seconds = seconds
         else:
             self.stats.decode_seconds += seconds
             self._kv_tokens += seen
-            self.stats.kv_bytes = self._kv_bytes_per_token * self._kv_tokens / (self.stats.new_tokens - 1)
+            self._steps += 1
+            self.stats.kv_bytes = self._kv_bytes_per_token * self._kv_tokens / self._steps
 
 
 class _StopText:

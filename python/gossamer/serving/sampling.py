@@ -43,6 +43,7 @@ def read_sampling(
     seed = fields.count("seed", -(1 << 63), (1 << 64) - 1)
     options["seed"] = secrets.randbits(63) if seed is None else seed % (1 << 64)
     options["stop"] = _stop(fields)
+    options["beams"] = 1  # texts are streamed, whatever the model's own defaults are
     fields.only("presence_penalty", 0, 0.0)
     fields.only("frequency_penalty", 0, 0.0)
     fields.only("logit_bias", {})

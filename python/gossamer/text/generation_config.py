@@ -13,6 +13,9 @@ OPTION_NAMES = {
     "min_p": "min_p",
     "typical_p": "typical_p",
     "repetition_penalty": "repeat_penalty",
+    "num_beams": "beams",
+    "length_penalty": "length_penalty",
+    "early_stopping": "early_stopping",
 }
 # Tokens that a decoder begins with, which reads an encoder.
 STARTS = ("decoder_start_token_id", "forced_bos_token_id")
@@ -27,7 +30,8 @@ _GGUF = {
 
 # What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
 _UNHEEDED: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
     "penalty_alpha": (0.0,),
@@ -59,7 +63,11 @@ _GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "miro
 
 def unheeded(generation: Mapping[str, Any]) -> list[str]:
     """Returns what a model asks for and gossamer does not do: keys of generation_config.json, with their values."""
-    asked = ((key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items())
+    asked = [(key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items()]
+    if generation.get("do_sample", generation.get("temperature") is not None):
+        asked.append(("num_beams", generation.get("num_beams"), (1,)))  # beams that are drawn
+    if generation.get("early_stopping") == "never":
+        asked.append(("early_stopping", "never", ()))
     return [f"{key} {value!r:.40}" for key, value, nothing in asked if value is not None and value not in nothing]
 
 

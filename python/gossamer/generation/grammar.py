@@ -1,0 +1,130 @@
+"""Texts that a JSON schema, a regular expression or a grammar allows, by the library `llguidance`.
+
+Before each choice the library says which tokens the text may go on with, and after it which have to follow: those are
+not chosen, and the engine sees them in one step.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GossamerError, one_line
+from .sampling import Logits, check_finite
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+    from .sampling_options import SamplingOptions
+
+_log = logging.getLogger(__name__)
+
+# Blanks as `json.dumps` writes them: a model that may write as many as it likes may never stop.
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_MOST_KEPT = 64  # grammars of a model that are kept compiled
+
+
+class Grammars:
+    """What was compiled for the vocabulary of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab = vocab
+        self._words: Any = None  # the library's view of the vocabulary, which takes it a moment
+        self._matchers: dict[tuple[str, str], Any] = {}
+
+    def constraint(self, options: SamplingOptions) -> Constraint | None:
+        """Returns what holds for a new text; None where the options say nothing.
+
+        Raises:
+            GossamerError: the library is missing, does not know the tokenizer, or does not take the grammar.
+        """
+        asked = [
+            (name, text) for name in ("schema", "regex", "grammar") if (text := getattr(options, name)) is not None
+        ]
+        return self._constraint(*asked[0]) if asked else None
+
+    def _constraint(self, kind: str, text: str) -> Constraint:
+        try:
+            import llguidance
+        except ImportError:
+            raise GossamerError(f"{kind} needs llguidance: pip install 'gossamer[grammar]'") from None
+        if (kind, text) not in self._matchers:
+            if self._words is None:
+                self._words = self._vocabulary(llguidance)
+            matcher = self._compiled(llguidance.LLMatcher, kind, text)
+            while len(self._matchers) >= _MOST_KEPT:
+                del self._matchers[next(iter(self._matchers))]
+            self._matchers[kind, text] = matcher
+        return Constraint(kind, self._matchers[kind, text].deep_copy())
+
+    def _vocabulary(self, library: Any) -> Any:
+        most = max(self._vocab, self._tokenizer.vocab_size)
+        ends = sorted(self._tokenizer.eos_ids)
+        try:
+            return library.LLTokenizer(self._tokenizer.to_json(), n_vocab=most, eos_token=ends or None)
+        except Exception as error:  # of whatever kind the library raises
+            raise GossamerError(f"the tokenizer cannot be held to a grammar: {one_line(str(error))}") from None
+
+    def _compiled(self, library: Any, kind: str, text: str) -> Any:
+        if kind == "schema":
+            source = library.grammar_from_json_schema(text, defaults=_JSON)
+        else:
+            source = (library.grammar_from_regex if kind == "regex" else library.grammar_from_lark)(text)
+        matcher = library(self._words, source, log_level=0)
+        if matcher.is_error():
+            raise GossamerError(f"{kind}: {one_line(matcher.get_error())}")
+        for warning in matcher.get_grammar_warnings():
+            _log.warning("%s: %s", kind, one_line(warning))
+        return matcher
+
+
+class Constraint:
+    """What one text may go on with."""
+
+    def __init__(self, kind: str, matcher: Any) -> None:
+        self._kind = kind
+        self._matcher = matcher
+
+    @property
+    def done(self) -> bool:
+        """Whether the text is whole and nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self, vocab: int) -> NDArray[np.bool_]:
+        """Returns which tokens [vocab] may come next, end tokens among them where the text may end."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        return np.unpackbits(bits, count=vocab, bitorder="little").view(np.bool_)
+
+    def mask(self, logits: Logits) -> Logits:
+        """Returns a copy of `logits` [vocab] in which what may not come next is -inf.
+
+        Raises:
+            GossamerError: logits are not finite, or no token may come.
+        """
+        check_finite(logits)
+        allowed = self.allowed(logits.size)
+        if not allowed.any():
+            raise GossamerError(f"the {self._kind} allows none of the model's tokens to go on with")
+        return np.where(allowed, logits, np.float32(-np.inf))
+
+    def take(self, token: int) -> None:
+        """Notes the next token, which may not be an end token.
+
+        Raises:
+            GossamerError: it may not come next.
+        """
+        if not self._matcher.consume_token(token):
+            self._check()
+            raise GossamerError(f"the {self._kind} does not allow token {token} here")
+
+    def forced(self) -> list[int]:
+        """Returns the tokens that have to come next, as far as that is known."""
+        return [] if self.done else list(self._matcher.compute_ff_tokens())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GossamerError(f"the {self._kind}: {one_line(self._matcher.get_error())}")
