@@ -112,13 +112,13 @@ GOSSAMER_INLINE void write_query(const float* q, int head_dim, float scale, uint
   for (int i = 0; i < 2; ++i) query.surplus[i] = -128 * fold_lanes(sums[i], [](auto a, auto b) { return a + b; });
 }
 
-// Loops over registers are unrolled early here, so that none of these stays in memory.
+// Loops over registers are unrolled early here, and bodies stand apart, so that no sum stays in memory.
 
 // Scores of kRows queries with kParts times 16 positions of a page. ahead: what is fetched meanwhile, line by line as
 // keys are read; null for nothing.
 template <int kRows, int kParts>
-void score_codes(const Query* queries, const uint8_t* numbers, int groups, const uint8_t* k, const float* k_scales,
-                 const uint8_t* ahead, float* scores) {
+__attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* numbers, int groups, const uint8_t* k,
+                                           const float* k_scales, const uint8_t* ahead, float* scores) {
   I16::Part sums[kRows][kParts][kDotParts];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -153,8 +153,8 @@ void score_codes(const Query* queries, const uint8_t* numbers, int groups, const
 // Adds kParts times 16 elements of `groups` times 4 rows of V, each times its weight, to the outputs of kRows queries.
 // weights: of a page, in the memory of its scores; scales: theirs.
 template <int kRows, int kParts>
-void mix_codes(const float* weights, const float* scales, int groups, const uint8_t* v, int32_t padded_dim,
-               const uint8_t* ahead, float* const* outs, int32_t d) {
+__attribute__((noinline)) void mix_codes(const float* weights, const float* scales, int groups, const uint8_t* v,
+                                         int32_t padded_dim, const uint8_t* ahead, float* const* outs, int32_t d) {
   static const int32_t kNone[2] = {0, 0};
   I16::Part sums[kRows][kParts][kDotParts];
 #pragma GCC unroll 8
