@@ -63,6 +63,16 @@ def test_what_is_read_is_not_replaced(model: Path, tmp_path: Path) -> None:
     check_destination(model, force=True, reads=[tmp_path / "another", tmp_path])
 
 
+def test_a_way_through_a_folder_that_is_not_there_ends_at_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    name = tmp_path / "nowhere" / ".." / "m"
+    with pytest.raises(GossamerError, match="exists already; --force replaces it"):
+        check_destination(name)
+    with pytest.raises(GossamerError, match=r"cannot be replaced, since .* is read"):
+        check_destination(name, force=True, reads=[tmp_path / "m"])
+
+
 def test_a_removed_folder_is_gone(model: Path) -> None:
     remove_folder(model)
     assert list(model.parent.iterdir()) == []

@@ -79,11 +79,12 @@ def check_destination(
         raise GossamerError(f"{folder}: cannot write: {parent} is no folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise GossamerError(f"{folder}: cannot write: {parent} does not let you")
-    if not folder.exists() and not folder.is_symlink():
+    there = folder if os.path.lexists(folder) else place  # which may be there, as with a/../b where a is not
+    if not os.path.lexists(there):
         return
-    if folder.is_dir() and not any(folder.iterdir()):
+    if there.is_dir() and not any(there.iterdir()):
         return
-    if not folder.is_dir() or not replaceable(folder):
+    if not there.is_dir() or not replaceable(there):
         raise GossamerError(f"{folder}: exists already and holds more than a model or samples; it is left as it is")
     if not force:
         raise GossamerError(f"{folder}: exists already; --force replaces it")

@@ -339,6 +339,8 @@ def test_eval_refuses_a_text_that_is_not_there_before_loading(served, capsys, tm
     assert "gone.txt" in failure(capsys, "eval", "m", "--text", str(tmp_path / "gone.txt"))
     (tmp_path / "bad.txt").write_bytes(b"a\xff")
     assert "bad.txt" in failure(capsys, "eval", "m", "--text", str(tmp_path / "bad.txt"))
+    (task := tmp_path / "task.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    assert "is what is read" in failure(capsys, "eval", "m", "--task", str(task), "--results", str(task))
     assert calls == []
 
 

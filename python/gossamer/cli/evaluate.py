@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     samples = samples[: args.limit]
     metric = args.metric or "exact"
     check_answers(metric, samples)
+    if args.results and os.path.realpath(args.results) == os.path.realpath(args.task):
+        raise GossamerError(f"{args.results}: is what is read; name another file")
     model = open_model(args, args.model, args.threads)
     with progress() as report:
         result = evaluate_task(model, samples, metric=metric, max_new_tokens=args.max_new_tokens, progress=report)
