@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="the oracle")
 import transformers
 
 import gossamer
-from family_checks import Config, near
+from family_checks import Config, near, read
 from gossamer import arch
 from gossamer.errors import GossamerError
 from pair_checks import (
@@ -24,6 +24,7 @@ from pair_checks import (
     made_pair,
     pair,
 )
+from reference_model import ReferenceModel
 
 T5: Config = {
     "model_type": "t5", "vocab_size": 320, "d_model": 48, "d_kv": 12, "d_ff": 64, "num_layers": 2, "num_heads": 4,
@@ -107,3 +108,43 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
 def test_bad_configs(change: Config, words: str) -> None:
     with pytest.raises(GossamerError, match=words):
         arch.family(T5).describe({**T5, **change})
+
+
+WHISPER: Config = {
+    "model_type": "whisper", **{key: value for key, value in SIDES.items() if key != "max_position_embeddings"},
+    "num_mel_bins": 20, "max_source_positions": 30, "max_target_positions": 40, "pad_token_id": 1, "bos_token_id": 0,
+    "begin_suppress_tokens": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{}, {"encoder_layers": 1, "decoder_ffn_dim": 40, "num_mel_bins": 33}])
+def test_whisper(change: Config, tmp_path: Path) -> None:
+    import torch
+
+    folder = made_pair(tmp_path / "model", {**WHISPER, **change})
+    bins = {**WHISPER, **change}["num_mel_bins"]
+    frames, ids = np.random.default_rng(0).standard_normal((60, bins)).astype(np.float32), pair()[1]
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(folder).double().eval()
+    with torch.no_grad():
+        heard = torch.from_numpy(frames.T[None].astype(np.float64))
+        found = model(input_features=heard, decoder_input_ids=torch.from_numpy(ids)[None], use_cache=False)
+    states, logits = found.encoder_last_hidden_state[0].numpy(), found.logits[0].numpy()
+    described, values = read(folder)
+    reference = ReferenceModel(described, values)
+    near(reference.encode(frames), states)
+    near(reference.logits(ids, reference.encode(frames)), logits)
+    ours = gossamer.load(folder, activations="f32")
+    near(ours.decoder.encode([frames]), states, 5e-5)  # type: ignore[attr-defined]
+    near(ours.logits(ids, reads=frames), logits, 5e-5)
+    both = ours.decoder.encode([frames[:31], frames])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(both[16:], ours.decoder.encode([frames]))  # type: ignore[attr-defined]
+    for bad, words in ((frames[:, :-1], "frames must be"), (np.zeros((62, bins)), "has 62 frames, beyond the context")):
+        with pytest.raises(ValueError, match=words):
+            ours.decoder.encode([bad])  # type: ignore[attr-defined]
+    gossamer.prune(folder, tmp_path / "pruned", method="magnitude", sparsity=0.5)
+    again = transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path / "pruned").double().eval()
+    with torch.no_grad():
+        found = again(input_features=heard, decoder_input_ids=torch.from_numpy(ids)[None], use_cache=False)
+    gossamer.convert(tmp_path / "pruned", tmp_path / "packed", weights="f32")
+    packed = gossamer.load(tmp_path / "packed", activations="f32")
+    near(packed.logits(ids, reads=frames), found.logits[0].numpy(), 5e-5)

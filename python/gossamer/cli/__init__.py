@@ -29,6 +29,7 @@ from . import (
     sample,
     serve,
     transcribe,
+    translate,
 )
 from .interrupt import INTERRUPTED
 from .parser import SHELLS, Completion, Parser, Version
@@ -39,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
     "batch": batch,
     "serve": serve,
     "embed": embed,
+    "translate": translate,
     "convert": convert,
     "prune": prune,
     "finetune": finetune,

@@ -1,0 +1,96 @@
+"""`gossamer translate`: what a model with an encoder writes about texts, line by line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import GossamerError
+from ..generation.sampling_options import GENERATE
+from .options import add_device_option, add_engine_options, add_model_option, open_model
+from .output import print_json
+from .sampling_arguments import add_sampling_options, sampling_options
+
+if TYPE_CHECKING:
+    from ..generation.model import Model
+
+SUMMARY = "translate texts, or lines of stdin and files, with a model that has an encoder"
+
+_LINES = 256  # that are sorted by length, so that those in a batch end together
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; without one, lines of stdin are read")
+    parser.add_argument("--file", action="append", default=[], type=Path, help="read lines of a file, too")
+    add_model_option(parser)
+    parser.add_argument("--to", metavar="LANG", help="language to write, as the model's tokens call it: deu_Latn, de")
+    parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
+    add_sampling_options(parser, GENERATE)
+    add_device_option(parser)
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translates, and returns the exit code."""
+    model = open_model(args, args.model, args.threads)
+    if model.config.encoder is None or model.config.encoder.embedding.mel:
+        raise GossamerError(f"{args.model}: has no encoder of texts, and translates nothing")
+    if args.to is not None:
+        _choose(model, args.to)
+    found = []
+    lines = _lines(args)
+    while part := list(islice(lines, _LINES)):
+        for line, text in zip(part, _translated(model, part, args), strict=True):
+            if args.json:
+                found.append({"text": line, "translation": text})
+            else:
+                print(text, flush=True)
+    if args.json:
+        print_json({"model": args.model, "translations": found})
+    return 0
+
+
+def _translated(model: Model, lines: list[str], args: argparse.Namespace) -> list[str]:
+    """Texts about lines, in their order; an empty line has an empty one."""
+    order = sorted((at for at, line in enumerate(lines) if line.strip()), key=lambda at: len(lines[at]))
+    texts = model.generate_batch([lines[at] for at in order], **sampling_options(args))
+    found = [""] * len(lines)
+    for at, text in zip(order, texts, strict=True):
+        found[at] = " ".join(text.split())
+    return found
+
+
+def _lines(args: argparse.Namespace) -> Iterator[str]:
+    yield from args.texts
+    for path in args.file:
+        yield from _lines_of(path)
+    if not args.texts and not args.file:
+        if sys.stdin.isatty():
+            args.parser.error("TEXT is missing: give it as an argument or on standard input")
+        try:
+            yield from (line.rstrip("\r\n") for line in sys.stdin)
+        except UnicodeDecodeError as error:
+            raise GossamerError(f"standard input is not {error.encoding} text: {error.reason}") from None
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from (line.rstrip("\r\n") for line in file)
+    except UnicodeDecodeError as error:
+        raise GossamerError(f"{path}: is not UTF-8 text: {error.reason}") from None
+
+
+def _choose(model: Model, language: str) -> None:
+    """Has the decoder begin with the token of a language."""
+    vocabulary = model.tokenizer.vocabulary()
+    for token in (language, f"__{language}__"):
+        if token in vocabulary:
+            model.tokenizer.generation["forced_bos_token_id"] = vocabulary[token]
+            return
+    raise GossamerError(f"--to: the model has no token of the language {language!r:.40}")

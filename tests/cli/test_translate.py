@@ -1,0 +1,71 @@
+"""`gossamer translate`: texts, files and stdin, in order, by models that have an encoder of texts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="transformers makes the model")
+pytest.importorskip("transformers", reason="it makes the model")
+import gossamer
+from gossamer.cli import main
+from gossamer.generation.model import Model
+from pair_checks import made_pair
+from tiny import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config: dict[str, Any] = {
+        "model_type": "t5", "vocab_size": 320, "d_model": 48, "d_kv": 12, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+    }  # fmt: skip
+    return made_pair(tmp_path_factory.mktemp("translate") / "model", config)
+
+
+def run(*argv: str) -> int:
+    return main(["translate", *argv, "--max-new-tokens", "8", "--threads", "1"])
+
+
+def test_lines_keep_their_order(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["The spider spins a thread of gossamer", "Numbers", "", "the net is thin"]
+    # The tiny model says the same of all; this says of each what it was.
+    monkeypatch.setattr(Model, "generate_batch", lambda _model, prompts, **_options: [one[::-1] for one in prompts])
+    expected = [line[::-1] for line in lines]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    assert run("-m", str(folder), "--file", str(tmp_path / "lines.txt")) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert run("-m", str(folder)) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+    assert run("-m", str(folder), "--json", lines[0], lines[3]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["translation"] for one in document["translations"]] == [expected[0], expected[3]]
+
+
+def test_a_language_is_the_first_token(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = gossamer.load(folder)
+    text = "The spider spins"
+    assert run("-m", str(folder), text, "--to", "<|im_start|>") == 0
+    model.tokenizer.generation["forced_bos_token_id"] = 1
+    assert capsys.readouterr().out.strip() == " ".join(model.generate(text, max_new_tokens=8).split())
+
+
+def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llama = tiny_llama(tmp_path / "llama")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")
+    for argv, words in (
+        (["-m", str(llama), "a"], "has no encoder of texts"),
+        (["-m", str(folder), "a", "--to", "klingon"], "--to: the model has no token of the language 'klingon'"),
+        (["-m", str(folder), "--file", str(tmp_path / "bytes")], "is not UTF-8 text"),
+        (["-m", str(folder), "--file", str(tmp_path / "none")], "No such file"),
+    ):
+        assert run(*argv) == 1
+        found = capsys.readouterr()
+        assert words in found.err.splitlines()[-1]
+        assert not found.out
