@@ -26,17 +26,24 @@ if TYPE_CHECKING:
 
 SUMMARY = "chat with a model; it remembers the conversation"
 
+BLOCK = '"""'
+"""Opens and closes a message of several lines."""
+
 HELP = """\
 /reset  forget the conversation
 /stats  tokens, times, bandwidth and sampling of the last answer
 /help   this list
 /quit   leave, as Ctrl-D does
+A line that ends with \\ goes on with the next one; lines between two of \"\"\" are one message.
 Ctrl-C stops an answer; what came of it stays in the conversation."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.epilog = "A line is a message. Commands: /reset, /stats, /help, /quit. Ctrl-C stops one answer."
+    parser.epilog = (
+        "A line is a message; one that ends with \\ goes on with the next, and lines between two of "
+        f"{BLOCK} are one. Commands: /reset, /stats, /help, /quit. Ctrl-C stops one answer."
+    )
     add_model_option(parser)
     add_system_option(parser)
     add_sampling_options(parser, CHAT)
@@ -86,9 +93,29 @@ def _turn(conversation: Conversation, terminal: bool, stats: bool, options: dict
 
 
 def _read(terminal: bool) -> str | None:
+    """The next message or command, which may have several lines; None at the end of the input."""
+    line = _line(terminal, "> ")
+    if line is None:
+        return None
+    lines: list[str] = []
+    if line.lstrip().startswith(BLOCK):
+        line = line.lstrip().removeprefix(BLOCK)
+        while line is not None and not line.rstrip().endswith(BLOCK):
+            lines.append(line)
+            line = _line(terminal, "... ")
+        lines.append("" if line is None else line.rstrip().removesuffix(BLOCK))
+    else:
+        while line is not None and line.endswith("\\"):
+            lines.append(line.removesuffix("\\"))
+            line = _line(terminal, "... ")
+        lines.append(line or "")
+    return "\n".join(lines).strip()
+
+
+def _line(terminal: bool, prompt: str) -> str | None:
     """The next line; None at the end of the input."""
     try:
-        return (input("> ") if terminal else input()).strip()
+        return input(prompt) if terminal else input()
     except EOFError:
         if terminal:
             print()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..text.tokenizer import Tokenizer
     from .adapters import Adapters, Chosen
+    from .async_stream import AsyncPieces
     from .completion import Completion
     from .conversation import Conversation
     from .cost import StepCost
@@ -147,6 +148,23 @@ class Model:
         held = self._new_sequence(self.mix(adapters), reads)
         text = text_after(self, tokens, run_options, 0, chat, held.mix)
         return run_text(self, held, text, keep=False, drafts=drafts, cancel=cancel)
+
+    def astream(
+        self,
+        prompt: str | abc.Sequence[Message],
+        sampling: SamplingOptions | None = None,
+        *,
+        cancel: Cancel = None,
+        **options: Any,
+    ) -> AsyncPieces:
+        """Returns what `stream` gives as an asynchronous iterator, for `async for`; other arguments are the same.
+
+        Steps are taken in a thread of the running loop's executor. A task that is cancelled, or leaves the iterator by
+        `aclose`, ends the text within a step and gives its memory back.
+        """
+        from .async_stream import async_stream
+
+        return async_stream(self, prompt, sampling, cancel, options)
 
     def generate(
         self,
