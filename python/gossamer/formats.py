@@ -15,6 +15,7 @@ FORMATS = ("dense", "bitmap", "csr", "nm")
 VALUE_BITS = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}
 TYPES = tuple(VALUE_BITS)
 INTEGER_TYPES = ("int8", "int4")
+FLOAT_TYPES = tuple(type for type in TYPES if type not in INTEGER_TYPES)
 
 # Types of cached keys and values that can be asked for.
 KV_TYPES = ("auto", "f32", "f16", "bf16", "int8")

@@ -129,3 +129,16 @@ def test_argument_types():
     for parse, text in [(integer(0), "1.5"), (number(0), "inf"), (number(0, 1), "-1"), (number(0, above=True), "0")]:
         with pytest.raises(argparse.ArgumentTypeError, match="must be"):
             parse(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("convert a b --weights bf16 --group 32", "--group: is for scales of int8 and int4 values, not for bf16"),
+        ("prune a b --group 32", "--group: goes with --weights int4"),
+        ("prune a b --method magnitude --calibration t", "--calibration: method magnitude reads no text"),
+        ("finetune a b --data t --teacher c --group 32", "--group: goes with --weights int8 or int4"),
+    ],
+)
+def test_options_without_effect(line: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert what in usage_error(capsys, *line.split())

@@ -12,7 +12,16 @@ from ..formats import TYPES
 from ..packing.planner import NOTHING_FASTER
 from ..tables import table
 from .layers import Layer, layer_table, summary, totals
-from .options import SOURCE_HELP, add_force_option, add_packing_options, add_revision_option, given, nonempty, number
+from .options import (
+    SOURCE_HELP,
+    add_force_option,
+    add_packing_options,
+    add_revision_option,
+    check_group,
+    given,
+    nonempty,
+    number,
+)
 from .output import print_json
 from .progress import progress
 
@@ -105,6 +114,8 @@ def _check(args: argparse.Namespace) -> None:
             args.parser.error(f"--{fixed[0]} does not go with --replan, which chooses formats and keeps every value")
     if args.divergence is not None and args.text is None:
         args.parser.error("--divergence needs --text, on which it is measured")
+    head = args.weights if args.head in (None, "auto") else args.head
+    check_group(args, args.weights, head)
     if args.text is not None and args.weights != "auto" and args.head not in (None, "auto"):
         args.parser.error("--text is for --weights auto or --head auto; both types are given")
 

@@ -12,7 +12,7 @@ from ..errors import GossamerError
 from ..files import read_json
 from ..finetune.options import LENGTH, LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
 from ..folders import write_file
-from ..formats import STORED
+from ..formats import INTEGER_TYPES, STORED
 from ..pictures import new_figure
 from .evaluate import add_metric_option
 from .options import (
@@ -201,6 +201,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
+    if args.group is not None and args.weights not in INTEGER_TYPES:
+        args.parser.error("argument --group: goes with --weights int8 or int4")
     usual = _DEFAULTS.loss if args.task is None else _TASK_LOSS
     loss = dataclasses.replace(usual, **given(args, "ce", "squarehead", "kl"))
     names = {field.name for field in dataclasses.fields(Options)} - {"loss"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..formats import FORMATS, GROUPS, KV_TYPES, TYPES
+from ..formats import FLOAT_TYPES, FORMATS, GROUPS, KV_TYPES, TYPES
 from ..generation.drafts import KINDS
 from ..loading import DEFAULT_MODEL
 from .progress import progress
@@ -101,6 +101,12 @@ def add_group_option(parser: argparse._ActionsContainer) -> None:
         choices=GROUPS,
         help="inputs that one scale of int8 and int4 values serves; 0 is a whole row (default 64)",
     )
+
+
+def check_group(args: argparse.Namespace, *types: str | None) -> None:
+    """Refuses --group where all values are floats; types: of the values that are asked for."""
+    if args.group is not None and all(type in FLOAT_TYPES for type in types):
+        args.parser.error(f"argument --group: is for scales of int8 and int4 values, not for {types[0]}")
 
 
 def add_packing_options(parser: argparse._ActionsContainer, types: Sequence[str]) -> None:

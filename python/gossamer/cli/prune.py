@@ -9,6 +9,7 @@ from pathlib import Path
 from ..checkpoints.low_rank import FOLDER
 from ..formats import STORED
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
+from ..pruning.methods import CALIBRATED
 from ..text.calibration import LENGTH, WINDOWS
 from .options import (
     SOURCE_HELP,
@@ -94,6 +95,10 @@ def run(args: argparse.Namespace) -> int:
     from ..loading import locate
     from ..pruning import prune
 
+    if args.group is not None and args.weights != "int4":
+        args.parser.error("argument --group: goes with --weights int4")
+    if args.calibration is not None and args.method not in CALIBRATED:
+        args.parser.error(f"argument --calibration: method {args.method} reads no text")
     sparsity: float | None = args.sparsity
     if sparsity is None and args.pattern is None and args.allocation in (None, *ALLOCATIONS):
         sparsity = DEFAULT_SPARSITY
