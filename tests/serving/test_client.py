@@ -167,6 +167,57 @@ def test_completions(running: Running, client: Any) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == prompts[0] + continued(prompts[0])
 
 
+def test_logprobs(running: Running, client: Any) -> None:
+    model = running.models["tiny"]
+    options = model.defaults().changed({"max_new_tokens": 10, "logprobs": 3})
+    expected = model.completions(ASKED, 1, options)[0].logprobs
+    body: dict[str, Any] = {"model": "tiny", "messages": ASKED, "max_tokens": 10, "temperature": 0, "logprobs": True}
+    body |= {"top_logprobs": 3, "extra_body": {"repeat_penalty": 1}}
+    answer = client.chat.completions.create(**body)
+    content = answer.choices[0].logprobs.content
+    assert [(each.token, bytes(each.bytes), each.logprob) for each in content] == [
+        (each.text, each.bytes, each.logprob) for each in expected
+    ]
+    for each, other in zip(content, expected, strict=True):
+        assert [(top.token, top.logprob) for top in each.top_logprobs] == [(top.text, top.logprob) for top in other.top]
+        assert each.logprob == each.top_logprobs[0].logprob  # the likeliest was chosen
+    streamed = [
+        each
+        for chunk in client.chat.completions.create(**body, stream=True)
+        if chunk.choices[0].logprobs
+        for each in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == content
+
+
+def test_logprobs_of_completions(client: Any) -> None:
+    body: dict[str, Any] = {"model": "tiny", "prompt": "The spider", "temperature": 0, "logprobs": 2, "max_tokens": 6}
+    body |= {"extra_body": {"repeat_penalty": 1, "logit_bias": {"2": -100}}}
+    answer = client.completions.create(**body).choices[0]
+    logprobs = answer.logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == 6
+    assert logprobs.text_offset == [len("".join(logprobs.tokens[:i])) for i in range(6)]
+    for token, value, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
+        assert top[token] == value == max(top.values())
+    chunks = [chunk.choices[0].logprobs for chunk in client.completions.create(**body, stream=True)]
+    assert [value for each in chunks if each for value in each.token_logprobs] == logprobs.token_logprobs
+    assert [value for each in chunks if each for value in each.text_offset] == logprobs.text_offset
+
+
+def test_biases_and_penalties(running: Running, client: Any) -> None:
+    only = running.models["tiny"].tokenizer.encode("x")[0]
+    ask = {"model": "tiny", "messages": ASKED, "max_tokens": 6, "temperature": 0, "extra_body": {"repeat_penalty": 1}}
+    answer = client.chat.completions.create(**ask, logit_bias={str(only): 100})
+    assert answer.choices[0].message.content == "xxxxxx"
+    penalized = client.chat.completions.create(
+        **ask, logit_bias={str(only): 1.5}, frequency_penalty=2, presence_penalty=2
+    )
+    options = {"logit_bias": {only: 1.5}, "frequency_penalty": 2.0, "presence_penalty": 2.0}
+    assert penalized.choices[0].message.content == alone(running, 6, **options)
+    without = client.chat.completions.create(**ask, logit_bias={str(only): 1.5})
+    assert without.choices[0].message.content == alone(running, 6, logit_bias={only: 1.5})
+
+
 def test_models(client: Any) -> None:
     listed = client.models.list()
     assert [(model.id, model.object, model.owned_by) for model in listed.data] == [("tiny", "model", "gossamer")]

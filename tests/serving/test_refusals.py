@@ -52,6 +52,12 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("seed", 1.5, "whole number"),
         ("user", "u" * 513, "512"),
         ("tool_choice", "auto", "no tools"),
+        ("top_logprobs", 3, "needs logprobs: true"),
+        ("top_logprobs", 21, "from 0 to 20"),
+        ("presence_penalty", 2.5, "from -2 to 2"),
+        ("logit_bias", {"x": 1}, "numbers from 0 to 319"),
+        ("logit_bias", {"320": 1}, "numbers from 0 to 319"),
+        ("logit_bias", {"3": 101}, "from -100 to 100"),
         ("tools", [{"type": "function", "function": {"name": "f"}}], "no form of calling tools"),
     ],
 )
@@ -99,6 +105,7 @@ def test_messages_are_refused_by_their_part(running: Running, messages: Any, par
     [
         ("suffix", "end", "it may be ''"),
         ("best_of", 3, "it may be 1"),
+        ("logprobs", 6, "from 0 to 5"),
         ("prompt", [], "must be a text"),
         ("prompt", [1, -1], "from 0 to 319"),
         ("prompt", [[1], [320]], "from 0 to 319"),

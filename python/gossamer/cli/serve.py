@@ -16,8 +16,10 @@ from .batch import size
 from .options import (
     MODEL_HELP,
     add_device_option,
+    add_draft_options,
     add_engine_options,
     add_revision_option,
+    chosen_drafts,
     integer,
     nonempty,
     number,
@@ -134,6 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that texts get to end when the server is stopped (default %(default)g)",
     )
+    add_draft_options(parser)
     add_device_option(parser)
     add_engine_options(parser)
 
@@ -195,10 +198,11 @@ def load_models(args: argparse.Namespace, limits: Settings) -> Registry:
     registry = Registry()
     for name, path in models:
         own = name or (Path(path).resolve().name if Path(path).exists() else path)
-        registry.add(Served(own, open_model(args, path, args.threads), limits))
+        model = open_model(args, path, args.threads)
+        registry.add(Served(own, model, limits, chosen_drafts(args, model)))
     for name, path in args.adapter or ():
-        model, sign, own = name.rpartition(":")
-        served = registry.named(model) if sign else next(iter(registry))
+        base, sign, own = name.rpartition(":")
+        served = registry.named(base) if sign else next(iter(registry))
         if not own:
             raise GossamerError(f"--adapter {path}: needs a name, as in --adapter NAME={path}")
         served.model.adapters.load(path, own, weight=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ from ..generation.prompts import encode
 from .exchange import Asked, Exchange
 from .fields import Fields
 from .form import FINISH, Form, fingerprint, read_form
+from .logprobs import chat_logprobs, shown
 from .messages import read_messages, read_tools
 from .sampling import read_sampling
 from .tool_calls import Call, CallReader, reader_for
 
 if TYPE_CHECKING:
+    from ..generation.completion import TokenLogprob
     from .engine_thread import Event
     from .served import Registry, Served
     from .settings import Settings
@@ -25,8 +27,6 @@ _ONLY: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("metadata", ({},)),
     ("service_tier", ("auto", "default")),
     ("modalities", (["text"],)),
-    ("logprobs", (False,)),
-    ("top_logprobs", (0,)),
     ("functions", ()),
     ("function_call", ()),
     ("audio", ()),
@@ -48,12 +48,14 @@ class Choice:
         one_call: Whether a call ends the answer.
         content: The text so far.
         calls: The calls so far.
+        logprobs: Of the tokens so far, where they are asked for.
     """
 
     reader: CallReader | None
     one_call: bool
     content: str = ""
     calls: list[Call] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def push(self, event: Event) -> tuple[str, list[Call]]:
         """Takes what a step brought; returns what is new: text, calls."""
@@ -68,6 +70,7 @@ class Choice:
             calls = calls[: 1 - len(self.calls)]
         self.content += text
         self.calls += calls
+        self.logprobs += shown(event)
         return text, calls
 
     @property
@@ -96,6 +99,11 @@ class ChatRequest:
     tools: tuple[str, ...]
     one_call: bool
 
+    @property
+    def logprobs(self) -> bool:
+        """Whether log-probabilities are asked for."""
+        return self.asked.sampling.logprobs is not None
+
     def choice(self) -> Choice:
         """Returns an empty answer."""
         template = self.asked.served.model.tokenizer.chat_template or ""
@@ -116,7 +124,9 @@ def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
         raise fields.refuse("model", f"{name} has no chat template; /v1/completions continues plain text")
     messages = read_messages(fields.need("messages", list))
     form = read_form(fields)
-    sampling = read_sampling(fields, served, settings, ("max_completion_tokens", "max_tokens"))
+    logprobs = _logprobs(fields)
+    limits = ("max_completion_tokens", "max_tokens")
+    sampling = read_sampling(fields, served, settings, limits, logprobs=logprobs)
     choices = fields.count("n", 1, settings.max_choices, 1) or 1
     tools, one_call = _tools(fields, served)
     _format(fields)
@@ -151,6 +161,15 @@ def _tools(fields: Fields, served: Served) -> tuple[list[dict[str, Any]], bool]:
     return tools, not parallel
 
 
+def _logprobs(fields: Fields) -> int | None:
+    """How many tokens are wanted beside each; None where no log-probabilities are."""
+    wanted = fields.take("logprobs", bool, False)
+    beside = fields.count("top_logprobs", 0, 20)
+    if beside and not wanted:
+        raise fields.refuse("top_logprobs", "needs logprobs: true", "invalid_value")
+    return beside or 0 if wanted else None
+
+
 def _format(fields: Fields) -> None:
     """Takes `response_format`."""
     if (value := fields.take("response_format", dict)) is not None:
@@ -167,7 +186,7 @@ def whole(request: ChatRequest, exchange: Exchange, choices: list[Choice], reaso
             {
                 "index": index,
                 "message": _message(choice),
-                "logprobs": None,
+                "logprobs": chat_logprobs(choice.logprobs) if request.logprobs else None,
                 "finish_reason": choice.finish(reason),
             }
             for index, (choice, reason) in enumerate(zip(choices, reasons, strict=True))
@@ -207,8 +226,8 @@ async def chunks(request: ChatRequest, exchange: Exchange) -> AsyncIterator[dict
         choice = choices[event.index]
         before = len(choice.calls)
         text, calls = choice.push(event)
-        if text:
-            yield _chunk(request, exchange, event.index, {"content": text})
+        if text or shown(event):
+            yield _chunk(request, exchange, event.index, {"content": text}, logprobs=shown(event))
         if calls:
             called = [{"index": before + number, **call.to_dict()} for number, call in enumerate(calls)]
             yield _chunk(request, exchange, event.index, {"tool_calls": called})
@@ -222,9 +241,15 @@ async def chunks(request: ChatRequest, exchange: Exchange) -> AsyncIterator[dict
 
 
 def _chunk(
-    request: ChatRequest, exchange: Exchange, index: int, delta: dict[str, Any], finish: str | None = None
+    request: ChatRequest,
+    exchange: Exchange,
+    index: int,
+    delta: dict[str, Any],
+    finish: str | None = None,
+    logprobs: Sequence[TokenLogprob] = (),
 ) -> dict[str, Any]:
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    likely = chat_logprobs(logprobs) if logprobs else None
+    choice = {"index": index, "delta": delta, "logprobs": likely, "finish_reason": finish}
     usage: dict[str, Any] = {"usage": None} if request.form.usage else {}
     return {**_head(request, exchange, "chat.completion.chunk"), "choices": [choice], **usage}
 

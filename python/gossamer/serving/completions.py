@@ -10,9 +10,11 @@ from ..generation.prompts import check_length, encode
 from .exchange import Asked, Exchange
 from .fields import Fields
 from .form import FINISH, Form, fingerprint, read_form
+from .logprobs import completion_logprobs, shown
 from .sampling import read_sampling
 
 if TYPE_CHECKING:
+    from ..generation.completion import TokenLogprob
     from .served import Registry, Served
     from .settings import Settings
 
@@ -38,6 +40,11 @@ class CompletionRequest:
     echo: bool
     prompts: list[Prompt]
 
+    @property
+    def logprobs(self) -> bool:
+        """Whether log-probabilities are asked for."""
+        return self.asked.sampling.logprobs is not None
+
     def opening(self, index: int) -> str:
         """Returns what stands before a text."""
         if not self.echo:
@@ -57,14 +64,16 @@ def read_completion(body: Any, registry: Registry, settings: Settings) -> Comple
     served, adapters = registry.find(name)
     prompts = _prompts(fields, served)
     form = read_form(fields)
-    sampling = read_sampling(fields, served, settings, ("max_tokens",), _TOKENS)
+    logprobs = fields.count("logprobs", 0, 5)
+    sampling = read_sampling(fields, served, settings, ("max_tokens",), _TOKENS, logprobs)
     choices = fields.count("n", 1, settings.max_choices, 1) or 1
     if len(prompts) * choices > (most := settings.most + settings.max_queue):
         raise fields.refuse("prompt", f"asks for {len(prompts) * choices} texts, and this server takes {most} at once")
     echo = fields.take("echo", bool, False) or False
+    if echo and logprobs is not None:
+        raise fields.refuse("echo", "is not for logprobs: those of the prompt are not there", "unsupported_parameter")
     fields.only("best_of", 1, choices)
     fields.only("suffix", "")
-    fields.only("logprobs")
     fields.end()
     asked = Asked(
         name,
@@ -113,11 +122,18 @@ async def answer(request: CompletionRequest, exchange: Exchange) -> dict[str, An
     count = request.asked.prompts * request.asked.choices
     texts = [request.opening(index) for index in range(count)]
     reasons = [""] * count
+    likely: list[list[TokenLogprob]] = [[] for _ in texts]
     async for event in exchange.events():
         texts[event.index] += event.piece
         reasons[event.index] = event.finish
+        likely[event.index] += shown(event)
     choices = [
-        {"index": index, "text": text, "logprobs": None, "finish_reason": FINISH[reason]}
+        {
+            "index": index,
+            "text": text,
+            "logprobs": completion_logprobs(likely[index], 0) if request.logprobs else None,
+            "finish_reason": FINISH[reason],
+        }
         for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
     ]
     return {**_head(request, exchange), "choices": choices, "usage": exchange.usage()}
@@ -127,16 +143,20 @@ async def chunks(request: CompletionRequest, exchange: Exchange) -> AsyncIterato
     """Gives the answer as OpenAI's chunks."""
     usage: dict[str, Any] = {"usage": None} if request.form.usage else {}
 
-    def chunk(index: int, text: str, finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+    def chunk(index: int, text: str, finish: str | None = None, likely: Any = None) -> dict[str, Any]:
+        choice = {"index": index, "text": text, "logprobs": likely, "finish_reason": finish}
         return {**_head(request, exchange), "choices": [choice], **usage}
 
     for index in range(request.asked.prompts * request.asked.choices):
         if opening := request.opening(index):
             yield chunk(index, opening)
+    said = [0] * (request.asked.prompts * request.asked.choices)
     async for event in exchange.events():
-        if event.piece or event.last:
-            yield chunk(event.index, event.piece, FINISH[event.finish] if event.last else None)
+        tokens = shown(event)
+        if event.piece or event.last or tokens:
+            likely = completion_logprobs(tokens, said[event.index]) if tokens else None
+            yield chunk(event.index, event.piece, FINISH[event.finish] if event.last else None, likely)
+        said[event.index] += sum(len(each.text) for each in tokens)
     if request.form.usage:
         yield {**_head(request, exchange), "choices": [], "usage": exchange.usage()}
 

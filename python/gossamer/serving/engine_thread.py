@@ -20,6 +20,7 @@ from ..generation.scheduler import Output, Scheduler, Task
 from .rates import Rates
 
 if TYPE_CHECKING:
+    from ..generation.completion import TokenLogprob
     from .served import Served
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Event:
         tokens: That were chosen.
         finish: Why the text ended, as in `Stats`; "" while it goes on.
         error: Why there is no more of it, where it failed.
+        logprobs: Of the tokens, where the request asks for them.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Event:
     tokens: tuple[int, ...]
     finish: str = ""
     error: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def last(self) -> bool:
@@ -71,7 +74,9 @@ class Reply:
         task = self.tasks[index]
         tokens = tuple(task.text.tokens[self._seen[index] :])
         self._seen[index] += len(tokens)
-        return Event(index, piece, tokens, task.text.finish, str(task.error) if task.error else "")
+        logprobs = task.text.logprobs
+        latest = tuple(logprobs[len(logprobs) - len(tokens) :]) if logprobs else ()
+        return Event(index, piece, tokens, task.text.finish, str(task.error) if task.error else "", latest)
 
     def put(self, event: Event) -> None:
         """Takes an event, in the event loop."""
@@ -93,7 +98,7 @@ class EngineThread:
 
     def __init__(self, served: Iterable[Served], most: int) -> None:
         self._most = most
-        self._schedulers = {each: Scheduler(each.model.decoder, most) for each in served}
+        self._schedulers = {each: self._scheduler(each) for each in served}
         self._rates = {each: Rates() for each in self._schedulers}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._replies: dict[Task, tuple[Reply, int]] = {}
@@ -144,6 +149,9 @@ class EngineThread:
         """Returns what a model's steps did lately."""
         return self._rates[served]
 
+    def _scheduler(self, served: Served) -> Scheduler:
+        return Scheduler(served.model.decoder, self._most, served.drafts)
+
     # --- in the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -175,8 +183,7 @@ class EngineThread:
             _log.exception("a step of %s failed", served.name)
             self._fail([served], f"the model failed: {type(error).__name__}: {error}")
             return
-        self._rates[served].add(outputs, served.model, time.perf_counter() - start)
-        self._tell(outputs)
+        self._rates[served].add(served.model, time.perf_counter() - start, self._tell(outputs), outputs)
 
     def _add(self, reply: Reply) -> None:
         for index, task in enumerate(reply.tasks):
@@ -197,11 +204,11 @@ class EngineThread:
                 outputs.append(Output(task, ""))
         for served in failed:
             self._schedulers[served].close()
-            self._schedulers[served] = Scheduler(served.model.decoder, self._most)
+            self._schedulers[served] = self._scheduler(served)
         self._tell(outputs)
 
-    def _tell(self, outputs: list[Output]) -> None:
-        """Brings what came of a step to the event loop, all of it at once."""
+    def _tell(self, outputs: list[Output]) -> int:
+        """Brings what came of a step to the event loop, all of it at once; returns how many tokens it is."""
         events = []
         for task, piece in outputs:
             reply, index = self._replies[task]
@@ -210,6 +217,7 @@ class EngineThread:
                 del self._replies[task]
         if events and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, events)
+        return sum(len(event.tokens) for _, event in events)
 
 
 def _deliver(events: list[tuple[Reply, Event]]) -> None:

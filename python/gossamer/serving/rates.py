@@ -28,12 +28,12 @@ class Rates:
         self._steps: deque[_Step] = deque()
         self.steps = 0
 
-    def add(self, outputs: list[Output], model: Model, seconds: float) -> None:
-        """Notes a step: what it brought and how long it took."""
+    def add(self, model: Model, seconds: float, tokens: int, outputs: list[Output]) -> None:
+        """Notes a step: how long it took, and what it brought."""
         read = model.decoder.weight_bytes
         read += model.decoder.kv_bytes_per_token * sum(len(task.text.tokens) for task, _ in outputs)
         now = time.monotonic()
-        self._steps.append(_Step(now, seconds, len(outputs), read))
+        self._steps.append(_Step(now, seconds, tokens, read))
         self.steps += 1
         while self._steps and now - self._steps[0].at > SECONDS:
             self._steps.popleft()

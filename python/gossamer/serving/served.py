@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError, did_you_mean
+from ..generation.drafts import guessing
 from .errors import ApiError
 
 if TYPE_CHECKING:
+    from ..generation.drafts import Draft
     from ..generation.model import Model
     from .settings import Settings
 
@@ -29,13 +31,15 @@ class Served:
         model: The model.
         created: When it was loaded, in seconds since 1970.
         admitted: Texts that were taken on and have not ended.
+        drafts: How its tokens are guessed; None where they are not.
         encoder: Turns requests into tokens, one after the other: a prompt that takes long keeps nobody waiting but
             those of the same model.
     """
 
-    def __init__(self, name: str, model: Model, settings: Settings) -> None:
+    def __init__(self, name: str, model: Model, settings: Settings, draft: Draft = "auto") -> None:
         self.name = name
         self.model = model
+        self.drafts = guessing(model, draft)
         self.created = int(time.time())
         self.admitted = 0
         self.encoder = ThreadPoolExecutor(1, thread_name_prefix=f"encode-{name}")
