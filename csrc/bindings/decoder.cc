@@ -158,6 +158,21 @@ class PyDecoder {
   void fork(std::int64_t from, std::int64_t to, int length) {
     take([&] { decoder_->fork(from, to, length); });
   }
+  py::array save(std::int64_t sequence, int length) {
+    std::vector<std::uint8_t> bytes = take([&] { return decoder_->cache().save(sequence, length); });
+    const auto size = static_cast<py::ssize_t>(bytes.size());
+    return to_array(std::move(bytes), {size});
+  }
+  void restore(std::int64_t sequence, const py::object& array, int length) {
+    require(py::isinstance<py::array_t<std::uint8_t, py::array::c_style>>(array),
+            "data must be an array of uint8 without gaps");
+    const auto bytes = py::reinterpret_borrow<py::array_t<std::uint8_t, py::array::c_style>>(array);
+    const int context = decoder_->spec().context;
+    require(length <= context, length, " tokens exceed the context of ", context);
+    const std::uint8_t* data = bytes.data();
+    const std::int64_t size = bytes.size();
+    take([&] { decoder_->cache().restore(sequence, data, size, length); });
+  }
   std::int64_t kv_bytes() {
     return take([&] { return decoder_->kv_bytes(); });
   }
@@ -317,6 +332,8 @@ void register_decoder(py::module_& module) {
       .def("fork", &PyDecoder::fork, arg("seq"), arg("to"), arg("length"))
       .def("rollback", &PyDecoder::rollback, arg("seq"), arg("n"))
       .def("free", &PyDecoder::free, arg("seq"))
+      .def("save", &PyDecoder::save, arg("seq"), arg("length"))
+      .def("restore", &PyDecoder::restore, arg("seq"), arg("data"), arg("length"))
       .def("length", &PyDecoder::length, arg("seq"))
       .def("embed", &PyDecoder::embed, arg("tokens"), arg("sequence_length") = 0)
       .def("forward_block", &PyDecoder::forward_block, arg("index"), arg("hidden"),

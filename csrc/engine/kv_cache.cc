@@ -194,6 +194,41 @@ void KvCache::share(std::int64_t from, std::int64_t to) {
   sink.length = source.length;
 }
 
+std::vector<std::uint8_t> KvCache::save(std::int64_t id, int length) const {
+  const int have = this->length(id);
+  require(length >= 0 && length <= have, "cannot save ", length, " tokens of sequence ", id, ", which has ", have);
+  std::vector<std::uint8_t> bytes;
+  if (length == 0) return bytes;
+  bytes.reserve(pages_of(length) * static_cast<std::size_t>(token_bytes()) * kPageTokens);
+  const Sequence& source = sequences_.at(id);
+  for (std::size_t i = 0; i < pools_.size(); ++i)
+    for (std::size_t p = 0; p < pages_of(length); ++p) {
+      const std::uint8_t* data = source.tables[i].data[p];
+      bytes.insert(bytes.end(), data, data + pools_[i].page_bytes);
+    }
+  return bytes;
+}
+
+void KvCache::restore(std::int64_t id, const std::uint8_t* bytes, std::int64_t size, int length) {
+  require(id >= 0, "sequence ids must not be negative, got ", id);
+  require(this->length(id) == 0, "cannot restore sequence ", id, ", which has ", this->length(id), " tokens");
+  require(length > 0, "there must be a token to restore, got ", length);
+  std::int64_t expected = 0;
+  for (const Pool& pool : pools_) expected += pool.page_bytes * static_cast<std::int64_t>(pages_of(length));
+  require(size == expected, length, " tokens take ", expected, " bytes of keys and values here, got ", size);
+  Sequence& sink = sequence(id);
+  try {
+    reserve(sink, length);
+  } catch (...) {
+    trim(id);
+    throw;
+  }
+  for (std::size_t i = 0; i < pools_.size(); ++i)
+    for (std::size_t p = 0; p < pages_of(length); ++p, bytes += pools_[i].page_bytes)
+      std::memcpy(sink.tables[i].data[p], bytes, static_cast<std::size_t>(pools_[i].page_bytes));
+  sink.length = length;
+}
+
 void KvCache::free(std::int64_t id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return;

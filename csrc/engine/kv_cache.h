@@ -79,6 +79,12 @@ class KvCache {
   // Begins sequence `to` with all of another, which no longer grows: no page is copied.
   void share(std::int64_t from, std::int64_t to);
   void free(std::int64_t id);
+  // Bytes of the pages that the first `length` tokens of a sequence lie on, pool by pool; what else lies on the last
+  // page of each comes along. Throws InvalidArgument where the sequence has fewer.
+  std::vector<std::uint8_t> save(std::int64_t id, int length) const;
+  // Begins a sequence with what `save` gave of a cache of the same shapes and type. Throws InvalidArgument where it
+  // holds tokens or there are more or fewer bytes, and CacheFull; then nothing has changed.
+  void restore(std::int64_t id, const std::uint8_t* bytes, std::int64_t size, int length);
   // Gives back pages behind the length, and the sequence itself when it is empty.
   void trim(std::int64_t id);
 

@@ -332,6 +332,21 @@ class Decoder:
     def fork(self, seq: int, to: int, length: int) -> None: ...
     def rollback(self, seq: int, n: int) -> None: ...
     def free(self, seq: int) -> None: ...
+    def save(self, seq: int, length: int) -> NDArray[np.uint8]:
+        """Returns the bytes of the pages that hold the first `length` tokens of a sequence.
+
+        Raises:
+            ValueError: the sequence has fewer.
+        """
+
+    def restore(self, seq: int, data: NDArray[np.uint8], length: int) -> None:
+        """Begins a sequence with what `save` gave, of a decoder of the same model and type of keys and values.
+
+        Raises:
+            ValueError: the sequence has tokens, or these are not the bytes of so many.
+            CacheFull: the keys and values would take more than `kv_limit`.
+        """
+
     def length(self, seq: int) -> int: ...
     def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> NDArray[np.float32]: ...
     def forward_block(

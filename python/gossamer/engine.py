@@ -156,6 +156,27 @@ class Reading(Protocol):
         """Bytes of keys and values that a state of the input of a sequence takes."""
 
 
+@runtime_checkable
+class Keepable(Protocol):
+    """An engine whose sequences can be kept outside of it."""
+
+    def save(self, seq: int, length: int, /) -> NDArray[np.uint8]:
+        """Returns the bytes of what holds the first `length` tokens of a sequence.
+
+        What else lies on their last page, such as tokens that were rolled back, comes along.
+
+        Raises:
+            ValueError: the sequence has fewer.
+        """
+
+    def restore(self, seq: int, data: NDArray[np.uint8], length: int, /) -> None:
+        """Begins a sequence with what `save` gave, of an engine of the same model and type of keys and values.
+
+        Raises:
+            ValueError: the sequence has tokens, or these are not the bytes of so many.
+        """
+
+
 class Blocks(Protocol):
     """The blocks of a model, run one at a time over hidden states that the caller holds."""
 

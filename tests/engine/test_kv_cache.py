@@ -44,6 +44,46 @@ def test_a_fork_goes_on_as_the_whole_text_would(length: int, kv: str) -> None:
     np.testing.assert_array_equal(own, fresh.step([(0, other)], all_logits=True))
 
 
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 150])
+def test_a_saved_sequence_goes_on_in_another_decoder(length: int, kv: str) -> None:
+    d, other = decoder(config(), kv=kv), tokens(80, seed=1)
+    text = tokens(150)
+    d.step([(0, text)])
+    kept = d.save(0, length)
+    assert kept.size == -(-length // PAGE) * page_bytes(d)
+    fresh = decoder(config(), kv=kv)
+    fresh.restore(7, kept, length)
+    assert (fresh.length(7), fresh.kv_bytes) == (length, kept.size)
+    d.rollback(0, 150 - length)
+    np.testing.assert_array_equal(continued(fresh, 7, other), d.step([(0, other)], all_logits=True))
+    assert d.save(9, 0).size == 0
+
+
+def test_what_cannot_be_saved_or_restored_changes_nothing() -> None:
+    d = decoder(config(), kv_limit=4 * page_bytes(decoder(config())))
+    d.step([(0, tokens(70))])
+    kept = d.save(0, 70)
+    for call, arguments, message in [
+        (d.save, (0, 71), "cannot save 71 tokens of sequence 0, which has 70"),
+        (d.save, (9, 1), "cannot save 1 tokens of sequence 9, which has 0"),
+        (d.save, (0, -1), "cannot save -1 tokens"),
+        (d.restore, (0, kept, 70), "cannot restore sequence 0, which has 70 tokens"),
+        (d.restore, (-1, kept, 70), "sequence ids must not be negative, got -1"),
+        (d.restore, (1, kept, 0), "there must be a token to restore, got 0"),
+        (d.restore, (1, kept, 64), f"64 tokens take {page_bytes(d)} bytes of keys and values here, got {kept.size}"),
+        (d.restore, (1, kept[:-1], 70), "bytes of keys and values here"),
+        (d.restore, (1, kept[::2], 70), "an array of uint8 without gaps"),
+        (d.restore, (1, kept, 5000), "5000 tokens exceed the context of 1400"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call(*arguments)  # type: ignore[operator]
+    d.step([(2, tokens(60))])
+    with pytest.raises(_core.CacheFull):
+        d.restore(1, kept, 70)
+    assert (d.length(0), d.length(1), d.kv_bytes) == (70, 0, 3 * page_bytes(d))
+
+
 def test_forks_share_whole_pages_and_copy_the_rest() -> None:
     d = decoder(config())
     assert d.kv_bytes == 0

@@ -19,7 +19,7 @@ from .options import (
     chosen_drafts,
     open_model,
 )
-from .sampling_arguments import add_sampling_options, sampling_options
+from .sampling_arguments import add_prompt_cache_option, add_sampling_options, sampling_options
 
 if TYPE_CHECKING:
     from ..generation.conversation import Conversation
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stats", action="store_true", help="tell tokens, times, bandwidth and sampling on stderr after every answer"
     )
+    add_prompt_cache_option(
+        parser, "begin with the keys and values of this file, as far as the chat is the same, and keep them there"
+    )
     add_adapter_option(parser)
     add_draft_options(parser)
     add_device_option(parser)
@@ -67,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
             import readline  # noqa: F401
         print(f"{args.model}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
     options = {**sampling_options(args), "draft": chosen_drafts(args, model)}
-    conversation = model.conversation(args.system)
-    while _turn(conversation, terminal, args.stats, options):
-        pass
+    conversation = model.conversation(args.system, prompt_cache=args.prompt_cache)
+    try:
+        while _turn(conversation, terminal, args.stats, options):
+            pass
+    finally:
+        conversation.keep()
     return 0
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..generation.completion import Completion
 from ..generation.sampling_options import GENERATE
 from .interrupt import Interrupt
 from .options import (
@@ -21,10 +22,7 @@ from .options import (
     open_model,
 )
 from .output import print_json
-from .sampling_arguments import add_logprobs_option, add_sampling_options, sampling_options
-
-if TYPE_CHECKING:
-    from ..generation.completion import Completion
+from .sampling_arguments import add_logprobs_option, add_prompt_cache_option, add_sampling_options, sampling_options
 
 SUMMARY = "generate text for one prompt"
 
@@ -50,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document with text and statistics at the end"
     )
+    add_prompt_cache_option(
+        parser, "take the prompt's keys and values from this file, as far as it has them, and keep them there"
+    )
     add_adapter_option(parser)
     add_draft_options(parser)
     add_device_option(parser)
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("argument --system: not allowed with argument --raw, which knows no messages")
     if args.logprobs is not None and not args.json:
         args.parser.error("argument --logprobs: needs --json, which has room for them")
+    if args.prompt_cache is not None and (args.completions > 1 or args.logprobs is not None):
+        args.parser.error("argument --prompt-cache: not allowed with --completions and --logprobs")
     prompt = _prompt(args)
     model = open_model(args, args.model, args.threads)
     asked: str | list[dict[str, str]] = prompt
@@ -70,32 +73,34 @@ def run(args: argparse.Namespace) -> int:
     options = {"chat": False if args.raw else None, "draft": chosen_drafts(args, model), **sampling_options(args)}
     with Interrupt() as interrupt:
         interrupt.begun = args.json or args.completions > 1
-        if args.json:
+        if args.prompt_cache is None and interrupt.begun:
             found = model.completions(asked, args.completions, cancel=interrupt, **options)
-            print_json(_document(args.model, prompt, found))
-        elif args.completions > 1:
-            for number, completion in enumerate(
-                model.completions(asked, args.completions, cancel=interrupt, **options), 1
-            ):
-                print(f"[{number}]\n{completion.text}")
         else:
-            _print(model.stream(asked, cancel=interrupt, **options), interrupt)
+            pieces = model.stream(asked, cancel=interrupt, prompt_cache=args.prompt_cache, **options)
+            text = "".join(pieces) if args.json else _print(pieces, interrupt)
+            found = [Completion(text, (), model.last_stats)] if model.last_stats else []
+        if args.json:
+            print_json(_document(args.model, prompt, found))
+        elif len(found) > 1:
+            print("\n".join(f"[{number}]\n{completion.text}" for number, completion in enumerate(found, 1)))
     if args.stats and model.last_stats:
         print(model.last_stats.text(), file=sys.stderr)
     return interrupt.code
 
 
-def _print(pieces: Iterator[str], interrupt: Interrupt) -> None:
-    """Prints a text as it comes."""
-    begun = False
+def _print(pieces: Iterator[str], interrupt: Interrupt) -> str:
+    """Prints a text as it comes, and returns it."""
+    text = []
     try:
         for piece in pieces:
-            begun = interrupt.begun = True
+            interrupt.begun = True
+            text.append(piece)
             sys.stdout.write(piece)
             sys.stdout.flush()
     finally:
-        if begun:
+        if text:
             sys.stdout.write("\n")
+    return "".join(text)
 
 
 def _document(model: str, prompt: str, found: list[Completion]) -> dict[str, Any]:

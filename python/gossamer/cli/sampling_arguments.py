@@ -121,6 +121,11 @@ def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOpti
     rules.add_argument("--grammar", type=_text_of, metavar="FILE", help="a text of this grammar, as Lark writes them")
 
 
+def add_prompt_cache_option(parser: argparse._ActionsContainer, what: str) -> None:
+    """Adds --prompt-cache; None where it is not given."""
+    parser.add_argument("--prompt-cache", type=nonempty, metavar="FILE", help=what)
+
+
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns those options of `add_sampling_options` that were given."""
     if args.length_penalty is not None and args.beams is None:

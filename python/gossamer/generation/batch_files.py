@@ -19,13 +19,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import GossamerError, did_you_mean
 from ..files import parse_json, refuse_pointer
 from ..parts import new_file
 from ..text.messages import checked
 from .batch import Answer, Request, answers
+from .fingerprint import logits_digest
 from .sampling_options import SamplingOptions
 from .scheduler import MOST
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _OPTIONS = tuple(field.name for field in fields(SamplingOptions))
 _KNOWN = ("id", "prompt", "messages", *_OPTIONS)
-_PROBES = 16  # tokens whose logits tell one model from another
 
 
 @dataclass
@@ -117,7 +115,7 @@ def batch_file(
         lines, digest = _measure(src)
         about = {
             "prompts": digest,
-            "model": _fingerprint(model),
+            "model": logits_digest(model),
             "options": {**sampling.to_dict(), "chat": chat, "system": system},
         }
         result = BatchResult(lines)
@@ -230,12 +228,6 @@ def _measure(path: Path) -> tuple[int, str]:
             digest.update(line)
             lines += 1
     return lines, digest.hexdigest()
-
-
-def _fingerprint(model: Model) -> str:
-    """What two runs share whose answers are the same: the logits of a few tokens, to the bit."""
-    probe = np.linspace(0, model.config.vocab - 1, min(_PROBES, model.config.context)).astype(np.int32)
-    return hashlib.sha256(model.logits(probe).tobytes()).hexdigest()
 
 
 # --- the file that is being written -----------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .drafts import guessing
+from .prompt_cache import PromptCache
 from .prompts import encode, text_after
 from .sampling_options import CHAT, SamplingOptions, check_names
 from .single import Pieces, run_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..text.messages import Message
     from .adapters import Chosen
     from .drafts import Draft
@@ -27,13 +30,23 @@ class Conversation:
         messages: The turns so far, `{"role": ..., "content": ...}`, behind the system message where there is one.
     """
 
-    def __init__(self, model: Model, system: str | None = None, adapters: Chosen = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        system: str | None = None,
+        adapters: Chosen = None,
+        prompt_cache: str | Path | None = None,
+    ) -> None:
         self.model = model
         self.adapters = adapters
         self.system = system
         self.messages: list[Message] = self._opening()
         self._sequence = model._new_sequence()
         self._turn: Pieces | None = None
+        self._cache = None if prompt_cache is None else PromptCache(model, prompt_cache, adapters)
+        if self._cache is not None:
+            self._sequence.adapt(model.mix(adapters))
+            self._cache.load(self._sequence)
 
     def say(
         self, text: str, sampling: SamplingOptions | None = None, *, draft: Draft = "auto", **options: Any
@@ -70,6 +83,16 @@ class Conversation:
         pieces = run_text(self.model, self._sequence, written, keep=True, drafts=drafts)
         self._turn = self._answer(asked, pieces)
         return self._turn
+
+    def keep(self) -> None:
+        """Writes the chat's keys and values to its prompt cache; nothing where it has none.
+
+        Raises:
+            GossamerError: the file cannot be written.
+        """
+        self._end_turn()
+        if self._cache is not None:
+            self._cache.save(self._sequence, self._sequence.tokens)
 
     def reset(self) -> None:
         """Forgets all messages but the system's and gives the sequence's memory back."""

@@ -118,6 +118,7 @@ class Model:
         adapters: Chosen = None,
         cancel: Cancel = None,
         draft: Draft = "auto",
+        prompt_cache: str | Path | None = None,
         **options: Any,
     ) -> Pieces:
         """Generates text piece by piece; `last_stats` tells how it went once the iterator ends or is closed.
@@ -130,6 +131,8 @@ class Model:
             cancel: Called before each step; where it returns true, the text ends as far as it came.
             draft: "off", "ngram", "self" or "auto", or what `drafts` returns: whether tokens are guessed and computed
                 in one step. The text is the same.
+            prompt_cache: A file that keeps the prompt's keys and values: what it has of the prompt is not computed
+                again. It is written where it does not have them.
             **options: Single options that hold instead, as `max_new_tokens` or `temperature`: any of
                 `gossamer.SamplingOptions`.
 
@@ -141,12 +144,16 @@ class Model:
                 chat template to use. These come up here, before the first piece.
             TypeError: there is no such option.
         """
-        check_names(options, ["adapters", "cancel", "chat", "draft"])
+        check_names(options, ["adapters", "cancel", "chat", "draft", "prompt_cache"])
         run_options = (sampling or self.defaults()).changed(options)
         chat, drafts = chats(self, prompt, chat), guessing(self, draft)
         tokens, reads = asked(self, prompt, chat)
         held = self._new_sequence(self.mix(adapters), reads)
         text = text_after(self, tokens, run_options, 0, chat, held.mix)
+        if prompt_cache is not None:
+            from .prompt_cache import PromptCache, cached_text
+
+            return cached_text(self, held, text, PromptCache(self, prompt_cache, adapters), drafts, cancel)
         return run_text(self, held, text, keep=False, drafts=drafts, cancel=cancel)
 
     def astream(
@@ -175,11 +182,12 @@ class Model:
         adapters: Chosen = None,
         cancel: Cancel = None,
         draft: Draft = "auto",
+        prompt_cache: str | Path | None = None,
         **options: Any,
     ) -> str:
         """Returns the whole text that `stream` would give in pieces; takes the same options and raises the same."""
-        pieces = self.stream(prompt, sampling, chat=chat, adapters=adapters, cancel=cancel, draft=draft, **options)
-        return "".join(pieces)
+        options |= {"chat": chat, "adapters": adapters, "cancel": cancel, "draft": draft, "prompt_cache": prompt_cache}
+        return "".join(self.stream(prompt, sampling, **options))
 
     def completions(
         self,
@@ -305,16 +313,22 @@ class Model:
 
         return embed(self, texts, **options)
 
-    def conversation(self, system: str | None = None, adapters: Chosen = None) -> Conversation:
+    def conversation(
+        self, system: str | None = None, adapters: Chosen = None, prompt_cache: str | Path | None = None
+    ) -> Conversation:
         """Returns a new chat that keeps what it has computed from turn to turn.
 
         Args:
             system: A system message that stands before all others.
             adapters: As for `stream`; looked up anew in every turn, and what was computed with others is not used.
+            prompt_cache: A file of keys and values that the chat may begin with; `Conversation.keep` writes it.
+
+        Raises:
+            GossamerError: such a file cannot be had.
         """
         from .conversation import Conversation
 
-        return Conversation(self, system, adapters)
+        return Conversation(self, system, adapters, prompt_cache)
 
     def defaults(self, fallback: SamplingOptions = GENERATE) -> SamplingOptions:
         """Returns the options that hold where none are given: the model's own.

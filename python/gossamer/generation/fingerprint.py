@@ -1,0 +1,31 @@
+"""What tells one model from another: for files that are of use to the model alone that they were made with."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .adapters import Chosen
+    from .model import Model
+
+_PROBES = 16  # tokens whose logits tell one model from another
+
+
+def logits_digest(model: Model, adapters: Chosen = None) -> str:
+    """Returns what two runs share whose answers are the same: the digest of a few tokens' logits, to the bit."""
+    probe = np.linspace(0, model.config.vocab - 1, min(_PROBES, model.config.context)).astype(np.int32)
+    return hashlib.sha256(model.logits(probe, adapters).tobytes()).hexdigest()
+
+
+def model_digest(model: Model, adapters: Chosen = None) -> str:
+    """Returns the digest of all that keys and values come from: every weight, and what the engine makes of them."""
+    digest = hashlib.sha256(f"{model.decoder.kv} {model.config.to_dict()} ".encode())
+    for name in sorted(model.weights):
+        for stream, values in sorted(model.weights[name].streams().items()):
+            digest.update(f"{name} {stream} {values.size} ".encode())
+            digest.update(values.data)
+    digest.update(logits_digest(model, adapters).encode())  # vectors, adapters, types and kernels
+    return digest.hexdigest()
