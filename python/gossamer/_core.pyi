@@ -312,41 +312,14 @@ class Decoder:
             CacheFull: the keys and values would take more than `kv_limit`.
         """
 
-    def encode(self, inputs: Sequence[ArrayLike], types: Sequence[ArrayLike] | None = None) -> NDArray[np.float32]:
-        """Returns the normed states behind the last block, the encoder's if there is one, of inputs that stand alone.
-
-        Args:
-            inputs: Token ids of each, of any lengths; or frames [frames, bins], of which two are a state.
-            types: Token types of each; None for type 0.
-
-        Returns:
-            [tokens, hidden], of one input behind the other. An input's are bitwise the same in any company.
-
-        Raises:
-            ValueError: an input is empty or beyond the context, a token is outside the vocabulary.
-            CacheFull: the keys and values of an input would take more than `kv_limit`.
-        """
-
     # What `gossamer.engine` says of these holds.
+    def encode(self, inputs: Sequence[ArrayLike], types: Sequence[ArrayLike] | None = None) -> NDArray[np.float32]: ...
     def remember(self, batch: Sequence[tuple[int, ArrayLike]]) -> None: ...
     def fork(self, seq: int, to: int, length: int) -> None: ...
     def rollback(self, seq: int, n: int) -> None: ...
     def free(self, seq: int) -> None: ...
-    def save(self, seq: int, length: int) -> NDArray[np.uint8]:
-        """Returns the bytes of the pages that hold the first `length` tokens of a sequence.
-
-        Raises:
-            ValueError: the sequence has fewer.
-        """
-
-    def restore(self, seq: int, data: NDArray[np.uint8], length: int) -> None:
-        """Begins a sequence with what `save` gave, of a decoder of the same model and type of keys and values.
-
-        Raises:
-            ValueError: the sequence has tokens, or these are not the bytes of so many.
-            CacheFull: the keys and values would take more than `kv_limit`.
-        """
-
+    def save(self, seq: int, length: int) -> NDArray[np.uint8]: ...
+    def restore(self, seq: int, data: NDArray[np.uint8], length: int) -> None: ...
     def length(self, seq: int) -> int: ...
     def embed(self, tokens: ArrayLike, sequence_length: int = 0) -> NDArray[np.float32]: ...
     def forward_block(

@@ -100,10 +100,10 @@ class Encoding(Protocol):
     def encode(
         self, inputs: Sequence[NDArray[np.int32]], types: Sequence[NDArray[np.int32]] | None = None
     ) -> NDArray[np.float32]:
-        """Returns the normed states behind the last block of inputs that stand alone, without touching any sequence.
+        """Returns the normed states behind the last block, the encoder's if there is one, of inputs that stand alone.
 
         Args:
-            inputs: Token ids of each; of any lengths.
+            inputs: Token ids of each, of any lengths; or frames [frames, bins], of which two are a state.
             types: Token types of each; None for type 0.
 
         Returns:

@@ -10,7 +10,7 @@ import pytest
 
 from gossamer.audio.rules import Rules
 from gossamer.audio.tokens import SpeechTokens
-from speech import END, FIRST_TIME, VOCAB, letters, time, token, tokenizer
+from whispers import END, FIRST_TIME, VOCAB, letters, time, token, tokenizer
 
 torch = pytest.importorskip("torch")
 process = pytest.importorskip("transformers.generation.logits_process")

@@ -13,7 +13,7 @@ from gossamer.audio.timing import align, first_states, merge, split
 from gossamer.audio.tokens import SpeechTokens
 from gossamer.audio.transcribe import Segment, Transcriber
 from gossamer.errors import GossamerError
-from speech import END, VOCAB, Scripted, letters, says, time, tokenizer
+from whispers import END, VOCAB, Scripted, letters, says, time, tokenizer
 
 WORDS = tokenizer()
 

@@ -14,7 +14,7 @@ from gossamer.audio.tokens import SpeechTokens
 from gossamer.audio.transcribe import Heard, Segment, Transcriber
 from gossamer.errors import GossamerError
 from gossamer.text.tokenizer import Tokenizer
-from speech import END, VOCAB, Scripted, letters, says, time, token, tokenizer
+from whispers import END, VOCAB, Scripted, letters, says, time, token, tokenizer
 from tiny import tiny_tokenizer
 
 RATE = 16_000

@@ -12,7 +12,7 @@ import pytest
 import gossamer
 from gossamer.errors import GossamerError
 from gossamer.generation.speech import transcriber
-from speech import END, VOCAB, backend, token
+from whispers import END, VOCAB, backend, token
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch")
