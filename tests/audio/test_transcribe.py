@@ -14,8 +14,8 @@ from gossamer.audio.tokens import SpeechTokens
 from gossamer.audio.transcribe import Heard, Segment, Transcriber
 from gossamer.errors import GossamerError
 from gossamer.text.tokenizer import Tokenizer
-from whispers import END, VOCAB, Scripted, letters, says, time, token, tokenizer
 from tiny import tiny_tokenizer
+from whispers import END, VOCAB, Scripted, letters, says, time, token, tokenizer
 
 RATE = 16_000
 LOOSE = {"log_probability": -math.inf}  # scripts are not sure of themselves

@@ -12,8 +12,8 @@ import pytest
 import gossamer
 from gossamer.errors import GossamerError
 from gossamer.generation.speech import transcriber
-from whispers import END, VOCAB, backend, token
 from tiny import tiny_llama
+from whispers import END, VOCAB, backend, token
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
