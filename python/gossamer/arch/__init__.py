@@ -1,8 +1,8 @@
 """Model families: a module named by its model_type maps a checkpoint's config onto a description, its names onto ours.
 
-`mistral` is the shortest, `llama` a whole one. Beside them stand what they use: `spec` is the description, `sources`
-where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope`, `alibi` and `relative` are
-arithmetic.
+`mistral` is among the shortest, `llama` a whole one. Beside them stands what they use: `spec` is the description,
+`sources` where a tensor lies in a checkpoint, `fields` and `keys` read configs, `rope`, `alibi` and `relative` are
+arithmetic, and `relatives`, `experts`, `encoders` and `pairs` have what families share.
 """
 
 from __future__ import annotations

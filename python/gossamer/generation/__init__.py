@@ -1,3 +1,3 @@
-"""Texts from models: conversations, sampling, statistics, perplexity."""
+"""What models give: texts by one scheduler, drafts, beams, sampling, conversations; vectors, speech, perplexity."""
 
 from __future__ import annotations
