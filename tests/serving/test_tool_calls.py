@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gossamer.serving.tool_calls import CallReader, HermesReader, LlamaReader, MistralReader, opening, reader_for
+from gossamer.serving.tool_calls import CallReader, ForcedReader, HermesReader, LlamaReader, MistralReader, form_of
 
 PARIS = {"city": "Paris", "days": 2}
 WEATHER = '{"name": "weather", "arguments": {"city": "Paris", "days": 2}}'
@@ -89,15 +89,35 @@ def test_deep_nesting_is_text(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "kind", "begins"),
+    ("template", "kind", "opening"),
     [
         ("… <tool_call> …", HermesReader, "<tool_call>\n"),
         ("… [TOOL_CALLS] …", MistralReader, "[TOOL_CALLS]"),
         ("… <|python_tag|> …", LlamaReader, ""),
         ('… ipython … "parameters": …', LlamaReader, ""),
-        ("… nothing …", type(None), ""),
     ],
 )
-def test_the_template_says_which_form(template: str, kind: type, begins: str) -> None:
-    assert isinstance(reader_for(template, ["f"]), kind)
-    assert opening(template) == begins
+def test_the_template_says_which_form(template: str, kind: type, opening: str) -> None:
+    form = form_of(template)
+    assert form is not None
+    assert isinstance(form.reader(["f"]), kind)
+    assert form.opening == opening
+
+
+def test_templates_without_a_known_form() -> None:
+    assert form_of("… tools …") is None
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("<tool_call>", '{"name": "weather", "arguments": {"city": "Paris", "days": 2}}'),
+        ("<|python_tag|>", '{"name": "weather", "parameters": {"city": "Paris", "days": 2}}'),
+        ("[TOOL_CALLS]", '[{"name": "weather", "arguments": {"city": "Paris", "days": 2}}]'),
+    ],
+)
+def test_forced_calls_are_read(template: str, text: str) -> None:
+    form = form_of(template)
+    assert form is not None
+    assert read(ForcedReader(form), text, 4)[:2] == ("", [("weather", PARIS)])
+    assert read(ForcedReader(form), text[:-9], 4)[:2] == (text[:-9], [])  # cut off by a limit

@@ -24,6 +24,34 @@ SETTINGS = Settings(port=0, request_seconds=5.0, grace_seconds=10.0)
 CONTEXT = 512
 
 
+TOOLS_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}MARK{{ call.function.name }}{{ call.function.arguments | tojson }}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Writes tools and calls; MARK is what names the form of a family."""
+
+
+class Saying:
+    """An engine that says a script after every prompt, whatever the model would say, and then ends the text."""
+
+    def __init__(self, model: gossamer.Model, text: str) -> None:
+        self.engine: Any = model.decoder
+        self.script = [*model.tokenizer.encode(text, special=False), min(model.tokenizer.eos_ids)]
+        self.said: dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def step(self, batch: Any) -> Any:
+        logits = self.engine.step(batch)
+        for row, (seq, tokens) in zip(logits, batch, strict=True):
+            self.said[seq] = self.said.get(seq, -1) + 1 if len(tokens) == 1 else 0
+            row[self.script[min(self.said[seq], len(self.script) - 1)]] = 1000.0
+        return logits
+
+
 @dataclass
 class Running:
     """A server that runs.
@@ -65,7 +93,7 @@ class Running:
 
 def tiny_model(folder: Path, *, template: str | None = None, **options: Any) -> gossamer.Model:
     """A tiny model that never ends a text by itself."""
-    tiny_llama(folder, max_position_embeddings=CONTEXT, **options.pop("config", {}))
+    tiny_llama(folder, **{"max_position_embeddings": CONTEXT, **options.pop("config", {})})
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["chat_template"] = template or CHAT_TEMPLATE
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -110,6 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-body", type=size, default=4 << 20, metavar="BYTES", help="most bytes of a request (default 4M)"
     )
     limits.add_argument(
+        "--max-sound", type=size, default=32 << 20, metavar="BYTES", help="most bytes of a file of sound (default 32M)"
+    )
+    limits.add_argument(
         "--max-prompt", type=integer(1), default=0, metavar="N", help="most tokens of a prompt (default: the context)"
     )
     limits.add_argument(
@@ -174,6 +177,7 @@ def settings(args: argparse.Namespace) -> Settings:
         most=args.batch,
         max_queue=args.max_queue,
         max_body=args.max_body,
+        max_sound=args.max_sound,
         max_prompt=args.max_prompt,
         max_tokens=args.max_tokens,
         max_connections=args.max_connections,
@@ -199,7 +203,8 @@ def load_models(args: argparse.Namespace, limits: Settings) -> Registry:
     for name, path in models:
         own = name or (Path(path).resolve().name if Path(path).exists() else path)
         model = open_model(args, path, args.threads)
-        registry.add(Served(own, model, limits, chosen_drafts(args, model)))
+        draft = None if model.config.head is None else chosen_drafts(args, model)
+        registry.add(Served(own, model, limits, draft))
     for name, path in args.adapter or ():
         base, sign, own = name.rpartition(":")
         served = registry.named(base) if sign else next(iter(registry))

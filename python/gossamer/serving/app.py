@@ -14,14 +14,17 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from . import chat, completions
+from .embeddings import embeddings
 from .engine_thread import EngineThread
 from .errors import ApiError, JsonResponse
 from .exchange import STOPPING, Asked, Exchange
-from .guards import Guard, read_json
+from .guards import Guard, bounded, read_json
 from .metrics import CONTENT_TYPE, Metrics
 from .replies import EventStream, while_there
 from .served import Registry
 from .settings import Settings
+from .speech import answer as transcribed
+from .speech import read_speech
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -69,6 +72,9 @@ def build(registry: Registry, settings: Settings) -> tuple[ASGIApp, State]:
     metrics = Metrics(registry, engine)
     state = State(settings, registry, engine, metrics)
     posts: dict[str, Endpoint] = {
+        "/v1/embeddings": _embeddings,
+        "/v1/audio/transcriptions": functools.partial(_speech, translate=False),
+        "/v1/audio/translations": functools.partial(_speech, translate=True),
         "/v1/chat/completions": functools.partial(_generate, read=chat.read_chat, form=chat, prefix="chatcmpl"),
         "/v1/completions": functools.partial(
             _generate, read=completions.read_completion, form=completions, prefix="cmpl"
@@ -138,6 +144,19 @@ async def _generate(
     finally:
         exchange.close()
     await JsonResponse(answer)(scope, receive, send)
+
+
+async def _embeddings(state: State, scope: Scope, receive: Receive, send: Send) -> None:
+    body = await read_json(scope, receive, state.settings)
+    answer = await embeddings(body, state.registry, receive, scope["state"]["log"])
+    await JsonResponse(answer)(scope, receive, send)
+
+
+async def _speech(state: State, scope: Scope, receive: Receive, send: Send, *, translate: bool) -> None:
+    limited = bounded(scope, receive, state.settings)
+    asked = await read_speech(scope, limited, state.registry, state.settings, translate=translate)
+    response = await transcribed(asked, receive, scope["state"]["log"])
+    await response(scope, receive, send)
 
 
 def _get(state: State, answer: Callable[[State, Request], Response]) -> Callable[[Request], Awaitable[Response]]:

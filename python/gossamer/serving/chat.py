@@ -6,19 +6,22 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..generation.prompts import encode
+from ..generation.prompts import check_length, encode
 from .exchange import Asked, Exchange
 from .fields import Fields
 from .form import FINISH, Form, fingerprint, read_form
 from .logprobs import chat_logprobs, shown
-from .messages import read_messages, read_tools
+from .messages import read_messages
+from .response_format import read_response_format
 from .sampling import read_sampling
-from .tool_calls import Call, CallReader, reader_for
+from .tool_calls import Call, CallReader
+from .tool_choice import Tools, read_tool_choice
 
 if TYPE_CHECKING:
     from ..generation.completion import TokenLogprob
+    from ..generation.model import Model
     from .engine_thread import Event
-    from .served import Registry, Served
+    from .served import Registry
     from .settings import Settings
 
 # Known to OpenAI's clients, and without a meaning here: refused, but for values that ask for nothing.
@@ -90,14 +93,12 @@ class ChatRequest:
     Attributes:
         form: How it is to be answered.
         asked: What is asked for.
-        tools: Names of the tools that there are.
-        one_call: Whether one call is the most.
+        tools: That there are.
     """
 
     form: Form
     asked: Asked
-    tools: tuple[str, ...]
-    one_call: bool
+    tools: Tools
 
     @property
     def logprobs(self) -> bool:
@@ -106,8 +107,7 @@ class ChatRequest:
 
     def choice(self) -> Choice:
         """Returns an empty answer."""
-        template = self.asked.served.model.tokenizer.chat_template or ""
-        return Choice(reader_for(template, self.tools) if self.tools else None, self.one_call)
+        return Choice(self.tools.reader(), self.tools.one_call)
 
 
 def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
@@ -120,6 +120,7 @@ def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
     name = fields.need("model", str)
     served, adapters = registry.find(name)
     model = served.model
+    served.need("text")
     if not model.tokenizer.has_chat_template:
         raise fields.refuse("model", f"{name} has no chat template; /v1/completions continues plain text")
     messages = read_messages(fields.need("messages", list))
@@ -128,8 +129,8 @@ def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
     limits = ("max_completion_tokens", "max_tokens")
     sampling = read_sampling(fields, served, settings, limits, logprobs=logprobs)
     choices = fields.count("n", 1, settings.max_choices, 1) or 1
-    tools, one_call = _tools(fields, served)
-    _format(fields)
+    tools = read_tool_choice(fields, served)
+    schema, schema_param = _held_to(fields, tools)
     for parameter, values in _ONLY:
         fields.only(parameter, *values)
     fields.end()
@@ -137,28 +138,13 @@ def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
         name,
         served,
         adapters,
-        sampling,
-        lambda: [encode(model, messages, True, tools)],
+        sampling if schema is None else sampling.changed({"schema": schema}),
+        lambda: [(_encoded(model, messages, tools), None)],
         choices=choices,
-        special=bool(tools),
+        special=bool(tools.told) and schema is None,
+        schema_param=schema_param,
     )
-    return ChatRequest(form, asked, tuple(tool["function"]["name"] for tool in tools), one_call)
-
-
-def _tools(fields: Fields, served: Served) -> tuple[list[dict[str, Any]], bool]:
-    """The tools that a model is told of, and whether it may call one alone."""
-    tools = read_tools(fields.take("tools", list) or [])
-    choice = fields.raw("tool_choice")
-    parallel = fields.take("parallel_tool_calls", bool, True)
-    if choice not in (None, "none", "auto"):
-        raise fields.refuse("tool_choice", f"must be none or auto, got {choice!r:.80}", "unsupported_parameter")
-    if choice == "auto" and not tools:
-        raise fields.refuse("tool_choice", "there are no tools to choose from", "invalid_value")
-    if not tools or choice == "none":
-        return [], False
-    if reader_for(served.model.tokenizer.chat_template or "", ()) is None:
-        raise fields.refuse("tools", f"{served.name} has no form of calling tools that is known here", "invalid_value")
-    return tools, not parallel
+    return ChatRequest(form, asked, tools)
 
 
 def _logprobs(fields: Fields) -> int | None:
@@ -170,12 +156,21 @@ def _logprobs(fields: Fields) -> int | None:
     return beside or 0 if wanted else None
 
 
-def _format(fields: Fields) -> None:
-    """Takes `response_format`."""
-    if (value := fields.take("response_format", dict)) is not None:
-        inner = Fields(value, "response_format")
-        inner.only("type", "text")
-        inner.end()
+def _held_to(fields: Fields, tools: Tools) -> tuple[dict[str, Any] | None, str]:
+    """The schema that an answer is held to, if any, and the parameter that has it."""
+    schema = read_response_format(fields)
+    if schema is not None and tools.told:
+        raise fields.refuse("response_format", "is not for requests with tools that may be called", "invalid_value")
+    return (tools.forced, "tools") if tools.forced is not None else (schema, "response_format")
+
+
+def _encoded(model: Model, messages: list[dict[str, Any]], tools: Tools) -> list[int]:
+    """The prompt, and what is put into the model's mouth."""
+    prompt = encode(model, messages, True, tools.told)
+    if tools.opening:
+        prompt = prompt + model.tokenizer.encode(tools.opening, special=False)
+        check_length(model, len(prompt))
+    return prompt
 
 
 def whole(request: ChatRequest, exchange: Exchange, choices: list[Choice], reasons: list[str]) -> dict[str, Any]:

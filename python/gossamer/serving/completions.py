@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..generation.prompts import check_length, encode
-from .exchange import Asked, Exchange
+from ..generation.prompts import asked, check_length
+from .exchange import Asked, Encoded, Exchange
 from .fields import Fields
 from .form import FINISH, Form, fingerprint, read_form
 from .logprobs import completion_logprobs, shown
@@ -62,6 +62,7 @@ def read_completion(body: Any, registry: Registry, settings: Settings) -> Comple
     fields = Fields(body)
     name = fields.need("model", str)
     served, adapters = registry.find(name)
+    served.need("text")
     prompts = _prompts(fields, served)
     form = read_form(fields)
     logprobs = fields.count("logprobs", 0, 5)
@@ -75,7 +76,7 @@ def read_completion(body: Any, registry: Registry, settings: Settings) -> Comple
     fields.only("best_of", 1, choices)
     fields.only("suffix", "")
     fields.end()
-    asked = Asked(
+    wanted = Asked(
         name,
         served,
         adapters,
@@ -86,7 +87,7 @@ def read_completion(body: Any, registry: Registry, settings: Settings) -> Comple
         choices=choices,
         begins=False,
     )
-    return CompletionRequest(form, asked, echo, prompts)
+    return CompletionRequest(form, wanted, echo, prompts)
 
 
 def _prompts(fields: Fields, served: Served) -> list[Prompt]:
@@ -101,6 +102,8 @@ def _prompts(fields: Fields, served: Served) -> list[Prompt]:
         raise fields.refuse("prompt", f"there may be {_MOST_PROMPTS} prompts, got {len(value)}", "invalid_value")
     vocab = served.model.config.vocab
     for prompt in value:
+        if isinstance(prompt, list) and served.model.config.encoder is not None:
+            raise fields.refuse("prompt", f"{served.name} has an encoder: it takes texts alone", "invalid_value")
         if isinstance(prompt, list) and not all(_is_token(each) and 0 <= each < vocab for each in prompt):
             raise fields.refuse("prompt", f"tokens must be whole numbers from 0 to {vocab - 1}", "invalid_value")
     return value
@@ -110,11 +113,11 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _encoded(served: Served, prompt: Prompt) -> list[int]:
+def _encoded(served: Served, prompt: Prompt) -> Encoded:
     if isinstance(prompt, str):
-        return encode(served.model, prompt, False)
+        return asked(served.model, prompt, False)
     check_length(served.model, len(prompt))
-    return prompt
+    return prompt, None
 
 
 async def answer(request: CompletionRequest, exchange: Exchange) -> dict[str, Any]:

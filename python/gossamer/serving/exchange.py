@@ -15,6 +15,9 @@ from .engine_thread import Event, Reply
 from .errors import ApiError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..generation.sampling_options import SamplingOptions
     from ..generation.scheduler import Task
     from ..generation.stats import Stats
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .served import Served
     from .settings import Settings
+
+
+Encoded = tuple[list[int], "NDArray[np.int32] | None"]
 
 
 @dataclass(frozen=True)
@@ -33,24 +39,27 @@ class Asked:
         served: The model.
         adapters: That the name stands for.
         sampling: How tokens are chosen.
-        encode: Makes the tokens of each prompt; runs in a thread.
+        encode: Makes the tokens of each prompt, and those of the input that is read by way of an encoder, where the
+            model has one; runs in a thread.
         prompts: How many there are.
         param: The parameter that prompts are in, for errors.
         choices: Texts for each prompt.
         begins: Whether a text begins with what is written, and does not go on with the prompt's.
         special: Whether special tokens are part of the text.
+        schema_param: The parameter that has the schema that texts are held to, for errors.
     """
 
     name: str
     served: Served
     adapters: tuple[str, ...]
     sampling: SamplingOptions
-    encode: Callable[[], list[list[int]]]
+    encode: Callable[[], list[Encoded]]
     prompts: int = 1
     param: str = "messages"
     choices: int = 1
     begins: bool = True
     special: bool = False
+    schema_param: str = "response_format"
 
 
 @dataclass
@@ -75,6 +84,7 @@ class Exchange:
     created: int = field(default_factory=lambda: int(time.time()))
     _start: float = field(default_factory=time.perf_counter)
     _reply: Reply | None = None
+    _going: set[int] = field(default_factory=set)  # texts of which more is to come
     _closed: bool = False
 
     def __post_init__(self) -> None:
@@ -97,6 +107,7 @@ class Exchange:
             served.release(texts)
             raise
         self._reply = Reply(served, tasks)
+        self._going = set(range(texts))
         self.engine.submit(self._reply)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -106,21 +117,24 @@ class Exchange:
             ApiError: a text failed.
         """
         assert self._reply is not None
-        left = len(self._reply.tasks)
-        while left:
+        while self._going:
             event = await self._reply.events.get()
+            if event.index not in self._going:
+                continue
             if event.tokens and "first_token_seconds" not in self.log:
                 seconds = time.perf_counter() - self._start
                 self.log["first_token_seconds"] = round(seconds, 4)
                 self.metrics.first_token(self.asked.served.name, seconds)
             if event.error:
                 raise ApiError(503 if event.error.startswith(STOPPING) else 500, event.error)
-            left -= event.last
+            if event.last:
+                self._going.discard(event.index)
             yield event
 
     def cut(self, index: int) -> None:
         """Ends a text that has said all that is wanted."""
         assert self._reply is not None
+        self._going.discard(index)
         self.engine.cancel(self._reply, index)
 
     def close(self) -> None:
@@ -163,7 +177,7 @@ class Exchange:
         asked, model = self.asked, self.asked.served.model
         try:
             prompts = asked.encode()
-            for prompt in prompts:
+            for prompt, _ in prompts:
                 self._check(prompt)
             return [
                 task(
@@ -174,13 +188,16 @@ class Exchange:
                     asked.begins,
                     asked.adapters,
                     special=asked.special,
+                    reads=reads,
                 )
-                for number, prompt in enumerate(prompts)
+                for number, (prompt, reads) in enumerate(prompts)
                 for choice in range(asked.choices)
             ]
         except TooLong as error:
             raise ApiError(400, str(error), param=asked.param, code="context_length_exceeded") from None
         except GossamerError as error:
+            if asked.sampling.schema is not None and str(error).startswith("schema"):
+                raise ApiError(400, str(error), param=asked.schema_param, code="invalid_json_schema") from None
             raise ApiError(400, str(error), param=asked.param, code="invalid_value") from None
 
     def _check(self, prompt: Sequence[int]) -> None:

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 OPEN = ("/", "/health", "/ready", "/page/chat.js", "/page/chat.css", "/favicon.ico")
 """Paths that need no key."""
 
+SOUND = "/v1/audio/"
+"""Paths whose bodies are files."""
+
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -100,14 +103,17 @@ class Guard:
         host = host_name(headers.get(b"host", b"").decode("latin-1"))
         if self._settings.hosts and host not in self._settings.hosts:
             return ApiError(403, f"this server does not answer to the name {host!r:.80}; --allow-host adds one")
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
+            return ApiError(403, f"this server answers no pages of others, as of {origin!r:.80}")
         if self._keys and scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
             if not any(hmac.compare_digest(given, key) for key in self._keys):
                 what = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
                 return ApiError(401, what, code="invalid_api_key")
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > self._settings.max_body:
-            return too_large(self._settings)
+        if length.isdigit() and int(length[:20]) > (most := most_bytes(scope["path"], self._settings)):
+            return too_large(most)
         return None
 
 
@@ -119,47 +125,56 @@ def host_name(header: str) -> str:
     return name.partition(":")[0] if name.count(":") < 2 else name
 
 
-def too_large(settings: Settings) -> ApiError:
-    """Returns the error for a body beyond the limit."""
-    return ApiError(413, f"the request's body has more than {settings.max_body} bytes", code="request_too_large")
+def most_bytes(path: str, settings: Settings) -> int:
+    """Returns how large the body of a request may be."""
+    return settings.max_sound if path.startswith(SOUND) else settings.max_body
 
 
-async def read_body(receive: Receive, settings: Settings) -> bytes:
-    """Reads a body, as far as the limit.
+def too_large(most: int) -> ApiError:
+    """Returns the error for a body beyond a limit."""
+    return ApiError(413, f"the request's body has more than {most} bytes", code="request_too_large")
 
-    Raises:
-        ApiError: it is larger (413), or does not come (408).
-        ClientGone: the client left.
+
+def bounded(scope: Scope, receive: Receive, settings: Settings) -> Receive:
+    """Returns what gives a body as far as the limits of bytes and seconds.
+
+    It raises `ApiError` where the body is larger (413) or does not come (408), and `ClientGone` where its client left.
     """
-    chunks, size = [], 0
+    most, size = most_bytes(scope["path"], settings), 0
     end = time.monotonic() + settings.request_seconds
-    while True:
+
+    async def limited() -> Message:
+        nonlocal size
         try:
             message = await asyncio.wait_for(receive(), max(end - time.monotonic(), 0))
         except asyncio.TimeoutError:
             raise ApiError(408, f"the request did not come within {settings.request_seconds:g} seconds") from None
         if message["type"] == "http.disconnect":
             raise ClientGone
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > settings.max_body:
-            raise too_large(settings)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+        size += len(message.get("body", b""))
+        if size > most:
+            raise too_large(most)
+        return message
+
+    return limited
 
 
 async def read_json(scope: Scope, receive: Receive, settings: Settings) -> Any:
     """Reads a body that is JSON.
 
     Raises:
-        ApiError: it is none, says that it is something else (415), or as `read_body`.
+        ApiError: it is none, says that it is something else (415), or as `bounded`.
         ClientGone: the client left.
     """
     kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":  # which a page of somebody else cannot send without being asked whether it may
         raise ApiError(415, "the request's content type must be application/json")
-    data = await read_body(receive, settings)
+    limited, parts, more = bounded(scope, receive, settings), [], True
+    while more:
+        message = await limited()
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
     try:
-        return parse_json(data.decode())
+        return parse_json(b"".join(parts).decode())
     except ValueError as error:
         raise ApiError(400, f"the request's body is not valid JSON: {error}", code="invalid_json") from None

@@ -84,7 +84,7 @@ def _past_call(fields: Fields) -> dict[str, Any]:
 
 
 def read_tools(values: list[Any]) -> list[dict[str, Any]]:
-    """Returns tools for a chat template.
+    """Returns tools for a chat template, each with whether its arguments have to fit its schema, `strict`.
 
     Raises:
         ApiError: one is not what OpenAI's form has, or two have one name.
@@ -106,8 +106,8 @@ def read_tools(values: list[Any]) -> list[dict[str, Any]]:
         about: dict[str, Any] = {"name": name}
         about["description"] = function.take("description", str, "")
         about["parameters"] = function.take("parameters", dict) or {"type": "object", "properties": {}}
-        function.only("strict", False)
+        strict = function.take("strict", bool, False)
         function.end()
         fields.end()
-        tools.append({"type": "function", "function": about})
+        tools.append({"type": "function", "function": about, "strict": strict})
     return tools

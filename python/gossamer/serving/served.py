@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from ..generation.model import Model
     from .settings import Settings
 
+_PATHS = {
+    "text": "/v1/chat/completions and /v1/completions",
+    "embeddings": "/v1/embeddings",
+    "speech": "/v1/audio/transcriptions and /v1/audio/translations",
+}
 _REMEMBERED = 64  # texts whose time tells how long one takes
 
 
@@ -39,12 +44,26 @@ class Served:
     def __init__(self, name: str, model: Model, settings: Settings, draft: Draft = "auto") -> None:
         self.name = name
         self.model = model
-        self.drafts = guessing(model, draft)
+        self.drafts = None if model.config.head is None else guessing(model, draft)
         self.created = int(time.time())
         self.admitted = 0
         self.encoder = ThreadPoolExecutor(1, thread_name_prefix=f"encode-{name}")
         self._settings = settings
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def need(self, what: str) -> None:
+        """Checks that the model does something: "text", "embeddings" or "speech".
+
+        Raises:
+            ApiError: it does something else (400).
+        """
+        encoder = self.model.config.encoder
+        if encoder is not None and encoder.embedding.mel is not None:
+            does = "speech"
+        else:
+            does = "embeddings" if self.model.config.head is None else "text"
+        if does != what:
+            raise ApiError(400, f"{self.name} is for {_PATHS[does]}", param="model", code="model_not_supported")
 
     def admit(self, texts: int) -> None:
         """Takes texts on.

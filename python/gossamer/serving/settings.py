@@ -20,6 +20,7 @@ class Settings:
         most: Texts of a model that are written at once.
         max_queue: Texts of a model that may wait beside these.
         max_body: Bytes of a request.
+        max_sound: Bytes of a request that has a file of sound.
         max_prompt: Tokens of a prompt; 0 leaves it at the model's context.
         max_tokens: Tokens of an answer; 0 leaves it at the model's context.
         max_choices: Texts that one request may ask for.
@@ -36,6 +37,7 @@ class Settings:
     most: int = 16
     max_queue: int = 256
     max_body: int = 4 * MiB
+    max_sound: int = 32 * MiB
     max_prompt: int = 0
     max_tokens: int = 0
     max_choices: int = 16

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -200,27 +200,68 @@ class MistralReader:
         return calls
 
 
-def reader_for(template: str, names: Sequence[str]) -> CallReader | None:
-    """Returns what reads calls as a chat template writes them; None where the form is not known.
+@dataclass(frozen=True)
+class Form:
+    """How a family of models writes calls.
+
+    Attributes:
+        reader: Makes what reads them, given the tools' names.
+        key: Of the arguments.
+        opening: What stands before the first call.
+        listed: Whether calls stand in a list.
+        short_ids: Whether the template takes ids of nine letters and digits alone.
+    """
+
+    reader: Callable[[Sequence[str]], CallReader]
+    key: str
+    opening: str
+    listed: bool = False
+    short_ids: bool = False
+
+
+_HERMES = Form(lambda _: HermesReader(), "arguments", HermesReader.begin + "\n")
+_LLAMA = Form(LlamaReader, "parameters", "")
+_MISTRAL = Form(lambda _: MistralReader(), "arguments", MistralReader.begin, listed=True, short_ids=True)
+
+
+def form_of(template: str) -> Form | None:
+    """Returns how calls are written where a chat template is used; None where that is not known.
 
     Args:
         template: The model's; it names the marks, since it has to write earlier calls.
-        names: Of the tools that there are.
     """
     if HermesReader.begin in template:
-        return HermesReader()
+        return _HERMES
     if MistralReader.begin in template:
-        return MistralReader()
+        return _MISTRAL
     if LlamaReader.begin in template or ("ipython" in template and '"parameters"' in template):
-        return LlamaReader(names)
+        return _LLAMA
     return None
 
 
-def opening(template: str) -> str:
-    """Returns what stands before a call's JSON in the form that a template writes."""
-    if HermesReader.begin in template:
-        return HermesReader.begin + "\n"
-    return MistralReader.begin if MistralReader.begin in template else ""
+class ForcedReader:
+    """An answer that is the JSON of one call, since it was held to that."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._held = ""
+
+    def push(self, piece: str) -> tuple[str, list[Call]]:
+        """Takes the next piece."""
+        self._held += piece
+        return "", []
+
+    def flush(self) -> tuple[str, list[Call]]:
+        """Ends the text; what was cut off is text."""
+        text, self._held = self._held, ""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text, []
+        if self._form.listed and isinstance(value, list) and value:
+            value = value[0]
+        call = _to_call(value, (self._form.key,), _mistral_id() if self._form.short_ids else "")
+        return ("", [call]) if call else (text, [])
 
 
 def _call(text: str, keys: tuple[str, ...]) -> Call | None:
