@@ -22,22 +22,13 @@ import numpy as np
 
 import gossamer
 from gossamer.audio.features import FRAMES
+from gossamer.text.metrics import edits
 
 
 def words(text: str) -> list[str]:
     """Words as they are compared: small letters, no marks, hyphens are blanks."""
     plain = text.lower().replace("mr.", "mister").replace("-", " ")
     return re.sub(r"[^\w\s']", "", re.sub(r"</?s>", "", plain)).split()
-
-
-def wrong_words(found: list[str], expected: list[str]) -> int:
-    """Words that are missing, too many or others: the distance of Levenshtein."""
-    row = list(range(len(found) + 1))
-    for at, word in enumerate(expected, 1):
-        before, row[0] = row[0], at
-        for i, other in enumerate(found, 1):
-            before, row[i] = row[i], min(row[i] + 1, row[i - 1] + 1, before + (word != other))
-    return row[-1]
 
 
 def references(path: Path) -> dict[str, list[str]]:
@@ -103,7 +94,7 @@ def main() -> None:
         pairs = [(words(text), known.get(Path(path).stem)) for path, text in zip(args.audio, texts[name], strict=True)]
         if known:
             row["words"] = sum(len(right) for _, right in pairs if right is not None)
-            row["wrong"] = sum(wrong_words(found, right) for found, right in pairs if right is not None)
+            row["wrong"] = sum(edits(found, right) for found, right in pairs if right is not None)
         result[name] = row
         print(
             f"{name:15} {row['seconds']:.3f} s" + (f", {row['wrong']} of {row['words']} words wrong" if known else "")

@@ -22,6 +22,7 @@ from side_by_side import before_and_after, options
 from transformers import AutoProcessor, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 import gossamer.torch as gt
+from gossamer.text.metrics import edits
 from gossamer.zoo.builtin import Package, fetch
 
 RATE = 16000
@@ -97,22 +98,13 @@ def prune(model: WhisperForConditionalGeneration, extractor: WhisperFeatureExtra
 
 def word_error_rate(heard: Sequence[str], said: Sequence[str]) -> float:
     """Returns the fewest words to insert, delete or replace, in relation to those that were said."""
-    errors = sum(_distance(_words(one), _words(other)) for one, other in zip(heard, said, strict=True))
+    errors = sum(edits(_words(one), _words(other)) for one, other in zip(heard, said, strict=True))
     return errors / sum(len(_words(text)) for text in said)
 
 
 def _words(text: str) -> list[str]:
     words = re.findall(r"[a-z']+", text.lower())
     return ["mister" if word == "mr" else word for word in words]
-
-
-def _distance(one: Sequence[str], other: Sequence[str]) -> int:
-    row = list(range(len(other) + 1))
-    for i, word in enumerate(one, 1):
-        above, row = row, [i]
-        for j, second in enumerate(other, 1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (word != second)))
-    return row[-1]
 
 
 def tiny() -> WhisperForConditionalGeneration:
