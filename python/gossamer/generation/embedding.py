@@ -13,7 +13,7 @@ from .._core import CacheFull
 from ..engine import Encoding
 from ..errors import GossamerError
 from ..text.messages import check_text
-from ..text.pooling import POOLS, Pooling
+from ..text.pooling import Pooling
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -31,35 +31,65 @@ def embed(
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Returns vectors of texts (Reimers and Gurevych 2019).
+    """Returns vectors of texts; `embed_tokens` of what `tokens_of` gives.
 
     Args:
         model: An encoder.
         texts: Any number.
+        pool: As of `embed_tokens`.
+        normalize: As of `embed_tokens`.
+        truncate: Whether texts beyond the context are cut; otherwise they are an error.
+        progress: As of `embed_tokens`.
+
+    Returns:
+        [texts, hidden].
+
+    Raises:
+        GossamerError: the model is no encoder, a text has no tokens or too many, or `pool` is unknown.
+    """
+    found = tokens_of(model, texts, truncate=truncate)
+    return embed_tokens(model, found, pool=pool, normalize=normalize, progress=progress)
+
+
+def tokens_of(model: Model, texts: Sequence[str], *, truncate: bool = False) -> list[NDArray[np.int32]]:
+    """Returns the tokens of texts, as `embed` takes them; raises as it does."""
+    if isinstance(texts, str):
+        raise GossamerError("texts must be a list of them, not one text")
+    _check_encodes(model)
+    return [_tokens(model, number, text, truncate) for number, text in enumerate(texts)]
+
+
+def embed_tokens(
+    model: Model,
+    texts: Sequence[NDArray[np.int32]],
+    *,
+    pool: str | None = None,
+    normalize: bool | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Returns vectors of texts whose tokens are there (Reimers and Gurevych 2019).
+
+    Args:
+        model: An encoder.
+        texts: Tokens of each, as `tokens_of` gives them.
         pool: "mean" of the states of a text's tokens, or "cls", that of the first one; None takes what the files beside
             the checkpoint say, and "mean" where they say nothing.
         normalize: Whether vectors get length 1; None likewise, and yes.
-        truncate: Whether texts beyond the context are cut; otherwise they are an error.
         progress: Called with (texts done, texts, what).
 
     Returns:
         [texts, hidden]. A text's is bitwise the same in any company.
 
     Raises:
-        GossamerError: the model is no encoder, a text has no tokens or too many, or `pool` is unknown.
+        GossamerError: the model is no encoder, or `pool` is unknown.
     """
-    if isinstance(texts, str):
-        raise GossamerError("texts must be a list of them, not one text")
-    if model.config.head is not None or model.config.encoder is not None:
-        raise GossamerError(f"{model.info.get('name', 'the model')} is no encoder: it gives no vectors of texts")
-    if not isinstance(model.decoder, Encoding):
-        raise GossamerError(f"vectors of texts are not supported on {model.device}")
+    engine = _check_encodes(model)
     own = Pooling.from_dict(model.info.get("pooling"))
     chosen = Pooling(own.pool if pool is None else pool, own.normalize if normalize is None else normalize)
     found = np.zeros((len(texts), model.config.hidden), np.float32)
-    for first, batch in _batches([_tokens(model, number, text, truncate) for number, text in enumerate(texts)]):
+    for first, batch in _batches(texts):
         try:
-            states = model.decoder.encode(batch)
+            states = engine.encode(batch)
         except CacheFull as error:
             raise GossamerError(f"texts {first + 1} to {first + len(batch)}: {error}") from None
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in batch])])
@@ -71,6 +101,15 @@ def embed(
     if chosen.normalize:
         found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return found
+
+
+def _check_encodes(model: Model) -> Encoding:
+    """Returns the engine of an encoder."""
+    if model.config.head is not None or model.config.encoder is not None:
+        raise GossamerError(f"{model.info.get('name', 'the model')} is no encoder: it gives no vectors of texts")
+    if not isinstance(model.decoder, Encoding):
+        raise GossamerError(f"vectors of texts are not supported on {model.device}")
+    return model.decoder
 
 
 def _tokens(model: Model, number: int, text: str, truncate: bool) -> NDArray[np.int32]:
@@ -99,6 +138,3 @@ def _batches(texts: Sequence[NDArray[np.int32]]) -> Iterator[tuple[int, list[NDA
         tokens += len(ids)
     if first < len(texts):
         yield first, list(texts[first:])
-
-
-__all__ = ["POOLS", "embed"]

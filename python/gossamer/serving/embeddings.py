@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import GossamerError
+from ..generation.embedding import embed_tokens, tokens_of
 from .errors import ApiError
 from .fields import Fields
 from .replies import while_there
@@ -43,8 +44,7 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     log["model"] = name
     served.admit(1)
     try:
-        loop = asyncio.get_running_loop()
-        vectors, tokens = await while_there(receive, _run(loop, served, texts))
+        vectors, tokens = await while_there(receive, served.compute(partial(_embed, served, texts)))
     finally:
         served.release()
     log["prompt_tokens"] = tokens
@@ -56,16 +56,12 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     return {"object": "list", "data": data, "model": name, "usage": usage}
 
 
-async def _run(loop: asyncio.AbstractEventLoop, served: Served, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-    return await loop.run_in_executor(served.encoder, _embed, served, texts)
-
-
 def _embed(served: Served, texts: list[str]) -> tuple[NDArray[np.float32], int]:
     try:
-        vectors = served.model.embed(texts)
+        tokens = tokens_of(served.model, texts)
+        return embed_tokens(served.model, tokens), sum(map(len, tokens))
     except GossamerError as error:
         raise ApiError(400, str(error), param="input", code="invalid_value") from None
-    return vectors, sum(len(served.model.tokenizer.encode(text)) for text in texts)
 
 
 def _texts(fields: Fields) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -101,8 +100,7 @@ class Exchange:
         texts = asked.prompts * asked.choices
         served.admit(texts)
         try:
-            loop = asyncio.get_running_loop()
-            tasks = await loop.run_in_executor(served.encoder, self._tasks)
+            tasks = await served.compute(self._tasks)
         except BaseException:
             served.release(texts)
             raise
@@ -173,7 +171,7 @@ class Exchange:
         }
 
     def _tasks(self) -> list[Task]:
-        """Makes the texts, in the encoder's thread."""
+        """Makes the texts, in the model's thread."""
         asked, model = self.asked, self.asked.served.model
         try:
             prompts = asked.encode()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import GossamerError, did_you_mean
 from ..generation.drafts import guessing
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ..generation.drafts import Draft
     from ..generation.model import Model
     from .settings import Settings
+
+T = TypeVar("T")
 
 _PATHS = {
     "text": "/v1/chat/completions and /v1/completions",
@@ -37,8 +40,6 @@ class Served:
         created: When it was loaded, in seconds since 1970.
         admitted: Texts that were taken on and have not ended.
         drafts: How its tokens are guessed; None where they are not.
-        encoder: Turns requests into tokens, one after the other: a prompt that takes long keeps nobody waiting but
-            those of the same model.
     """
 
     def __init__(self, name: str, model: Model, settings: Settings, draft: Draft = "auto") -> None:
@@ -47,9 +48,16 @@ class Served:
         self.drafts = None if model.config.head is None else guessing(model, draft)
         self.created = int(time.time())
         self.admitted = 0
-        self.encoder = ThreadPoolExecutor(1, thread_name_prefix=f"encode-{name}")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"encode-{name}")
         self._settings = settings
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Does work of requests in the model's thread, one after the other.
+
+        What takes long, as a prompt's tokens may, keeps nobody waiting but those of the same model.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def need(self, what: str) -> None:
         """Checks that the model does something: "text", "embeddings" or "speech".

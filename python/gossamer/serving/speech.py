@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +144,8 @@ async def answer(asked: Asked, receive: Receive, log: dict[str, Any]) -> Respons
     log["model"] = asked.name
     asked.served.admit(1)
     left = threading.Event()
-    loop = asyncio.get_running_loop()
     try:
-        found = await while_there(receive, _run(loop, asked, left))
+        found = await while_there(receive, asked.served.compute(partial(_transcribe, asked, left)))
     finally:
         left.set()  # the thread ends with the segment that it is at
         asked.served.release()
@@ -158,10 +157,6 @@ async def answer(asked: Asked, receive: Receive, log: dict[str, Any]) -> Respons
     if asked.form == "text":
         return PlainTextResponse(found.text + "\n")
     return JsonResponse(_verbose(asked, found) if asked.form == "verbose_json" else {"text": found.text})
-
-
-async def _run(loop: asyncio.AbstractEventLoop, asked: Asked, left: threading.Event) -> Transcript:
-    return await loop.run_in_executor(asked.served.encoder, _transcribe, asked, left)
 
 
 def _transcribe(asked: Asked, left: threading.Event) -> Transcript:
