@@ -305,7 +305,7 @@ class Scheduler:
         """Runs a step; returns logits of each task's last token and of its draft's, in order."""
         remember(task.held for task, _ in entries)
         batch = [
-            (task.held.prepare(), np.asarray(part + draft, np.int32))
+            (task.held.id, np.asarray(part + draft, np.int32))
             for (task, part), draft in zip(entries, drafts, strict=True)
         ]
         start = time.perf_counter()
