@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "common/error.h"
 #include "ops/tokens.h"
@@ -13,13 +14,16 @@ namespace {
 // Rows of logits that are in memory at once where only the largest are asked for.
 constexpr int kTopRows = 16;
 
+// Before the names of what belongs to an encoder.
+constexpr std::string_view kEncoder = "encoder.";
+
 // Those of an encoder, by the names that it has for them itself; they are no longer among all.
 template <class Named>
 Named taken_out(Named& all) {
-  const std::string prefix = "encoder.";
   Named found;
-  for (auto it = all.lower_bound(prefix); it != all.end() && it->first.starts_with(prefix); it = all.erase(it))
-    found.emplace(it->first.substr(prefix.size()), it->second);
+  for (auto it = all.lower_bound(std::string(kEncoder)); it != all.end() && it->first.starts_with(kEncoder);
+       it = all.erase(it))
+    found.emplace(it->first.substr(kEncoder.size()), it->second);
   return found;
 }
 
@@ -68,8 +72,8 @@ Decoder::Decoder(const spec::Transformer& spec, const PackedWeights& weights, co
 }
 
 void Decoder::set_weight(const std::string& name, std::shared_ptr<const PackedWeight> weight) {
-  if (encoder_ && name.starts_with("encoder.")) {
-    encoder_->set_weight(name.substr(std::string("encoder.").size()), std::move(weight));
+  if (encoder_ && name.starts_with(kEncoder)) {
+    encoder_->set_weight(name.substr(kEncoder.size()), std::move(weight));
     return;
   }
   Projection* found = nullptr;

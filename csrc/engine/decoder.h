@@ -75,7 +75,8 @@ class Decoder {
   // When it throws, none has changed.
   void remember(const std::vector<std::int64_t>& sequences, const std::vector<EncodeInput>& inputs, const Poll& poll);
 
-  // Of the encoder, where there is one beside: [tokens of all inputs][hidden]: the normed states behind the last block, of each input from an empty context.
+  // Of the encoder, where there is one beside: [tokens of all inputs][hidden]: the normed states behind the last block,
+  // of each input from an empty context.
   std::vector<float> encode(const std::vector<EncodeInput>& inputs, const Poll& poll);
 
   // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.

@@ -9,29 +9,7 @@
 namespace gossamer {
 namespace {
 
-// Sequences that live no longer than this, with numbers that nobody else has.
-class Passing {
- public:
-  explicit Passing(KvCache& cache) : cache_(cache) {}
-  ~Passing() {
-    for (std::int64_t id = -1; id >= last_; --id) cache_.free(id);
-  }
-  Passing(const Passing&) = delete;
-  Passing& operator=(const Passing&) = delete;
-
-  // One with room for so many tokens. Throws CacheFull.
-  const KvCache::Sequence& begin(int tokens) {
-    KvCache::Sequence& sequence = cache_.sequence(--last_);
-    cache_.reserve(sequence, tokens);
-    return sequence;
-  }
-
- private:
-  KvCache& cache_;
-  std::int64_t last_ = 0;
-};
-
-// Forgets memories that were begun, unless all went well.
+// Sequences that live no longer than this, unless they are kept.
 class Begun {
  public:
   explicit Begun(KvCache& cache) : cache_(cache) {}
@@ -64,7 +42,7 @@ std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const
   std::vector<float> out(static_cast<std::size_t>(total * spec_.hidden));
   float* rows = out.data();
   for (std::size_t first = 0; first < inputs.size();) {
-    Passing passing(*cache_);
+    Begun passing(*cache_);
     chunk_.clear(cache_->pools());
     // Whole inputs, since their tokens may see one another.
     const auto fits = [&](const EncodeInput& input) {
@@ -72,7 +50,8 @@ std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const
     };
     for (; first < inputs.size() && fits(inputs[first]); ++first) {
       const EncodeInput& input = inputs[first];
-      const KvCache::Sequence& sequence = passing.begin(input.rows());
+      KvCache::Sequence& sequence = passing.begin(-1 - static_cast<std::int64_t>(first));  // which nobody else has
+      cache_->reserve(sequence, input.rows());
       if (input.frames != nullptr) chunk_.frames.push_back({input.frames, input.count});
       for (int i = 0; i < input.rows(); ++i) {
         if (input.frames == nullptr) chunk_.ids.push_back(input.tokens[i]);

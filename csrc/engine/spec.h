@@ -25,7 +25,8 @@ struct Linear {
   bool memory = false;  // it reads what an encoder gave, once a text
 };
 
-// Linears that read the same inputs; an attention's second of three reads the memory. The output of a mixer's last group, one linear, joins the stream.
+// Linears that read the same inputs; an attention's second of three reads the memory. The output of a mixer's last
+// group, one linear, joins the stream.
 using Group = std::vector<Linear>;
 
 struct Attention {
