@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import GossamerError
@@ -93,8 +92,4 @@ def sources(config: dict[str, Any]) -> dict[str, Source]:
     outline = describe(config)
     rows = {name: (at * outline.hidden, outline.hidden, 3 * outline.hidden) for at, name in enumerate("qkv")}
     found = place(outline, _ENDS, "transformer.h.{}.", _INSIDE, fused=rows)
-    return {name: _inputs_first(source) if parts_of(name)[0] else source for name, source in found.items()}
-
-
-def _inputs_first(source: Source) -> Source:
-    return replace(source, shape=source.shape[::-1], transpose=len(source.shape) == 2)
+    return {name: source.inputs_first() if parts_of(name)[0] else source for name, source in found.items()}

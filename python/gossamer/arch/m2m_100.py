@@ -7,18 +7,15 @@ from typing import Any
 
 from . import keys
 from .fields import integer
-from .pairs import KEYS, PREFIX, biases, pair, placed, sinusoids
+from .pairs import KEYS, PREFIX, biases, defaults, pair, placed, sinusoids
 from .sources import Source
 from .spec import Transformer
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 128112, "d_model": 1024, "max_position_embeddings": 1024, "activation_function": "relu",
-    **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
-        ("layers", 12), ("attention_heads", 16), ("ffn_dim", 4096),
-    )},
-}  # fmt: skip
+_DEFAULTS = defaults(
+    12, 16, 4096, vocab_size=128112, d_model=1024, max_position_embeddings=1024, activation_function="relu"
+)
 
 
 def describe(config: dict[str, Any]) -> Transformer:

@@ -8,19 +8,14 @@ from typing import Any
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, words
-from .pairs import KEYS, PREFIX, biases, pair, placed, sinusoids
+from .pairs import KEYS, PREFIX, biases, defaults, pair, placed, sinusoids
 from .sources import Source
 from .spec import Transformer
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 _KEYS = KEYS | words("decoder_vocab_size share_encoder_decoder_embeddings static_position_embeddings")
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 58101, "d_model": 1024, "max_position_embeddings": 1024,
-    **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
-        ("layers", 12), ("attention_heads", 16), ("ffn_dim", 4096),
-    )},
-}  # fmt: skip
+_DEFAULTS = defaults(12, 16, 4096, vocab_size=58101, d_model=1024, max_position_embeddings=1024)
 
 
 def describe(config: dict[str, Any]) -> Transformer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..errors import GossamerError
@@ -49,6 +48,4 @@ def unread(config: dict[str, Any]) -> list[str]:
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
     found = place(describe(config), behind(PREFIX, _ENDS), f"{PREFIX}encoder.layer.{{}}.", _INSIDE)
-    bias = found["relative_bias"]
-    found["relative_bias"] = replace(bias, shape=bias.shape[::-1], transpose=True)
-    return found
+    return found | {"relative_bias": found["relative_bias"].inputs_first()}

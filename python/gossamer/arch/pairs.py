@@ -48,6 +48,12 @@ _INSIDE = {
 }
 
 
+def defaults(layers: int, heads: int, width: int, **others: Any) -> dict[str, Any]:
+    """Returns what holds where a config does not say it: sizes of both sides, and others."""
+    sizes = {"layers": layers, "attention_heads": heads, "ffn_dim": width}
+    return others | {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in sizes.items()}
+
+
 def pair(
     config: dict[str, Any],
     encoder: Embedding,

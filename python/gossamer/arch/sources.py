@@ -7,7 +7,7 @@ back into a fused qkv.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
@@ -90,6 +90,10 @@ class Source:
     heads: int = 0
     plus: float = 0.0
     flat: bool = False
+
+    def inputs_first(self) -> Source:
+        """Returns where the tensor lies if inputs come first there."""
+        return replace(self, shape=self.shape[::-1], transpose=len(self.shape) == 2)
 
     @property
     def whole(self) -> bool:

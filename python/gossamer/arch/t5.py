@@ -100,6 +100,4 @@ def _placed(outline: Transformer, side: str, cross: bool) -> dict[str, Source]:
     bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"
     ends = {**_ENDS, "norm": f"{side}.final_layer_norm", "relative_bias": bias}
     found = place(outline, ends, f"{side}.block.{{}}.", inside)
-    turned = found["relative_bias"]
-    found["relative_bias"] = replace(turned, shape=turned.shape[::-1], transpose=True)
-    return found
+    return found | {"relative_bias": found["relative_bias"].inputs_first()}

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import GossamerError
 from . import keys
 from .fields import flag, integer, words
-from .pairs import KEYS, PREFIX, QVO, learned, pair, placed, scale
+from .pairs import KEYS, PREFIX, QVO, defaults, learned, pair, placed, scale
 from .relatives import no_biases as biases
 from .sources import Source
 from .spec import Embedding, Learned, Mel, Transformer
@@ -21,12 +21,9 @@ _KEYS = KEYS | words(
     num_mel_bins
     """
 )
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 51865, "d_model": 384, "max_source_positions": 1500, "max_target_positions": 448, "num_mel_bins": 80,
-    **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (
-        ("layers", 4), ("attention_heads", 6), ("ffn_dim", 1536),
-    )},
-}  # fmt: skip
+_DEFAULTS = defaults(
+    4, 6, 1536, vocab_size=51865, d_model=384, max_source_positions=1500, max_target_positions=448, num_mel_bins=80
+)
 
 
 def describe(config: dict[str, Any]) -> Transformer:
