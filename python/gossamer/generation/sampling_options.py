@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
@@ -218,7 +218,11 @@ _NAMES = tuple(field.name for field in fields(SamplingOptions))
 
 def check_names(options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `TypeError` where an option is none of these, or of some others; the line names those that there are."""
-    names = [*_NAMES, *others]
+    refuse_others(options, [*_NAMES, *others])
+
+
+def refuse_others(options: Iterable[str], names: Sequence[str]) -> None:
+    """Raises `TypeError` where an option has none of some names; the line tells them."""
     for name in options:
         if name not in names:
             raise TypeError(f"there is no option {name}; there are: {', '.join(names)}{did_you_mean(name, names)}")

@@ -17,6 +17,7 @@ from ..audio.tokens import SpeechTokens
 from ..audio.transcribe import Heard, Segment, Segments, Transcriber
 from ..engine import Reading
 from ..errors import GossamerError
+from .sampling_options import refuse_others
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -148,8 +149,5 @@ def speech_options(options: dict[str, Any]) -> SpeechOptions:
         GossamerError: a value is out of range.
         TypeError: there is no such option.
     """
-    known = [field.name for field in fields(SpeechOptions)]
-    for name in options:
-        if name not in known:
-            raise TypeError(f"there is no option {name}; there are: {', '.join(known)}")
+    refuse_others(options, [field.name for field in fields(SpeechOptions)])
     return SpeechOptions(**options)

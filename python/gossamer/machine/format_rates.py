@@ -197,7 +197,7 @@ def _measure(type: str, progress: Progress) -> tuple[Rates, bool]:
 
 def _goes_on(rounds: Sequence[Sequence[float]], seconds: float) -> bool:
     """Whether another round is to be made after so many seconds."""
-    if len(rounds) < _BEST or seconds > _MOST_SECONDS:
+    if seconds > _MOST_SECONDS:
         return len(rounds) < _BEST
     return len(rounds) < _ROUNDS or (len(rounds) < _MOST_ROUNDS and not agree(rounds))
 
