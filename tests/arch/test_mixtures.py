@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import gossamer
+from family_checks import check_named
 from gossamer import arch
 from gossamer.checkpoints import open_checkpoint
-from gossamer.errors import GossamerError
 from gossamer.packing.folder import read_packed
 from gossamer.pruning import prune
 from reference_model import ReferenceModel
@@ -244,7 +244,4 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_configs_name_the_key(case: str) -> None:
     base, changes, words = BAD[case]
-    config = {**CASES[base], **changes}
-    with pytest.raises(GossamerError) as error:
-        arch.family(config).describe(config)
-    assert words in str(error.value)
+    check_named({**CASES[base], **changes}, words)

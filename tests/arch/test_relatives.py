@@ -12,12 +12,11 @@ from family_checks import (
     Config,
     check_description,
     check_engine,
+    check_named,
     check_pruned_go_back,
     check_pruned_packed_and_run,
     check_trains,
 )
-from gossamer import arch
-from gossamer.errors import GossamerError
 from tiny import made
 
 SIZES: Config = {
@@ -177,7 +176,4 @@ BAD: dict[str, tuple[str, Config, str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_configs_name_the_key(case: str) -> None:
     base, changes, words = BAD[case]
-    config = {**CASES[base], **changes}
-    with pytest.raises(GossamerError) as error:
-        arch.family(config).describe(config)
-    assert words in str(error.value)
+    check_named({**CASES[base], **changes}, words)

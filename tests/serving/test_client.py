@@ -20,12 +20,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield server
 
 
-@pytest.fixture
-def client(running: Running) -> Iterator[Any]:
-    with openai.OpenAI(base_url=running.base, api_key="none", max_retries=0, timeout=30) as made:
-        yield made
-
-
 def alone(running: Running, count: int, asked: Any = ASKED, **options: Any) -> str:
     """What the model says by itself: the oracle."""
     model = running.models["tiny"]

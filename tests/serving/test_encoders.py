@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx2 as httpx
 import numpy as np
-import openai
 import pytest
 
 import gossamer
@@ -55,12 +54,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = {"tiny": tiny_model(folder / "tiny"), "bert": bert(folder / "bert"), "ear": whisper(folder / "ear")}
     with serving(models, max_sound=1 << 20) as server:
         yield server
-
-
-@pytest.fixture
-def client(running: Running) -> Iterator[Any]:
-    with openai.OpenAI(base_url=running.base, api_key="none", max_retries=0, timeout=60) as made:
-        yield made
 
 
 TEXTS = ["The spider spins.", "A thread"]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import openai
 import pytest
 from pydantic import BaseModel, ConfigDict
 
@@ -29,12 +28,6 @@ class Cat(BaseModel):
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with serving({"tiny": tiny_model(tmp_path_factory.mktemp("schemas") / "tiny")}) as server:
         yield server
-
-
-@pytest.fixture
-def client(running: Running) -> Iterator[Any]:
-    with openai.OpenAI(base_url=running.base, api_key="none", max_retries=0, timeout=30) as made:
-        yield made
 
 
 def test_an_answer_is_an_instance_of_a_class(client: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
 from serving import TOOLS_TEMPLATE, Running, Saying, serving, tiny_model
@@ -44,12 +43,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     marks = {"tiny": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
     with serving({name: model_of(folder / name, mark) for name, mark in marks.items()}) as server:
         yield server
-
-
-@pytest.fixture
-def client(running: Running) -> Iterator[Any]:
-    with openai.OpenAI(base_url=running.base, api_key="none", max_retries=0, timeout=30) as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 
@@ -14,6 +15,7 @@ import gossamer
 from gossamer import arch
 from gossamer.arch.spec import Transformer
 from gossamer.checkpoints import open_checkpoint
+from gossamer.errors import GossamerError
 from gossamer.finetune.options import Options
 from gossamer.finetune.pipeline import finetune
 from gossamer.generation.perplexity import perplexity
@@ -54,6 +56,13 @@ def check_description(folder: Path, length: int) -> None:
     assert {name: value.shape for name, value in values.items()} == described.tensors
     ids = tokens(length)
     near(ReferenceModel(described, values).logits(ids), theirs(folder, ids))
+
+
+def check_named(config: Config, words: str) -> None:
+    """A config that cannot be described: the line says why."""
+    with pytest.raises(GossamerError) as error:
+        arch.family(config).describe(config)
+    assert words in str(error.value)
 
 
 def check_pruned_go_back(folder: Path, pruned: Path) -> None:
