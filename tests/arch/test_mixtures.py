@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="transformers' models are the oracle here")
+pytest.importorskip("transformers", reason="the oracle")
+import torch
+import transformers
+
 import gossamer
 from family_checks import check_named
 from gossamer import arch
@@ -17,9 +22,6 @@ from gossamer.packing.folder import read_packed
 from gossamer.pruning import prune
 from reference_model import ReferenceModel
 from tiny import made as seeded
-
-torch = pytest.importorskip("torch", reason="transformers' models are the oracle here")
-transformers = pytest.importorskip("transformers", reason="the oracle")
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
