@@ -192,6 +192,12 @@ class PyDecoder {
   }
 
   py::array embed(const py::object& ids, int sequence_length) {
+    if (decoder_->spec().embedding.mel) {
+      const Encoded encoded({ids}, std::nullopt, decoder_->spec());
+      require(sequence_length == 0, "frames are one sequence, got sequence_length ", sequence_length);
+      return to_array(take([&] { return decoder_->embed(encoded.entries()[0]); }),
+                      {encoded.rows(), decoder_->spec().hidden});
+    }
     const std::vector<std::int32_t> tokens = to_tokens(ids, decoder_->spec().vocab);
     const int n = to_int(static_cast<py::ssize_t>(tokens.size()), "the number of tokens");
     return to_array(take([&] { return decoder_->embed(tokens.data(), n, sequence_length); }),

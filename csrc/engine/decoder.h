@@ -81,6 +81,8 @@ class Decoder {
 
   // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.
   std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length);
+  // The same of the states, [n][hidden], that the frames of one input are.
+  std::vector<float> embed(const EncodeInput& input);
   // One block over hidden [tokens][hidden], in place; consecutive sequences of `sequence_length` tokens, positions from
   // 0. `whole` false: only as far as the captures need; `hidden` is then scratch.
   void forward_block(int index, float* hidden, int tokens, int sequence_length, const MemoryStates& memory,

@@ -84,6 +84,20 @@ void Decoder::check(const EncodeInput& input) const {
             " is not one of ", spec_.embedding.types);
 }
 
+std::vector<float> Decoder::embed(const EncodeInput& input) {
+  check(input);
+  require(input.frames != nullptr, "what comes in are tokens, and no frames");
+  chunk_.clear(0);
+  chunk_.frames.push_back({input.frames, input.count});
+  for (int i = 0; i < input.rows(); ++i) chunk_.positions.push_back(i);
+  Step step = make_step(*cache_, chunk_);
+  embedding_->run(step, *hidden_);
+  std::vector<float> out(static_cast<std::size_t>(input.rows()) * static_cast<std::size_t>(spec_.hidden));
+  for (int t = 0; t < step.tokens(); ++t)
+    std::copy_n(hidden_->row(t), spec_.hidden, out.data() + std::int64_t{t} * spec_.hidden);
+  return out;
+}
+
 std::vector<float> Decoder::normed(const float* hidden, int tokens) {
   const std::int64_t width = spec_.hidden;
   std::vector<float> out(static_cast<std::size_t>(tokens * width));

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -180,8 +180,15 @@ class Keepable(Protocol):
 class Blocks(Protocol):
     """The blocks of a model, run one at a time over hidden states that the caller holds."""
 
-    def embed(self, tokens: NDArray[np.int32], sequence_length: int = 0) -> NDArray[np.float32]:
-        """Returns embeddings [n, hidden] of token ids [n]: consecutive sequences of so many tokens (0: one)."""
+    @property
+    def encoder(self) -> Blocks | None:
+        """The blocks of the encoder whose states it reads; None where there is none."""
+
+    def embed(self, tokens: NDArray[Any], sequence_length: int = 0) -> NDArray[np.float32]:
+        """Returns embeddings [n, hidden] of token ids [n]: consecutive sequences of so many tokens (0: one).
+
+        Where frames [frames, bins] come in, they are one sequence, of half as many states.
+        """
 
     def forward_block(
         self,

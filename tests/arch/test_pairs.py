@@ -136,6 +136,9 @@ def test_whisper(change: Config, tmp_path: Path) -> None:
     ours = gossamer.load(folder, activations="f32")
     near(ours.decoder.encode([frames]), states, 5e-5)  # type: ignore[attr-defined]
     near(ours.logits(ids, reads=frames), logits, 5e-5)
+    near(ours.decoder.encoder.embed(frames), reference.encoder.embed(frames), 5e-5)  # type: ignore[attr-defined,union-attr]
+    with pytest.raises(ValueError, match="frames are one sequence, got sequence_length 30"):
+        ours.decoder.encoder.embed(frames, 30)  # type: ignore[attr-defined]
     both = ours.decoder.encode([frames[:31], frames])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(both[16:], ours.decoder.encode([frames]))  # type: ignore[attr-defined]
     for bad, words in ((frames[:, :-1], "frames must be"), (np.zeros((62, bins)), "has 62 frames, beyond the context")):

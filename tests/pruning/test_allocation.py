@@ -13,6 +13,7 @@ from gossamer.pruning import Target
 from gossamer.pruning.allocation import Size, by_divergence, by_outliers
 from gossamer.pruning.masks import keep_even_rows
 from gossamer.pruning.sensitivity import Probe
+from gossamer.pruning.walk import chunked
 from reference_model import ReferenceModel, random_tensors
 
 ENTRIES = {"a": 1000, "b": 331776, "c": 7, "d": 884736, "e": 1, "f": 110592}
@@ -113,7 +114,7 @@ def probed() -> tuple[ReferenceModel, dict[str, Any], Any, Probe]:
     tensors = random_tensors(CONFIG)
     model = ReferenceModel(CONFIG, tensors)
     windows = np.random.default_rng(5).integers(0, CONFIG.vocab, (5, 24)).astype(np.int32)
-    return model, tensors, windows, Probe(model, CONFIG, windows, lambda name: tensors[name])
+    return model, tensors, windows, Probe(model, CONFIG, chunked(windows), lambda name: tensors[name])
 
 
 def inputs_of(model: ReferenceModel, windows: Any) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def test_what_is_not_finite_names_its_layer(tensor: str, message: str) -> None:
     model = ReferenceModel(CONFIG, tensors)
 
     def measure() -> None:
-        probe = Probe(model, CONFIG, np.zeros((2, 8), dtype=np.int32), lambda name: tensors[name])
+        probe = Probe(model, CONFIG, chunked(np.zeros((2, 8), dtype=np.int32)), lambda name: tensors[name])
         probe.divergence(Target(0.5), model.set_weight, lambda *_: None)
 
     with pytest.raises(GossamerError, match=message):

@@ -14,6 +14,7 @@ from gossamer.pruning.masks import Target
 from gossamer.pruning.methods import CALIBRATED
 from gossamer.pruning.methods.wanda import importance, keep_important
 from gossamer.pruning.sequential import prune_blocks
+from gossamer.pruning.walk import chunked
 from reference_model import ReferenceModel, random_tensors
 
 EXPERTS = Experts(4, 2, Mlp(40, "silu"), Routing("all", normalized=True), shared=Mlp(24, "silu"), shared_gate=True)
@@ -33,7 +34,7 @@ def pruned(method: str) -> tuple[ReferenceModel, dict[str, Any]]:
 
     targets = dict.fromkeys(MODEL.linears, HALF)
     few = prune_blocks(
-        blocks, MODEL, WINDOWS, CALIBRATED[method], targets, TENSORS.__getitem__, replace, lambda *_: None
+        blocks, MODEL, chunked(WINDOWS), CALIBRATED[method], targets, TENSORS.__getitem__, replace, lambda *_: None
     )
     assert few == {}
     return blocks, made

@@ -20,6 +20,7 @@ from gossamer.pruning.methods import CALIBRATED, METHODS
 from gossamer.pruning.methods import admm as alternating
 from gossamer.pruning.methods.method import Method
 from gossamer.pruning.sequential import prune_blocks
+from gossamer.pruning.walk import chunked
 from reference_model import ReferenceModel, random_tensors
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5), (16, 32), (1, 1), (4, 4)]
@@ -307,7 +308,7 @@ def walk(model: ReferenceModel, windows: Any, method: Method, tensors: Any, targ
     prune_blocks(
         model,
         CONFIG,
-        windows,
+        chunked(windows),
         method,
         dict.fromkeys(tensors, target),
         lambda name: tensors[name],

@@ -47,6 +47,8 @@ class ReferenceModel:
     def set_weight(self, name: str, weight: Any) -> None:
         """Replaces one weight by an array, or by a packed weight's stored values."""
         value = weight.unpack() if hasattr(weight, "unpack") else weight
+        if self.encoder is not None and name.startswith("encoder."):
+            self.encoder.set_weight(name.removeprefix("encoder."), value)
         assert value.shape == self.tensors[name].shape
         self.tensors[name] = np.asarray(value, dtype=np.float64)
 
@@ -120,10 +122,15 @@ class ReferenceModel:
         return x, {name: inputs[name] for name in capture}
 
     def block_inputs(
-        self, index: int, hidden: ArrayLike, capture: Sequence[str], sequence_length: int = 0
+        self,
+        index: int,
+        hidden: ArrayLike,
+        capture: Sequence[str],
+        sequence_length: int = 0,
+        memory: ArrayLike | None = None,
     ) -> dict[str, Array]:
         """Returns the inputs that `forward_block` captures."""
-        return self.forward_block(index, hidden, capture, sequence_length)[1]
+        return self.forward_block(index, hidden, capture, sequence_length, memory)[1]
 
     def head(self, hidden: ArrayLike) -> Array:
         """Returns logits [tokens, vocab] of the last block's outputs."""

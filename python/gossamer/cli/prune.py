@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=nonempty,
         metavar="FILE",
-        help="UTF-8 text file, or a folder of them (default: the model's own samples)",
+        help="UTF-8 text file, or a folder of them (default: the model's own samples); for a model with an encoder a "
+        "file of pairs, source and target or audio and transcript, a JSON object a line (docs/tasks.md)",
     )
     group.add_argument(
         "--windows", type=integer(1), default=WINDOWS, metavar="N", help="windows of text (default %(default)s)"
@@ -131,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"low-rank branches of rank {report.rank} are in {args.dst}/{FOLDER}")
     if report.windows:
         print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")
+    if report.pairs:
+        print(f"calibrated on {report.pairs} pairs from {report.calibration}")
     if report.few_tokens:
         print(f"{len(report.few_tokens)} matrices of experts that few of these came to were pruned by magnitude")
     print(f"took {report.seconds:.1f} s")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .. import _core
 
 _HEAD = ("embed", "embed_project", "conv1", "conv2", "head_project", "head")  # a tied head is the embedding
-_KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
+KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
 _TURNS = 64  # more than there are threads that work ahead; measuring takes them all
 
 
@@ -201,7 +201,7 @@ class Packing:
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
         self.config = arch.family(checkpoint.config).describe(checkpoint.config)
-        ends = (*_HEAD, *_KEPT)
+        ends = (*_HEAD, *KEPT)
         self._dense = {*ends, *(ENCODER + name for name in ends), *self.config.exact}
         self.factors = [
             name + key
@@ -293,7 +293,7 @@ class Packing:
         if name in self.config.exact:
             return "f32"
         own = name.removeprefix(ENCODER)
-        return self._head if own in _HEAD else STORED if own in _KEPT else self._weights
+        return self._head if own in _HEAD else STORED if own in KEPT else self._weights
 
     def _type(self, name: str) -> str:
         wanted = self._wanted(name)

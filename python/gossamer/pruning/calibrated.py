@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.sources import ENCODER
 from ..checkpoints.lora import LowRank
 from ..errors import GossamerError
 from ..machine.threads import usable_threads, work_ahead
+from ..packing.convert import KEPT
 from ..packing.matrix import join, pieces, round_piece
 from ..packing.planner import Choice
 from ..progress import Progress
@@ -24,6 +27,7 @@ from .result import stored_type
 from .sensitivity import Probe
 from .sequential import prune_blocks
 from .store import Store
+from .walk import Texts, places
 
 if TYPE_CHECKING:
     from .. import _core
@@ -75,11 +79,11 @@ class Calibrated:
         threads = usable_threads(options.threads)
         self.decoder = _core.Decoder(model.to_dict(), self._dense, vectors, threads=threads, activations="a8")
 
-    def prune(self, tokens: NDArray[np.int32], target: Target | dict[str, Target], progress: Progress) -> None:
+    def prune(self, texts: Sequence[Texts], target: Target | dict[str, Target], progress: Progress) -> None:
         """Prunes block after block, into `pruned` and `branches`.
 
         Args:
-            tokens: To calibrate on, [windows, length].
+            texts: To calibrate on, as many as are run at once in each.
             target: Of all matrices together, or of each by canonical name.
             progress: Called with (done, total, what).
 
@@ -96,13 +100,13 @@ class Calibrated:
         else:
             way, measured = ALLOCATIONS[options.way], {}
             if way.measure:
-                probe = Probe(self.decoder, self._model, tokens, self._read)
+                probe = Probe(self.decoder, self._model, texts, self._read)
                 measured = way.measure(probe, target, self._put, progress)
             targets = way.divide(target, {name: self._sizes[name] for name in names}, measured)
             self._store.keep("targets", np.array([targets[name].sparsity for name in names]))
         self._store.begun()
-        for name in names:
-            if int(name.split(".")[1]) < self._store.blocks:
+        for number in range(self._store.blocks):
+            for name in self._inside(number):
                 self._resume(name)
         method = CALIBRATED[options.method]
         if options.weights == "int4":
@@ -110,7 +114,7 @@ class Calibrated:
         self.few_tokens = prune_blocks(
             self.decoder,
             self._model,
-            tokens,
+            texts,
             method,
             targets,
             self._read,
@@ -134,9 +138,13 @@ class Calibrated:
     def _done(self, block: int) -> None:
         """Takes the pruned matrices of a block out of the engine where memory is for one block alone."""
         if self._store.mapped:
-            for name in self._model.linears:
-                if name.startswith(f"layers.{block}."):
-                    self.decoder.set_weight(name, self._dense[name])
+            for name in self._inside(block):
+                self.decoder.set_weight(name, self._dense[name])
+
+    def _inside(self, number: int) -> list[str]:
+        """The matrices of a block on the way."""
+        prefix = places(self._model)[number].prefix
+        return [name for name in self._model.linears if name.startswith(prefix)]
 
     def _read(self, name: str) -> Matrix:
         return self._source.read(self._sources[name], finite=True)
@@ -185,7 +193,7 @@ def _dense(
 
     def read(name: str) -> tuple[_core.Weight, Size] | NDArray[np.float32]:
         place = sources[name]
-        kept = name == "positions" or name in config.exact
+        kept = name.removeprefix(ENCODER) in KEPT or name in config.exact
         if len(place.shape) == 2 and place.whole and not kept and source.has_rows(place.tensor):
             return _measured_by_pieces(source, place)
         values = source.read(place, finite=True)

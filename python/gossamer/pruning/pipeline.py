@@ -24,10 +24,13 @@ from .masks import Target
 from .methods import CALIBRATED
 from .methods.magnitude import magnitude
 from .options import PruneOptions, read_zeros
+from .pairs import read_pairs, texts_of
 from .result import REPORT_FILE, PrunedCheckpoint, Report
 from .store import STATE, FolderStore, Store
+from .walk import Texts, chunked
 
 if TYPE_CHECKING:
+    from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
 
 
@@ -97,7 +100,7 @@ def _settings(options: PruneOptions, reads: list[Path]) -> dict[str, Any]:
 
 
 def _without_logits(source: Checkpoint, options: PruneOptions) -> PruneOptions:
-    """Returns the options for an encoder, which writes no text, and whose predictions cannot diverge."""
+    """Returns the options for an encoder alone, which writes no text, and whose predictions cannot diverge."""
     if options.method in CALIBRATED and options.calibration is None:
         raise GossamerError(f"{source.path}: an encoder writes no text of its own: a calibration text is needed")
     if options.allocation is None:
@@ -105,6 +108,46 @@ def _without_logits(source: Checkpoint, options: PruneOptions) -> PruneOptions:
     if options.way == "divergence":
         raise GossamerError(f"{source.path}: an encoder predicts no tokens: allocation divergence cannot be had")
     return options
+
+
+def _given_texts(
+    source: Checkpoint, config: Transformer, options: PruneOptions, progress: Progress
+) -> list[Texts] | None:
+    """The texts or pairs to calibrate on that are given; None where the model is to write some."""
+    path, tokenizer = options.calibration, source.tokenizer()
+    if config.encoder is not None and path is None:
+        raise GossamerError(
+            f"{source.path}: a decoder that reads an encoder writes about what is given: a calibration file of pairs "
+            "is needed"
+        )
+    if path is None:
+        return None
+    if config.encoder is not None:
+        choice = {"windows": options.windows, "length": options.length or LENGTH, "seed": options.seed}
+        return texts_of(read_pairs(path, tokenizer, config, **choice), progress)
+    length = window_length(options.length, LENGTH, config.context)
+    text, windows = read_text(path), options.windows
+    return chunked(text_windows(text, tokenizer, windows=windows, length=length, seed=options.seed, source=str(path)))
+
+
+def _sampled(
+    work: Calibrated, source: Checkpoint, config: Transformer, options: PruneOptions, progress: Progress, store: Store
+) -> NDArray[np.int32]:
+    """Windows that the dense model writes, or has written before a stop."""
+    kept = store.array("tokens")
+    if kept is not None:
+        return kept
+    length = window_length(options.length, LENGTH, config.context)
+    tokens = sampled_windows(
+        work.decoder,
+        source.tokenizer(),
+        windows=options.windows,
+        length=length,
+        seed=options.seed,
+        progress=progress,
+    )
+    store.keep("tokens", tokens)
+    return tokens
 
 
 def prune_checkpoint(
@@ -127,7 +170,7 @@ def prune_checkpoint(
     started = time.perf_counter()
     store = store or Store()
     report = progress or (lambda *_: None)
-    windows, length, seed, method = options.windows, options.length, options.seed, options.method
+    method = options.method
     refuse_branches(source, "pruned")
     refuse_unwritable(source)
     fam = arch.family(source.config)
@@ -155,36 +198,27 @@ def prune_checkpoint(
     else:
         target = Target.parse(options.sparsity, options.pattern)
 
-    tokens: NDArray[np.int32] | None = None
+    windows = length = pairs = 0
     branches: dict[str, LowRank] = {}
     few: dict[str, int] = {}
     origin = ""
-    if length is not None:
-        window_length(length, LENGTH, config.context)  # whatever the method
-    if method in CALIBRATED and config.encoder is not None:
-        raise GossamerError(
-            f"{source.path}: {method} is calibrated on texts, and decoders that read an encoder are not yet; "
-            "method magnitude prunes them"
-        )
+    if options.length is not None and config.encoder is None:
+        window_length(options.length, LENGTH, config.context)  # whatever the method
     if method in CALIBRATED:
-        length = window_length(length, LENGTH, config.context)
-        if options.calibration is not None:
-            # Before the weights are read, so that a bad text is told at once.
-            origin = Path(options.calibration).name
-            text = read_text(options.calibration)
-            tokens = text_windows(
-                text, source.tokenizer(), windows=windows, length=length, seed=seed, source=str(options.calibration)
-            )
+        # What is given is read before the weights, so that a bad text is told at once.
+        given_texts = _given_texts(source, config, options, report)
         work = Calibrated(source, config, sources, options, store)
-        if tokens is None:
+        if given_texts is None:
             origin = "the dense model's own samples"
-            tokens = store.array("tokens")
-        if tokens is None:
-            tokens = sampled_windows(
-                work.decoder, source.tokenizer(), windows=windows, length=length, seed=seed, progress=report
-            )
-            store.keep("tokens", tokens)
-        work.prune(tokens, given or target, report)
+            tokens = _sampled(work, source, config, options, report, store)
+            given_texts = chunked(tokens)
+        else:
+            origin = Path(str(options.calibration)).name
+        if config.encoder is not None:
+            pairs = sum(len(each.tokens) for each in given_texts)
+        else:
+            windows, length = sum(len(each.tokens) for each in given_texts), given_texts[0].tokens.shape[1]
+        work.prune(given_texts, given or target, report)
         pruned, branches = work.pruned, work.branches
         few = work.few_tokens
     else:
@@ -211,12 +245,13 @@ def prune_checkpoint(
         group=options.group if options.weights == "int4" else 0,
         rank=options.rank,
         calibration=origin,
-        windows=0 if tokens is None else tokens.shape[0],
-        length=0 if tokens is None else tokens.shape[1],
-        seed=seed,
+        windows=windows,
+        length=length,
+        pairs=pairs,
+        seed=options.seed,
         reached=sum(size.zeros for size in reached.values()) / sum(size.entries for size in reached.values()),
         layers={name: size.zeros / size.entries for name, size in reached.items()},
-        few_tokens={names[name]: tokens for name, tokens in few.items()},
+        few_tokens={names[name]: seen for name, seen in few.items()},
         seconds=time.perf_counter() - started,
     )
     return PrunedCheckpoint(

@@ -35,9 +35,10 @@ class Report:
         weights: "stored", or "int4" where what stays was rounded in the same sweep.
         group: Inputs that share a scale of int4 values.
         rank: Of the low-rank branches; 0 for none.
-        calibration: Where the calibration windows come from; empty for a method that needs none.
+        calibration: Where the calibration windows come from, or pairs; empty for a method that needs none.
         windows: Calibration windows used.
         length: Tokens of each.
+        pairs: Of what an encoder reads and what is written about it, that were used instead.
         seed: Of the windows' places or samples.
         reached: Fraction of zeros over all pruned matrices.
         layers: Fraction of zeros of each pruned matrix, by its name in the checkpoint.
@@ -57,6 +58,7 @@ class Report:
     calibration: str
     windows: int
     length: int
+    pairs: int
     seed: int
     reached: float
     layers: dict[str, float]

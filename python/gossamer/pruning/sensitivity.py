@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from ..progress import Progress
 from .linalg import Matrix
 from .masks import Target
 from .methods.wanda import importance, keep_important
+from .walk import Place, Texts, Walk, chunked
 
 _PROBES = 2
 _PROBE_LENGTH = 256
@@ -24,41 +25,70 @@ _OUTLIER = 5.0
 Read = Callable[[str], Matrix]
 
 
+def probed(texts: Sequence[Texts]) -> list[Texts]:
+    """Returns the few texts to measure on: two, up to 256 tokens of each; of those that read something, as many tokens.
+
+    They are spread evenly.
+    """
+    if texts[0].reads is None:
+        windows = np.concatenate([each.tokens for each in texts])
+        return chunked(windows[:: max(1, -(-len(windows) // _PROBES)), :_PROBE_LENGTH])
+    rows = [each.rows(slice(row, row + 1)) for each in texts for row in range(len(each.tokens))]
+    mean = sum(row.longest for row in rows) / len(rows)
+    return rows[:: max(1, len(rows) // max(_PROBES, int(_PROBES * _PROBE_LENGTH / mean)))]
+
+
 class Probe:
     """A dense model's states on a few calibration tokens.
 
     Args:
         blocks: The engine that holds the dense model.
         model: Its description.
-        windows: Calibration tokens, [windows, length]; up to 256 tokens of each of two are used.
+        texts: To calibrate on; some of them are used.
         read: Gives the weight of a canonical name such as "layers.3.q".
 
     Raises:
         GossamerError: an input of a matrix is NaN or infinite.
     """
 
-    def __init__(self, blocks: Blocks, model: Transformer, windows: NDArray[np.int32], read: Read) -> None:
-        chosen = windows[:: max(1, -(-len(windows) // _PROBES)), :_PROBE_LENGTH]
+    def __init__(self, blocks: Blocks, model: Transformer, texts: Sequence[Texts], read: Read) -> None:
+        self._texts = probed(texts)
+        self._walk = Walk(blocks, model)
         self._blocks = blocks
-        self._model = model
-        self._length = chosen.shape[1]
         self._read = read
-        self._states = [blocks.embed(chosen.reshape(-1), self._length)]
         self._squares: dict[str, NDArray[np.float64]] = {}
-        for layer, block in enumerate(model.blocks):
-            firsts = [group.linears[0] for group in block.groups]
-            state, inputs = blocks.forward_block(layer, self._states[-1], firsts, self._length)
-            self._states.append(state)
-            for group in block.groups:
-                x = inputs[group.linears[0]]
+        states = [self._walk.enter(each) for each in self._texts]
+        memories: list[Matrix | None] = [None] * len(self._texts)
+        self._states = [(states, memories)]  # before each block, and behind the last
+        for place in self._walk.places:
+            firsts = [group.linears[0] for group in place.block.groups]
+            states, memories, inputs = self._behind(place, states, memories, firsts)
+            self._states.append((states, memories))
+            for group in place.block.groups:
+                x = np.concatenate([each[group.linears[0]] for each in inputs])
                 if not len(x):  # an expert that no token came to: as if all inputs were alike
                     x = np.ones((1, x.shape[1]), np.float32)
                 squares = np.square(x, dtype=np.float64).sum(axis=0)
                 if not np.isfinite(squares).all():
                     raise GossamerError(
-                        f"layers.{layer}.{group.linears[0]}: the inputs measured in calibration are not finite"
+                        f"{place.prefix}{group.linears[0]}: the inputs measured in calibration are not finite"
                     )
-                self._squares.update({f"layers.{layer}.{linear}": squares for linear in group.linears})
+                self._squares.update({f"{place.prefix}{linear}": squares for linear in group.linears})
+
+    def _behind(
+        self, place: Place, states: list[Matrix], memories: list[Matrix | None], names: Sequence[str] = ()
+    ) -> tuple[list[Matrix], list[Matrix | None], list[dict[str, Matrix]]]:
+        """The states behind a block, what they read from there on, and the inputs of linears of the names."""
+        ran = [self._walk.forward(place, *each, names) for each in zip(self._texts, states, memories, strict=True)]
+        states, inputs = [one for one, _ in ran], [captured for _, captured in ran]
+        if place.number + 1 == self._walk.turn:
+            crossed = [self._walk.cross(*each) for each in zip(self._texts, states, strict=True)]
+            memories, states = [memory for memory, _ in crossed], [begun for _, begun in crossed]
+        return states, memories, inputs
+
+    def _predictions(self, states: list[Matrix]) -> NDArray[np.float32]:
+        """Logits of all texts, [tokens, vocab], of states behind the last block."""
+        return np.concatenate([self._blocks.head(each) for each in states])
 
     def outliers(self, progress: Progress) -> dict[str, float]:
         """Returns, for every matrix, the share of its block's scores that exceed five times their mean.
@@ -66,14 +96,14 @@ class Probe:
         Scores are those of `wanda`, |w| times the norm of the input (Yin et al. 2023, equation 1).
         """
         result: dict[str, float] = {}
-        layers = self._model.layers
-        for layer, each in enumerate(self._model.blocks):
-            progress(layer, layers, "measuring outliers")
-            names = [f"layers.{layer}.{linear}" for group in each.groups for linear in group.linears]
+        total = len(self._walk.places)
+        for place in self._walk.places:
+            progress(place.number, total, "measuring outliers")
+            names = [f"{place.prefix}{linear}" for group in place.block.groups for linear in group.linears]
             block = np.concatenate([importance(self._read(name), self._squares[name]).ravel() for name in names])
             share = float(np.mean(block > _OUTLIER * block.mean(dtype=np.float64)))
             result.update(dict.fromkeys(names, share))
-        progress(layers, layers, "measuring outliers")
+        progress(total, total, "measuring outliers")
         return result
 
     def divergence(self, target: Target, put: Callable[[str, Matrix], None], progress: Progress) -> dict[str, float]:
@@ -91,24 +121,25 @@ class Probe:
             GossamerError: predictions are NaN or infinite.
         """
         result: dict[str, float] = {}
-        dense = log_probabilities(self._blocks.head(self._states[-1]))
-        parts = [(layer, part) for layer, block in enumerate(self._model.blocks) for part in _parts(block)]
+        dense = log_probabilities(self._predictions(self._states[-1][0]))
+        parts = [(place, part) for place in self._walk.places for part in _parts(place.block)]
         total = len(parts)
-        for index, (layer, part) in enumerate(parts):
+        for index, (place, part) in enumerate(parts):
             progress(index, total, "measuring what matters")
-            weights = {f"layers.{layer}.{linear}": self._read(f"layers.{layer}.{linear}") for linear in part}
+            weights = {f"{place.prefix}{linear}": self._read(f"{place.prefix}{linear}") for linear in part}
             try:
                 for name, weight in weights.items():
                     put(name, keep_important(weight, importance(weight, self._squares[name]), target))
-                state = self._states[layer]
-                for after in range(layer, self._model.layers):
-                    state, _ = self._blocks.forward_block(after, state, (), self._length)
+                states, memories = self._states[place.number]
+                for after in self._walk.places[place.number :]:
+                    states, memories, _ = self._behind(after, states, memories)
             finally:
                 for name, weight in weights.items():
                     put(name, weight)
-            cost = mean_divergence(dense, self._blocks.head(state))
+            cost = mean_divergence(dense, self._predictions(states))
             if not np.isfinite(cost):
-                raise GossamerError(f"layers.{layer}: predictions are not finite with {', '.join(part)} pruned")
+                where = place.prefix.removesuffix(".")
+                raise GossamerError(f"{where}: predictions are not finite with {', '.join(part)} pruned")
             entries = sum(weight.size for weight in weights.values())
             result.update({name: max(cost, 0.0) * weight.size / entries for name, weight in weights.items()})
         progress(total, total, "measuring what matters")

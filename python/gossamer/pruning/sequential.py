@@ -6,7 +6,8 @@ makes up, from the inputs behind pruned blocks, for what those blocks got wrong,
     W' = W + D G^-1,   G = sum x x^T,   D = sum e x^T,
 
 where x is the input of the linear behind pruned blocks and e what its output lacks. For a linear inside the block that
-is W (x_dense - x); for one that adds to the residual stream, what the stream itself lacks comes on top.
+is W (x_dense - x); for one that adds to the residual stream, what the stream itself lacks comes on top. Where blocks
+read an encoder, the pruned ones read the pruned encoder's states, the dense ones the dense encoder's.
 
 The next norm divides the stream by its size, so what is added to it matters by that measure: tokens count by the
 inverse square of it. In most models the stream of the first token is a hundred times as large as that of others
@@ -15,10 +16,10 @@ inverse square of it. In most models the stream of the first token is a hundred 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arch.spec import Branch, Group, Transformer
 from ..checkpoints.lora import LowRank
@@ -30,9 +31,8 @@ from .masks import Target
 from .methods.method import Method
 from .moments import Moments
 from .store import Store
+from .walk import Place, Texts, Walk
 
-# Tokens in one native call: enough to keep the cores busy, few enough that a block's captured inputs stay small.
-_CHUNK_TOKENS = 4096
 # Tokens that an expert has to have seen for their moments to say more than magnitudes do.
 _FEW_TOKENS = 32
 
@@ -40,7 +40,7 @@ _FEW_TOKENS = 32
 def prune_blocks(
     blocks: Blocks,
     model: Transformer,
-    windows: NDArray[np.int32],
+    texts: Sequence[Texts],
     method: Method,
     targets: Mapping[str, Target],
     read: Callable[[str], Matrix],
@@ -57,7 +57,7 @@ def prune_blocks(
     Args:
         blocks: The engine that holds the dense model, and the pruned one afterwards.
         model: Its description.
-        windows: Calibration tokens, [windows, length]; each window is a sequence of its own.
+        texts: To calibrate on, as many as are run at once in each.
         method: The method.
         targets: The zeros to make, by the canonical name of the matrix.
         read: Gives the weight of a canonical name such as "layers.3.q".
@@ -73,31 +73,44 @@ def prune_blocks(
     Raises:
         GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no inverse.
     """
-    length = windows.shape[1]
-    per_chunk = max(1, _CHUNK_TOKENS // length)
-    parts = np.split(windows, range(per_chunk, len(windows), per_chunk))
     store = store or Store()
+    walk = Walk(blocks, model)
 
-    def embedded(kind: str, index: int) -> Matrix:
-        """The states of a chunk that the first block to be pruned begins with."""
-        name = f"{store.blocks}.{kind}-{index}"
+    def held(name: str, make: Callable[[], Matrix]) -> Matrix:
+        """What the store has, or what is made for it."""
         found = store.array(name)
-        return store.keep(name, blocks.embed(parts[index].reshape(-1), length)) if found is None else found
+        return store.keep(name, make()) if found is None else found
 
-    pruned = [embedded("pruned", index) for index in range(len(parts))]
-    dense = [embedded("dense", index) for index in range(len(parts))] if method.updates else pruned
+    kinds = ("pruned", "dense") if method.updates else ("pruned",)
+    states: dict[str, list[Matrix]] = {}
+    memories: dict[str, list[Matrix | None]] = {kind: [None] * len(texts) for kind in kinds}
+    for kind in kinds:
+        names = [f"{store.blocks}.{kind}-{index}" for index in range(len(texts))]
+        states[kind] = [held(name, partial(walk.enter, each)) for name, each in zip(names, texts, strict=True)]
+        if walk.turn is not None and store.blocks >= walk.turn:
+            memories[kind] = [store.array(f"memory.{kind}-{index}") for index in range(len(texts))]
+    pruned = states["pruned"]
+    dense = states["dense"] if method.updates else pruned
+
+    def cross(number: int) -> None:
+        """Has the blocks from a number on, which are behind the encoder, begin with texts that read its states."""
+        for kind in kinds:
+            for index, part in enumerate(texts):
+                memory, begun = walk.cross(part, states[kind][index])
+                memories[kind][index] = store.keep(f"memory.{kind}-{index}", memory)
+                states[kind][index] = store.keep(f"{number}.{kind}-{index}", begun)
 
     few = store.notes
 
-    def prune_group(group: Group, moments: Moments) -> Matrix:
+    def prune_group(place: Place, group: Group, moments: Moments) -> Matrix:
         """Prunes the linears of a group; returns by how much the last of them changed."""
         seen = moments.tokens
         scarce = group.column is not None and seen < _FEW_TOKENS
         if scarce:  # as if all inputs were alike
             moments = Moments()
-            moments.add_product(np.eye(model.linears[f"layers.{layer}.{group.linears[0]}"].cols))
+            moments.add_product(np.eye(model.linears[f"{place.prefix}{group.linears[0]}"].cols))
         for linear in group.linears:
-            name = f"layers.{layer}.{linear}"
+            name = f"{place.prefix}{linear}"
             weight = read(name)
             moments.check(name)
             if scarce:
@@ -119,9 +132,11 @@ def prune_blocks(
                 raise GossamerError(f"{name}: {error}") from None
         return stored - weight
 
-    for layer, block in enumerate(model.blocks):
-        progress(layer, model.layers, "pruning blocks")
-        if layer < store.blocks:
+    total = len(walk.places)
+    for place in walk.places:
+        number, block = place.number, place.block
+        progress(number, total, "pruning blocks")
+        if number < store.blocks:
             continue
         # With the whole block still dense, behind dense and behind pruned blocks.
         branches = {group: branch for branch in block.branches for group in branch.mixer.groups}
@@ -131,11 +146,11 @@ def prune_blocks(
         routings = [branch.mixer.routed for branch in block.branches if branch.mixer.routed]
         names = [group.linears[0] for group in inner] + routings
         for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
-            inputs = blocks.block_inputs(layer, hidden, names, length)
+            inputs = walk.inputs(place, texts[index], hidden, memories["pruned"][index], names)
             wanted: dict[str, Matrix] = {}
             if method.updates:
-                ahead, wanted = blocks.forward_block(layer, hidden_dense, names, length)
-                dense[index] = store.keep(f"{layer + 1}.dense-{index}", ahead)
+                ahead, wanted = walk.forward(place, texts[index], hidden_dense, memories["dense"][index], names)
+                dense[index] = store.keep(f"{number + 1}.dense-{index}", ahead)
             scale = _token_scales(hidden)
             for group, moments in inner.items():
                 branch, x, aim = branches[group], inputs[group.linears[0]], wanted.get(group.linears[0])
@@ -153,16 +168,16 @@ def prune_blocks(
                     aim -= x
                     moments.add_drift(x, aim, lacks)
         for group, moments in inner.items():
-            prune_group(group, moments)
+            prune_group(place, group, moments)
 
         # With all of the block pruned but the linears that end it, which so make up for the others, too, and the later
         # of them for the earlier.
         names = [group.linears[0] for group in finals] + ([last.mixer.routed] if last.mixer.routed else [])
         entered, captured = list(pruned), []
         for index, hidden in enumerate(pruned):
-            ahead, inputs = blocks.forward_block(layer, hidden, names, length)
-            pruned[index] = store.keep(f"{layer}.ahead-{index}", ahead)
-            captured.append({name: store.keep(f"{layer}.{name}-{index}", x) for name, x in inputs.items()})
+            ahead, inputs = walk.forward(place, texts[index], hidden, memories["pruned"][index], names)
+            pruned[index] = store.keep(f"{number}.ahead-{index}", ahead)
+            captured.append({name: store.keep(f"{number}.{name}-{index}", x) for name, x in inputs.items()})
         for group in finals:
             moments = Moments()
             for index, inputs in enumerate(captured):
@@ -171,18 +186,22 @@ def prune_blocks(
                 moments.add(x)
                 if method.updates and _adds(last):
                     moments.add_drift(x, None, way.rows((dense[index] - pruned[index]) * scale))
-            change = prune_group(group, moments)
+            change = prune_group(place, group, moments)
             if _adds(last):
                 for index, inputs in enumerate(captured):
                     ahead = np.array(pruned[index])
                     _Way(group, last, inputs).add(ahead, inputs[group.linears[0]] @ change.T)
-                    pruned[index] = store.keep(f"{layer}.ahead-{index}", ahead)
+                    pruned[index] = store.keep(f"{number}.ahead-{index}", ahead)
         if not _adds(last):
-            pruned = [blocks.forward_block(layer, hidden, (), length)[0] for hidden in entered]
-        pruned = [store.keep(f"{layer + 1}.pruned-{index}", hidden) for index, hidden in enumerate(pruned)]
-        store.done(layer)
-        done(layer)
-    progress(model.layers, model.layers, "pruning blocks")
+            for index, hidden in enumerate(entered):
+                pruned[index] = walk.forward(place, texts[index], hidden, memories["pruned"][index])[0]
+        if number + 1 == walk.turn:
+            cross(number + 1)
+        else:
+            pruned[:] = [store.keep(f"{number + 1}.pruned-{index}", hidden) for index, hidden in enumerate(pruned)]
+        store.done(number)
+        done(number)
+    progress(total, total, "pruning blocks")
     return few
 
 

@@ -2,9 +2,13 @@
 
     {"prompt": "gossamer ->", "completion": " G AA S AH M ER"}
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+    {"source": "gossamer", "target": "G AA S AH M ER"}
+    {"audio": "clips/17.flac", "transcript": "The spider spins.", "language": "en"}
 
 Prompts are taken as they stand; messages go through the model's chat template, and the last one, the assistant's, is
-the completion. `accept` lists other answers that are right, `id` and `metadata` are for whoever reads the results.
+the completion. A source is a prompt and a target a completion, named as for models with an encoder; of sound the path
+counts from the file's folder, and the language is English where none is said. `accept` lists other answers that are
+right, `id` and `metadata` are for whoever reads the results.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from .messages import check_text, checked
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
-_PLAIN, _CHAT = ("prompt", "completion"), ("messages",)
+_CHAT: tuple[str, ...] = ("messages",)
+_PLAIN, _PAIR, _SOUND = ("prompt", "completion"), ("source", "target"), ("audio", "transcript")
 _BESIDE = ("accept", "id", "metadata")
 
 
@@ -33,10 +38,12 @@ class TaskSample:
 
     Attributes:
         where: File and line, for messages.
-        prompt: Text, or messages up to the completion's.
+        prompt: Text, or messages up to the completion's; of sound, the path as it stands there.
         completion: What is to be written.
         accept: Other answers that are right.
         about: `id` and `metadata`, as they stand there.
+        audio: The file of what is heard instead of a prompt.
+        language: That is spoken there.
     """
 
     where: str
@@ -44,6 +51,8 @@ class TaskSample:
     completion: str
     accept: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    audio: Path | None = None
+    language: str = "en"
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -79,7 +88,7 @@ def read_task(path: str | Path) -> list[TaskSample]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    samples.append(_sample(f"{path}:{number}", line))
+                    samples.append(_sample(f"{path}:{number}", line, path.parent))
     except OSError as error:
         raise GossamerError(f"{path}: {error.strerror or error}") from None
     if not samples:
@@ -87,38 +96,41 @@ def read_task(path: str | Path) -> list[TaskSample]:
     return samples
 
 
-def _sample(where: str, line: bytes) -> TaskSample:
+def _sample(where: str, line: bytes, folder: Path) -> TaskSample:
     try:
         value = parse_json(line.decode())
     except ValueError as error:
         raise GossamerError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise GossamerError(f"{where}: must be a JSON object with {_fields()}, got {value!r:.80}")
-    chats = "messages" in value
-    known = _CHAT if chats else _PLAIN
+    known = next((names for names in (_CHAT, _PAIR, _SOUND) if names[0] in value), _PLAIN)
+    chats, sounds = known is _CHAT, known is _SOUND
     for name in known:
         if name not in value:
             raise GossamerError(f"{where}: has no {name}; a sample has {_fields()}")
     for name in value:
-        if name not in known + _BESIDE:
+        if name not in known + _BESIDE + (("language",) if sounds else ()):
             raise GossamerError(f"{where}: {name!r:.80} is no field that goes with {' and '.join(known)}")
     try:
-        prompt, completion = _from_messages(value["messages"]) if chats else (value["prompt"], value["completion"])
+        prompt, completion = _from_messages(value["messages"]) if chats else (value[known[0]], value[known[1]])
         accept = value.get("accept", [])
-        for name, text in (("prompt", "" if chats else prompt), ("completion", completion)):
+        language = value.get("language", "en")
+        first, second = _PLAIN if chats else known
+        for name, text in ((first, "" if chats else prompt), (second, completion), ("language", language)):
             if not isinstance(text, str):
                 raise GossamerError(f"{name} must be a text, got {text!r:.80}")
             check_text(f"the {name}", text)
         if not prompt:
-            raise GossamerError("the prompt is empty")
+            raise GossamerError(f"the {first} is empty")
         if not completion.strip():
-            raise GossamerError("the completion is empty")
+            raise GossamerError(f"the {second} is empty")
         if not isinstance(accept, list) or not all(isinstance(text, str) and text.strip() for text in accept):
             raise GossamerError(f"accept must be a list of texts, none of them empty, got {accept!r:.80}")
     except GossamerError as error:
         raise GossamerError(f"{where}: {error}") from None
     about = {name: value[name] for name in ("id", "metadata") if name in value}
-    return TaskSample(where, prompt, completion, tuple(accept), about)
+    audio = folder / str(prompt) if sounds else None
+    return TaskSample(where, prompt, completion, tuple(accept), about, audio, language)
 
 
 def _from_messages(value: Any) -> tuple[list[dict[str, Any]], Any]:
@@ -134,7 +146,7 @@ def _from_messages(value: Any) -> tuple[list[dict[str, Any]], Any]:
 
 
 def _fields() -> str:
-    return f"{' and '.join(_PLAIN)}, or {_CHAT[0]}"
+    return f"{' and '.join(_PLAIN)}, or {_CHAT[0]}, or {' and '.join(_PAIR)}, or {' and '.join(_SOUND)}"
 
 
 def split_task(
@@ -182,6 +194,8 @@ def encode_prompt(sample: TaskSample, tokenizer: Tokenizer) -> list[int]:
         GossamerError: there is no chat template for messages, or the tokenizer takes no such text; the line names file
             and line.
     """
+    if sample.audio is not None:
+        raise GossamerError(f"{sample.where}: is sound, and the model reads text")
     try:
         if isinstance(sample.prompt, str):
             return tokenizer.encode(sample.prompt)
@@ -214,11 +228,23 @@ def encode_sample(sample: TaskSample, tokenizer: Tokenizer) -> tuple[list[int], 
         tokens = both[len(prompt) :] if fits else tokenizer.encode(whole[len(begin) :], special=False)
     except GossamerError as error:
         raise GossamerError(f"{sample.where}: {error}") from None
+    try:
+        return prompt, ended(tokens, tokenizer)
+    except GossamerError as error:
+        raise GossamerError(f"{sample.where}: {error}") from None
+
+
+def ended(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Returns tokens up to the first that ends a text, or with one behind them.
+
+    Raises:
+        GossamerError: the model has no token that ends a text.
+    """
     ends = tokenizer.eos_ids
     if not ends:
-        raise GossamerError(f"{sample.where}: the model has no token that ends a text, and a completion has to end")
+        raise GossamerError("the model has no token that ends a text, and a completion has to end")
     at = next((place for place, token in enumerate(tokens) if token in ends), None)
-    return prompt, [*tokens, min(ends)] if at is None else tokens[: at + 1]
+    return [*tokens, min(ends)] if at is None else tokens[: at + 1]
 
 
 def _without_end(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
