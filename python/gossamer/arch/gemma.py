@@ -60,7 +60,7 @@ def decoder(
     one = norm(config)
     last = one if behind else None
     key = "hidden_act" if config.get("hidden_activation") is None else "hidden_activation"
-    if config.get(key) == "gelu":  # what the first files said, and never meant
+    if key == "hidden_act" and config.get(key) == "gelu":  # what the first files said, and never meant
         config = {**config, key: "gelu_pytorch_tanh"}
     mlp = relatives.mlp(config, key=key, act="gelu_pytorch_tanh")
     kinds, which = relatives.by_layer([Block((Branch(each, one, last), Branch(mlp, one, last))) for each in attentions])

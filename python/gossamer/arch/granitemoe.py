@@ -6,7 +6,7 @@ from typing import Any
 
 from . import granite
 from .experts import counts, expert_sources, with_experts
-from .fields import integer, words
+from .fields import activation, integer, words
 from .granite import PREFIX
 from .sources import Source
 from .spec import Experts, Mlp, Routing, Transformer
@@ -56,4 +56,5 @@ def _dense(config: dict[str, Any]) -> dict[str, Any]:
 
 def _experts(config: dict[str, Any]) -> Experts:
     count, chosen = counts(config, "num_local_experts", "num_experts_per_tok", (8, 2))
-    return Experts(count, chosen, Mlp(integer(config, "intermediate_size"), "silu"), Routing("chosen"))
+    expert = Mlp(integer(config, "intermediate_size"), activation(config, "hidden_act", "silu"))
+    return Experts(count, chosen, expert, Routing("chosen"))

@@ -1,4 +1,4 @@
-"""M2M-100 and NLLB: translation between many languages; sinusoidal positions from the third on, norms before."""
+"""M2M-100 and NLLB: translation between many languages; sinusoidal positions behind the padding token's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import keys
+from .encoders import pad
 from .fields import integer
 from .pairs import KEYS, PREFIX, biases, defaults, pair, placed, sinusoids
 from .sources import Source
@@ -23,7 +24,7 @@ def describe(config: dict[str, Any]) -> Transformer:
     unread(config)
     config = _DEFAULTS | config
     context = integer(config, "max_position_embeddings")
-    way_in = sinusoids(config, 2, integer(config, "d_model") // 2 - 1, default=True)
+    way_in = sinusoids(config, pad(config, 1) + 1, integer(config, "d_model") // 2 - 1, default=True)
     return pair(config, replace(way_in, shared=True), way_in, (context, context), before=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import llama
 from .fields import number, single
 from .llama import PREFIX
-from .relatives import BLOCKS, ENDS, INSIDE
+from .relatives import BLOCKS, ENDS, INSIDE, no_windows
 from .sources import Source, place
 from .spec import Attention, Norm, Transformer
 
@@ -42,6 +42,7 @@ def _bare(described: Transformer) -> Transformer:
 
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
+    no_windows(config)
     return _bare(_KIN.describe(config))
 
 

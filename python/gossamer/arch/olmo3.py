@@ -14,7 +14,7 @@ from .spec import Transformer
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 _KEYS = olmo2.KEYS | {"layer_types", "sliding_window"}
-_DEFAULTS = {"sliding_window": 4096}
+_DEFAULTS = {"sliding_window": 4096, "rope_theta": 500000.0}
 
 
 def describe(config: dict[str, Any]) -> Transformer:

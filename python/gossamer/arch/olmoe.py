@@ -10,7 +10,7 @@ from . import llama
 from .experts import counts, expert_sources, with_experts
 from .fields import flag, integer, number, words
 from .llama import PREFIX
-from .relatives import QK_NORMS, epsilon
+from .relatives import QK_NORMS, epsilon, no_windows
 from .sources import Source
 from .spec import Attention, Experts, Mlp, Norm, QkNorm, Routing, Transformer
 
@@ -38,6 +38,7 @@ unread, biases = _KIN.unread, _KIN.biases
 
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
+    no_windows(config)
     return with_experts(_KIN.describe(config), _experts(config))
 
 

@@ -162,6 +162,16 @@ def each_attention(described: Transformer, change: Callable[[int, Attention], At
     return replace(described, stack=replace(described.stack, kinds=kinds, layers=which))
 
 
+def no_windows(config: dict[str, Any]) -> None:
+    """Refuses windows, of families that have none whatever a config says.
+
+    Raises:
+        GossamerError: the config has one.
+    """
+    if config.get("sliding_window") is not None:
+        raise GossamerError(f"sliding_window is not supported, got {config['sliding_window']!r:.80}")
+
+
 def windows(config: dict[str, Any], default: Callable[[int], bool], window: int | None) -> list[int | None]:
     """Returns the sliding window of each layer.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from . import keys
-from .fields import integer, number, words
+from .fields import FULL, SLIDING, integer, number, words
 
 _WHERE = "rope_parameters"
 _ONE = np.float32(1)
@@ -96,6 +96,9 @@ def partial_rotary(
     """
     holders = [(config.get(name), "partial_rotary_factor") for name in ("rope_parameters", "rope_scaling")]
     share = default
+    scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
+    if scaling and isinstance(parameters, dict) and parameters.get("partial_rotary_factor") is not None:
+        raise GossamerError("rope_scaling beside rope_parameters is not supported, since readers differ about them")
     for holder, name in [*holders, *((config, name) for name in names)]:
         if isinstance(holder, dict) and holder.get(name) is not None:
             share = number(holder, name)
@@ -109,9 +112,21 @@ def partial_rotary(
 
 
 def of_kind(config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Returns a config with the rotary parameters of one kind of layers, where it has them by kind."""
+    """Returns a config with the rotary parameters of one kind of layers, where it has them by kind.
+
+    Raises:
+        GossamerError: it has some that are of no kind, or others beside those.
+    """
     parameters = config.get("rope_parameters")
-    if not isinstance(parameters, dict) or not isinstance(parameters.get(kind), dict):
+    if not isinstance(parameters, dict) or not parameters:
+        return config
+    if config.get("rope_scaling"):
+        raise GossamerError("rope_scaling beside rope_parameters is not supported, since readers differ about them")
+    if not isinstance(parameters.get(kind), dict):
+        if set(parameters) - {FULL, SLIDING}:
+            raise GossamerError(
+                f"rope_parameters must be by kind of layers, {FULL} and {SLIDING}, got {parameters!r:.80}"
+            )
         return config
     return {**config, "rope_parameters": parameters[kind]}
 

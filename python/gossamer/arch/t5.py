@@ -79,9 +79,10 @@ def _side(config: dict[str, Any], layers: int, head: Head | None, encoder: Trans
     if gated not in ("", "gated"):
         raise GossamerError(f"feed_forward_proj {projection!r:.80} is not supported")
     act = "gelu_new" if gated and act == "gelu" else act
-    mixers.append(
-        Mlp(integer(config, "d_ff", 2048), activation({"feed_forward_proj": act}, "feed_forward_proj", ""), bool(gated))
-    )
+    # What transformers makes of that, it also writes down, and believes where they differ.
+    key = "feed_forward_proj" if config.get("dense_act_fn") is None else "dense_act_fn"
+    chosen = activation({"feed_forward_proj": act, "dense_act_fn": config.get("dense_act_fn")}, key, "")
+    mixers.append(Mlp(integer(config, "d_ff", 2048), chosen, flag(config, "is_gated_act", bool(gated))))
     stack = Stack((Block(tuple(Branch(mixer, norm) for mixer in mixers)),), (0,) * layers, norm)
     return Transformer(hidden, integer(config, "vocab_size", 32128), _CONTEXT, Embedding(), stack, head, encoder)
 
