@@ -182,6 +182,25 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
     assert unheeded(open_checkpoint(path).tokenizer().generation) == ["mirostat 2"]
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_older_programs_put_into_config_json_holds_where_there_is_nothing_beside(tmp_path: Path, beside: bool):
+    pytest.importorskip("torch", reason="transformers reads models with it")
+    theirs_of = pytest.importorskip("transformers", reason="the oracle").AutoModelForCausalLM
+    asked = {"num_beams": 3, "length_penalty": 2.0, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+    folder = tiny_llama(tmp_path / "m", **asked)
+    if beside:
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}), "utf-8")
+    theirs = theirs_of.from_pretrained(folder).generation_config
+    convert(folder, tmp_path / "packed")
+    for place in ("m", "packed"):
+        model = gossamer.load(tmp_path / place)
+        options = model_defaults(model.tokenizer.generation, GENERATE)
+        for own, name in (("beams", "num_beams"), ("length_penalty",) * 2, ("repeat_penalty", "repetition_penalty")):
+            expected = getattr(theirs, name)
+            assert getattr(options, own) == (getattr(GENERATE, own) if expected is None else expected)
+        assert unheeded(model.tokenizer.generation) == ([] if beside else ["no_repeat_ngram_size 2"])
+
+
 def test_options_that_there_are_not_are_answered_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch):
     model = fake_model(template=True)
     known = ", ".join(field.name for field in dataclasses.fields(SamplingOptions))

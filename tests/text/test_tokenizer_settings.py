@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from gossamer.errors import GossamerError
@@ -190,4 +190,42 @@ def test_byte_level_tokenizers_begin_with_a_blank_as_transformers_does(
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     for text in ("ab c", " ab", "the net", "<|im_end|>ab"):
+        assert ours.encode(text) == theirs.encode(text)
+
+
+@pytest.mark.parametrize(
+    "kind", ["BertTokenizer", "DistilBertTokenizerFast", "MPNetTokenizer", "PreTrainedTokenizerFast", None]
+)
+@pytest.mark.parametrize("lowers", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"do_lower_case": False},
+        {"do_lower_case": True},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "tokenize_chinese_chars": False, "strip_accents": True},
+    ],
+)
+def test_letters_are_lowered_as_the_settings_say(
+    tmp_path: Path, kind: str | None, lowers: bool, values: dict[str, Any]
+) -> None:
+    letters = [*"abcdeowrHELO\u00f6\u4e2d\u6587"]
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>"]
+    backend = Backend(
+        models.WordPiece({text: token for token, text in enumerate([*special, *letters, *("##" + c for c in letters)])})
+    )
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowers)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    family = {"DistilBertTokenizerFast": "distilbert", "MPNetTokenizer": "mpnet"}.get(str(kind), "bert")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]", **values}
+    named |= {} if kind is None else {"tokenizer_class": kind}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("HELLO w\u00f6rld", "a \u4e2d\u6587b", "Hello", "hello", "O\u0308l"):
         assert ours.encode(text) == theirs.encode(text)

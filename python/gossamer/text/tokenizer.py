@@ -85,6 +85,8 @@ class Tokenizer:
                 "config.json",
             )
         )
+        if not (folder / "generation_config.json").is_file():
+            generation = config  # where older programs put what is about drawing
         try:
             with refused("its special tokens"):
                 special = apply_settings(backend, settings, named, added, config.get("model_type"))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
 _BYTE_LEVEL = ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast")
+# Those that make their normalizer themselves, whatever tokenizer.json has; and whose they are where none is named.
+_BERT = ("BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer")
+_BERT_TYPES = ("bert", "distilbert", "mpnet")
 _MORE = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 _SPECIAL = {"special": True, "normalized": False}
@@ -50,6 +53,9 @@ def apply_settings(
             _begin_as_llama(backend, settings)
     if settings.get("tokenizer_class") in _BYTE_LEVEL and isinstance(settings.get("add_prefix_space"), bool):
         _begin_with_blank(backend, settings["add_prefix_space"])
+    kind = settings.get("tokenizer_class")
+    if kind.removesuffix("Fast") in _BERT if isinstance(kind, str) else model_type in _BERT_TYPES:
+        _normalize_as_bert(backend, settings)
     if settings.get("split_special_tokens") is True:  # special tokens that stand in a text are letters like others
         backend.encode_special_tokens = True
     listed = settings.get("added_tokens_decoder")
@@ -117,6 +123,19 @@ def _begin_with_blank(backend: tokenizers.Tokenizer, blank: bool) -> None:
         if isinstance(step, pre_tokenizers.ByteLevel):
             step.add_prefix_space = blank
     backend.pre_tokenizer = steps
+
+
+def _normalize_as_bert(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Has a tokenizer of BERT's kind lower and part letters as its settings say, whatever tokenizer.json does."""
+    from tokenizers import models, normalizers
+
+    if isinstance(backend.model, models.WordPiece):
+        backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=settings.get("tokenize_chinese_chars") is not False,
+            strip_accents=settings["strip_accents"] if isinstance(settings.get("strip_accents"), bool) else None,
+            lowercase=settings.get("do_lower_case") is not False,
+        )
 
 
 def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
