@@ -14,7 +14,7 @@ PACKAGE = ROOT / "python" / "gossamer"
 NATIVE = ("_core", "_cuda", "_simt")  # reached from anywhere
 LEVELS = (
     ("cli",),
-    ("evaluation", "serving"),
+    ("distributed", "evaluation", "serving"),
     ("loading", "finetune"),
     ("zoo", "pruning", "generation", "nn"),
     ("packing", "gpu", "engine"),

@@ -15,26 +15,23 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import GossamerError, did_you_mean
-from ..files import parse_json, refuse_pointer
+from ..errors import GossamerError
+from ..files import refuse_pointer
 from ..parts import new_file
-from ..text.messages import checked
-from .batch import Answer, Request, answers
+from .batch import Request, answers
+from .batch_rows import Rows, read_row
 from .fingerprint import logits_digest
-from .sampling_options import SamplingOptions
 from .scheduler import MOST
 
 if TYPE_CHECKING:
     from ..progress import Progress
     from .drafts import Draft
     from .model import Model
-
-_OPTIONS = tuple(field.name for field in fields(SamplingOptions))
-_KNOWN = ("id", "prompt", "messages", *_OPTIONS)
+    from .sampling_options import SamplingOptions
 
 
 @dataclass
@@ -54,8 +51,14 @@ class BatchResult:
     new_tokens: int = 0
 
 
-def check_files(src: str | Path, dst: str | Path, force: bool = False) -> None:
+def check_files(src: str | Path, dst: str | Path, force: bool = False, part: Path | None = None) -> None:
     """Makes sure that `batch_file` may read one file and write the other.
+
+    Args:
+        src: The prompts.
+        dst: The answers.
+        force: Whether `dst` may be replaced.
+        part: What a run that was stopped has left; None for where `batch_file` leaves it.
 
     Raises:
         GossamerError: as there, as far as that is known without a model.
@@ -66,7 +69,7 @@ def check_files(src: str | Path, dst: str | Path, force: bool = False) -> None:
     refuse_pointer(src)
     if dst.exists() and (not dst.is_file() or dst.samefile(src)):
         raise GossamerError(f"{dst}: {'is what is read' if dst.is_file() else 'is no file'}; name another file")
-    if dst.exists() and not force and not _part(dst).exists():
+    if dst.exists() and not force and not (part or _part(dst)).exists():
         raise GossamerError(f"{dst}: exists already; --force replaces it")
 
 
@@ -108,8 +111,7 @@ def batch_file(
             another model.
     """
     check_files(src, dst, force)
-    if system is not None and not model.tokenizer.has_chat_template:
-        raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template, and so no system message")
+    rows = Rows(model, sampling, chat, system)
     src, dst = Path(src), Path(dst)
     try:
         lines, digest = _measure(src)
@@ -120,10 +122,10 @@ def batch_file(
         }
         result = BatchResult(lines)
         with _open_part(dst, about, force, result) as file:
-            asked = _Lines(model, src, sampling, chat, system)
-            found = answers(model, asked.requests(result.resumed), most=most, first=result.resumed, draft=draft)
+            asked = _requests(src, rows, result.resumed)
+            found = answers(model, asked, most=most, first=result.resumed, draft=draft)
             for done, answer in enumerate(found, result.resumed + 1):
-                record = asked.record(answer)
+                record = rows.record(answer)
                 result.errors += "error" in record
                 result.new_tokens += record.get("new_tokens", 0)
                 file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
@@ -136,88 +138,11 @@ def batch_file(
     return result
 
 
-class _Lines:
-    """The lines of a file of prompts, as far as they are read and not answered."""
-
-    def __init__(
-        self, model: Model, path: Path, sampling: SamplingOptions, chat: bool | None, system: str | None
-    ) -> None:
-        self._model = model
-        self._path = path
-        self._sampling = sampling
-        self._chat = chat
-        self._system = system
-        self._asked: dict[int, dict[str, Any]] = {}  # what answers repeat, by number
-
-    def requests(self, first: int) -> Iterator[Request | GossamerError]:
-        """What is asked from a line on, numbered from 0."""
-        with self._path.open("rb") as file:
-            for number, line in enumerate(itertools.islice(file, first, None), first):
-                yield self._request(number, line)
-
-    def record(self, answer: Answer) -> dict[str, Any]:
-        """The answer's line."""
-        record = {"line": answer.number + 1, **self._asked.pop(answer.number, {})}
-        if answer.error is not None or answer.completion is None:
-            return record | {"error": str(answer.error)}
-        stats = answer.completion.stats
-        record |= {
-            "text": answer.completion.text,
-            "finish": stats.finish,
-            "prompt_tokens": stats.prompt_tokens,
-            "new_tokens": stats.new_tokens,
-        }
-        if stats.sampling.logprobs is not None:
-            record["logprobs"] = [entry.to_dict() for entry in answer.completion.logprobs]
-        return record
-
-    def _request(self, number: int, line: bytes) -> Request | GossamerError:
-        try:
-            value = _object(line)
-            self._asked[number] = {name: value[name] for name in ("id", "prompt", "messages") if name in value}
-            own = {name: value[name] for name in _OPTIONS if name in value}
-            sampling = self._sampling.changed(own)
-            # A seed of the line's own draws what `generate` draws with it.
-            return Request(self._prompt(value), sampling, self._chat, 0 if "seed" in own else number)
-        except GossamerError as error:
-            return error
-
-    def _prompt(self, value: dict[str, Any]) -> str | list[dict[str, Any]]:
-        """The prompt or the messages of a line, behind the system message where there is one."""
-        for name in value:
-            if name not in _KNOWN:
-                raise GossamerError(f"{name!r:.80} is no key of a line{did_you_mean(name, _KNOWN)}")
-        if ("prompt" in value) == ("messages" in value):
-            raise GossamerError("a line must have either prompt or messages")
-        if "prompt" in value:
-            prompt = value["prompt"]
-            if not isinstance(prompt, str):
-                raise GossamerError(f"prompt must be a text, got {prompt!r:.80}")
-            if self._system is None:
-                return prompt
-            return [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}]
-        messages = checked(value["messages"])
-        if self._system is None or any(message["role"] == "system" for message in messages):
-            return messages
-        return [{"role": "system", "content": self._system}, *messages]
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    """A line's JSON object."""
-    if not line.strip():
-        raise GossamerError("the line is empty")
-    try:
-        value = parse_json(line.decode())
-        json.dumps(value, allow_nan=False)
-    except UnicodeDecodeError as error:
-        raise GossamerError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from None
-    except ValueError as error:
-        raise GossamerError(f"not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise GossamerError(f"a line must be a JSON object with prompt or messages, got {value!r:.80}")
-    if "id" in value and (isinstance(value["id"], bool) or not isinstance(value["id"], (str, int))):
-        raise GossamerError(f"id must be a text or a whole number, got {value['id']!r:.80}")
-    return value
+def _requests(path: Path, rows: Rows, first: int) -> Iterator[Request | GossamerError]:
+    """What is asked from a line on, numbered from 0."""
+    with path.open("rb") as file:
+        for number, line in enumerate(itertools.islice(file, first, None), first):
+            yield rows.request(number, read_row(line))
 
 
 def _measure(path: Path) -> tuple[int, str]:
@@ -258,24 +183,39 @@ def _open_part(dst: Path, about: dict[str, Any], force: bool, result: BatchResul
 
 def _resume(file: IO[bytes], path: Path, about: dict[str, Any], force: bool, result: BatchResult) -> int:
     """Counts the lines that are done; returns where they end, 0 where there is not even the first."""
-    head = _whole(file.readline())
-    if head is None:
+    if not same_run(file.readline(), about, path, force):
         return 0
-    if head != about:
-        if force:
-            return 0
-        other = [name for name in about if head.get(name) != about[name]]
-        raise GossamerError(f"{path}: a run that was stopped had other {' and '.join(other)}; --force begins anew")
     end = file.tell()
-    while (record := _whole(file.readline())) is not None and record.get("line") == result.resumed + 1:
+    while (record := whole_record(file.readline())) is not None and record.get("line") == result.resumed + 1:
         result.resumed += 1
         result.errors += "error" in record
         end = file.tell()
     return end
 
 
-def _whole(line: bytes) -> dict[str, Any] | None:
-    """The object of a line that was written to its end."""
+def same_run(line: bytes, about: dict[str, Any], path: Path, force: bool) -> bool:
+    """Returns whether a run that was stopped, of which a line tells, may go on; False begins anew.
+
+    Args:
+        line: What it came from; nothing of it is there where the line was not written to its end.
+        about: What this one comes from.
+        path: What it left, for the error.
+        force: Begins anew instead of raising.
+
+    Raises:
+        GossamerError: it came from something else.
+    """
+    head = whole_record(line)
+    if head is None or head == about:
+        return head is not None
+    if force:
+        return False
+    other = [name for name in about if head.get(name) != about[name]]
+    raise GossamerError(f"{path}: a run that was stopped had other {' and '.join(other)}; --force begins anew")
+
+
+def whole_record(line: bytes) -> dict[str, Any] | None:
+    """Returns the object of a line that was written to its end."""
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

@@ -49,7 +49,6 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._paths = paths
-        self._keys = [key.encode() for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -71,7 +70,7 @@ class Guard:
             await send(message)
 
         try:
-            refused = self._refusal(scope)
+            refused = refusal(scope, self._settings)
             if refused is None:
                 await self._app(scope, receive, sending)
             else:
@@ -98,23 +97,25 @@ class Guard:
             }
             _log.info("request", extra={"fields": fields})
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
-        headers = dict(scope["headers"])
-        host = host_name(headers.get(b"host", b"").decode("latin-1"))
-        if self._settings.hosts and host not in self._settings.hosts:
-            return ApiError(403, f"this server does not answer to the name {host!r:.80}; --allow-host adds one")
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
-            return ApiError(403, f"this server answers no pages of others, as of {origin!r:.80}")
-        if self._keys and scope["path"] not in OPEN:
-            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
-            if not any(hmac.compare_digest(given, key) for key in self._keys):
-                what = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
-                return ApiError(401, what, code="invalid_api_key")
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > (most := most_bytes(scope["path"], self._settings)):
-            return too_large(most)
-        return None
+
+def refusal(scope: Scope, settings: Settings) -> ApiError | None:
+    """Returns why a request is not answered, by its head alone; None where it is."""
+    headers = dict(scope["headers"])
+    host = host_name(headers.get(b"host", b"").decode("latin-1"))
+    if settings.hosts and host not in settings.hosts:
+        return ApiError(403, f"this server does not answer to the name {host!r:.80}; --allow-host adds one")
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if origin and origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
+        return ApiError(403, f"this server answers no pages of others, as of {origin!r:.80}")
+    if settings.api_keys and scope["path"] not in OPEN:
+        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        if not any(hmac.compare_digest(given, key.encode()) for key in settings.api_keys):
+            what = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
+            return ApiError(401, what, code="invalid_api_key")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length[:20]) > (most := most_bytes(scope["path"], settings)):
+        return too_large(most)
+    return None
 
 
 def host_name(header: str) -> str:
@@ -169,12 +170,18 @@ async def read_json(scope: Scope, receive: Receive, settings: Settings) -> Any:
     kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":  # which a page of somebody else cannot send without being asked whether it may
         raise ApiError(415, "the request's content type must be application/json")
+    body = await read_body(scope, receive, settings)
+    try:
+        return parse_json(body.decode())
+    except ValueError as error:
+        raise ApiError(400, f"the request's body is not valid JSON: {error}", code="invalid_json") from None
+
+
+async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+    """Reads a body; raises as `bounded`."""
     limited, parts, more = bounded(scope, receive, settings), [], True
     while more:
         message = await limited()
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
-    try:
-        return parse_json(b"".join(parts).decode())
-    except ValueError as error:
-        raise ApiError(400, f"the request's body is not valid JSON: {error}", code="invalid_json") from None
+    return b"".join(parts)
