@@ -118,7 +118,7 @@ class Replica:
                 yield self._arrival()
             while self.waiting and len(self.active) < self._most:
                 self.active.append(self.waiting.popleft())
-            if any(text.pending > 1 for text in self.active):
+            if any(not text.written for text in self.active):
                 yield from self._mixed()
             else:
                 yield from self._written()
@@ -258,8 +258,9 @@ def play(
     env.run(env.process(come()))
     begin, end = asked[int(warm * texts)].came, env.now
     counted = asked[int(warm * texts) :]
-    while any(math.isnan(text.ended) for text in counted):
-        env.step()
+    for text in counted:
+        while math.isnan(text.ended):
+            env.step()
     return Played(counted, end - begin, _tokens_between(asked, begin, end), replicas)
 
 

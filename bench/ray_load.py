@@ -1,0 +1,237 @@
+"""Two replicas on Ray beside two plain processes, a replica that is killed, and loads for the simulation.
+
+    python bench/ray_load.py --model PACKED_FOLDER [--seconds 120] [--name ray_load]
+
+In one sitting, with one thread a replica:
+
+- steps: the cost model's table, measured in two processes at once, since they share the memory's bandwidth.
+- offline: a file of prompts by `answer_file` with two actors, and its halves by two `gossamer batch`.
+- http: 32 clients at Ray's front, and 16 at each of two `gossamer serve`.
+- killed: one of two replicas under that load; what has not begun is answered, what has ends in an error event.
+- loads: texts at random times, at three rates; tokens a second, and the latency that 95 of 100 stay below.
+
+`python bench/capacity.py --check` holds the simulation against the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import ray
+from common import write_result
+from ray import serve
+from serve_load import TIMEOUT, Served, answered, free_port, prompts, start
+
+import gossamer
+from gossamer.distributed import answer_file, app
+
+REPLICAS, CLIENTS, NEW = 2, 32, 128
+LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
+BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
+
+
+def steps(model: str) -> dict[str, Any]:
+    """Steps of the model while it runs twice."""
+    command = [sys.executable, __file__, "--model", model, "--steps"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(REPLICAS)]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    mean = {name: np.mean([each[name] for each in found], axis=0).tolist() for name in ("base", "kv", "weights")}
+    return {"tokens": found[0]["tokens"], **mean, "measured": True}
+
+
+def print_steps(model: str) -> None:
+    from gossamer.generation.cost_measured import measure
+
+    opened = gossamer.load(model, threads=1)
+    measure(opened, again=True)
+    assert opened.cost is not None
+    table = opened.cost.table
+    print(json.dumps({"tokens": table.tokens, "base": table.base, "kv": table.kv, "weights": table.weights}))
+
+
+def offline(model: str, texts: list[str], special: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a file by Ray and by plain processes, models loaded in both."""
+    lines = [json.dumps({"prompt": text, **special}) + "\n" for text in texts]
+    options = {"max_new_tokens": NEW, "temperature": 0.0}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "all.jsonl").write_text("".join(lines))
+        begun = time.perf_counter()
+        answer_file(
+            model,
+            folder / "all.jsonl",
+            folder / "ray.jsonl",
+            replicas=REPLICAS,
+            threads=1,
+            chat=False,
+            rows=len(lines) // (2 * REPLICAS),
+            **options,
+        )
+        by_ray = time.perf_counter() - begun
+        begun = time.perf_counter()
+        running = []
+        for half in range(REPLICAS):
+            (folder / f"{half}.jsonl").write_text("".join(lines[half::REPLICAS]))
+            command = [
+                sys.executable,
+                "-m",
+                "gossamer",
+                "batch",
+                f"{folder}/{half}.jsonl",
+                f"{folder}/{half}.out.jsonl",
+            ]
+            command += ["-m", model, "--raw", "--threads", "1", "-n", str(NEW), "--temperature", "0"]
+            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        if any(process.wait() for process in running):
+            raise SystemExit("gossamer batch failed")
+        plain = time.perf_counter() - begun
+        answers = [json.loads(line)["text"] for line in (folder / "ray.jsonl").read_text().splitlines()]
+        for half in range(REPLICAS):
+            own = [json.loads(line)["text"] for line in (folder / f"{half}.out.jsonl").read_text().splitlines()]
+            if own != answers[half::REPLICAS]:
+                raise SystemExit("answers differ")
+    return {"ray_seconds": by_ray, "plain_seconds": plain, "ray_over_plain": plain / by_ray}
+
+
+async def closed(served: list[Served], texts: list[str], rounds: int) -> float:
+    """Tokens a second of clients that ask again once they are answered."""
+    waiting = itertools.cycle(texts)
+
+    async def ask(client: httpx.AsyncClient, number: int) -> int:
+        own = served[number % len(served)]
+        bodies = [own.body(next(waiting), NEW) for _ in range(rounds)]
+        return sum([(await answered(client, own, body))[1] for body in bodies])
+
+    async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=CLIENTS)) as client:
+        begun = time.perf_counter()
+        counts = await asyncio.gather(*(ask(client, number) for number in range(CLIENTS)))
+        return sum(counts) / (time.perf_counter() - begun)
+
+
+async def killed(served: Served, texts: list[str]) -> dict[str, int]:
+    """One replica of two dies while half of the clients stream."""
+    outcome = {"whole": 0, "streams": 0, "streams_that_ended_in_an_error_event": 0, "lost": 0}
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        stream = number % 2 == 1
+        try:
+            await answered(client, served, served.body(texts[number % len(texts)], NEW, stream=stream))
+            outcome["streams" if stream else "whole"] += 1
+        except RuntimeError:  # an event that says so
+            outcome["streams_that_ended_in_an_error_event"] += 1
+        except httpx.HTTPError:
+            outcome["lost"] += 1
+
+    async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=CLIENTS)) as client:
+        asked = [asyncio.ensure_future(ask(client, number)) for number in range(CLIENTS)]
+        await asyncio.sleep(1.0)
+        named = [each for each in ray.util.list_named_actors(all_namespaces=True) if "#Replica#" in each["name"]]
+        ray.kill(ray.get_actor(named[0]["name"], namespace=named[0]["namespace"]))
+        await asyncio.gather(*asked)
+    return outcome
+
+
+async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seconds: float) -> dict[str, Any]:
+    """Texts at random times; the first fifth does not count."""
+    draw = random.Random(5)
+    came: list[tuple[float, float, int]] = []
+
+    async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        begun = time.perf_counter()
+        tokens = (await answered(client, served, body))[1]
+        came.append((begun, time.perf_counter(), tokens))
+
+    running = []
+    async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=None)) as client:
+        start_time = time.perf_counter()
+        at = start_time
+        while at - start_time < seconds:
+            at += draw.expovariate(rate)
+            await asyncio.sleep(max(at - time.perf_counter(), 0))
+            text = draw.choice(texts[draw.choice(LENGTHS)])
+            running.append(asyncio.ensure_future(ask(client, served.body(text, draw.choice(ANSWERS)))))
+        end = time.perf_counter()
+        await asyncio.gather(*running)
+    begin = start_time + 0.2 * (end - start_time)
+    tokens = sum(n * max(min(done, end) - max(begun, begin), 0) / (done - begun) for begun, done, n in came)
+    latencies = [done - begun for begun, done, _ in came if begun >= begin]
+    result = {"rate": rate, "replicas": REPLICAS, "prompts": LENGTHS, "answers": ANSWERS, "texts": len(came)}
+    return result | {"tokens_per_second": tokens / (end - begin), "p95": float(np.percentile(latencies, 95))}
+
+
+async def alone(served: Served, text: str) -> dict[str, Any]:
+    """The median answer of one client."""
+    seconds = []
+    async with httpx.AsyncClient(timeout=TIMEOUT) as client:
+        for _ in range(5):
+            begun = time.perf_counter()
+            await answered(client, served, served.body(text, NEW))
+            seconds.append(time.perf_counter() - begun)
+    return {"prompt": LENGTHS[1], "answer": NEW, "seconds": float(np.median(seconds))}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a packed folder")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=4, help="answers of each client over HTTP")
+    parser.add_argument("--rows", type=int, default=256, help="of the file of prompts")
+    parser.add_argument("--name", default="ray_load", help="of the file of results")
+    parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    model = str(Path(args.model).resolve())
+    if args.steps:
+        print_steps(model)
+        return 0
+    ends = gossamer.load(model, threads=1).tokenizer.eos_ids
+    special = {"logit_bias": {str(token): -100 for token in ends}, "repeat_penalty": 1}
+    lengths = [length for length in LENGTHS for _ in range(64)]
+    by_length: dict[int, list[str]] = {}
+    for length, text in zip(lengths, prompts(model, lengths), strict=True):
+        by_length.setdefault(length, []).append(text)
+    texts = by_length[LENGTHS[1]]
+    result: dict[str, Any] = {"model": args.model, "steps": steps(model)}
+
+    plain = f"{sys.executable} -m gossamer serve -m model={model} --port {{port}} --threads 1"
+    both = [start(plain, "model", special) for _ in range(REPLICAS)]
+    try:
+        by_plain = asyncio.run(closed(both, texts, args.rounds))
+    finally:
+        for each in both:
+            each.stop()
+    ray.init(num_cpus=REPLICAS, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
+    result["offline"] = offline(model, (texts * args.rows)[: args.rows], {"repeat_penalty": 1})
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(app({"model": model, "name": "model", "replicas": REPLICAS, "threads": 1}))
+    served = Served(f"http://127.0.0.1:{port}", subprocess.Popen(["true"], text=True), "model", special)
+    asyncio.run(closed([served], texts, 1))
+    by_ray = asyncio.run(closed([served], texts, args.rounds))
+    result["http"] = {"plain": by_plain, "ray": by_ray, "ray_over_plain": by_ray / by_plain}
+    result["alone"] = asyncio.run(alone(served, texts[0]))
+    most = by_ray / float(np.mean(ANSWERS))
+    result["loads"] = [asyncio.run(poisson(served, by_length, busy * most, args.seconds)) for busy in BUSY]
+    result["killed"] = asyncio.run(killed(served, texts))
+    serve.shutdown()
+    ray.shutdown()
+    print(json.dumps(result, indent=1))
+    print(write_result(args.name, result))
+    return int(result["killed"]["lost"] > 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    raise SystemExit(main())

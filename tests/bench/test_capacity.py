@@ -1,0 +1,70 @@
+"""What the simulation says of loads, held against loads that it made itself, and how it is drawn."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkout import ROOT
+
+pytest.importorskip("simpy")
+
+STEPS = {"tokens": [1, 16], "base": [0.01, 0.02], "kv": [1e-6, 1e-6], "weights": 0.008, "measured": True}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module
+
+
+def measured(bench: Any, overhead: float) -> dict[str, Any]:
+    """What two replicas would have measured whose steps take a bit more than the table says."""
+    replicas, capacity = bench("replicas"), bench("capacity")
+    steps = replicas.Steps(capacity.table_of(STEPS), overhead)
+    alone = replicas.play(steps, replicas.Load(0.001, [100], [128]), 1, 5).latency(50)
+    loads = []
+    for rate in (4.0, 8.0, 11.0):
+        load = replicas.Load(rate, [32, 300], [64, 128])
+        played = replicas.play(steps, load, 2, 2000, seed=9)
+        own = {"rate": rate, "replicas": 2, "prompts": load.prompts, "answers": load.answers}
+        loads.append(own | {"tokens_per_second": played.tokens_per_second, "p95": played.latency()})
+    return {"steps": STEPS, "alone": {"prompt": 100, "answer": 128, "seconds": alone}, "loads": loads}
+
+
+def test_the_check_finds_what_steps_take_beside_the_engine(bench: Any) -> None:
+    rows = bench("capacity").check(measured(bench, 0.002), 2000)
+    assert rows[0]["overhead"] == pytest.approx(0.002, rel=0.02)
+    assert all(row["tokens_per_second_good"] and row["p95_good"] for row in rows)
+    assert all(row["p95"] != row["p95_measured"] for row in rows)  # other texts came
+
+
+def test_the_check_tells_what_is_off(bench: Any) -> None:
+    document = measured(bench, 0.0)
+    document["loads"][1]["tokens_per_second"] *= 1.3
+    document["loads"][2]["p95"] *= 1.6
+    rows = bench("capacity").check(document, 2000)
+    assert [row["tokens_per_second_good"] for row in rows] == [True, False, True]
+    assert [row["p95_good"] for row in rows] == [True, True, False]
+
+
+def test_fleets(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capacity, replicas = bench("capacity"), bench("replicas")
+    monkeypatch.setattr(capacity, "FLEETS", (1, 8))
+    monkeypatch.setattr(capacity, "LOADS", (0.5, 4))
+    table = capacity.table_of(STEPS)
+    assert capacity.rows_of(table) == {**STEPS, **{name: tuple(STEPS[name]) for name in ("tokens", "base", "kv")}}  # type: ignore[arg-type]
+    found = capacity.kind_of_fleet(replicas.Steps(table), 300)
+    seconds = [row["p95"] for row in found["by_busy"]]
+    assert seconds[-1] > seconds[0]
+    counts = [row["replicas"] for row in found["by_load"]]
+    assert counts == sorted(counts)
+    assert counts[-1] >= 4
+    hours = [row["machine_hours"] for row in found["by_busy"]]
+    assert hours[-1] < hours[0]
+    capacity.draw({"one": json.loads(json.dumps(found))}, tmp_path / "picture.svg")
+    assert "one" in (tmp_path / "picture.svg").read_text()
