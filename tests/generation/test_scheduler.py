@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from copying import drafts
-from engine_cases import VOCAB
+from actions import KINDS, SETUPS, Actions
 from gossamer import _core
-from gossamer.generation.drafts import Drafts
 from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
 from scheduled import PAGE, Counted, Texts, finished, native, prompts
 
@@ -25,6 +23,17 @@ def test_a_text_is_the_same_alone_and_in_company(most: int) -> None:
     assert len(finished(Scheduler(texts.engine, most), tasks)) == 20
     assert [task.text.tokens for task in tasks] == expected
     assert texts.engine.kv_bytes == 0
+
+
+def test_long_texts_are_the_same_alone_and_in_company() -> None:
+    texts = Texts(native())
+    options = {"max_new_tokens": 256, "logit_bias": {7: -100.0}}  # none ends by itself
+    asked = prompts(20, seed=3, longest=40)
+    expected = [texts.alone(prompt, **options) for prompt in asked]
+    assert all(len(tokens) - len(prompt) == 256 for prompt, tokens in zip(asked, expected, strict=True))
+    tasks = [texts.task(prompt, **options) for prompt in asked]
+    assert len(finished(Scheduler(texts.engine), tasks)) == 20
+    assert [task.text.tokens for task in tasks] == expected
 
 
 def test_drawn_texts_are_the_same_alone_and_in_company() -> None:
@@ -156,79 +165,15 @@ def test_what_others_hold_in_the_cache_counts() -> None:
     assert texts.engine.length(1000) == 100
 
 
-@pytest.mark.parametrize("guesses", [None, drafts()], ids=["plain", "drafts"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_random_joins_leaves_cancels_forks_and_rollbacks(seed: int, guesses: Drafts | None) -> None:
-    """Beside somebody who forks and rolls sequences of his own back, under a limit, against one text at a time."""
-    rng = np.random.default_rng(seed)
-    texts = Texts(native(pages=10))
-    oracle = Texts(native())
-    scheduler = Scheduler(texts.engine, 5, guesses)
-    system = list(range(8, 80))
-    running: dict[Task, tuple[list[int], dict[str, Any]]] = {}
-    others: list[int] = []
-    cancelled = ended = 0
-    for turn in range(400):
-        action = rng.random()
-        if action < 0.35 and scheduler.waiting < 6:
-            prompt = [*(system[: rng.integers(len(system))] if rng.random() < 0.6 else []), *prompts(1, turn, 60)[0]]
-            options = {"max_new_tokens": int(rng.integers(1, 40)), "temperature": float(rng.integers(2)), "seed": turn}
-            task = texts.task(prompt, **options)
-            running[task] = prompt, options
-            scheduler.add(task)
-        elif action < 0.42 and running:
-            task = list(running)[rng.integers(len(running))]
-            prompt, options = running.pop(task)
-            scheduler.cancel(task)
-            expected = oracle.alone(prompt, **options)
-            assert task.text.tokens == expected[: len(task.text.tokens)]
-            cancelled += 1
-        elif action < 0.5:
-            others = shuffled_others(rng, texts.engine.engine, others)
-        for task, _ in scheduler.step():
-            if task.done:
-                prompt, options = running.pop(task)
-                assert task.error is None
-                assert task.text.tokens == oracle.alone(prompt, **options)
-                ended += 1
-    while scheduler.active or scheduler.waiting:
-        for task, _ in scheduler.step():
-            if task.done:
-                prompt, options = running.pop(task)
-                assert task.text.tokens == oracle.alone(prompt, **options)
-    assert not running
-    assert cancelled > 2
-    assert ended > 10
-    assert texts.engine.verified > 0 or guesses is None
-    for sequence in others:
-        texts.engine.free(sequence)
-    assert (texts.engine.kv_bytes, oracle.engine.kv_bytes) == (0, 0)
-
-
-def shuffled_others(rng: np.random.Generator, engine: _core.Decoder, held: list[int]) -> list[int]:
-    """Somebody else's sequences, ids from 10000: one is begun, forked, rolled back or freed."""
-    kind = rng.integers(4)
-    fresh = 10_000 + int(rng.integers(1 << 30))
-    if not held or kind == 0:
-        if len(held) == 2:
-            return held
-        try:
-            engine.step([(fresh, rng.integers(0, VOCAB, 40))])
-        except _core.CacheFull:
-            return held
-        return [*held, fresh]
-    first, *rest = held
-    if kind == 1 and len(held) < 2:
-        try:
-            engine.fork(first, fresh, engine.length(first) // 2)
-        except _core.CacheFull:
-            return held
-        return [*held, fresh]
-    if kind == 2:
-        engine.rollback(first, engine.length(first) // 2)
-        return held
-    engine.free(first)
-    return rest
+@pytest.mark.parametrize("setup", SETUPS)
+def test_random_joins_leaves_cancels_forks_and_rollbacks(setup: str) -> None:
+    """Under a limit, against one text at a time; bench/random_actions.py does more of it."""
+    actions = Actions(SETUPS[setup], seed=1)
+    while actions.total < 120 or not all(actions.counts[kind] for kind in KINDS):
+        actions.turn()
+    actions.finish()
+    if setup == "crowded":
+        assert min(actions.counts["waited"], actions.counts["too long"]) > 0
 
 
 def test_a_cancelled_text_gives_its_pages_back_at_once() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from engine_cases import VOCAB, config, decoder
 from fakes import FakeTokenizer
 from gossamer import _core
+from gossamer.engine import Mix
 from gossamer.generation.held import Held
 from gossamer.generation.sampling_options import GENERATE
 from gossamer.generation.scheduler import Scheduler, Task
@@ -26,14 +27,12 @@ class Counted:
     def __init__(self, engine: _core.Decoder) -> None:
         self.engine = engine
         self.steps: list[dict[int, int]] = []
-        self.verified = 0  # steps that asked for the logits of all tokens, as those with drafts do
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
     def step(self, batch: Any, all_logits: bool = False) -> Any:
         logits = self.engine.step(batch, all_logits)
-        self.verified += all_logits
         self.steps.append({seq: len(tokens) for seq, tokens in batch})
         assert self.engine.kv_limit == 0 or self.engine.kv_bytes <= self.engine.kv_limit
         return logits
@@ -64,9 +63,10 @@ class Texts:
         tokenizer.eos_ids = frozenset({7})
         return Task(Sequence(prompt, tokenizer, stats, context=CONTEXT), Held(self.engine, self.ids))
 
-    def alone(self, prompt: list[int], **options: Any) -> list[int]:
+    def alone(self, prompt: list[int], mix: Mix = (), **options: Any) -> list[int]:
         """The tokens of a text that has no company: the oracle."""
         task = self.task(prompt, **options)
+        task.held.adapt(mix)
         scheduler = Scheduler(self.engine, 1)
         scheduler.add(task)
         while not task.done:
