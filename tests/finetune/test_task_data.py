@@ -47,7 +47,7 @@ def test_every_pass_has_each_sample_once_and_other_company(data: Any) -> None:
     count = len(data.samples.begins)
     passes, at = [], 0
     for number in range(3):
-        windows = len(data._plan(number))
+        windows = len(data._passes.plan(number))
         batch = data.batch(at, windows)
         at += windows
         starts = batch.places[batch.real & (torch.arange(64) == batch.first)]

@@ -196,19 +196,9 @@ def test_speech_is_pruned_on_sound(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="its models are what is pruned")
     soundfile = pytest.importorskip("soundfile", reason="reads sound")
     pytest.importorskip("soxr", reason="resamples")
-    import whispers
-    from pair_checks import made_pair
+    from pair_checks import made_whisper
 
-    sizes = {
-        f"{side}_{key}": size
-        for side in ("encoder", "decoder")
-        for key, size in (("layers", 1), ("attention_heads", 1), ("ffn_dim", 16))
-    }
-    config = {"model_type": "whisper", "vocab_size": whispers.VOCAB, "d_model": 8, "num_mel_bins": 8, **sizes}
-    config |= {"max_source_positions": 1500, "max_target_positions": 40, "begin_suppress_tokens": None}
-    dense = made_pair(tmp_path / "dense", config)
-    (dense / "tokenizer.json").write_text(whispers.backend().to_str(), encoding="utf-8")
-    (dense / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}', encoding="utf-8")
+    dense = made_whisper(tmp_path / "dense")
     noise = np.random.default_rng(0).standard_normal(8000) * 0.1
     soundfile.write(tmp_path / "clip.wav", noise, 16000)
     lines = [

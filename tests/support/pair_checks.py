@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import gossamer
+import whispers
 from family_checks import VOCAB, Config, near, read
 from gossamer.pruning import prune
 from reference_model import ReferenceModel
@@ -31,6 +32,21 @@ def made_pair(folder: Path, config: Config, *, encoder: bool = False) -> Path:
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     save_tokenizer(folder)
+    return folder
+
+
+def made_whisper(folder: Path) -> Path:
+    """Writes a tiny Whisper that hears 30 seconds, with a tokenizer that has a token a byte."""
+    sizes = {
+        f"{side}_{key}": size
+        for side in ("encoder", "decoder")
+        for key, size in (("layers", 1), ("attention_heads", 1), ("ffn_dim", 16))
+    }
+    config = {"model_type": "whisper", "vocab_size": whispers.VOCAB, "d_model": 8, "num_mel_bins": 8, **sizes}
+    config |= {"max_source_positions": 1500, "max_target_positions": 40, "begin_suppress_tokens": None}
+    made_pair(folder, {**config, "bos_token_id": 0})
+    (folder / "tokenizer.json").write_text(whispers.backend().to_str(), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}', encoding="utf-8")
     return folder
 
 

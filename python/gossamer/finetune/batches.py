@@ -26,6 +26,9 @@ class Batch:
         targets: The token that comes next; -1 where the loss does not count it.
         places: Where each token stands in the data's tokens; -1 where it stands in none that come again.
         first: Where in its window the sample begins that a token belongs to; None where a window is one text.
+        reads: What an encoder reads for each row, tokens or frames [rows, n, ...]; None: nothing.
+        heard: False at padding among the states of that, [rows, n].
+        windows: Where several rows are a window: whose each is, rising, [rows].
     """
 
     tokens: Tensor
@@ -34,6 +37,9 @@ class Batch:
     targets: Tensor
     places: Tensor
     first: Tensor | None = None
+    reads: Tensor | None = None
+    heard: Tensor | None = None
+    windows: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Returns it on a device."""
@@ -41,16 +47,20 @@ class Batch:
 
     def split(self, size: int) -> Iterator[Batch]:
         """Yields it in parts of so many windows."""
-        for start in range(0, len(self.tokens), size):
-            part = slice(start, start + size)
-            yield self._each(partial(_rows, part))
+        if self.windows is None:
+            for start in range(0, len(self.tokens), size):
+                yield self._each(partial(_rows, slice(start, start + size)))
+            return
+        for start in range(0, int(self.windows[-1]) + 1, size):
+            inside = (self.windows >= start) & (self.windows < start + size)
+            yield self._each(partial(_rows, inside))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {name: value for name, value in vars(self).items() if value is not None}
         return Batch(**{name: change(value) for name, value in values.items()})
 
 
-def _rows(part: slice, values: Tensor) -> Tensor:
+def _rows(part: slice | Tensor, values: Tensor) -> Tensor:
     return values[part]
 
 

@@ -23,13 +23,15 @@ from ..text.calibration import window_length
 from .allocator import kept_blocks
 from .batches import Source
 from .data import prepare
-from .options import LENGTH, Options
+from .options import LENGTH, SOLVED, Options
+from .pair_data import prepare_pairs
 from .samples import fingerprint
 from .state import training_folder
 from .task_data import TaskFiles, prepare_task
 from .trainer import Trainer
 
 if TYPE_CHECKING:
+    from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
 
 REPORT_FILE = "gossamer_finetune.json"
@@ -114,10 +116,13 @@ def finetune(
     for checkpoint, role in ((source, "finetuned"), (dense, "a teacher")):
         refuse_branches(checkpoint, role)
     refuse_unwritable(source)
-    context = _check_pair(source, dense, options)
+    model = _check_pair(source, dense, options)
+    context = model.context
+    if model.encoder is not None and not isinstance(data, TaskFiles):
+        raise GossamerError(f"{source.path}: has an encoder, and learns from a task of pairs, not from texts")
     if not isinstance(data, TaskFiles):
         options = replace(options, length=window_length(options.length or None, LENGTH, context))
-    elif options.length > context:
+    elif options.length > context and model.encoder is None:
         raise GossamerError(f"length {options.length} is more than the models' context of {context} tokens")
     device = find_device(options.device)
     settings = {
@@ -128,7 +133,7 @@ def finetune(
         **options.pinned(),
     }
     with _threads(options.threads), kept_blocks(), training_folder(folder, settings) as work:
-        windows = _read(data, source, options, context, work, report)
+        windows = _read(data, source, options, model, work, report)
         options = replace(options, length=windows.length)
         total = options.tokens
         if not total and not options.budget_minutes:
@@ -171,17 +176,20 @@ def _read(
     data: Sequence[str | Path] | TaskFiles,
     source: Checkpoint,
     options: Options,
-    context: int,
+    model: Transformer,
     work: Path,
     report: Progress,
 ) -> Source:
     """The data as windows of tokens."""
+    if isinstance(data, TaskFiles) and model.encoder is not None:
+        choice = {"length": options.length, "default": LENGTH, "seed": options.seed}
+        return prepare_pairs(data, source.tokenizer(), model, **choice, progress=report)
     if isinstance(data, TaskFiles):
         return prepare_task(
             data,
             source.tokenizer(),
             length=options.length,
-            context=context,
+            context=model.context,
             default=LENGTH,
             seed=options.seed,
             progress=report,
@@ -222,12 +230,25 @@ def _memory() -> Iterator[None]:
         ) from None
 
 
-def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> int:
-    """Returns the tokens that both hold; raises `GossamerError` where the teacher cannot teach this student."""
+def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> Transformer:
+    """Returns the student's description, with the tokens that both hold.
+
+    Raises:
+        GossamerError: the teacher cannot teach this student.
+    """
     from ..arch import family
 
     one, two = (family(checkpoint.config).describe(checkpoint.config) for checkpoint in (student, teacher))
     where = f"{student.path} cannot learn from {teacher.path}: "
+    if (one.encoder is None) != (two.encoder is None):
+        raise GossamerError(f"{where}one of them has an encoder, the other has none")
+    if one.encoder and two.encoder and options.loss.squarehead and one.encoder.layers != two.encoder.layers:
+        raise GossamerError(
+            f"{where}layers of the encoder are {one.encoder.layers} in the student and {two.encoder.layers} in the "
+            "teacher"
+        )
+    if one.encoder and options.scores in SOLVED:
+        raise GossamerError(f"{student.path}: scores {options.scores} are for models without an encoder")
     for what, needed in (
         ("hidden", options.loss.squarehead),
         ("layers", options.loss.squarehead),
@@ -238,7 +259,7 @@ def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> i
             raise GossamerError(f"{where}{what} is {ours} in the student and {theirs} in the teacher")
     if fingerprint(student.tokenizer()) != fingerprint(teacher.tokenizer()):
         raise GossamerError(f"{where}their tokenizers differ")
-    return min(one.context, two.context)
+    return replace(one, context=min(one.context, two.context))
 
 
 def _teacher(checkpoint: Checkpoint, options: Options) -> torch_decoder.Decoder:

@@ -62,6 +62,36 @@ class Side:
         return np.diff(self.starts)
 
 
+class Passes:
+    """Which samples windows hold that pass over them again and again, in another order each time."""
+
+    def __init__(self, lengths: NDArray[np.int64], length: int, seed: int) -> None:
+        """Takes the tokens of each sample and of a window, and the seed of the order."""
+        self._lengths, self._length, self._seed = lengths, length, seed
+        self._ends: list[int] = []  # windows up to the end of each pass
+        self._plans: dict[int, list[list[int]]] = {}
+
+    def windows(self, first: int, count: int) -> list[list[int]]:
+        """Returns the samples of windows `first` ... of the endless order."""
+        chosen = []
+        for number in range(first, first + count):
+            while not self._ends or self._ends[-1] <= number:
+                before = self._ends[-1] if self._ends else 0
+                self._ends.append(before + len(self.plan(len(self._ends))))
+            passed = next(p for p, end in enumerate(self._ends) if number < end)
+            chosen.append(self.plan(passed)[number - (self._ends[passed - 1] if passed else 0)])
+        return chosen
+
+    def plan(self, passed: int) -> list[list[int]]:
+        """Returns the samples of the windows of a pass."""
+        if passed not in self._plans:
+            while len(self._plans) > 1:
+                del self._plans[next(iter(self._plans))]
+            order = np.random.default_rng([self._seed, passed]).permutation(len(self._lengths))
+            self._plans[passed] = pack(self._lengths, order, self._length)
+        return self._plans[passed]
+
+
 @dataclass(frozen=True)
 class TaskData:
     """Windows of samples; see `Source`.
@@ -77,8 +107,11 @@ class TaskData:
     held_out: Side
     length: int
     seed: int
-    _ends: list[int] = field(default_factory=list, repr=False, compare=False)  # windows up to the end of each pass
-    _plans: dict[int, list[list[int]]] = field(default_factory=dict, repr=False, compare=False)
+    _passes: Passes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sets up the order."""
+        object.__setattr__(self, "_passes", Passes(self.samples.lengths, self.length, self.seed))
 
     @property
     def train(self) -> Tokens:
@@ -88,18 +121,11 @@ class TaskData:
     @property
     def windows(self) -> int:
         """See `Source`; the first pass is counted, and others may need one more or less."""
-        return len(self._plan(0))
+        return len(self._passes.plan(0))
 
     def batch(self, first: int, count: int) -> Batch:
         """See `Source`."""
-        chosen = []
-        for number in range(first, first + count):
-            while not self._ends or self._ends[-1] <= number:
-                before = self._ends[-1] if self._ends else 0
-                self._ends.append(before + len(self._plan(len(self._ends))))
-            passed = next(p for p, end in enumerate(self._ends) if number < end)
-            chosen.append(self._plan(passed)[number - (self._ends[passed - 1] if passed else 0)])
-        return _batch(self.samples, chosen, self.length, again=True)
+        return _batch(self.samples, self._passes.windows(first, count), self.length, again=True)
 
     def validation_batches(self, most: int, size: int) -> Iterator[Batch]:
         """See `Source`."""
@@ -115,15 +141,6 @@ class TaskData:
             for part in (side.tokens, side.starts, side.begins):
                 digest = zlib.crc32(part.tobytes(), digest)
         return digest
-
-    def _plan(self, passed: int) -> list[list[int]]:
-        """Which samples the windows of a pass hold."""
-        if passed not in self._plans:
-            while len(self._plans) > 1:
-                del self._plans[next(iter(self._plans))]
-            order = np.random.default_rng([self.seed, passed]).permutation(len(self.samples.begins))
-            self._plans[passed] = pack(self.samples.lengths, order, self.length)
-        return self._plans[passed]
 
 
 def pack(lengths: NDArray[np.int64], order: Sequence[int] | NDArray[np.int64], length: int) -> list[list[int]]:

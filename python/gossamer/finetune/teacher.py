@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import GossamerError
-from ..nn.decoder import Decoder
+from ..nn.decoder import Decoder, Output
 from .batches import Batch
 from .losses import Full, Top, top_of
 from .options import Options
@@ -60,7 +60,7 @@ class Teacher:
             self._rows.flush()
 
     @torch.no_grad()
-    def look(self, batch: Batch) -> tuple[list[Tensor], Full | Top | None]:
+    def look(self, batch: Batch) -> tuple[Output, Full | Top | None]:
         """Returns hidden states after each block, where the loss has a part for them, and predictions where it looks.
 
         Args:
@@ -68,20 +68,22 @@ class Teacher:
         """
         loss = self._options.loss
         if not (loss.squarehead or loss.kl):
-            return [], None
+            return Output([], None, []), None
         places = batch.places[batch.asked].cpu()
         if self._rows is not None and not loss.squarehead and bool(((places >= 0) & self.known[places]).all()):
-            return [], self._kept(places, batch.tokens.device)
-        hidden = self._decoder(batch.tokens, first=batch.first, logits=False).hidden
+            return Output([], None, []), self._kept(places, batch.tokens.device)
+        found: Output = self._decoder(
+            batch.tokens, first=batch.first, reads=batch.reads, heard=batch.heard, logits=False
+        )
         if not loss.kl:
-            return hidden, None
-        last = hidden[-1][batch.asked]
+            return found, None
+        last = found.hidden[-1][batch.asked]
         if not self._options.top:
-            return hidden, Full(self._decoder, last)
+            return found, Full(self._decoder, last)
         parts = [top_of(self._decoder.logits(part), self._options.top) for part in torch.split(last, _ROWS)]
         top = Top(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
         self._keep(places, top)
-        return hidden, top
+        return found, top
 
     def _keep(self, places: Tensor, top: Top) -> None:
         if self._rows is None:

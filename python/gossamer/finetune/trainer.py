@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arch.sources import ENCODER
 from ..errors import GossamerError
 from ..nn.decoder import Decoder
 from ..nn.linears import parameter_name
+from ..packing.convert import KEPT
 from ..progress import Progress
 from .batches import Batch, Source
 from .losses import squarehead, token_losses
@@ -265,7 +267,9 @@ class Trainer:
     def _publish(self) -> None:
         """Lets the student compute with the weights as they will be stored."""
         if self._rounding.active:
-            exact = set(map(parameter_name, self.student.config.exact))
+            config = self.student.config
+            kept = [name for name in config.weights if name.removeprefix(ENCODER) in KEPT]
+            exact = set(map(parameter_name, [*config.exact, *kept]))
             for name, value in self.values.items():
                 if value.ndim == 2 and name not in exact:
                     self._rounding.round(name, value, self._parameters[name])
@@ -277,11 +281,20 @@ class Trainer:
         weights = self.options.loss
         with self._autocast():
             taught, aim = self.teacher.look(batch)
-            student = self.student(
-                batch.tokens, first=batch.first, logits=False, recompute_blocks=self.options.recompute
-            ).hidden
-            distance = squarehead(student, taught, batch.real) if weights.squarehead else torch.zeros(())
-            last, targets = student[-1][batch.asked], batch.targets[batch.asked]
+            found = self.student(
+                batch.tokens,
+                first=batch.first,
+                reads=batch.reads,
+                heard=batch.heard,
+                logits=False,
+                recompute_blocks=self.options.recompute,
+            )
+            distance = torch.zeros(())
+            if weights.squarehead:
+                distance = squarehead(found.hidden, taught.hidden, batch.real)
+                if batch.heard is not None:
+                    distance = distance + squarehead(found.encoded, taught.encoded, batch.heard)
+            last, targets = found.hidden[-1][batch.asked], batch.targets[batch.asked]
             loss, ce, kl = token_losses(self.student, last, targets, weights, aim)
         return {"loss": loss + weights.squarehead * distance, "ce": ce, "squarehead": distance, "kl": kl}
 

@@ -116,6 +116,8 @@ def evaluate_task(
     tokenizer, context = model.tokenizer, model.config.context
     encode = partial(tokenizer.encode, special=False)
     for sample in samples:
+        if sample.audio is not None:
+            continue
         length = len(encode_prompt(sample, tokenizer))
         if length > context:
             raise GossamerError(
@@ -146,8 +148,18 @@ def _answers(
     """The model's answers to prompts; those of chats and others come from calls of their own."""
     options = SamplingOptions(max_new_tokens=most)  # the model's own defaults may draw
     texts, done = [""] * len(samples), 0
+    for place, sample in enumerate(samples):
+        if sample.audio is None:
+            continue
+        try:
+            heard = model.transcribe(sample.audio, language=sample.language, temperatures=(0.0,))
+        except GossamerError as error:
+            raise GossamerError(f"{sample.where}: {error}") from None
+        texts[place], done = heard.text, done + 1
+        if progress is not None:
+            progress(done, len(samples), "answering")
     for chat in (False, True):
-        places = [place for place, sample in enumerate(samples) if sample.chats == chat]
+        places = [place for place, sample in enumerate(samples) if sample.chats == chat and sample.audio is None]
         told = None if progress is None else partial(_told, progress, done, len(samples))
         prompts = [samples[place].prompt for place in places]
         answers = model.generate_batch(prompts, options, chat=chat, most=batch, progress=told)

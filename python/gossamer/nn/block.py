@@ -6,6 +6,8 @@ description is computed by is looked up when a block is built.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from ..arch import spec
@@ -14,9 +16,10 @@ from .build import Build, Norm
 from .check import choose, expect
 from .functions import softcap
 from .linears import Linears, Projection, way_out
-from .memory import Memory, Step
+from .memory import Memory, Read, Step
 from .mixers import MIXERS, Mixer
 from .ops import Ops
+from .positions import Relative, Sines
 
 
 class Stream:
@@ -143,12 +146,26 @@ def _adopt(parent: nn.Module, name: str, module: nn.Module) -> None:
     _adopt(parent.get_submodule(first), rest, module)
 
 
-class Network(nn.Module):
-    """A transformer from token ids to logits.
+Reading = Callable[[Transformer, Linears, Ops, nn.Embedding], nn.Module]
+"""Builds an encoder of its description, and the embedding of the decoder that reads it."""
+
+
+def relative_of(config: Transformer, build: Build) -> Relative | None:
+    """Has attentions of a stack add its matrix "relative_bias", if any, and returns that."""
+    mixers = (branch.mixer for block in config.stack.kinds for branch in block.branches)
+    biases = (one.positions for one in mixers if isinstance(one, spec.Attention))
+    described = next((one for one in biases if isinstance(one, spec.RelativeBias)), None)
+    if described is not None and config.stack.relative_bias is not None:
+        table = build.linears.table("relative_bias", *config.stack.relative_bias)
+        build.relative = Relative(described, nn.Parameter(table.weight))
+    return build.relative
+
+
+class Trunk(nn.Module):
+    """The way in and the blocks of a transformer, or of its encoder.
 
     Attributes:
         config: Its description.
-        embed: The embedding.
         layers: The blocks.
         norm: Behind the last block.
         ends: Linears outside the blocks, by their names.
@@ -156,49 +173,100 @@ class Network(nn.Module):
     """
 
     layers: nn.ModuleList
+    embed: nn.Embedding | None
+
+    def __init__(
+        self,
+        config: Transformer,
+        embed: nn.Embedding | None,
+        ends: dict[tuple[str, ...], Projection],
+        relative: Relative | None,
+        build: Build,
+    ) -> None:
+        """Builds the parts of a description that come behind the rows of the embedding.
+
+        Args:
+            config: The description.
+            embed: The embedding, where it is this one's.
+            ends: Linears outside the blocks that are built already, by their names.
+            relative: What attentions add by distance.
+            build: What of.
+
+        Raises:
+            GossamerError: it has something that there is not; the line names it.
+        """
+        super().__init__()
+        expect(config.stack, "kinds", "layers", "norm")
+        self.config = config
+        if embed is not None:
+            self.embed = embed
+        self.ends: dict[tuple[str, ...], Projection] = {
+            (name,): build.linears.group({name: Linear(*config.weights[name], False)})
+            for name in ("embed_project", "head_project")
+            if name in config.weights
+        } | ends
+        way_in = config.embedding.positions
+        self.positions: nn.Module | None = None
+        if way_in is not None:
+            choose({"learned": spec.Learned, "sinusoids": spec.Sinusoids}, config.embedding, "positions")
+        if isinstance(way_in, spec.Learned):
+            expect(way_in, "count", "offset")
+            self.positions = build.linears.table("positions", way_in.count, config.hidden)
+        if isinstance(way_in, spec.Sinusoids):
+            self.positions = Sines(way_in)
+        self._offset = way_in.offset if way_in else 0
+        self.embed_norm = Norm(config.embedding.norm, "embed_norm", build) if config.embedding.norm else None
+        self.layers = nn.ModuleList(
+            Block(block, f"layers.{layer}.", build) for layer, block in enumerate(config.blocks)
+        )
+        self.norm = Norm(config.stack.norm, "norm", build) if config.stack.norm else None
+        self.relative_bias = relative
+        for projection in self.ends.values():
+            for name, module in projection.modules.items():
+                self.add_module(name, module)
+        self.angles, self.slots = build.angles, tuple(build.slots)
+
+    def begin(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Returns the stream [..., n, hidden] of rows [..., n, width] that tokens are, at their places."""
+        states = rows
+        if self.config.embedding.scale != 1:
+            states = states * self.config.embedding.scale
+        if widen := self.ends.get(("embed_project",)):
+            (states,) = widen(states)
+        if self.positions is not None:
+            states = states + self.positions(places + self._offset)
+        return states if self.embed_norm is None else self.embed_norm(states)
+
+
+class Network(Trunk):
+    """A transformer from token ids to logits; attributes beside those of `Trunk`.
+
+    Attributes:
+        embed: The embedding.
+    """
+
     embed: nn.Embedding
 
-    def __init__(self, config: Transformer, linears: Linears, ops: Ops) -> None:
+    def __init__(self, config: Transformer, linears: Linears, ops: Ops, reading: Reading | None = None) -> None:
         """Builds the parts of a description.
 
         Args:
             config: The description.
             linears: What makes projections.
             ops: What is between them.
+            reading: Builds the encoder that it reads, where there is one; None knows none.
 
         Raises:
             GossamerError: it has something that there is not; the line names it.
         """
-        super().__init__()
-        expect(config, "hidden", "vocab", "context", "embedding", "stack", "head")
+        expect(config, "hidden", "vocab", "context", "embedding", "stack", "head", *(["encoder"] if reading else []))
         expect(config.embedding, "positions", "scale", "project", "norm")
-        expect(config.stack, "kinds", "layers", "norm")
         expect(way_out(config), "tied", "bias", "scale", "softcap", "project")
-        self.config = config
         build = Build(config.hidden, linears, ops)
-        self.embed, head = linears.ends(config)
-        self.ends: dict[tuple[str, ...], Projection] = {
-            (name,): linears.group({name: Linear(*config.weights[name], False)})
-            for name in ("embed_project", "head_project")
-            if name in config.weights
-        } | {("head",): head}
-        learned = config.embedding.positions
-        self.positions = None
-        if learned is not None:
-            choose({"learned": spec.Learned}, config.embedding, "positions")
-            assert isinstance(learned, spec.Learned)
-            expect(learned, "count", "offset")
-            self.positions = linears.table("positions", learned.count, config.hidden)
-        self._offset = learned.offset if learned else 0
-        self.embed_norm = Norm(config.embedding.norm, "embed_norm", build) if config.embedding.norm else None
-        self.layers = nn.ModuleList(
-            Block(block, f"layers.{layer}.", build) for layer, block in enumerate(config.blocks)
-        )
-        self.norm = Norm(config.stack.norm, "norm", build) if config.stack.norm else None
-        for projection in self.ends.values():
-            for name, module in projection.modules.items():
-                self.add_module(name, module)
-        self.angles, self.slots = build.angles, tuple(build.slots)
+        embed, head = linears.ends(config)
+        relative = relative_of(config, build) if reading else None
+        super().__init__(config, embed, {("head",): head}, relative, build)
+        self.encoder = reading(config.encoder, linears, ops, embed) if reading and config.encoder else None
 
     @property
     def projections(self) -> list[Projection]:
@@ -206,20 +274,13 @@ class Network(nn.Module):
         blocks = (block for block in self.layers if isinstance(block, Block))
         return [*(one for block in blocks for one in block.projections.values()), *self.ends.values()]
 
-    def step(self, memory: Memory, places: Tensor) -> Step:
+    def step(self, memory: Memory, places: Tensor, read: Read | None = None) -> Step:
         """Returns the step of tokens at places [n]."""
-        return Step(memory, places, self.angles(places))
+        return Step(memory, places, self.angles(places), read)
 
     def enter(self, tokens: Tensor, step: Step) -> Tensor:
         """Returns the stream [..., n, hidden] of a step's token ids [..., n]."""
-        states: Tensor = self.embed(tokens)
-        if self.config.embedding.scale != 1:
-            states = states * self.config.embedding.scale
-        if widen := self.ends.get(("embed_project",)):
-            (states,) = widen(states)
-        if self.positions is not None:
-            states = states + self.positions(step.places + self._offset)
-        return states if self.embed_norm is None else self.embed_norm(states)
+        return self.begin(self.embed(tokens), step.places)
 
     def run(self, tokens: Tensor, step: Step) -> Tensor:
         """Returns normed states [..., n, hidden] of a step's token ids [..., n] behind the last block."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..arch import spec
 from .linears import Linears
 from .ops import Ops, TorchOps
-from .positions import Angles
+from .positions import Angles, Relative
 
 
 class Build:
@@ -19,6 +19,7 @@ class Build:
         ops: What is between them.
         angles: Rotary positions, each kind once.
         slots: Key/value heads and widths of the attentions, in their order.
+        relative: What attentions add by distance; None where the stack has no such matrix.
     """
 
     def __init__(self, hidden: int, linears: Linears, ops: Ops) -> None:
@@ -26,6 +27,7 @@ class Build:
         self.hidden, self.linears, self.ops = hidden, linears, ops
         self.angles = Angles()
         self.slots: list[tuple[int, int]] = []
+        self.relative: Relative | None = None
 
 
 class Norm(nn.Module):

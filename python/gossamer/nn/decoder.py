@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from .. import arch
@@ -21,8 +21,9 @@ from ..arch.spec import Transformer
 from ..checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from ..errors import GossamerError
 from .block import Network
+from .encoder import Encoder
 from .linears import Modules, parameter_name
-from .memory import Apart, Step, Whole
+from .memory import Apart, Read, Step, Whole
 from .ops import TorchOps
 
 _F16_MAX = float(np.finfo(np.float16).max)
@@ -35,14 +36,22 @@ class Output:
     Attributes:
         hidden: The residual stream after each block, [batch, length, hidden] each, before the final norm.
         logits: [batch, length, vocab]; None where they were not asked for.
+        encoded: As `hidden`, of the encoder, if there is one.
     """
 
     hidden: list[Tensor]
     logits: Tensor | None
+    encoded: list[Tensor]
 
 
 class Decoder(Network):
-    """A decoder-only transformer that has its whole input at once: no cache."""
+    """A transformer that has its whole input at once: no cache.
+
+    Attributes:
+        encoder: What it reads; None where there is nothing.
+    """
+
+    encoder: Encoder | None
 
     def __init__(self, config: Transformer) -> None:
         """Builds the modules with weights that torch initializes; `load` fills them.
@@ -53,10 +62,17 @@ class Decoder(Network):
         Raises:
             GossamerError: the architecture has something that this module does not.
         """
-        super().__init__(config, Modules(), TorchOps())
+        super().__init__(config, Modules(), TorchOps(), Encoder)
 
     def forward(
-        self, tokens: Tensor, *, first: Tensor | None = None, logits: bool = True, recompute_blocks: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        first: Tensor | None = None,
+        reads: Tensor | None = None,
+        heard: Tensor | None = None,
+        logits: bool = True,
+        recompute_blocks: bool = False,
     ) -> Output:
         """Runs sequences from their beginning.
 
@@ -67,6 +83,8 @@ class Decoder(Network):
             tokens: [batch, length].
             first: Where in its row the text begins that a token belongs to, [batch, length]: texts in one row are kept
                 apart. None takes a row for one text.
+            reads: What the encoder reads for each row, tokens [batch, n] or frames [batch, 2 n, bins].
+            heard: False at padding there, [batch, n].
             logits: Whether to compute them.
             recompute_blocks: Keep only the blocks' inputs for the backward pass and compute the rest again there (Chen
                 et al. 2016).
@@ -74,25 +92,38 @@ class Decoder(Network):
         Returns:
             Hidden states after each block, and logits.
         """
-        step = self.whole(tokens.shape[1]) if first is None else self.apart(first)
-        states = self.enter(tokens, step)
-        hidden = []
-        for block in self.layers:
-            if recompute_blocks and torch.is_grad_enabled():
-                states = recompute(block, states, step, use_reentrant=False)
-            else:
-                states = block(states, step)
-            hidden.append(states)
-        return Output(hidden, self.logits(states) if logits else None)
+        read, encoded = None, list[Tensor]()
+        if self.encoder is not None:
+            assert reads is not None
+            assert heard is not None
+            assert first is None
+            states, step = self.encoder.begun(reads, heard)
+            encoded = _through(self.encoder.layers, states, step, recompute_blocks)
+            read = Read(self.encoder.normed(encoded[-1]), heard)
+        step = self.whole(tokens.shape[1], read) if first is None else self.apart(first)
+        hidden = _through(self.layers, self.enter(tokens, step), step, recompute_blocks)
+        return Output(hidden, self.logits(hidden[-1]) if logits else None, encoded)
 
-    def whole(self, length: int) -> Step:
+    def whole(self, length: int, read: Read | None = None) -> Step:
         """Returns the step of whole sequences of a length."""
-        return self.step(Whole(), torch.arange(length, device=self.embed.weight.device))
+        return self.step(Whole(), torch.arange(length, device=self.embed.weight.device), read)
 
     def apart(self, first: Tensor) -> Step:
         """Returns the step of rows of texts that begin at `first` [batch, length]."""
         places = torch.arange(first.shape[1], device=first.device) - first
         return Step(Apart(first), places, self.angles(places[:, None]))
+
+
+def _through(blocks: nn.ModuleList, states: Tensor, step: Step, recompute_blocks: bool) -> list[Tensor]:
+    """States after each block."""
+    hidden = []
+    for block in blocks:
+        if recompute_blocks and torch.is_grad_enabled():
+            states = recompute(block, states, step, use_reentrant=False)
+        else:
+            states = block(states, step)
+        hidden.append(states)
+    return hidden
 
 
 def load(source: Checkpoint | str | Path) -> Decoder:

@@ -128,6 +128,7 @@ class Scores:
         softcap: What the scaled products are kept within.
         slopes: Of ALiBi, [heads].
         sinks: Scores beside those of the keys, [heads].
+        relative: What is added to the scaled products, [heads, n, m].
     """
 
     scale: float
@@ -135,11 +136,12 @@ class Scores:
     softcap: float | None = None
     slopes: Tensor | None = None
     sinks: Tensor | None = None
+    relative: Tensor | None = None
 
     @property
     def plain(self) -> bool:
         """Whether there is but a scale and a window, as torch's own function has them."""
-        return self.softcap is None and self.slopes is None and self.sinks is None
+        return all(one is None for one in (self.softcap, self.slopes, self.sinks, self.relative))
 
 
 class Distances:
@@ -176,6 +178,16 @@ class Distances:
                 seen = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
             self._masks[key] = seen
         return self._masks[key]
+
+
+class Real(Distances):
+    """Keys that every query looks at, wherever it stands: all but padding."""
+
+    def __init__(self, queries: int, real: Tensor) -> None:
+        """Takes the number of queries, and False at keys that are padding, [batch, m]."""
+        positions = torch.arange(max(queries, real.shape[1]), device=real.device)
+        super().__init__(positions[:queries], positions[: real.shape[1]])
+        self._seen[None] = real[:, None].expand(-1, queries, -1)
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
@@ -226,6 +238,8 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
         products = scores.softcap * torch.tanh(products / scores.softcap)
     if scores.slopes is not None:
         products = products - scores.slopes.float().view(kv_heads, -1, 1, 1) * distances.back
+    if scores.relative is not None:
+        products = products + scores.relative.float().unflatten(0, (kv_heads, -1))
     products = products.masked_fill(~seen[:, None, None], -torch.inf)
     if scores.sinks is not None:
         sinks = scores.sinks.float().view(kv_heads, -1, 1, 1).expand(*products.shape[:-1], 1)

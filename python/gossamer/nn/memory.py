@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .functions import Distances, Scores, attention, causal_attention
+from .functions import Distances, Real, Scores, attention, causal_attention
 
 Slots = Sequence[tuple[int, int]]
 
@@ -42,11 +42,53 @@ class Step:
         places: Where its tokens stand in their sequences, [n], or [batch, n] where they stand elsewhere in each.
         angles: Cosines and sines of each kind of rotary positions of the network, [n, rotary_dim / 2], or
             [batch, 1, n, rotary_dim / 2].
+        read: What its tokens read of an encoder; None: nothing.
     """
 
     memory: Memory
     places: Tensor
     angles: Sequence[tuple[Tensor, Tensor]]
+    read: Read | None = None
+
+
+class Read:
+    """States of an encoder.
+
+    Attributes:
+        states: [batch, m, hidden].
+    """
+
+    def __init__(self, states: Tensor, real: Tensor) -> None:
+        """Takes the states, and False at padding, [batch, m]."""
+        self.states, self._real = states, _padded(real)
+        self._distances: dict[int, Real] = {}
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+        """Returns attention [batch, heads, n, width] over keys and values of all states."""
+        if self._real is None:
+            return attention(queries, keys, values, scores, None)
+        count = queries.shape[-2]
+        if count not in self._distances:
+            self._distances[count] = Real(count, self._real)
+        return attention(queries, keys, values, scores, self._distances[count])
+
+
+def _padded(real: Tensor) -> Tensor | None:
+    """Returns what says where padding is; None where there is none."""
+    return None if bool(real.all()) else real
+
+
+class Both:
+    """Whole inputs whose tokens see one another, [batch, heads, n, width], padded at their ends."""
+
+    def __init__(self, real: Tensor) -> None:
+        """Takes False at padding, [batch, n]."""
+        self._distances, self._padded = Real(real.shape[1], real), _padded(real) is not None
+
+    def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+        """See `Memory`."""
+        plain = scores.plain and not self._padded
+        return attention(queries, keys, values, scores, None if plain else self._distances)
 
 
 class Whole:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import spec
+from ..errors import GossamerError
 from .build import Build, Norm, Vector
 from .check import expect
 from .linears import Projection
@@ -61,6 +62,27 @@ class Plain:
         return update
 
 
+class Crossing:
+    """A `Mixer` whose queries are of the stream, and keys and values of an encoder's states."""
+
+    def __init__(self, described: spec.Attention, prefix: str, build: Build) -> None:
+        """Builds the linears."""
+        self.projections = _projections(described, prefix, build)
+        self._query, self._read, self._output = self.projections.values()
+        self.modules: dict[str, nn.Module] = {}
+        self._between = build.ops.crossing(described)
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        """See `Mixer`."""
+        assert step.read is not None
+        (update,) = self._output(self._between([*self._query(x), *self._read(step.read.states)], step))
+        return update
+
+
+def _attends(described: spec.Attention, prefix: str, build: Build) -> Mixer:
+    return (Plain if described.reads == "self" else Crossing)(described, prefix, build)
+
+
 class Experts:
     """A `Mixer` of MLPs that read the tokens that are routed to them."""
 
@@ -108,6 +130,10 @@ def _attention(described: spec.Attention, prefix: str, build: Build, modules: di
     angles = build.angles.number(described)
     if isinstance(described.positions, spec.Alibi):
         modules["slopes"] = Slopes(described.positions)
+    if isinstance(described.positions, spec.RelativeBias):
+        if build.relative is None:
+            raise GossamerError("attention: positions 'relative_bias' is nothing that this decoder knows")
+        return build.ops.attention(described, len(build.slots) - 1, angles, {**modules, "relative": build.relative})
     return build.ops.attention(described, len(build.slots) - 1, angles, modules)
 
 
@@ -120,5 +146,5 @@ _BETWEEN: dict[str, Callable[[Any, str, Build, dict[str, nn.Module]], Between]] 
     "mlp": _mlp,
 }
 
-MIXERS: dict[str, Callable[[Any, str, Build], Mixer]] = {"attention": Plain, "mlp": Plain, "experts": Experts}
+MIXERS: dict[str, Callable[[Any, str, Build], Mixer]] = {"attention": _attends, "mlp": Plain, "experts": Experts}
 """What builds a mixer, by its part in descriptions: told that, what is before its linears' short names, and of what."""

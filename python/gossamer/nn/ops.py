@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import spec
+from ..errors import GossamerError
 from . import functions
 from .check import choose, expect
 from .memory import Step
@@ -39,8 +40,11 @@ class Ops(Protocol):
             described: The attention.
             slot: Its number in memory.
             angles: Number of its rotary positions among those of a step; None for none.
-            modules: Its norms "q_norm", "k_norm", its "sinks" and "slopes", where it has them.
+            modules: Its norms "q_norm", "k_norm", its "sinks", "slopes" and "relative", where it has them.
         """
+
+    def crossing(self, described: spec.Attention) -> Between:
+        """Returns what is between q, k, v and o where keys and values are of an encoder's states."""
 
     def mlp(self, described: spec.Mlp) -> Between:
         """Returns what is between gate, up and down."""
@@ -87,8 +91,12 @@ class TorchOps:
         """See `Ops`."""
         expect(
             described, "heads", "kv_heads", "head_dim", "scale", "positions", "biases", "window", "softcap", "clip",
-            "qk_norm", "sinks", "query_scale",
+            "qk_norm", "sinks", "query_scale", "causal",
         )  # fmt: skip
+        if described.window is not None and not described.causal:
+            raise GossamerError(
+                f"attention: window {described.window} on both sides is nothing that torch decoders know"
+            )
         counts = (described.heads, described.kv_heads, described.kv_heads)
         sizes = [count * described.head_dim for count in counts]
         scores = functions.Scores(attention_scale(described), described.window, described.softcap)
@@ -101,7 +109,24 @@ class TorchOps:
             q, k, v = (functions.split_heads(part, count) for part, count in zip(parts, counts, strict=True))
             if angles is not None:
                 q, k = rotate(q, *step.angles[angles]), rotate(k, *step.angles[angles])
-            return functions.merge_heads(step.memory.attend(slot, q, k, v, shift()))
+            return functions.merge_heads(step.memory.attend(slot, q, k, v, shift(q.shape[-2])))
+
+        return attend
+
+    def crossing(self, described: spec.Attention) -> Between:
+        """See `Ops`."""
+        expect(described, "heads", "kv_heads", "head_dim", "scale", "positions", "biases", "causal", "reads")
+        counts = (described.heads, described.kv_heads, described.kv_heads)
+        sizes, scores = (
+            [count * described.head_dim for count in counts[1:]],
+            functions.Scores(attention_scale(described)),
+        )
+
+        def attend(outputs: Sequence[Tensor], step: Step) -> Tensor:
+            assert step.read is not None
+            parts = (outputs[0], *functions.apart(outputs[1:], sizes))
+            q, k, v = (functions.split_heads(part, count) for part, count in zip(parts, counts, strict=True))
+            return functions.merge_heads(step.read.attend(q, k, v, scores))
 
         return attend
 
@@ -177,9 +202,18 @@ def _prepared(
     return prepare
 
 
-def _shifted(scores: functions.Scores, modules: Mapping[str, nn.Module]) -> Callable[[], functions.Scores]:
-    """Scores with the slopes and sinks that modules have when a step runs."""
-    slopes, sinks = modules.get("slopes"), modules.get("sinks")
-    if slopes is None and sinks is None:
-        return lambda: scores
-    return lambda: replace(scores, slopes=getattr(slopes, "slopes", None), sinks=getattr(sinks, "weight", None))
+def _shifted(scores: functions.Scores, modules: Mapping[str, nn.Module]) -> Callable[[int], functions.Scores]:
+    """Scores with what modules have when a step of so many tokens runs."""
+    slopes, sinks, relative = (modules.get(name) for name in ("slopes", "sinks", "relative"))
+    if slopes is None and sinks is None and relative is None:
+        return lambda _: scores
+
+    def shifted(count: int) -> functions.Scores:
+        return replace(
+            scores,
+            slopes=getattr(slopes, "slopes", None),
+            sinks=getattr(sinks, "weight", None),
+            relative=None if relative is None else relative(count),
+        )
+
+    return shifted

@@ -43,7 +43,50 @@ class Slopes(nn.Module):
         self.register_buffer("slopes", torch.tensor(described.slopes, dtype=torch.float32, device="cpu"), False)
 
 
-_KINDS = {"rope": Rotary, "alibi": Slopes}
+class Relative(nn.Module):
+    """What attentions of a stack add to scores by distance."""
+
+    weight: nn.Parameter
+    back: Tensor
+    ahead: Tensor
+
+    def __init__(self, described: spec.RelativeBias, weight: nn.Parameter) -> None:
+        """Takes a description and its matrix, [heads, buckets]."""
+        super().__init__()
+        expect(described, "buckets", "back", "ahead")
+        self.weight = weight
+        for name in ("back", "ahead"):
+            buckets = torch.tensor(getattr(described, name) or described.back, dtype=torch.int64, device="cpu")
+            self.register_buffer(name, buckets, persistent=False)
+
+    def forward(self, count: int) -> Tensor:
+        """Returns [heads, n, n] for the first n tokens."""
+        places = torch.arange(count, device=self.weight.device)
+        distances = places[:, None] - places
+        back = self.back[distances.clamp(min=0, max=len(self.back) - 1)]
+        ahead = self.ahead[(-distances).clamp(min=0, max=len(self.ahead) - 1)]
+        return self.weight[:, torch.where(distances < 0, ahead, back)]
+
+
+class Sines(nn.Module):
+    """Sines of some frequencies and cosines behind them."""
+
+    frequencies: Tensor
+
+    def __init__(self, described: spec.Sinusoids) -> None:
+        """Takes the frequencies of a description."""
+        super().__init__()
+        expect(described, "frequencies", "offset")
+        frequencies = torch.tensor(described.frequencies, dtype=torch.float32, device="cpu")
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Returns what is added at places [..., n]: [..., n, hidden]."""
+        angles = places.float()[..., None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+_KINDS = {"rope": Rotary, "alibi": Slopes, "relative_bias": Relative}
 
 
 class Angles(nn.Module):

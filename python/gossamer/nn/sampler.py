@@ -48,6 +48,9 @@ class Sampler:
             GossamerError: there is no such device, or the architecture has something that the torch decoder lacks.
         """
         self.config, self.tokenizer, self.info = packed.config, packed.tokenizer, packed.info
+        if packed.config.encoder is not None:
+            name = packed.info.get("name", "the model")
+            raise GossamerError(f"{name} has an encoder: it writes about what is given, and no texts of its own")
         self._device, self._dtype = find_device(device), dtype
         values = {name: torch.from_numpy(np.array(vector)) for name, vector in packed.vectors.items()}
         values |= {name: torch.from_numpy(weight.unpack()) for name, weight in packed.weights.items()}
