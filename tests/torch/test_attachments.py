@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
+from gossamer import GossamerError  # noqa: E402
 from gossamer.torch import SparseLinear, desparsify, load, save, sparsify  # noqa: E402
 from torch_layers import pruned, random  # noqa: E402
 
@@ -153,3 +155,48 @@ def test_a_saved_layer_takes_what_hangs_on_the_one_that_it_replaces(tmp_path: An
     own_forward(own[0])
     with pytest.raises(Exception, match=r"0: a packed layer was saved .* cannot be replaced: it has a forward of its"):
         load(own, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda layer: [layer],
+        lambda layer: {"a": (0, layer)},
+        lambda layer: layer.forward,
+        lambda layer: functools.partial(layer.forward),
+    ],
+    ids=["list", "dict", "method", "partial"],
+)
+def test_a_layer_that_something_else_holds_too_is_left(hold: Callable[[Any], Any], tmp_path: Any) -> None:
+    model = nn.Sequential(make(), pruned(16, 32, 0.6, seed=2))
+    model[1].others = hold(model[0][0])
+    report = {layer.name: layer for layer in sparsify(model, format="bitmap", trainable=True)}
+    assert report["0.0"].why == "1.others has it, too, which is no module"
+    assert [name for name, layer in report.items() if layer.packed] == ["0.2", "1"]
+    packed = nn.Sequential(make())
+    sparsify(packed, format="bitmap")
+    save(packed, tmp_path / "model.safetensors")
+    fresh = nn.Sequential(make())
+    fresh.others = hold(fresh[0][0])
+    with pytest.raises(GossamerError, match="others has it, too"):
+        load(fresh, tmp_path / "model.safetensors")
+    assert type(fresh[0][0]) is nn.Linear
+
+
+def test_a_forward_that_a_class_was_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = nn.Linear.forward
+    model = make()
+    monkeypatch.setattr(nn.Linear, "forward", functools.wraps(linear)(lambda self, x: 2 * linear(self, x)))
+    before = model(X)
+    assert {layer.why for layer in sparsify(model, format="bitmap")} == {
+        "the forward of Linear is not that of its class's own file"
+    }
+    assert torch.equal(model(X), before)
+
+
+def test_values_that_are_masked_still_learn() -> None:
+    model = nn.Sequential(nn.Sequential(pruned(128, 64, 0.6, bias=False)))
+    sparsify(model, format="bitmap", trainable=True)
+    prune.l1_unstructured(model[0][0], "values", 0.5)
+    model(X).square().sum().backward()
+    assert model[0][0].values_orig.grad.abs().sum() > 0

@@ -301,6 +301,8 @@ def test_tensors_of_inference_mode() -> None:
         (torch.zeros(2, 70, dtype=torch.complex64), TypeError, "got torch.complex64"),
         (torch.zeros(2, 70, dtype=torch.bool), TypeError, "got torch.bool"),
         (torch.zeros(2, 70, device="meta"), ValueError, "device meta"),
+        (torch.zeros(2, 70).to_sparse(), TypeError, "must be dense tensors, got layout torch.sparse_coo"),
+        (torch.zeros(2, 70).to_mkldnn(), TypeError, "got layout torch._mkldnn"),
         ([0.0] * 70, TypeError, "must be a tensor, got list"),
     ],
 )

@@ -224,3 +224,26 @@ def test_native_products_check_what_they_can() -> None:
         linear.multiply(0, 0, 30, 0, 3, 0, 0, 1)
     with pytest.raises(ValueError, match="panels must be from 0 to 2, got 1 to 3"):
         linear.expand(1, 3, 0, 30, 1)
+
+
+def test_zeros_without_memory_and_negated_views() -> None:
+    dense = pruned(50, 70)
+    layer = SparseLinear.from_dense(dense)
+    with torch.no_grad():
+        assert torch.equal(layer(torch._efficientzerotensor(3, 70)), dense.bias.expand(3, 50))
+        layer.bias = None
+        layer._parameters["bias"] = torch._neg_view(dense.bias.detach())
+        x = random(2, 70)
+        assert worst(layer(x), x, dense.weight, -dense.bias) <= 1
+
+
+def test_operations_are_counted_as_the_dense_layers() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    dense = pruned(50, 70, 0.6)
+    counts = []
+    for layer in (dense, SparseLinear.from_dense(dense, "bitmap", trainable=True)):
+        with FlopCounterMode(display=False) as counter:
+            layer(random(2, 3, 70).requires_grad_()).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 3 * 2 * 6 * 50 * 70

@@ -248,3 +248,17 @@ def test_a_model_built_without_values_must_have_got_its_buffers() -> None:
     assert type(model[1]) is nn.Linear
     model[0].inv_freq = torch.ones(4)
     assert len(sparsify(model).packed) == 1
+
+
+def test_lazy_layers_are_named() -> None:
+    model = nn.Sequential(pruned(64, 64, 0.6), nn.LazyLinear(8))
+    with pytest.raises(ValueError, match=r"^1\.weight: has no shape yet"):
+        sparsify(model)
+    assert type(model[0]) is nn.Linear
+
+
+def test_bytes_are_not_made_numbers() -> None:
+    model = nn.Sequential(pruned(64, 64, 0.6))
+    sparsify(model, format="bitmap")
+    with pytest.raises(TypeError, match=r"^0: type\(\) makes numbers"):
+        model.type(torch.float64)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -87,6 +92,34 @@ def carry_over(old: nn.Module, new: nn.Module, known: frozenset[str] | set[str] 
         new._parameters["bias"] = old._parameters["bias"]
     new.train(old.training)
     return f"keeps its {', '.join(kept)}" if kept else ""
+
+
+def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, str]:
+    """Finds layers that plain attributes hold, too: lists, dicts, methods. There, none would be put in their place.
+
+    Returns:
+        The reason by layer.
+    """
+    wanted, found = frozenset(layers), dict[nn.Module, str]()
+    for name, module in model.named_modules():
+        for key in attributes(module, PLAIN):
+            for held in _held(module.__dict__[key]):
+                if held in wanted:
+                    found.setdefault(held, f"{f'{name}.' if name else ''}{key} has it, too, which is no module")
+    return found
+
+
+def _held(value: Any, depth: int = 3) -> Iterator[nn.Module]:
+    """The modules that a plain value has or calls."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, types.MethodType):
+        yield from _held(value.__self__, 0)
+    elif depth and isinstance(value, functools.partial):
+        yield from _held([value.func, *value.args, *value.keywords.values()], depth - 1)
+    elif depth and isinstance(value, (list, tuple, set, frozenset, dict)):
+        for item in list(value.values() if isinstance(value, dict) else value):
+            yield from _held(item, depth - 1)
 
 
 def buffers_without_values(model: nn.Module) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import torch
@@ -38,6 +39,13 @@ def is_conv1d(module: nn.Module) -> bool:
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer of any kind, packed ones apart."""
     return isinstance(module, nn.Linear) or is_conv1d(module)
+
+
+def is_patched(module: nn.Module) -> bool:
+    """Whether somebody gave a module's class another forward than the one that it was written with."""
+    files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in type(module).__mro__}
+    code = getattr(type(module).forward, "__code__", None)
+    return getattr(code, "co_filename", None) not in files
 
 
 def dense_parts(linear: nn.Module, name: str = "") -> tuple[Tensor, Tensor | None]:

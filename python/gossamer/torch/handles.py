@@ -159,15 +159,19 @@ class Handle:
             flat = x.reshape(-1, cols)
             x = flat if flat.stride(1) == 1 else flat.contiguous()
             tokens, stride = x.shape[0], x.stride(0)
+        address = x.data_ptr()
+        if not address and tokens:  # zeros without memory, as torch has them amid derivatives
+            x = torch.zeros(tokens, cols, dtype=x.dtype, device="cpu")
+            address, stride = x.data_ptr(), cols
         y = x.new_empty(shape)
         bias_address = bias_type = 0
         if bias is not None:
-            if bias.dtype not in _CODES or not bias.is_contiguous():
-                bias = bias.to(x.dtype).contiguous()
+            if bias.dtype not in _CODES or not bias.is_contiguous() or bias.is_neg():
+                bias = bias.to(x.dtype).contiguous().resolve_neg()
             bias_address, bias_type = bias.data_ptr(), _CODES[bias.dtype]
         linear = self.linear(x.dtype, activations)
         threads = torch.get_num_threads()
-        linear.multiply(x.data_ptr(), tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
+        linear.multiply(address, tokens, stride, y.data_ptr(), _CODES[x.dtype], bias_address, bias_type, threads)
         return y
 
     def wide(self, dtype: torch.dtype) -> torch.dtype:

@@ -249,7 +249,7 @@ class SparseLinear(nn.Module):
         bias = self.bias
         if not torch.compiler.is_compiling() and nobody_watches(x):
             handle = self._handle()
-            learns = x.requires_grad or self.trainable or (bias is not None and bias.requires_grad)
+            learns = x.requires_grad or self.values.requires_grad or (bias is not None and bias.requires_grad)
             if not (learns and torch.is_grad_enabled()):
                 return handle.multiply(x, bias, self.layout.activations)
         return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, bias)  # type: ignore[no-any-return]
@@ -273,6 +273,8 @@ class SparseLinear(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.dtype not in NAMES and x.dtype != torch.float64:
             raise TypeError(f"{self._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
+        if x.layout != torch.strided:
+            raise TypeError(f"{self._title()}: inputs must be dense tensors, got layout {x.layout}; to_dense() makes one")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{self._title()}: the last dimension of the inputs must be {self.in_features}, got {tuple(x.shape)}"
@@ -287,6 +289,8 @@ class SparseLinear(nn.Module):
 
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
         """Moves and converts; on a GPU the kernels' own copy is made here, and not in a call that is captured."""
+        if arguments[0](torch.empty(0, dtype=torch.uint8, device="cpu")).dtype != torch.uint8:
+            raise TypeError(f"{self._title()}: type() makes numbers of packed bytes; to(dtype) leaves them alone")
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
         self._stand_in = self._make_stand_in()
         self._prepare()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from .. import _core
 from . import derivatives
@@ -102,3 +105,17 @@ torch.library.register_fake("gossamer::linear", _fake_linear, lib=_library)
 torch.library.register_fake("gossamer::linear_transposed", _fake_transposed, lib=_library)
 torch.library.register_fake("gossamer::linear_values", _fake_values, lib=_library)
 derivatives.register(_library)
+
+
+def _flops(x: Sequence[int], values: object, index: object, layout: Sequence[int], *_: object, **__: object) -> int:
+    """What torch counts for the product of the matrix that is stood for; x may be the outputs."""
+    return 2 * math.prod(x[:-1]) * layout[_ROWS] * layout[_COLS]
+
+
+def _value_flops(y: Sequence[int], x: object, *streams: Any, **_: object) -> int:
+    return _flops(y, *streams)
+
+
+_ops = torch.ops.gossamer
+register_flop_formula([_ops.linear, _ops.linear_transposed])(_flops)
+register_flop_formula(_ops.linear_values)(_value_flops)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from .attachments import buffers_without_values, carry_over, obstacle
+from .attachments import buffers_without_values, carry_over, held_outside, obstacle
 from .dense import CONV1D, kind_of
 from .handles import handle_of
 from .layout import Layout
@@ -122,6 +122,8 @@ def load_state_dict(
         name, _, last = key.rpartition(".")
         if last == _LAYOUT:
             swaps.append(_swap(model, name, state, assign))
+    for why in held_outside(model, [old for old, new in swaps if new is not None]).values():
+        raise ValueError(f"a packed layer was saved where the model's cannot be replaced: {why}")
     empty = [name for name in buffers_without_values(model) if name not in state]
     if strict and empty:
         raise ValueError(

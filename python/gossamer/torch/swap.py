@@ -11,7 +11,7 @@ from torch import nn
 
 from ..formats import INTEGER_TYPES, Shape
 from ..packing.planner import Choice
-from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, obstacle
+from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, held_outside, obstacle
 from .dense import (
     CONV1D,
     as_kind,
@@ -19,6 +19,7 @@ from .dense import (
     check_weight,
     dense_parts,
     is_linear,
+    is_patched,
     kind_of,
     machine_of,
     round_layer,
@@ -82,6 +83,9 @@ def sparsify(
         raise TypeError(
             "the model is a linear layer itself and cannot be replaced in place; use SparseLinear.from_dense"
         )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"{name}: has no shape yet, as in lazy modules; call the model once first")
     linears = {name: module for name, module in model.named_modules() if is_linear(module)}
     owners = _owners(model)
     trained = trained_layers(model, linears, trainable)
@@ -89,7 +93,8 @@ def sparsify(
         name: _left_alone(name, module, owners, include, exclude) or trained.get(name, "")
         for name, module in linears.items()
     }
-    read = readers(model, [module for name, module in linears.items() if not reasons[name]])
+    asked = [module for name, module in linears.items() if not reasons[name]]
+    read = held_outside(model, asked) | readers(model, asked)
     for name, module in linears.items():
         if module in read:
             reasons[name] = read[module]
@@ -194,6 +199,8 @@ def _left_alone(
         return "excluded"
     if not kind_of(module):
         return f"a {type(module).__name__}, which is more than a Linear"
+    if is_patched(module):
+        return f"the forward of {type(module).__name__} is not that of its class's own file"
     weight = module._parameters.get("weight")
     if weight is None:
         return COMPUTED
