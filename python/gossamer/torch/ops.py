@@ -107,12 +107,12 @@ torch.library.register_fake("gossamer::linear_values", _fake_values, lib=_librar
 derivatives.register(_library)
 
 
-def _flops(x: Sequence[int], values: object, index: object, layout: Sequence[int], *_: object, **__: object) -> int:
+def _flops(x: Sequence[int], _: object, __: object, layout: Sequence[int], *___: object, **____: object) -> int:
     """What torch counts for the product of the matrix that is stood for; x may be the outputs."""
     return 2 * math.prod(x[:-1]) * layout[_ROWS] * layout[_COLS]
 
 
-def _value_flops(y: Sequence[int], x: object, *streams: Any, **_: object) -> int:
+def _value_flops(y: Sequence[int], _: object, *streams: Any, **__: object) -> int:
     return _flops(y, *streams)
 
 
