@@ -274,7 +274,7 @@ class SparseLinear(nn.Module):
         if x.dtype not in NAMES and x.dtype != torch.float64:
             raise TypeError(f"{self._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
         if x.layout != torch.strided:
-            raise TypeError(f"{self._title()}: inputs must be dense tensors, got layout {x.layout}; to_dense() makes one")
+            raise TypeError(f"{self._title()}: inputs must be dense tensors, got layout {x.layout} (use to_dense)")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{self._title()}: the last dimension of the inputs must be {self.in_features}, got {tuple(x.shape)}"
