@@ -84,7 +84,7 @@ def sparsify(
             "the model is a linear layer itself and cannot be replaced in place; use SparseLinear.from_dense"
         )
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name}: has no shape yet, as in lazy modules; call the model once first")
     linears = {name: module for name, module in model.named_modules() if is_linear(module)}
     owners = _owners(model)
