@@ -16,6 +16,7 @@ import torch
 import gossamer
 from gossamer.arch import family
 from gossamer.checkpoints import open_checkpoint
+from gossamer.cli import main
 from gossamer.errors import GossamerError
 from gossamer.finetune.losses import squarehead
 from gossamer.finetune.options import LENGTH, Options, Parts
@@ -94,6 +95,24 @@ def test_a_task_is_learned_packed_and_measured(files: Path, tmp_path: Path) -> N
         evaluate_task(gossamer.load(folder), samples, metric="words").value for folder in (files / "pruned", run.packed)
     )
     assert after < 0.5 < before, "words that are wrong"
+
+
+def test_the_command_trains_packs_and_measures(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "finetune",
+        files / "pruned",
+        tmp_path / "run",
+        "--teacher",
+        files / "dense",
+        "--task",
+        files / "pairs.jsonl",
+    ]
+    argv += ["--tokens", "300", "--length", "64", "--batch", "1", "--precision", "f32", "--squarehead", "1"]
+    assert main([*map(str, argv), "--threads", "1", "--max-new-tokens", "6", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["row"] for row in rows] == ["dense int8:64", "dense int4:32", "sparse"]
+    assert rows[2]["zeros"] == pytest.approx(0.5, abs=0.02), "of both sides"
+    assert all(row["tokens_per_second"] > 0 for row in rows)
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(files: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gossamer.generation.sampling import (
     penalize,
     probabilities,
     sampler,
+    without,
 )
 from gossamer.generation.sampling_options import SamplingOptions
 
@@ -209,3 +210,12 @@ def test_logits_that_are_not_finite_are_an_error(temperature: float, bad: float)
         sampler(SamplingOptions(temperature=temperature))(np.array([1, bad, 2], np.float32), [])
     with pytest.raises(GossamerError, match="not finite"):
         sampler(SamplingOptions(temperature=temperature))(np.full(3, -np.inf, np.float32), [])
+
+
+def test_without_forbids_the_token_that_would_end_a_word():
+    logits = np.zeros(6, np.float32)
+    words = ((4,), (1, 2), (0, 1, 3))
+    for tokens, forbidden in (([], [4]), ([1], [2, 4]), ([0, 1], [2, 3, 4]), ([1, 0], [4])):
+        found = without(logits, tokens, words)
+        assert np.flatnonzero(np.isinf(found)).tolist() == forbidden
+    assert not logits.any()

@@ -154,6 +154,7 @@ def test_what_was_chosen_is_told():
         "max_new_tokens": 2,
         "stop": [],
         "logit_bias": {},
+        "bad_words": [],
     }
 
 
@@ -223,3 +224,34 @@ def test_options_may_be_given_whole():
     assert model.last_stats is not None
     assert model.last_stats.sampling == SamplingOptions(max_new_tokens=3)
     assert model.generate("ab", GENERATE, max_new_tokens=2, stop="d") == "c"
+
+
+def test_words_that_a_model_must_not_write() -> None:
+    model = fake_model("aab.", words=["", "a", "b", "c"])
+    a, b = (model.tokenizer.encode(letter)[0] for letter in "ab")
+    assert model.generate("a") == "ab"
+    model.tokenizer.generation = {"bad_words_ids": [[a, b]]}
+    assert model.defaults().bad_words == ((a, b),)
+    for beams in (1, 3):
+        assert "ab" not in model.generate("a", beams=beams, max_new_tokens=9)
+    assert model.last_stats is not None
+    assert "without 1 sequences of tokens" in model.last_stats.text()
+    assert model.last_stats.to_dict()["sampling"]["bad_words"] == [[a, b]]
+    assert model.generate("a", bad_words=[], max_new_tokens=9) == "ab"
+    model.tokenizer.generation = {}
+    for words, message in (
+        ([[]], "bad_words must be lists of tokens, none of them empty"),
+        ("ab", "bad_words must be lists of tokens"),
+        ([["a"]], "bad_words: a token must be a whole number, got 'a'"),
+        ([[10**6]], "bad_words: token 1000000 is outside the model's vocabulary"),
+    ):
+        with pytest.raises(GossamerError, match=message):
+            model.generate("a", bad_words=words)
+    model.tokenizer.generation = {"bad_words_ids": [[-1]]}
+    with pytest.raises(GossamerError, match="bad_words_ids: a token must be at least 0, got -1"):
+        model.defaults()
+
+
+def test_tokens_that_a_decoder_begins_with_are_heeded() -> None:
+    assert unheeded({"decoder_start_token_id": 2, "forced_bos_token_id": 3}) == []
+    assert unheeded({"forced_bos_token_id": 3}) == ["forced_bos_token_id 3"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine import Mix, Reading
 from ..errors import GossamerError
 from ..formats import TYPES
 from ..generation import cost_measured
@@ -163,6 +164,18 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
         yield ready(packed, device=args.device, threads=threads, kv=args.kv, activations=args.activations)
 
 
+def _begin(model: Model, mix: Mix) -> None:
+    """Begins sequence 0, with an input that it reads where there is an encoder."""
+    choose(model.decoder, 0, mix)
+    encoder = model.config.encoder
+    if encoder is None or not isinstance(model.decoder, Reading):
+        return
+    mel = encoder.embedding.mel
+    length = min(START, encoder.context)
+    words = np.arange(length, dtype=np.int32) % encoder.vocab
+    model.decoder.remember([(0, np.zeros((2 * encoder.context, mel.bins), np.float32) if mel else words)])
+
+
 def measure(model: Model, prompt: int | None, new: int | None, repeats: int, report: Report) -> list[dict[str, Any]]:
     """Times prefill and decode in turn.
 
@@ -195,13 +208,13 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
     for repeat in range(repeats + 1):
         report(repeat, repeats + 1, f"timing, {where}")
         if prompt:
+            _begin(model, mix)
             start = time.perf_counter()
-            choose(decoder, 0, mix)
             decoder.step([(0, tokens[:prompt])])
             prefills.append(prompt / (time.perf_counter() - start))
             decoder.free(0)
         if new:
-            choose(decoder, 0, mix)
+            _begin(model, mix)
             decoder.step([(0, tokens[:START])])
             start = time.perf_counter()
             for i in range(new):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arch.sources import ENCODER
 from ..generation.ready import ready
 from ..generation.tasks import TaskResult, evaluate_task
 from ..packing.convert import pack_checkpoint
@@ -59,7 +60,11 @@ def row(
 
 def size(model: Model) -> dict[str, Any]:
     """Returns what a model's weights take: bytes of all, bits a weight and zeros of the blocks' matrices."""
-    blocks = [Layer.of(name, Entry.of(weight)) for name, weight in model.weights.items() if name.startswith("layers.")]
+    blocks = [
+        Layer.of(name, Entry.of(weight))
+        for name, weight in model.weights.items()
+        if name.removeprefix(ENCODER).startswith("layers.")
+    ]
     total = totals(blocks)
     return {"bytes": model.decoder.weight_bytes, "bits": total["bits"], "zeros": total["zeros"]}
 

@@ -139,6 +139,8 @@ def text_after(
         raise GossamerError(
             f"logit_bias: token {most} is outside the model's vocabulary of {model.config.vocab} tokens"
         )
+    if (most := max((token for word in options.bad_words for token in word), default=0)) >= model.config.vocab:
+        raise GossamerError(f"bad_words: token {most} is outside the model's vocabulary of {model.config.vocab} tokens")
     weight_bytes = model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
     stats = Stats(len(prompt), weight_bytes, device=model.device, sampling=options)
     stats.unheeded = tuple(unheeded(model.tokenizer.generation))

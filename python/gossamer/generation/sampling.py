@@ -87,6 +87,8 @@ def changes(options: SamplingOptions, prompt: int) -> list[Change]:
     if options.logit_bias:
         ids, biases = (np.array(column) for column in zip(*options.logit_bias, strict=True))
         steps.append(lambda logits, _: biased(logits, ids, biases.astype(np.float32)))
+    if words := options.bad_words:
+        steps.append(lambda logits, tokens: without(logits, tokens, words))
     if (repeat := options.repeat_penalty) != 1:
         steps.append(lambda logits, tokens: penalize(logits, tokens[-REPEAT_WINDOW:], repeat))
     frequency, presence = options.frequency_penalty, options.presence_penalty
@@ -99,6 +101,15 @@ def biased(logits: Logits, ids: NDArray[np.intp], biases: NDArray[np.float32]) -
     """Returns a copy of `logits` [vocab] with biases added to those of some tokens."""
     result: Logits = logits.copy()
     result[ids] += biases
+    return result
+
+
+def without(logits: Logits, tokens: Sequence[int], words: Sequence[Sequence[int]]) -> Logits:
+    """Returns a copy of `logits` [vocab] in which no token ends one of the words that the tokens may have begun."""
+    result: Logits = logits.copy()
+    for *begun, last in words:
+        if list(tokens[len(tokens) - len(begun) :]) == begun:
+            result[last] = -math.inf
     return result
 
 

@@ -44,6 +44,17 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(biases.items()))
 
 
+def _words(value: Any) -> tuple[tuple[int, ...], ...]:
+    """Sequences of tokens, from any of lists."""
+    fair = isinstance(value, (list, tuple)) and all(isinstance(word, (list, tuple)) and word for word in value)
+    if not fair:
+        raise GossamerError(f"bad_words must be lists of tokens, none of them empty, got {value!r:.80}")
+    for word in value:
+        for token in word:
+            _check("bad_words: a token", token, Integral, lambda n: n >= 0, "at least 0")
+    return tuple(tuple(map(int, word)) for word in value)
+
+
 def _schema(value: Any) -> str | None:
     """A schema's JSON."""
     if value is None:
@@ -90,6 +101,7 @@ class SamplingOptions:
             it; 0 is off.
         presence_penalty: Lowers the logits of all tokens that the text, without its prompt, has; 0 is off.
         logit_bias: Added to the logits of single tokens, by their numbers: a mapping, or pairs, which it becomes.
+        bad_words: Sequences of tokens that the text must not have, a tuple of numbers each.
         seed: Of the random numbers: the same options, seed and logits always choose the same tokens.
         stop: Strings that end the text; they and what follows them are not part of it. One string will do.
         logprobs: Keep the log-probability of every token that is chosen, and of so many of the likeliest beside it;
@@ -115,6 +127,7 @@ class SamplingOptions:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -136,6 +149,7 @@ class SamplingOptions:
         _check("frequency_penalty", self.frequency_penalty, Real, math.isfinite, "finite")
         _check("presence_penalty", self.presence_penalty, Real, math.isfinite, "finite")
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        object.__setattr__(self, "bad_words", _words(self.bad_words))
         _check("seed", self.seed, Integral, lambda s: s >= 0, "at least 0")
         object.__setattr__(self, "stop", _stops(self.stop))
         if self.logprobs is not None:
@@ -180,13 +194,16 @@ class SamplingOptions:
         """Returns the fields as JSON-ready values."""
         biases = {str(token): bias for token, bias in self.logit_bias}
         schema = None if self.schema is None else json.loads(self.schema)
-        return {**asdict(self), "stop": list(self.stop), "logit_bias": biases, "schema": schema}
+        words = [list(word) for word in self.bad_words]
+        return {**asdict(self), "stop": list(self.stop), "logit_bias": biases, "bad_words": words, "schema": schema}
 
     def text(self) -> str:
         """Returns for people how tokens are chosen."""
         penalties = _told(self, {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0})
         if self.logit_bias:
             penalties.append(f"biases of {len(self.logit_bias)} tokens")
+        if self.bad_words:
+            penalties.append(f"without {len(self.bad_words)} sequences of tokens")
         penalties += [f"held to a {name}" for name in GRAMMARS if getattr(self, name) is not None]
         if self.temperature == 0:
             what = f"the likeliest text of {self.beams} beams" if self.beams > 1 else "the likeliest token"
@@ -212,7 +229,8 @@ GENERATE = SamplingOptions()
 CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0.05, repeat_penalty=1.05)
 """What a conversation does with such a model."""
 
-_NO_DRAWING = ("repeat_penalty", "beams", "length_penalty", "early_stopping")  # matter though nothing is drawn
+# Matter though nothing is drawn.
+_NO_DRAWING = ("repeat_penalty", "bad_words", "beams", "length_penalty", "early_stopping")
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
 
 
@@ -259,5 +277,5 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
     try:
         return replace(base, **own)
     except GossamerError as error:
-        line = str(error).replace("repeat_penalty", "repetition_penalty")
+        line = str(error).replace("repeat_penalty", "repetition_penalty").replace("bad_words", "bad_words_ids")
         raise GossamerError(f"num_{line}" if line.startswith("beams ") else line) from None

@@ -16,6 +16,7 @@ OPTION_NAMES = {
     "num_beams": "beams",
     "length_penalty": "length_penalty",
     "early_stopping": "early_stopping",
+    "bad_words_ids": "bad_words",
 }
 # Tokens that a decoder begins with, which reads an encoder.
 STARTS = ("decoder_start_token_id", "forced_bos_token_id")
@@ -40,7 +41,6 @@ _UNHEEDED: dict[str, tuple[Any, ...]] = {
     "encoder_repetition_penalty": (1.0,),
     "encoder_no_repeat_ngram_size": (0,),
     "exponential_decay_length_penalty": (),
-    "bad_words_ids": ([],),
     "sequence_bias": ({}, []),
     "suppress_tokens": ([],),
     "begin_suppress_tokens": ([],),
@@ -66,6 +66,8 @@ def unheeded(generation: Mapping[str, Any]) -> list[str]:
     asked = [(key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items()]
     if generation.get("do_sample", generation.get("temperature") is not None):
         asked.append(("num_beams", generation.get("num_beams"), (1,)))  # beams that are drawn
+    if STARTS[0] in generation:
+        asked = [one for one in asked if one[0] not in STARTS]
     if generation.get("early_stopping") == "never":
         asked.append(("early_stopping", "never", ()))
     return [f"{key} {value!r:.40}" for key, value, nothing in asked if value is not None and value not in nothing]
