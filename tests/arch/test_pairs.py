@@ -17,6 +17,7 @@ from gossamer import arch
 from gossamer.errors import GossamerError
 from pair_checks import (
     check_pair,
+    check_pair_beams,
     check_pair_pruned_go_back,
     check_pair_pruned_packed_and_run,
     check_pair_runs,
@@ -69,6 +70,10 @@ def test_engine(folder: Path) -> None:
 
 def test_writes(folder: Path) -> None:
     check_pair_writes(folder)
+
+
+def test_writes_with_beams(folder: Path) -> None:
+    check_pair_beams(folder)
 
 
 def test_pruned_go_back(folder: Path, tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_a_language_is_the_first_token(folder: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.strip() == " ".join(model.generate(text, max_new_tokens=8).split())
 
 
+def test_beams_are_those_of_the_model_and_of_the_option(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, text = gossamer.load(folder, threads=1), "The spider spins"
+    found = {}
+    for options in ({}, {"beams": 4, "length_penalty": -2.0}):
+        argv = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        assert run("-m", str(folder), text, *argv) == 0
+        found[len(options)] = capsys.readouterr().out.strip()
+        expected = model.generate(text, **{"max_new_tokens": 8, **options})
+        assert found[len(options)] == " ".join(expected.split())
+    assert found[0] != found[2]
+
+
 def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     llama = tiny_llama(tmp_path / "llama")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")

@@ -112,6 +112,34 @@ def check_pair_writes(folder: Path) -> None:
     assert model.generate_batch([text, "Numbers", text], max_new_tokens=12)[::2] == [found.text] * 2
 
 
+def check_pair_beams(folder: Path) -> None:
+    """Texts of four beams are those of transformers, where no other is as likely."""
+    model = gossamer.load(folder, activations="f32")
+    model.tokenizer.generation["bad_words_ids"] = [[1], [7, 9]]
+    other = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    start, compared = model.tokenizer.starts(), 0
+    for text in ("The spider spins a thread", "Numbers", "the net is thin and quick"):
+        source = torch.tensor([model.tokenizer.encode(text)])
+        with torch.no_grad():
+            # Of their lengths a forced first token is a part, of ours it is not: none divides by them.
+            found = other.generate(
+                source, num_beams=4, num_return_sequences=4, do_sample=False, max_new_tokens=9 + len(start) - 1,
+                length_penalty=0.0, early_stopping=False, bad_words_ids=[[1], [7, 9]], forced_eos_token_id=None,
+                return_dict_in_generate=True, output_scores=True, use_cache=False,
+            )  # fmt: skip
+        ours = model.completions(text, 4, beams=4, max_new_tokens=9, length_penalty=0.0)
+        scores = found.sequences_scores.tolist()
+        for rank, (one, row) in enumerate(zip(ours, found.sequences.tolist(), strict=True)):
+            if sum(abs(scores[rank] - score) < 1e-3 for score in scores) > 1:
+                continue
+            assert row[: len(start)] == start
+            written = row[len(start) :]
+            end = written.index(EOS_ID) + 1 if EOS_ID in written else len(written)
+            assert list(one.tokens)[:end] == written[:end]
+            compared += 1
+    assert compared > 3
+
+
 def check_pair_pruned_packed_and_run(folder: Path, work: Path) -> None:
     """Both sides are pruned, and what is packed is what transformers has."""
     pairs = [{"source": "The spider " * at, "target": "spins a thread " * at} for at in (1, 2, 3)]
