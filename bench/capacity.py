@@ -101,7 +101,7 @@ def check(document: dict[str, Any], texts: int) -> list[dict[str, Any]]:
     """The simulation beside two replicas as they were measured, at each load."""
     table, alone = table_of(document["steps"]), document["alone"]
     plain = play(Steps(table), Load(1e-3, [alone["prompt"]], [alone["answer"]]), 1, 5).latency(50)
-    # What a step takes beside the engine is what one client sees beyond it.
+    # What a token takes beside the engine is what one client sees beyond it.
     steps = Steps(table, max((alone["seconds"] - plain) / alone["answer"], 0.0))
     rows = []
     for load in document["loads"]:
@@ -152,6 +152,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--texts", type=int, default=4000, help="of each play, and 40 a replica at least")
     parser.add_argument("--steps", type=Path, help="a file of results with steps, instead of measuring")
+    parser.add_argument("--overhead", type=float, default=0.0, help="seconds that a token takes beside the engine")
     parser.add_argument("--check", type=Path, help="a file of bench/ray_load.py")
     parser.add_argument("--name", default="capacity", help="of the file of results, and of the picture in docs/")
     args = parser.parse_args()
@@ -161,14 +162,15 @@ def main() -> int:
         return int(not all(row["tokens_per_second_good"] and row["p95_good"] for row in rows))
     if args.steps:
         document = json.loads(args.steps.read_text())
-        about = document["setup"]
+        about = {**document["setup"], "overhead": args.overhead}
         tables = {kind: table_of(found["steps"]) for kind, found in document["kinds"].items()}
     else:
         about = {"model": args.model, "threads": args.threads, "prompts": PROMPTS, "answers": ANSWERS}
+        about["overhead"] = args.overhead
         tables = measured(args.model, args.threads)
     kinds = {}
     for kind, table in tables.items():
-        kinds[kind] = {"steps": rows_of(table), **kind_of_fleet(Steps(table), args.texts)}
+        kinds[kind] = {"steps": rows_of(table), **kind_of_fleet(Steps(table, args.overhead), args.texts)}
         for row in kinds[kind]["by_load"]:
             print(f"{kind}: {row['replicas']} replicas for {row['tokens_per_second']:.0f} tokens/s", flush=True)
     draw(kinds, ROOT / "docs" / f"{args.name}.svg")

@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="a packed folder")
     parser.add_argument("--seconds", type=float, default=120.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=4, help="answers of each client over HTTP")
-    parser.add_argument("--rows", type=int, default=256, help="of the file of prompts")
+    parser.add_argument("--rows", type=int, default=1024, help="of the file of prompts; the start of Ray counts")
     parser.add_argument("--name", default="ray_load", help="of the file of results")
     parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -72,7 +72,7 @@ class Steps:
 
     Attributes:
         table: Of one model on one machine.
-        overhead: That a step takes beside the engine.
+        overhead: That each text in a step takes beside the engine: choosing its token, writing and sending it.
     """
 
     table: Table
@@ -82,7 +82,7 @@ class Steps:
         """Returns what a step takes: so many tokens of each text, so many behind it."""
         table = self.table
         attention = sum(table.at(table.kv, n) * context for n, context in zip(counts, contexts, strict=True))
-        return table.at(table.base, sum(counts)) + attention + self.overhead
+        return table.at(table.base, sum(counts)) + attention + self.overhead * len(counts)
 
     def more(self, texts: int) -> float:
         """Returns how much longer each step of texts that are being written takes than the one before."""

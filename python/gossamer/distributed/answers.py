@@ -132,7 +132,7 @@ def answer_file(
                     "draft": draft,
                 },
                 batch_size=1,
-                concurrency=min(replicas, len(pending)),
+                compute=ray.data.ActorPoolStrategy(size=min(replicas, len(pending))),
                 num_cpus=cpus,
             )
             done = result.resumed
