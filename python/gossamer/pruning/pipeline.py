@@ -118,7 +118,7 @@ def _given_texts(
     if config.encoder is not None and path is None:
         raise GossamerError(
             f"{source.path}: a decoder that reads an encoder writes about what is given: a calibration file of pairs "
-            "is needed"
+            "is needed, or method magnitude"
         )
     if path is None:
         return None
