@@ -182,6 +182,23 @@ def test_what_is_not_done_is_named(case: str, change: dict[str, Any], what: str,
         open_checkpoint(folder)
 
 
+def test_norms_have_the_names_of_the_first_checkpoints(tmp_path: Path) -> None:
+    path = made(tmp_path / "model", "bert") / "model.safetensors"
+    described, values = read(path.parent)
+    stored = load_file(path)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for now, then in old.items():
+        stored = {name.replace(now, then): values for name, values in stored.items()}
+    save_file(stored, path, {"format": "pt"})
+    _, again = read(path.parent)
+    assert list(again) == list(described.tensors)
+    for name, value in values.items():
+        np.testing.assert_array_equal(again[name], value)
+    prune(path.parent, tmp_path / "pruned", method="magnitude", sparsity=0.5)
+    ids = inputs(20)
+    near(ReferenceModel(*read(tmp_path / "pruned")).encode(ids), theirs(tmp_path / "pruned", ids))
+
+
 def test_a_tensor_without_a_place(tmp_path: Path) -> None:
     path = made(tmp_path / "model", "bert") / "model.safetensors"
     tensors = load_file(path)

@@ -46,6 +46,26 @@ def test_files_are_mono_at_16_khz(tmp_path: Path, ending: str, within: float, ra
     np.testing.assert_allclose(found[middle], tone(7, RATE)[: len(found), 0][middle] / 2, rtol=0, atol=within)
 
 
+@pytest.mark.parametrize("ending", ["ogg", "mp3"])
+@pytest.mark.parametrize("seconds", [1.0, 12.0])
+def test_files_one_behind_the_other_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str, seconds: float
+) -> None:
+    """libsndfile ends with the first one, as `cat a.mp3 b.mp3` and recordings of streams have several."""
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    path = tmp_path / f"one.{ending}"
+    soundfile.write(path, tone(seconds, RATE), RATE)
+    tags = b"ID3\x03\x00\x00\x00\x00\x02\x01" + bytes(257) if ending == "mp3" else b""
+    plain = path.read_bytes()
+    for behind, told in ((b"", False), (b"TAG" + b" " * 125, False), (plain, True), (tags + plain, True)):
+        path.write_bytes(plain + behind)
+        caplog.clear()
+        assert len(whole(path)) == pytest.approx(seconds * RATE, rel=0.01)
+        line = f"{path}: only its first {seconds:.1f} s are heard: behind them another sound begins, a file of its own"
+        assert [record.getMessage() for record in caplog.records] == ([line] if told else [])
+
+
 def test_a_pipe_is_read() -> None:
     soundfile = pytest.importorskip("soundfile")
     data = io.BytesIO()

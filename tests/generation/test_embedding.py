@@ -106,6 +106,36 @@ def test_long_texts(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.embed([long], truncate=True)[0], cut / np.linalg.norm(cut), atol=1e-5, rtol=0)
 
 
+def test_what_the_files_beside_say_of_texts_holds_packed_too(tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", {"pooling_mode_mean_tokens": True})
+    (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12, "do_lower_case": True}))
+    gossamer.convert(path, tmp_path / "packed", weights="f32")
+    for place in (path, tmp_path / "packed"):
+        model = gossamer.load(place, activations="f32")
+        expected = states(path, model, "the spider").mean(0)
+        np.testing.assert_allclose(model.embed(["The SPIDER"])[0], expected, atol=1e-5, rtol=0)
+        long = "the spider spins a thread of gossamer"
+        with pytest.raises(GossamerError, match=r"text 1 has \d+ tokens, and the files beside the model allow 12"):
+            model.embed([long])
+        ids = model.tokenizer.encode(long)[:12]
+        expected = states(path, model, model.tokenizer.decode(ids)).mean(0)
+        np.testing.assert_allclose(model.embed([long], truncate=True)[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "what"),
+    [
+        ({"max_seq_length": "128"}, "sentence_bert_config.json: max_seq_length must be a whole number"),
+        ({"do_lower_case": 1}, "sentence_bert_config.json: do_lower_case must be true or false"),
+    ],
+)
+def test_nonsense_beside_is_refused(texts: dict[str, Any], what: str, tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", {"pooling_mode_mean_tokens": True})
+    (path / "sentence_bert_config.json").write_text(json.dumps(texts))
+    with pytest.raises(GossamerError, match=what):
+        gossamer.load(path)
+
+
 def test_bad_calls(tmp_path: Path) -> None:
     model = gossamer.load(folder(tmp_path / "model"))
     for texts, options, what in (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -21,6 +23,7 @@ Source = str | Path | BinaryIO | NDArray[Any]
 """A path, an open binary file (a pipe, too), or mono samples at 16 kHz as an array of floats."""
 
 _BLOCK = 5  # seconds read at once
+_LOOK, _PAGE = 4096, 1 << 16  # bytes of what may follow; a page of OGG has no more
 
 
 class Sound:
@@ -132,9 +135,35 @@ def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
                 break
         if not done:
             raise GossamerError(f"{name}: has no sound")
+        if _goes_on(file, str(sound.format)):
+            logging.getLogger("gossamer").warning(
+                "%s: only its first %.1f s are heard: behind them another sound begins, a file of its own",
+                name,
+                done / rate,
+            )
 
     length = int(sound.frames)
     return Sound(blocks(), name, length * RATE // rate if 0 < length < 1 << 48 else 0)
+
+
+def _goes_on(file: BinaryIO, kind: str) -> bool:
+    """Whether another file follows the one that libsndfile has read to its end, as `cat a.mp3 b.mp3` makes it."""
+    if kind == "MP3":
+        rest = file.read(_LOOK)
+        while rest.startswith(b"ID3") and len(rest) >= 10:  # a tag in front of it, whose size is in sevens of bits
+            size = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(rest[9:5:-1]))
+            file.seek(10 + size - len(rest), os.SEEK_CUR)
+            rest = file.read(_LOOK)
+        return len(rest) > 2 and rest[0] == 0xFF and rest[1] >= 0xE0
+    if kind == "OGG":
+        file.seek(max(file.tell() - _PAGE, 0))
+        rest, ended = file.read(2 * _PAGE), False
+        for page in re.finditer(rb"OggS\0(.)", rest, re.DOTALL):
+            first = bool(page[1][0] & 2)
+            if first and ended:
+                return True
+            ended |= not first
+    return False
 
 
 def _array(values: NDArray[Any]) -> Sound:

@@ -26,6 +26,7 @@ FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 TYPE_NAMES = {own: name for name, own in _TYPES.items()}
+_LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _PICKLES = ("consolidated.00.pth", "model.pt", "model.bin")
 _COMPANIONS = (
     "tokenizer.json",
@@ -64,6 +65,9 @@ class FolderCheckpoint(Checkpoint):
                     raise GossamerError(f"{folder / name}: is not read; use safetensors, or {torch_bin.FILE}")
             raise GossamerError(f"{folder}: no {FILE} and no {_INDEX}")
         self._tensors = Tensors((name, StoredTensor(file, name)) for name, file in self._files.items())
+        for old, new in _LEGACY:  # of BERT's first checkpoints
+            for name in [name for name in self._tensors if name.endswith(old)]:
+                self._tensors.put(name.removesuffix(old) + new, self._tensors.pop(name))
         self.notes += tuple(decode(self._tensors, folder, self.config))
         self.parallel = take_branches(self._tensors)
         self.low_rank = read_low_rank(folder)

@@ -82,6 +82,7 @@ def read_lora(folder: Path) -> dict[str, LowRank]:
     for module, gate in modules.items():
         name = module.removeprefix(PREFIX)
         branch = _factors(file, module, gate)
+        _check_named(path, config, file.path, name)
         rank, scale = _scale(path, config, name)
         if len(branch.v) != rank:
             raise GossamerError(f"{file.path}: {module} has a rank of {len(branch.v)}, and {path.name} says {rank}")
@@ -123,6 +124,26 @@ def _check(path: Path, config: dict[str, Any]) -> None:
         )
     if type(config.get("use_rslora", False)) is not bool:
         raise GossamerError(f"{path}: use_rslora must be true or false, got {config['use_rslora']!r:.80}")
+
+
+def _check_named(path: Path, config: dict[str, Any], file: Path, module: str) -> None:
+    """Refuses factors of a module that the config leaves out; expressions, which are not run, leave out none."""
+
+    def among(key: str) -> bool | None:
+        named = config.get(key)
+        if not isinstance(named, list) or not named:
+            return None
+        return any(isinstance(one, str) and (module == one or module.endswith(f".{one}")) for one in named)
+
+    left_out = "target_modules" if among("target_modules") is False else ""
+    left_out = left_out or ("exclude_modules" if among("exclude_modules") else "")
+    layers = config.get("layers_to_transform")
+    layers = [layers] if type(layers) is int else layers
+    numbers = [int(part) for part in module.split(".") if part.isascii() and part.isdecimal()]
+    if layers and numbers and isinstance(layers, list) and numbers[0] not in layers:
+        left_out = left_out or "layers_to_transform"
+    if left_out:
+        raise GossamerError(f"{file}: has factors of {module}, which {left_out} of {path.name} leaves out")
 
 
 def _scale(path: Path, config: dict[str, Any], module: str) -> tuple[int, float]:

@@ -38,7 +38,8 @@ def embed(
         texts: Any number.
         pool: As of `embed_tokens`.
         normalize: As of `embed_tokens`.
-        truncate: Whether texts beyond the context are cut; otherwise they are an error.
+        truncate: Whether texts beyond the context, or the max_seq_length of the files beside the checkpoint, are cut;
+            otherwise they are an error.
         progress: As of `embed_tokens`.
 
     Returns:
@@ -56,7 +57,8 @@ def tokens_of(model: Model, texts: Sequence[str], *, truncate: bool = False) -> 
     if isinstance(texts, str):
         raise GossamerError("texts must be a list of them, not one text")
     _check_encodes(model)
-    return [_tokens(model, number, text, truncate) for number, text in enumerate(texts)]
+    own = Pooling.from_dict(model.info.get("pooling"))
+    return [_tokens(model, own, number, text, truncate) for number, text in enumerate(texts)]
 
 
 def embed_tokens(
@@ -112,15 +114,16 @@ def _check_encodes(model: Model) -> Encoding:
     return model.decoder
 
 
-def _tokens(model: Model, number: int, text: str, truncate: bool) -> NDArray[np.int32]:
+def _tokens(model: Model, own: Pooling, number: int, text: str, truncate: bool) -> NDArray[np.int32]:
     check_text(f"text {number + 1}", text)
-    ids = model.tokenizer.encode(text)
-    most = model.config.context
+    ids = model.tokenizer.encode(text.lower() if own.lower else text)
+    most = min(model.config.context, own.longest or model.config.context)
     if not ids:
         raise GossamerError(f"text {number + 1} has no tokens")
     if len(ids) > most:
         if not truncate:
-            raise GossamerError(f"text {number + 1} has {len(ids)} tokens, and the model's context holds {most}")
+            what = "the model's context holds" if most == model.config.context else "the files beside the model allow"
+            raise GossamerError(f"text {number + 1} has {len(ids)} tokens, and {what} {most}")
         around = len(model.tokenizer.encode("")) // 2  # what ends a text stays at its end
         ids = ids[: most - around] + ids[len(ids) - around :]
     if max(ids) >= model.config.vocab:

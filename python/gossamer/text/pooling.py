@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,34 @@ from ..files import read_json, read_json_value
 POOLS = ("mean", "cls")
 _MODULES = "modules.json"
 _PROMPTS = "config_sentence_transformers.json"
+_TEXTS = "sentence_bert_config.json"
 _OTHERS = "pooling_mode_"
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """What is made of the states.
+    """What is made of the states, and of texts before.
 
     Attributes:
         pool: "mean" of all tokens, or "cls", the first one.
         normalize: Whether vectors get length 1.
+        longest: Tokens that a text may have; None for as many as the context holds.
+        lower: Whether letters of texts are lowered, before the tokenizer sees them.
     """
 
     pool: str = "mean"
     normalize: bool = True
+    longest: int | None = None
+    lower: bool = False
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
             raise GossamerError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r:.80}")
+        if self.longest is not None and (type(self.longest) is not int or self.longest < 1):
+            raise GossamerError(f"max_seq_length must be a whole number above 0, got {self.longest!r:.80}")
+        for key, value in (("normalize", self.normalize), ("do_lower_case", self.lower)):
+            if not isinstance(value, bool):
+                raise GossamerError(f"{key} must be true or false, got {value!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON-ready values, which `from_dict` takes."""
@@ -44,8 +54,8 @@ class Pooling:
         """
         if values is None:
             return cls()
-        fair = isinstance(values, dict) and set(values) == {"pool", "normalize"}
-        if not (fair and isinstance(values["pool"], str) and isinstance(values["normalize"], bool)):
+        known = {each.name for each in fields(cls)}
+        if not isinstance(values, dict) or not {"pool", "normalize"} <= set(values) <= known:
             raise GossamerError(f"pooling must have pool and normalize, got {values!r:.80}")
         return cls(**values)
 
@@ -79,12 +89,17 @@ def read_pooling(folder: Path) -> Pooling | None:
             raise GossamerError(f"{path}: module {kind!r:.80} is not supported")
     if pool is None:
         raise GossamerError(f"{path}: there is no pooling")
-    return Pooling(pool, normalize)
+    texts = read_json(folder / _TEXTS) if (folder / _TEXTS).is_file() else {}
+    longest, lower = texts.get("max_seq_length"), texts.get("do_lower_case")
+    try:
+        return Pooling(pool, normalize, longest, False if lower is None else lower)
+    except GossamerError as error:
+        raise GossamerError(f"{folder / _TEXTS}: {error}") from None
 
 
 def pooling_files(folder: Path) -> list[str]:
     """Returns which files beside a checkpoint say so, by their paths in the folder."""
-    found = [name for name in (_MODULES, _PROMPTS, "sentence_bert_config.json") if (folder / name).is_file()]
+    found = [name for name in (_MODULES, _PROMPTS, _TEXTS) if (folder / name).is_file()]
     return (
         found + [f"{path.parent.name}/config.json" for path in sorted(folder.glob("*_*/config.json"))] if found else []
     )
