@@ -138,6 +138,34 @@ def test_replicas_share_the_pages_of_the_weights(base: str, folder: Path) -> Non
         assert counts["Private_Dirty:"] == counts["Private_Clean:"] == 0
 
 
+def pages() -> float:
+    """Bytes of keys and values that either replica has, as its own figures tell; each is asked by chance."""
+    asked = serve.get_deployment_handle("Replica", "default").options(stream=True, method_name="answer")
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "raw_path": b"/metrics", "root_path": ""}
+    scope |= {"query_string": b"", "headers": [(b"host", b"127.0.0.1")]}
+    bodies = [b"".join(part.body for part in asked.remote(scope, b"")).decode() for _ in range(8)]
+    lines = [line for body in bodies for line in body.splitlines() if line.startswith("gossamer_kv_bytes{")]
+    assert len(lines) == 8
+    return sum(float(line.split()[-1]) for line in lines)
+
+
+def test_a_client_that_leaves_ends_its_text(base: str) -> None:
+    asked = body("A", LONG, stream=True, **ENDLESS)
+    begun = time.monotonic()
+    with httpx.stream("POST", f"{base}/v1/completions", json=asked, timeout=60) as stream:
+        for _ in stream.iter_bytes():
+            pass
+    whole = time.monotonic() - begun
+    with httpx.stream("POST", f"{base}/v1/completions", json={**asked, "prompt": "B", "n": 8}, timeout=60) as stream:
+        pieces = stream.iter_bytes()
+        next(pieces)
+        assert pages() > 0
+    left = time.monotonic()
+    while pages() > 0:
+        assert time.monotonic() - left < 0.8 * whole, "the texts went on"  # eight take longer than one
+        time.sleep(0.01)
+
+
 def test_what_has_not_begun_is_retried_and_what_has_ends_in_an_error(base: str) -> None:
     expected = ask(base, "Numbers", LONG, **ENDLESS).json()["choices"][0]["text"]
     before = {replica._actor_id for replica in replicas()}

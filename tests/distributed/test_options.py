@@ -24,6 +24,14 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.hosts, settings.api_keys) == ((), ("a", "b"))
 
 
+def test_keys_and_values_are_limited_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gossamer.distributed.options.available_memory", lambda: 1000)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert options({"model": "x", "threads": 8}).kv_bytes == 500
+    assert options({"model": "x", "threads": 3}).kv_bytes == 250
+    assert options({"model": "x", "threads": 3, "kv_limit": 7}).kv_bytes == 7
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

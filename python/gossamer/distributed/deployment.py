@@ -37,6 +37,7 @@ def app(given: Mapping[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": chosen.cpus},
         max_ongoing_requests=ongoing,
         max_queued_requests=chosen.max_queue,
+        graceful_shutdown_timeout_s=settings.grace_seconds,  # that texts get to end where replicas become fewer
         autoscaling_config=AutoscalingConfig(
             min_replicas=chosen.replicas,
             max_replicas=most,

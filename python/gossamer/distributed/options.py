@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import GossamerError, did_you_mean
 from ..generation.scheduler import MOST
+from ..machine.memory import available_memory
 from ..machine.threads import usable_threads
 from ..serving.settings import MiB, Settings
 
@@ -33,7 +34,8 @@ class Options(BaseModel):
         hosts: Names that are answered; "*" is any.
         kv: As of `gossamer.load`.
         activations: As of `gossamer.load`.
-        kv_limit: As of `gossamer.load`, of each replica.
+        kv_limit: As of `gossamer.load`, of each replica; 0 for half of what is free where it starts, shared among as
+            many replicas as that machine has processors for.
         draft: How tokens are guessed.
     """
 
@@ -64,6 +66,12 @@ class Options(BaseModel):
     def cpus(self) -> int:
         """CPUs and threads of a replica."""
         return usable_threads(self.threads) or len(os.sched_getaffinity(0))
+
+    @property
+    def kv_bytes(self) -> int:
+        """Most bytes of keys and values of a replica that starts here."""
+        side_by_side = max(len(os.sched_getaffinity(0)) // self.cpus, 1)
+        return self.kv_limit or (available_memory() or 0) // (2 * side_by_side)
 
     def settings(self) -> Settings:
         """Returns them as the server has them."""

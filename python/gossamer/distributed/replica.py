@@ -56,7 +56,7 @@ class Replica:
             threads=options.cpus,
             kv=options.kv,
             activations=options.activations,
-            kv_limit=options.kv_limit,
+            kv_limit=options.kv_bytes,
         )
         self._registry.add(Served(name, model, settings, options.draft))
         for own, path in options.adapters.items():
