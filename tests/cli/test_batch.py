@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from commands import usage_error
 from fakes import FakeDecoder, decoder_of, fake_model
 from gossamer.cli import main
 from gossamer.generation.model import Model
+from tiny import tiny_llama
 
 
 @pytest.fixture
@@ -294,6 +296,40 @@ def test_killed_again_and_again_it_gives_the_same_file(served, tmp_path):
         assert running.returncode in (0, -signal.SIGKILL)
     assert kills >= 2
     assert (tmp_path / "out.jsonl").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_killed_ten_times_a_native_model_gives_the_same_file(tmp_path, monkeypatch):
+    """At seeded moments behind the first new line, the end of a line being written among them."""
+    monkeypatch.setenv("GOSSAMER_MEASURE", "0")
+    tiny_llama(tmp_path / "m", max_position_embeddings=400)
+    asked = [{"prompt": f"Line {i}", "temperature": float(i % 2), "max_new_tokens": 300} for i in range(120)]
+    write(tmp_path / "in.jsonl", *asked)
+    rng, out, whole = random.Random(1), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    line = [
+        sys.executable,
+        "-m",
+        "gossamer",
+        "batch",
+        "-m",
+        str(tmp_path / "m"),
+        "--batch",
+        "2",
+        str(tmp_path / "in.jsonl"),
+    ]
+    subprocess.run([*line, str(whole)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    part = tmp_path / "out.jsonl.part"
+    for _ in range(10):
+        had = part.stat().st_size if part.exists() else 0
+        with subprocess.Popen([*line, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            while not (part.exists() and part.stat().st_size > had):
+                assert running.poll() is None
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.1))
+            running.kill()
+        assert running.returncode == -signal.SIGKILL
+    subprocess.run([*line, str(out)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_two_runs_do_not_write_the_same_file(served, tmp_path, capsys):
