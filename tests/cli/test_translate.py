@@ -68,6 +68,11 @@ def test_beams_are_those_of_the_model_and_of_the_option(folder: Path, capsys: py
     assert found[0] != found[2]
 
 
+def test_what_a_text_reads_is_not_dropped(folder: Path) -> None:
+    with pytest.raises(gossamer.GossamerError, match=r"^context_shift is for models without an encoder"):
+        gossamer.load(folder, threads=1).generate("a", context_shift=1)
+
+
 def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     llama = tiny_llama(tmp_path / "llama")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")

@@ -175,7 +175,9 @@ def test_what_excludes_beams_is_told_unless_the_beams_are_the_models() -> None:
         gossamer.SamplingOptions(beams=4, temperature=1.0)
     with pytest.raises(GossamerError, match=r"^beams and logprobs exclude each other$"):
         options.changed({"logprobs": 1, "beams": 2})
-    assert options.changed({"temperature": 0.5}).beams == 1
+    with pytest.raises(GossamerError, match=r"^beams and context_shift exclude each other$"):
+        options.changed({"context_shift": 1, "beams": 2})
+    assert options.changed({"temperature": 0.5}).beams == options.changed({"context_shift": 1}).beams == 1
     assert options.changed({"seed": 5}).beams == 4
     model = fake_model()
     for generation, beams, told in (

@@ -120,6 +120,27 @@ def test_a_conversation_that_outgrows_the_context_says_so_and_stays():
     assert [m["content"] for m in chat.messages] == ["i", "a"]
 
 
+def test_a_conversation_goes_on_beyond_the_context_where_that_is_asked_for():
+    model = fake_model(template=True, context=8)
+    chat = model.conversation()
+    options = {"context_shift": 1, "max_new_tokens": 7, "temperature": 0.0}
+    user, answer = LETTERS.index("<u>"), LETTERS.index("<a>")
+    decoder_of(model).script = fake_script("bcdefbcde")
+    assert len("".join(chat.say("i", **options))) == 7
+    assert model.last_stats is not None
+    assert (model.last_stats.context_shifts, model.last_stats.prompt_tokens) == (1, 3)
+    assert "\ncontext: full once, older tokens were dropped each time\n" in f"{model.last_stats.text()}\n"
+    (held,) = decoder_of(model).held.values()
+    assert held[0] == user
+    assert len(held) <= 8
+    "".join(chat.say("j", **options))
+    assert [len(m["content"]) for m in chat.messages] == [1, 7, 1, 7]
+    # <u>i<a>.......<u>j<a> are 13 tokens: behind the first, 6 of 12 are left; the answer fills the context twice
+    assert (model.last_stats.context_shifts, model.last_stats.prompt_tokens) == (3, 7)
+    fed = [token for _, tokens in decoder_of(model).steps for token in tokens]
+    assert fed.count(answer) > 2, "what was left was computed anew"
+
+
 def test_a_conversation_needs_a_chat_template():
     with pytest.raises(GossamerError, match="no chat template"):
         fake_model().conversation().say("a")

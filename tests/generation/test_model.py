@@ -107,6 +107,20 @@ def test_bad_prompts():
         fake_model().logits([])
 
 
+def test_a_prompt_may_be_longer_than_the_context_where_older_tokens_may_go():
+    model = fake_model(context=10)
+    with pytest.raises(GossamerError, match="the prompt has 12 tokens"):
+        model.generate("abcdefghijab")
+    assert model.generate("abcdefghijab", context_shift=2, max_new_tokens=3) == "cde"
+    assert model.last_stats is not None
+    assert (model.last_stats.prompt_tokens, model.last_stats.context_shifts) == (7, 1)
+    assert decoder_of(model).steps[0][1] == [1, 2, 8, 9, 10, 1, 2]
+    alone = [model.generate(prompt, context_shift=2, max_new_tokens=12) for prompt in ("abcdefghijab", "a")]
+    assert model.generate_batch(["abcdefghijab", "a"], context_shift=2, max_new_tokens=12) == alone
+    with pytest.raises(GossamerError, match="context_shift must be at most 5, half of the model's context, got 6"):
+        model.generate("a", context_shift=6)
+
+
 def test_tokens_that_the_model_has_no_row_for_are_refused():
     model = fake_model(words=LETTERS)
     model.config = dataclasses.replace(model.config, vocab=5)

@@ -107,6 +107,12 @@ def test_files_of_other_models_are_refused(model: Model, folder: Path, tmp_path:
         fake_model().stream("a", prompt_cache=path)
 
 
+def test_a_prompt_that_may_have_to_go_is_not_kept(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(GossamerError, match=r"^context_shift and prompt_cache exclude each other"):
+        model.generate(PROMPT, chat=False, max_new_tokens=1, context_shift=1, prompt_cache=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_nothing_half_written_stays(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "kept"
 

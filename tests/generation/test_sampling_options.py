@@ -35,6 +35,7 @@ DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_p
         ("presence_penalty", "much"), ("logit_bias", 3), ("logit_bias", {"a": 1.0}), ("logit_bias", {-1: 1.0}),
         ("logit_bias", {1: math.inf}), ("logit_bias", {1: "x"}), ("logit_bias", [(1, 2.0), ("1", 3.0)]),
         ("logprobs", -1), ("logprobs", True), ("beams", 0), ("length_penalty", math.nan), ("early_stopping", 1),
+        ("context_shift", -1), ("context_shift", True), ("context_shift", 1.5),
         ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
     ],
 )  # fmt: skip

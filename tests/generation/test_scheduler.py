@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from actions import KINDS, SETUPS, Actions
+from copying import drafts
 from gossamer import _core
 from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
-from scheduled import PAGE, Counted, Texts, finished, native, prompts
+from scheduled import CONTEXT, PAGE, Counted, Texts, finished, native, prompts
 
 
 @pytest.mark.parametrize("most", [1, 3, 16])
@@ -34,6 +35,37 @@ def test_long_texts_are_the_same_alone_and_in_company() -> None:
     tasks = [texts.task(prompt, **options) for prompt in asked]
     assert len(finished(Scheduler(texts.engine), tasks)) == 20
     assert [task.text.tokens for task in tasks] == expected
+
+
+@pytest.mark.parametrize("keep", [0, 4, 150])
+def test_a_full_context_drops_its_older_half_and_goes_on(keep: int) -> None:
+    """As if there had been no more: against logits of what is left, computed from nothing for every token."""
+    texts = Texts(native())
+    options = {"max_new_tokens": 260, "context_shift": keep, "logit_bias": {7: -100.0}}
+    (prompt,) = prompts(1, seed=keep)
+    prompt += list(range(10, 140)) + list(range(20, 100))
+    found = texts.alone(prompt, **options)
+    window, lengths = list(prompt), []
+    for token in found[len(prompt) :]:
+        assert len(window) <= CONTEXT
+        logits = texts.engine.step([(999, window)])[0]
+        texts.engine.free(999)
+        logits[7] -= 100
+        assert token == np.argmax(logits)
+        full = len(window) == CONTEXT
+        window.append(token)
+        if full:
+            rest = window[keep:]
+            window = window[:keep] + rest[(len(rest) + 1) // 2 :]
+            lengths.append(len(window))
+    assert len(lengths) >= 2
+    company = [texts.task(prompt, **options), *(texts.task([20 + i] * 290, **options) for i in range(2))]
+    ended = finished(Scheduler(texts.engine, 3, drafts()), company)
+    assert company[0].text.tokens == found
+    assert company[0].text.stats.context_shifts == len(lengths)
+    assert [task.text.finish for task in ended] == ["length"] * 3
+    assert sum(task.text.stats.steps.accepted for task in ended) > 0
+    assert texts.engine.kv_bytes == 0
 
 
 def test_drawn_texts_are_the_same_alone_and_in_company() -> None:
@@ -172,6 +204,7 @@ def test_random_joins_leaves_cancels_forks_and_rollbacks(setup: str) -> None:
     while actions.total < 120 or not all(actions.counts[kind] for kind in KINDS):
         actions.turn()
     actions.finish()
+    assert bool(actions.counts["shifted"]) == (setup == "shifts")
     if setup == "crowded":
         assert min(actions.counts["waited"], actions.counts["too long"]) > 0
 

@@ -25,9 +25,9 @@ from scheduled import CONTEXT, PAGE, Counted, Texts
 KINDS = ("joined", "ended", "cancelled", "chats", "stepped", "forked", "rolled back", "saved", "freed")
 """What is counted as an action."""
 
-MORE = ("shared", "drafted", "waited", "too long", "refused")
-"""What is counted beside: beginnings taken over, guesses computed, texts that gave their place up, that never fit,
-calls of somebody else that had no room."""
+MORE = ("shared", "drafted", "shifted", "waited", "too long", "refused")
+"""What is counted beside: beginnings taken over, guesses computed, contexts that were full, texts that gave their place
+up, that never fit, calls of somebody else that had no room."""
 
 MIXES: tuple[Mix, ...] = ((), ((1, 1.0),), ((1, 0.5), (2, 2.0)))
 
@@ -43,6 +43,7 @@ class Setup:
         experts: Whether MLPs are experts.
         adapters: Whether texts choose adapters.
         drafts: Whether tokens are guessed.
+        shifts: Whether texts go on where the context is full.
         threads: Of the engine.
         pages: That it may have.
         most: Texts at once.
@@ -54,6 +55,7 @@ class Setup:
     experts: bool = False
     adapters: bool = False
     drafts: bool = False
+    shifts: bool = False
     threads: int = 1
     pages: int = 10
     most: int = 5
@@ -99,6 +101,7 @@ SETUPS = {
     "crowded": Setup(pages=6, most=8, kv="int8", weights="int4", drafts=True),
     "windows": Setup(window=37, kv="f16", pages=8, drafts=True),
     "experts": Setup(experts=True, threads=2, weights="int4"),
+    "shifts": Setup(shifts=True, drafts=True, kv="f16", pages=9),
     "adapters": Setup(adapters=True, pages=7),
 }
 
@@ -186,12 +189,15 @@ class Actions:
 
     def _ask(self, begins: list[int]) -> Asked:
         rng = self._rng
-        long = 200 if rng.random() < 0.05 else 50
+        long = 200 if rng.random() < 0.05 else CONTEXT if self._setup.shifts else 50
         prompt = [*begins, *rng.integers(8, VOCAB, rng.integers(1, long)).tolist()]
         options = {"max_new_tokens": int(rng.integers(1, 40)), "seed": int(rng.integers(1000))}
         options["temperature"] = float(rng.integers(2))
         mix = MIXES[rng.integers(len(MIXES))] if self._setup.adapters else ()
-        return Asked(prompt[: CONTEXT - 1], mix, options)
+        if not self._setup.shifts:
+            return Asked(prompt[: CONTEXT - 1], mix, options)
+        options |= {"context_shift": int(rng.integers(40)), "logit_bias": {7: -100.0}}  # none ends by itself
+        return Asked(prompt, mix, options)
 
     def _add(self, task: Task, asked: Asked) -> None:
         self._running[task] = asked
@@ -219,8 +225,8 @@ class Actions:
             chat.text = []
         asked = self._ask(chat.text[: self._rng.integers(len(chat.text) + 1)])
         chat.held.adapt(asked.mix)
-        chat.held.keep_common(asked.prompt)
         text = self._texts.task(asked.prompt, **asked.options).text
+        chat.held.keep_common(text.window)
         chat.task = Task(text, chat.held, keep=True)
         self._add(chat.task, asked)
         self.counts["chats"] += 1
@@ -254,7 +260,7 @@ class Actions:
         asked = self._running.pop(task)
         expected = self._oracle.alone(asked.prompt, asked.mix, **asked.options)
         if task.error is not None:
-            need = _pages(len(task.text.tokens)) * self._page
+            need = _pages(len(task.text.window)) * self._page
             assert need + self._engine.kv_bytes > self._engine.kv_limit, "it had room"
             assert "kv_limit is" in str(task.error)
             self.counts["too long"] += 1
@@ -263,6 +269,7 @@ class Actions:
         else:
             assert task.text.tokens == expected
         self.counts["shared"] += not task.keep and task.text.stats.reused_tokens > 0
+        self.counts["shifted"] += task.text.stats.context_shifts
         self.counts["drafted"] += task.text.stats.steps.drafted
         for chat in self._chats:
             if chat.task is task:

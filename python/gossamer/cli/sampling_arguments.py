@@ -111,6 +111,13 @@ def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOpti
     group.add_argument(
         "--stop", action="append", type=nonempty, metavar="TEXT", help="end before this text; repeatable"
     )
+    group.add_argument(
+        "--context-shift",
+        type=integer(0),
+        metavar="KEEP",
+        help="when the context is full, keep its first KEEP tokens, drop the older half of the others and go on "
+        "(default: the text ends)",
+    )
     rules = parser.add_argument_group(
         "constraints", "What the answer has to be, by llguidance (pip install 'gossamer[grammar]'); one of them."
     ).add_mutually_exclusive_group()

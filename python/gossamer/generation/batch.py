@@ -123,7 +123,7 @@ def _task(model: Model, request: Request | GossamerError) -> Task:
     if isinstance(request, GossamerError):
         raise request
     wrapped = chats(model, request.prompt, request.chat)
-    tokens, reads = asked(model, request.prompt, wrapped)
+    tokens, reads = asked(model, request.prompt, wrapped, request.sampling.context_shift is not None)
     return task(
         model, tokens, request.sampling, request.draw, wrapped, request.adapters, cancel=request.cancel, reads=reads
     )

@@ -77,7 +77,7 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": text}]
         drafts = guessing(self.model, draft)
         mix = self.model.mix(self.adapters)
-        prompt = encode(self.model, asked, chat=True)
+        prompt = encode(self.model, asked, chat=True, shifts=run_options.context_shift is not None)
         written = text_after(self.model, prompt, run_options, len(self.messages), True, mix)
         self._sequence.adapt(mix)
         pieces = run_text(self.model, self._sequence, written, keep=True, drafts=drafts)

@@ -147,7 +147,7 @@ class Model:
         check_names(options, ["adapters", "cancel", "chat", "draft", "prompt_cache"])
         run_options = (sampling or self.defaults()).changed(options)
         chat, drafts = chats(self, prompt, chat), guessing(self, draft)
-        tokens, reads = asked(self, prompt, chat)
+        tokens, reads = asked(self, prompt, chat, run_options.context_shift is not None)
         held = self._new_sequence(self.mix(adapters), reads)
         text = text_after(self, tokens, run_options, 0, chat, held.mix)
         if prompt_cache is not None:

@@ -133,8 +133,20 @@ def _digest(model: str, tokens: NDArray[Any], pages: NDArray[Any]) -> str:
 def cached_text(
     model: Model, held: Held, text: Text, cache: PromptCache, drafts: Drafts | None, cancel: Cancel
 ) -> Pieces:
-    """Runs one text as `run_text` does, whose prompt begins with what a file has, and is kept there."""
-    prompt = list(text.tokens)
+    """Runs one text as `run_text` does, whose prompt begins with what a file has, and is kept there.
+
+    Raises:
+        GossamerError: the text may drop its prompt.
+    """
+    if text.stats.sampling.context_shift is not None:
+        raise GossamerError("context_shift and prompt_cache exclude each other: the prompt may have to go")
+    return _cached_text(model, held, text, cache, drafts, cancel)
+
+
+def _cached_text(
+    model: Model, held: Held, text: Text, cache: PromptCache, drafts: Drafts | None, cancel: Cancel
+) -> Pieces:
+    prompt = list(text.window)
     try:
         cache.load(held)
         yield from run_text(model, held, text, keep=True, drafts=drafts, cancel=cancel)

@@ -42,15 +42,23 @@ def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
     return True
 
 
-def asked(model: Model, prompt: Prompt, chat: bool | None) -> tuple[list[int], NDArray[np.int32] | None]:
+def asked(
+    model: Model, prompt: Prompt, chat: bool | None, shifts: bool = False
+) -> tuple[list[int], NDArray[np.int32] | None]:
     """Returns the tokens that a text goes on from, and those of the input that it reads where there is an encoder.
+
+    Args:
+        model: The model.
+        prompt: As for `Model.stream`.
+        chat: As for `Model.stream`.
+        shifts: As for `encode`.
 
     Raises:
         GossamerError: as `encode`, or nothing says what the decoder begins with.
     """
     encoder = model.config.encoder
     if encoder is None:
-        return encode(model, prompt, chat), None
+        return encode(model, prompt, chat, shifts=shifts), None
     if not isinstance(prompt, str):
         raise GossamerError(f"{model.info.get('name', 'the model')} has an encoder: it takes texts, and no messages")
     chats(model, prompt, chat)
@@ -60,7 +68,9 @@ def asked(model: Model, prompt: Prompt, chat: bool | None) -> tuple[list[int], N
     return model.tokenizer.starts(), np.asarray(ids, np.int32)
 
 
-def encode(model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool] = ()) -> list[int]:
+def encode(
+    model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool] = (), *, shifts: bool = False
+) -> list[int]:
     """Returns the tokens of a prompt: at least one, at most as many as the context holds.
 
     Args:
@@ -68,6 +78,7 @@ def encode(model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool
         prompt: As for `Model.stream`.
         chat: As for `Model.stream`.
         tools: Functions that the chat template tells the model of, in OpenAI's form.
+        shifts: Whether a prompt may be longer, since tokens are dropped from it.
 
     Raises:
         TooLong: the prompt has more tokens than the context.
@@ -83,14 +94,24 @@ def encode(model: Model, prompt: Prompt, chat: bool | None, tools: Sequence[Tool
     else:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         ids = model.tokenizer.chat(messages, tools=tools) if tools else model.tokenizer.chat(messages)
-    _check_ids(ids, model.config)
+    _check_ids(ids, model.config, shifts)
     return ids
 
 
-def _check_ids(ids: list[int], config: Transformer) -> None:
-    _check_length(config, len(ids))
+def _check_ids(ids: list[int], config: Transformer, shifts: bool = False) -> None:
+    if not shifts or not ids:
+        _check_length(config, len(ids))
     if max(ids) >= config.vocab:
         raise GossamerError(f"the prompt holds token {max(ids)}, outside the model's vocabulary of {config.vocab}")
+
+
+def _check_shift(config: Transformer, keep: int | None) -> None:
+    if keep is None:
+        return
+    if config.encoder is not None:
+        raise GossamerError("context_shift is for models without an encoder, whose texts end with what they read")
+    if keep > (most := config.context // 2):
+        raise GossamerError(f"context_shift must be at most {most}, half of the model's context, got {keep}")
 
 
 def check_head(model: Model) -> None:
@@ -141,6 +162,7 @@ def text_after(
         )
     if (most := max((token for word in options.bad_words for token in word), default=0)) >= model.config.vocab:
         raise GossamerError(f"bad_words: token {most} is outside the model's vocabulary of {model.config.vocab} tokens")
+    _check_shift(model.config, options.context_shift)
     weight_bytes = model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
     stats = Stats(len(prompt), weight_bytes, device=model.device, sampling=options)
     stats.unheeded = tuple(unheeded(model.tokenizer.generation))

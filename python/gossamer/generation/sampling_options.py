@@ -109,6 +109,9 @@ class SamplingOptions:
         beams: Texts that are written side by side, of which the likeliest is kept (beam search); 1 writes one.
         length_penalty: Of beams: exponent of the length that a text's log-probability is divided by.
         early_stopping: Of beams: stop as soon as as many texts have ended.
+        context_shift: Where the context is full, its first so many tokens are kept, the older half of the others is
+            dropped, and what is left is computed anew, as if there had been no more; prompts may be longer, too. None
+            ends the text there.
         schema: A JSON schema that the text has to be an instance of: an object, or its JSON, which it becomes.
         regex: A regular expression that the whole text has to match.
         grammar: A grammar of the text, as Lark writes them. Of these three, one may be given.
@@ -134,6 +137,7 @@ class SamplingOptions:
     beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
+    context_shift: int | None = None
     schema: str | None = None
     regex: str | None = None
     grammar: str | None = None
@@ -158,6 +162,8 @@ class SamplingOptions:
         _check("length_penalty", self.length_penalty, Real, math.isfinite, "finite")
         if not isinstance(self.early_stopping, bool):
             raise GossamerError(f"early_stopping must be true or false, got {self.early_stopping!r:.80}")
+        if self.context_shift is not None:
+            _check("context_shift", self.context_shift, Integral, lambda n: n >= 0, "at least 0")
         object.__setattr__(self, "schema", _schema(self.schema))
         for name in ("regex", "grammar"):
             text = getattr(self, name)
@@ -174,6 +180,7 @@ class SamplingOptions:
     def _against_beams(self) -> list[str]:
         """The options that beams exclude."""
         excluded = {"a temperature": self.temperature > 0, "logprobs": self.logprobs is not None}
+        excluded["context_shift"] = self.context_shift is not None
         excluded |= {name: getattr(self, name) is not None for name in GRAMMARS}
         return [name for name, given in excluded.items() if given]
 

@@ -83,7 +83,7 @@ class Task:
     @property
     def pending(self) -> int:
         """Tokens that the engine has to see before the next one is chosen."""
-        return len(self.text.tokens) - len(self.held.tokens)
+        return len(self.text.window) - len(self.held.tokens)
 
 
 class Output(NamedTuple):
@@ -213,10 +213,10 @@ class Scheduler:
         hopeless: list[Output] = []
         while self._waiting and len(self._active) < self.most:
             task = self._waiting[0]
-            size = len(task.text.tokens) * self._engine.kv_bytes_per_token
+            size = len(task.text.window) * self._engine.kv_bytes_per_token
             if 0 < self._kv_limit < size:
                 task.error = GossamerError(
-                    f"the text's {len(task.text.tokens)} tokens take {size} bytes of keys and values, and kv_limit is "
+                    f"the text's {len(task.text.window)} tokens take {size} bytes of keys and values, and kv_limit is "
                     f"{self._kv_limit}"
                 )
                 hopeless.append(Output(self._waiting.popleft(), ""))
@@ -246,7 +246,7 @@ class Scheduler:
         if self._active:
             self._waiting.appendleft(task)
             return []
-        task.error = GossamerError(f"the text's {len(task.text.tokens)} tokens do not fit, even alone: {error}")
+        task.error = GossamerError(f"the text's {len(task.text.window)} tokens do not fit, even alone: {error}")
         return [Output(task, "")]
 
     def _leave(self, task: Task) -> None:
@@ -281,7 +281,7 @@ class Scheduler:
                 room -= count
             if count:
                 held = len(task.held.tokens)
-                entries.append((task, task.text.tokens[held : held + count]))
+                entries.append((task, task.text.window[held : held + count]))
         return entries
 
     def _guesses(self, entries: list[tuple[Task, list[int]]]) -> list[list[int]]:
@@ -299,7 +299,7 @@ class Scheduler:
             rooms.append(task.text.room - 1)
         tasks = [task for task, _ in entries]
         sequences = [task.held.id for task in tasks]
-        return self._drafts.plan([task.text.tokens for task in tasks], drafters, rooms, sequences)
+        return self._drafts.plan([task.text.window for task in tasks], drafters, rooms, sequences)
 
     def _compute(self, entries: list[tuple[Task, list[int]]], drafts: list[list[int]]) -> NDArray[np.float32]:
         """Runs a step; returns logits of each task's last token and of its draft's, in order."""
@@ -342,12 +342,12 @@ class Scheduler:
 
     def _shared(self, task: Task) -> tuple[Task | None, int, int]:
         """Who has most of a task's beginning, how many tokens of it, and how many older tasks will have."""
-        wanted = len(task.text.tokens) - 1  # the last one's logits are needed
+        wanted = len(task.text.window) - 1  # the last one's logits are needed
         best, ready, coming = None, 0, 0
         for other in (*self._ended, *itertools.takewhile(lambda other: other is not task, self._active)):
             if other.held.mix != task.held.mix or not same_input(other.held, task.held):
                 continue
-            common = min(common_length(task.text.tokens, other.text.tokens), wanted)
+            common = min(common_length(task.text.window, other.text.window), wanted)
             has = min(common, len(other.held.tokens))
             if has > ready:
                 best, ready = other, has
@@ -358,6 +358,7 @@ class Scheduler:
     def _push(self, task: Task, logits: NDArray[np.float32], draft: list[int], start: float) -> Output:
         """Gives a text its tokens: one choice, and more as long as the draft has said what came of it."""
         seconds, task.seconds = task.seconds + time.perf_counter() - start, 0.0
+        shifts = task.text.stats.context_shifts
         pieces, kept = [], 0
         try:
             while True:
@@ -376,4 +377,7 @@ class Scheduler:
             task.text.stats.steps.accepted += kept
             if kept < len(draft):
                 self._engine.rollback(task.held.id, len(draft) - kept)
+        if task.text.stats.context_shifts > shifts:  # what is left stands at other positions, and is computed anew
+            task.held.keep_common(task.text.window)
+            task.drafter = None
         return Output(task, "".join(pieces))

@@ -25,7 +25,9 @@ class Sequence:
     from them, until `finish` says why there is no more.
 
     Attributes:
-        tokens: The prompt and what was chosen. The engine has seen all but the last.
+        tokens: The prompt and what was chosen.
+        window: What of them the next token follows from: all, until the context was full and some were dropped, where
+            the options ask for that. The engine has seen all but the last.
         finish: Why the text ended, as in `Stats`; "" while it goes on.
         stats: What there is to count of it.
         logprobs: Of the tokens that were chosen, where the options ask for them.
@@ -63,6 +65,7 @@ class Sequence:
         self.logprobs: list[TokenLogprob] = []
         self._tokenizer = tokenizer
         self._sample = sampler(stats.sampling, draw, len(self.tokens))
+        self.window = self.tokens
         self._most = stats.sampling.max_new_tokens
         self._context = context
         self._ends = tokenizer.eos_ids
@@ -72,11 +75,15 @@ class Sequence:
         self._kv_bytes_per_token = kv_bytes_per_token
         self._kv_tokens = 0  # read in decode steps so far
         self._steps = 0
+        self._keep = stats.sampling.context_shift
+        while self._keep is not None and len(self.window) > context:
+            self._shift(self._keep)
+            stats.prompt_tokens = len(self.window)
 
     @property
     def room(self) -> int:
         """Most tokens that may still come."""
-        return min(self._most - self.stats.new_tokens, self._context + 1 - len(self.tokens))
+        return min(self._most - self.stats.new_tokens, self._context + 1 - len(self.window))
 
     def push(self, logits: NDArray[np.float32], seconds: float = 0.0) -> str:
         """Chooses the next token; with a constraint, those that have to follow come with it.
@@ -92,7 +99,7 @@ class Sequence:
             GossamerError: no logit is finite, or one is NaN or infinite; or the constraint allows no token.
         """
         start = time.perf_counter()
-        seen = len(self.tokens)
+        seen = len(self.window)
         if self._constraint is None:
             token = self._sample(logits, self.tokens)
         else:
@@ -117,8 +124,10 @@ class Sequence:
 
     def take(self, token: int) -> str:
         """Goes on with a token, however it was chosen; returns the text that is final now."""
-        seen = len(self.tokens)
+        full = len(self.window) == self._context
         self.tokens.append(token)
+        if self.window is not self.tokens:
+            self.window.append(token)
         self.stats.new_tokens += 1
         if token in self._ends:
             return self._end("eos")
@@ -129,7 +138,17 @@ class Sequence:
             return text + self._end("stop")
         if self.stats.new_tokens == self._most:
             return text + self._end("length")
-        return text + (self._end("context") if seen == self._context else "")
+        if full and self._keep is None:
+            return text + self._end("context")
+        if full and self._keep is not None:
+            self._shift(self._keep)
+        return text
+
+    def _shift(self, keep: int) -> None:
+        """Drops the older half of the window behind its first tokens."""
+        dropped = (len(self.window) - keep + 1) // 2
+        self.window = self.window[:keep] + self.window[keep + dropped :]
+        self.stats.context_shifts += 1
 
     def _end(self, finish: str) -> str:
         """Ends the text; returns what was held back, of which a stop string may cut something off."""

@@ -38,7 +38,7 @@ def run_text(
     scheduler = Scheduler(model.decoder, most=1, drafts=drafts)
     start = time.perf_counter()
     try:
-        text.stats.reused_tokens = held.keep_common(text.tokens)
+        text.stats.reused_tokens = held.keep_common(text.window)
         if text.stats.sampling.beams > 1:
             from .beam_texts import beam_text
 

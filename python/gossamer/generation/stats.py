@@ -57,7 +57,7 @@ class Stats:
     """Counts and times of one stream; times are the model's own, without what the caller did between pieces.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt, template included.
+        prompt_tokens: Tokens of the prompt, template included; of one that was longer than the context, what was left.
         reused_tokens: How many of them a conversation already held, so that they were not computed again.
         new_tokens: Tokens chosen, an end-of-text token included. The first comes out of the prefill.
         prefill_seconds: From the start to the first token chosen: the time to first token.
@@ -69,6 +69,7 @@ class Stats:
         device: Where the model ran, "cpu" or "cuda".
         sampling: The options of the text, defaults included.
         unheeded: What the model asks for besides, and gossamer does not do.
+        context_shifts: How often the context was full, and tokens were dropped from it.
         steps: What steps took, and was predicted; all zero on a GPU, where nothing is.
     """
 
@@ -83,6 +84,7 @@ class Stats:
     device: str = "cpu"
     sampling: SamplingOptions = GENERATE
     unheeded: tuple[str, ...] = ()
+    context_shifts: int = 0
     steps: Steps = field(default_factory=Steps)
 
     @property
@@ -134,6 +136,8 @@ class Stats:
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         unheeded = f"; the model also asks for {', '.join(self.unheeded)}, not done here" if self.unheeded else ""
         percent = self.percent_of_roof
+        times = f"{self.context_shifts} times" if self.context_shifts > 1 else "once"
+        shifts = f"\ncontext: full {times}, older tokens were dropped each time" if self.context_shifts else ""
         unit = "step" if self.steps.accepted else "token"
         steps = f"\n{self.steps.text()}" if self.steps.count else ""
         roof = "" if percent is None else f", {percent:.0f}% of the roof"
@@ -143,7 +147,7 @@ class Stats:
             f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
             f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a {unit}, "
             f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
-            f"sampling: {self.sampling.text()}{unheeded}{steps}"
+            f"sampling: {self.sampling.text()}{unheeded}{shifts}{steps}"
         )
 
 
