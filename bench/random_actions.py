@@ -97,22 +97,22 @@ def main() -> None:
     checked = under_sanitizers()
     from gossamer import _core
 
-    result: dict[str, Any] = {"sanitizers": checked, "seed": args.seed}
+    old = RESULTS / "random_actions.json"
+    tiers = json.loads(old.read_text(encoding="utf-8"))["tiers"] if old.is_file() else {}
+    result = tiers.setdefault(_core.isa(), {})
+    build = {"sanitizers": checked}
     start = time.monotonic()
     if args.model:
-        result["texts"] = company(args.model, args.threads)
+        result["texts"] = {**build, **company(args.model, args.threads)}
         print(json.dumps(result["texts"]))
     else:
         sys.path.insert(0, str(ROOT / "tests" / "support"))
         from actions import SETUPS
 
-        result["setups"] = {}
+        setups = result.setdefault("setups", {})
         for setup in args.setups or SETUPS:
-            result["setups"][setup] = act(setup, args.count, args.seed)
-            print(f"{setup}: {result['setups'][setup]}, {time.monotonic() - start:.0f} s", flush=True)
-    old = RESULTS / "random_actions.json"
-    tiers = json.loads(old.read_text(encoding="utf-8"))["tiers"] if old.is_file() else {}
-    tiers.setdefault(_core.isa(), {}).update(result)
+            setups[setup] = {**build, "seed": args.seed, **act(setup, args.count, args.seed)}
+            print(f"{setup}: {setups[setup]}, {time.monotonic() - start:.0f} s", flush=True)
     print(write_result("random_actions", {"tiers": tiers}))
     if args.model and result["texts"]["same"] < result["texts"]["texts"]:
         raise SystemExit("texts differ")
