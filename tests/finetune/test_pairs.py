@@ -115,6 +115,16 @@ def test_the_command_trains_packs_and_measures(files: Path, tmp_path: Path, caps
     assert all(row["tokens_per_second"] > 0 for row in rows)
 
 
+def test_what_needs_no_text_of_its_own_is_timed_and_what_does_is_refused(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(files / "dense"), "-p", "8", "-n", "4", "-r", "1", "--threads", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["test"] for row in document["rows"]] == ["pp8", "tg4"]
+    assert main(["sample", str(files / "dense"), str(tmp_path / "s"), "--tokens", "600"]) == 1
+    assert "has an encoder: it writes about what is given" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on_to_the_same_end(files: Path, tmp_path: Path) -> None:
     options = Options(**{**QUICK, "tokens": 900}, loss=Parts(0.5, 1, 0.5), top=4, save_steps=1)
     common: dict[str, Any] = {"teacher": files / "dense", "data": task(files), "options": options}

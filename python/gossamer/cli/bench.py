@@ -14,7 +14,7 @@ from ..errors import GossamerError
 from ..formats import TYPES
 from ..generation import cost_measured
 from ..generation.describe import weight_kinds
-from ..generation.held import choose
+from ..generation.held import any_input, choose
 from ..generation.ready import ready
 from ..generation.stats import percent_of_roof
 from ..gpu.cuda import check_available
@@ -167,13 +167,9 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
 def _begin(model: Model, mix: Mix) -> None:
     """Begins sequence 0, with an input that it reads where there is an encoder."""
     choose(model.decoder, 0, mix)
-    encoder = model.config.encoder
-    if encoder is None or not isinstance(model.decoder, Reading):
-        return
-    mel = encoder.embedding.mel
-    length = min(START, encoder.context)
-    words = np.arange(length, dtype=np.int32) % encoder.vocab
-    model.decoder.remember([(0, np.zeros((2 * encoder.context, mel.bins), np.float32) if mel else words)])
+    reads = any_input(model.config, START)
+    if reads is not None and isinstance(model.decoder, Reading):
+        model.decoder.remember([(0, reads)])
 
 
 def measure(model: Model, prompt: int | None, new: int | None, repeats: int, report: Report) -> list[dict[str, Any]]:

@@ -75,6 +75,9 @@ def sample(
     """
     if tokens < 1:
         raise GossamerError(f"tokens must be at least 1, got {tokens}")
+    if model.config.encoder is not None:
+        name = model.info.get("name", "the model")
+        raise GossamerError(f"{name} has an encoder: it writes about what is given, and no texts of its own")
     length = window_length(length, LENGTH, model.config.context)
     if length < 2:
         raise GossamerError(f"length must be at least 2 tokens, got {length}")

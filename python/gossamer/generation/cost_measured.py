@@ -17,6 +17,7 @@ from ..folders import write_file
 from ..machine.format_rates import agree, settled, wanted
 from ..machine.roofline import kept_file, machine_key
 from .cost import Table, estimated, known_table, reading_seconds
+from .held import any_input
 
 if TYPE_CHECKING:
     from .. import _core
@@ -60,9 +61,9 @@ def measure(model: Model, progress: Progress | None = None, *, again: bool = Fal
     """
     if model.config.head is None or model.cost is None or not wanted() or (model.cost.table.measured and not again):
         return
-    engine, held = model.decoder, model._new_sequence()
+    engine, held = model.decoder, model._new_sequence(reads=any_input(model.config, _NEAR))
     try:
-        table = _measure(engine, model.config.context, held.id, progress or (lambda *_: None))
+        table = _measure(engine, model.config.context, held.prepare(), progress or (lambda *_: None))
     except CacheFull:
         return
     finally:
