@@ -79,6 +79,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     for argv, words in (
         (["-m", str(llama), "a"], "has no encoder of texts"),
         (["-m", str(folder), "a", "--to", "klingon"], "--to: the model has no token of the language 'klingon'"),
+        (["-m", str(folder), "a", "--to", "re"], "--to: the model has no token of the language 're'"),  # part of words
         (["-m", str(folder), "--file", str(tmp_path / "bytes")], "is not UTF-8 text"),
         (["-m", str(folder), "--file", str(tmp_path / "none")], "No such file"),
     ):

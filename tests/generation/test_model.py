@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_completions_share_their_prompt_and_differ():
     prompt = "abcdefghij" * 4
     found = model.completions(prompt, 3, **options)
     assert len({completion.text for completion in found}) == 3
-    assert found[0].text == model.generate(prompt, **options)
+    assert found[0].text == model.generate(prompt, **{**options, "logprobs": None})
     assert [completion.finish for completion in found] == ["length"] * 3
     assert "".join(LETTERS[token] for token in found[1].tokens) == found[1].text
     assert [entry.token for entry in found[1].logprobs] == list(found[1].tokens)
@@ -301,3 +302,26 @@ def test_a_model_says_what_it_is(tmp_path):
     )
     gossamer.convert(folder, tmp_path / "packed", weights="f32")
     assert "<gossamer.Model spider (llama): " in repr(gossamer.load(tmp_path / "packed"))
+
+
+@pytest.mark.parametrize("ids", [[1.0, 2.5], [True, False], np.array([2**32 + 1]), [-(2**40)], ["a"]])
+def test_logits_of_what_is_no_token_id_are_refused(ids: Any):
+    with pytest.raises(GossamerError, match=r"^token ids must be whole numbers below 2\^31, got"):
+        fake_model().logits(ids)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda model: model.generate("a", logprobs=1), "logprobs: there is no room"),
+        (lambda model: model.generate_batch(["a"], logprobs=0), "logprobs: there is no room"),
+        (lambda model: model.conversation().say("a", logprobs=0), "logprobs: there is no room"),
+        (lambda model: model.generate_batch("abc"), "prompts must be a list of them, not one text"),
+        (lambda model: model.generate([{"role": "user", "content": "a"}], chat=False), "chat=False is for a text"),
+        (lambda model: model.generate("a", beams=2, draft="ngram"), "beams and draft ngram exclude each other"),
+        (lambda model: model.completions("a", 2, beams=2, draft="ngram"), "beams and draft ngram exclude"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(ask: Any, words: str):
+    with pytest.raises(GossamerError, match=f"^{words}"):
+        ask(fake_model())

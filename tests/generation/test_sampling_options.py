@@ -36,6 +36,7 @@ DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_p
         ("logit_bias", {1: math.inf}), ("logit_bias", {1: "x"}), ("logit_bias", [(1, 2.0), ("1", 3.0)]),
         ("logprobs", -1), ("logprobs", True), ("beams", 0), ("length_penalty", math.nan), ("early_stopping", 1),
         ("context_shift", -1), ("context_shift", True), ("context_shift", 1.5),
+        ("logit_bias", {1: 1e39}), ("repeat_penalty", 1e-40), ("repeat_penalty", 1e39), ("frequency_penalty", -1e39),
         ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
     ],
 )  # fmt: skip
@@ -103,7 +104,7 @@ def test_the_models_own_defaults_hold(generation: dict[str, Any], for_generate: 
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
         ({"temperature": "warm"}, "temperature must be a number, got 'warm'"),
         ({"do_sample": "yes"}, "do_sample must be true or false, got 'yes'"),
-        ({"repetition_penalty": 0}, "repetition_penalty must be above 0, got 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be between 1e-30 and 1e30, got 0"),
     ],
 )
 def test_bad_defaults_of_a_model_are_named(generation: dict[str, Any], line: str):
@@ -256,3 +257,11 @@ def test_words_that_a_model_must_not_write() -> None:
 def test_tokens_that_a_decoder_begins_with_are_heeded() -> None:
     assert unheeded({"decoder_start_token_id": 2, "forced_bos_token_id": 3}) == []
     assert unheeded({"forced_bos_token_id": 3}) == ["forced_bos_token_id 3"]
+
+
+def test_options_of_beams_alone_are_refused_without_beams():
+    for name, value in {"length_penalty": 2.0, "early_stopping": True}.items():
+        with pytest.raises(GossamerError, match=f"^{name} is of beams, and would do nothing"):
+            GENERATE.changed({name: value})
+        assert getattr(SamplingOptions(beams=2).changed({name: value}), name) == value
+    assert GENERATE.changed({"length_penalty": 1.0, "early_stopping": False}) == GENERATE

@@ -19,7 +19,7 @@ from .options import (
     chosen_drafts,
     open_model,
 )
-from .sampling_arguments import add_prompt_cache_option, add_sampling_options, sampling_options
+from .sampling_arguments import add_prompt_cache_option, add_sampling_options, chosen_sampling
 
 if TYPE_CHECKING:
     from ..generation.conversation import Conversation
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(ImportError):  # line editing, where Python has it
             import readline  # noqa: F401
         print(f"{args.model}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
-    options = {**sampling_options(args), "draft": chosen_drafts(args, model)}
+    options = {**chosen_sampling(args, model, CHAT), "draft": chosen_drafts(args, model)}
     conversation = model.conversation(args.system, prompt_cache=args.prompt_cache)
     try:
         while _turn(conversation, terminal, args.stats, options):

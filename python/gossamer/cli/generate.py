@@ -22,7 +22,7 @@ from .options import (
     open_model,
 )
 from .output import print_json
-from .sampling_arguments import add_logprobs_option, add_prompt_cache_option, add_sampling_options, sampling_options
+from .sampling_arguments import add_logprobs_option, add_prompt_cache_option, add_sampling_options, chosen_sampling
 
 SUMMARY = "generate text for one prompt"
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     asked: str | list[dict[str, str]] = prompt
     if args.system is not None:
         asked = [{"role": "system", "content": args.system}, {"role": "user", "content": prompt}]
-    options = {"chat": False if args.raw else None, "draft": chosen_drafts(args, model), **sampling_options(args)}
+    options = {"chat": False if args.raw else None, "draft": chosen_drafts(args, model), **chosen_sampling(args, model)}
     with Interrupt() as interrupt:
         interrupt.begun = args.json or args.completions > 1
         if args.prompt_cache is None and interrupt.begun:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..files import parse_json, read_json
-from ..generation.sampling_options import SamplingOptions
+from ..generation.sampling_options import GENERATE, SamplingOptions
 from .options import given, integer, nonempty, number
+
+if TYPE_CHECKING:
+    from ..generation.model import Model
+
+_log = logging.getLogger(__name__)
+
+_OF_DRAWING = ("top_k", "typical_p", "top_p", "min_p", "seed")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOptions) -> None:
@@ -138,6 +146,16 @@ def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.length_penalty is not None and args.beams is None:
         args.parser.error("argument --length-penalty: needs --beams")
     return given(args, *(field.name for field in fields(SamplingOptions) if hasattr(args, field.name)))
+
+
+def chosen_sampling(args: argparse.Namespace, model: Model, fallback: SamplingOptions = GENERATE) -> dict[str, Any]:
+    """Returns what `sampling_options` does, for a model; notes what changes nothing where the likeliest is taken."""
+    options = sampling_options(args)
+    idle = [name for name in _OF_DRAWING if name in options]
+    if idle and model.defaults(fallback).changed(options).temperature == 0:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        _log.warning("%s: nothing is drawn at temperature 0, and this changes nothing; give --temperature", names)
+    return options
 
 
 def _schema(text: str) -> dict[str, Any]:

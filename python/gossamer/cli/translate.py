@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..generation.sampling_options import GENERATE
 from .options import add_device_option, add_engine_options, add_model_option, open_model
 from .output import print_json
-from .sampling_arguments import add_sampling_options, sampling_options
+from .sampling_arguments import add_sampling_options, chosen_sampling
 
 if TYPE_CHECKING:
     from ..generation.model import Model
@@ -42,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
         raise GossamerError(f"{args.model}: has no encoder of texts, and translates nothing")
     if args.to is not None:
         _choose(model, args.to)
+    options = chosen_sampling(args, model)
     found = []
     lines = _lines(args)
     while part := list(islice(lines, _LINES)):
-        for line, text in zip(part, _translated(model, part, args), strict=True):
+        for line, text in zip(part, _translated(model, part, options), strict=True):
             if args.json:
                 found.append({"text": line, "translation": text})
             else:
@@ -55,10 +56,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _translated(model: Model, lines: list[str], args: argparse.Namespace) -> list[str]:
+def _translated(model: Model, lines: list[str], options: dict[str, Any]) -> list[str]:
     """Texts about lines, in their order; an empty line has an empty one."""
     order = sorted((at for at, line in enumerate(lines) if line.strip()), key=lambda at: len(lines[at]))
-    texts = model.generate_batch([lines[at] for at in order], **sampling_options(args))
+    texts = model.generate_batch([lines[at] for at in order], **options)
     found = [""] * len(lines)
     for at, text in zip(order, texts, strict=True):
         found[at] = " ".join(text.split())
@@ -88,9 +89,9 @@ def _lines_of(path: Path) -> Iterator[str]:
 
 def _choose(model: Model, language: str) -> None:
     """Has the decoder begin with the token of a language."""
-    vocabulary = model.tokenizer.vocabulary()
+    added = model.tokenizer.added_tokens()  # others are words or pieces of them: "de" is one, too
     for token in (language, f"__{language}__"):
-        if token in vocabulary:
-            model.tokenizer.generation["forced_bos_token_id"] = vocabulary[token]
+        if token in added:
+            model.tokenizer.generation["forced_bos_token_id"] = added[token]
             return
     raise GossamerError(f"--to: the model has no token of the language {language!r:.40}")

@@ -60,7 +60,9 @@ class Rows:
             own = {name: row[name] for name in _OPTIONS if name in row}
             sampling = self._sampling.changed(own)
             # A seed of the row's own draws what `generate` draws with it.
-            return Request(self._prompt(row), sampling, self._chat, 0 if "seed" in own else number)
+            prompt = self._prompt(row)
+            chat = self._chat if isinstance(prompt, str) else None
+            return Request(prompt, sampling, chat, 0 if "seed" in own else number)
         except GossamerError as error:
             return error
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
     from .cost import StepCost
     from .model import Model
+    from .sampling_options import SamplingOptions
     from .self_drafts import Rate
 
 KINDS = ("auto", "ngram", "self", "off")
@@ -225,8 +226,16 @@ def drafts(
     return Drafts(model.cost, kind, found, SelfDraft(model, progress=progress) if kind == "self" else None)
 
 
-def guessing(model: Model, draft: Draft) -> Drafts | None:
-    """Returns the drafts that an option stands for; raises as `drafts`, and where they are another model's."""
+def guessing(model: Model, draft: Draft, options: SamplingOptions | None = None) -> Drafts | None:
+    """Returns the drafts that an option stands for.
+
+    Raises:
+        GossamerError: as `drafts`, where they are another model's, or are asked for beside beams, which have none.
+    """
+    kind = draft if isinstance(draft, str) else "off" if draft is None else draft.kind
+    corpus = isinstance(draft, Drafts) and draft.corpus is not None
+    if options is not None and options.beams > 1 and (kind in ("ngram", "self") or corpus):
+        raise GossamerError(f"beams and draft {kind}{' from a corpus' if corpus else ''} exclude each other")
     if isinstance(draft, str):
         return drafts(model, draft)
     if draft is not None and draft.cost is not model.cost:

@@ -15,8 +15,8 @@ from ..errors import GossamerError
 from ..text.messages import Message
 from .drafts import drafts, guessing
 from .held import Held
-from .prompts import asked, chats, check_head, check_length, text_after
-from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults
+from .prompts import as_ids, asked, chats, check_head, check_length, text_after
+from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults, text_alone
 from .scheduler import MOST
 from .single import Cancel, Pieces, run_text
 
@@ -145,8 +145,8 @@ class Model:
             TypeError: there is no such option.
         """
         check_names(options, ["adapters", "cancel", "chat", "draft", "prompt_cache"])
-        run_options = (sampling or self.defaults()).changed(options)
-        chat, drafts = chats(self, prompt, chat), guessing(self, draft)
+        run_options = text_alone((sampling or self.defaults()).changed(options))
+        chat, drafts = chats(self, prompt, chat), guessing(self, draft, run_options)
         tokens, reads = asked(self, prompt, chat, run_options.context_shift is not None)
         held = self._new_sequence(self.mix(adapters), reads)
         text = text_after(self, tokens, run_options, 0, chat, held.mix)
@@ -228,7 +228,13 @@ class Model:
         if n < 1:
             raise GossamerError(f"n must be at least 1, got {n}")
         run_options = (sampling or self.defaults()).changed(options)
-        return completions(self, Request(prompt, run_options, chat, 0, adapters, cancel), n, min(n, most), draft)
+        return completions(
+            self,
+            Request(prompt, run_options, chat, 0, adapters, cancel),
+            n,
+            min(n, most),
+            guessing(self, draft, run_options),
+        )
 
     def generate_batch(
         self,
@@ -269,10 +275,12 @@ class Model:
         from .batch import Request, answers
 
         check_names(options, ["adapters", "chat", "draft", "most", "progress"])
-        run_options = (sampling or self.defaults()).changed(options)
+        if isinstance(prompts, str):
+            raise GossamerError("prompts must be a list of them, not one text")
+        run_options = text_alone((sampling or self.defaults()).changed(options))
         requests = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
         texts = []
-        for answer in answers(self, requests, most=most, draft=draft):
+        for answer in answers(self, requests, most=most, draft=guessing(self, draft, run_options)):
             if answer.error is not None:
                 raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
             assert answer.completion is not None
@@ -365,12 +373,12 @@ class Model:
             GossamerError: no tokens, or more than the context or the cache holds.
         """
         check_head(self)
-        tokens = np.asarray(token_ids, dtype=np.int32)
+        tokens = as_ids(token_ids)
         check_length(self, tokens.size)
         if (self.config.encoder is None) != (reads is None):
             what = "has no encoder, and reads nothing" if reads is not None else "has an encoder: it reads an input"
             raise GossamerError(f"{self.info.get('name', 'the model')} {what}")
-        held = self._new_sequence(self.mix(adapters), None if reads is None else np.asarray(reads))
+        held = self._new_sequence(self.mix(adapters), None if reads is None else as_ids(reads))
         try:
             return self.decoder.step([(held.prepare(), tokens)], all_logits=True)
         except CacheFull as error:

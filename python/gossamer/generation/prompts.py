@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
     """
     if isinstance(prompt, str) and (chat is False or not (chat or model.tokenizer.has_chat_template)):
         return False
+    if not isinstance(prompt, str) and chat is False:
+        raise GossamerError("chat=False is for a text: messages go through the chat template")
     if not model.tokenizer.has_chat_template:
         raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template")
     return True
@@ -118,6 +120,18 @@ def check_head(model: Model) -> None:
     """Raises `GossamerError` where a model writes no text."""
     if model.config.head is None:
         raise GossamerError(f"{model.info.get('name', 'the model')} is an encoder: it has no head, and writes no text")
+
+
+def as_ids(tokens: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:
+    """Returns token ids as the engine takes them.
+
+    Raises:
+        GossamerError: they are no whole numbers, or too large for any vocabulary.
+    """
+    ids = np.asarray(tokens)
+    if ids.size and (ids.dtype.kind not in "iu" or not (np.abs(ids) < 2**31).all()):
+        raise GossamerError(f"token ids must be whole numbers below 2^31, got {tokens!r:.80}")
+    return ids.astype(np.int32)
 
 
 def check_length(model: Model, tokens: int) -> None:

@@ -35,7 +35,7 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
             digits = isinstance(token, str) and token.isascii() and token.isdigit()
             number = int(token) if digits and len(token) < 20 else token
             _check("logit_bias: a token", number, Integral, lambda n: n >= 0, "at least 0")
-            _check(f"logit_bias: the bias of token {number}", bias, Real, math.isfinite, "finite")
+            _check(f"logit_bias: the bias of token {number}", bias, Real, _fits, _FITS)
             if number in biases:
                 raise GossamerError(f"logit_bias: token {number} has two biases")
             biases[int(number)] = float(bias)
@@ -77,6 +77,14 @@ def _check(name: str, value: Any, kind: type, fair: Any, expected: str) -> None:
         raise GossamerError(f"{name} must be a {'whole ' if kind is Integral else ''}number, got {value!r:.80}")
     if not fair(value):
         raise GossamerError(f"{name} must be {expected}, got {value}")
+
+
+_MOST = 1e30  # of what is added to logits, or multiplied with them, so that no float32 overflows
+_FITS = "between -1e30 and 1e30"
+
+
+def _fits(value: float) -> bool:
+    return abs(value) <= _MOST
 
 
 GRAMMARS = ("schema", "regex", "grammar")
@@ -149,9 +157,9 @@ class SamplingOptions:
         _check("top_p", self.top_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, Real, lambda p: 0 <= p <= 1, "between 0 and 1")
         _check("typical_p", self.typical_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
-        _check("repeat_penalty", self.repeat_penalty, Real, lambda x: math.isfinite(x) and x > 0, "above 0")
-        _check("frequency_penalty", self.frequency_penalty, Real, math.isfinite, "finite")
-        _check("presence_penalty", self.presence_penalty, Real, math.isfinite, "finite")
+        _check("repeat_penalty", self.repeat_penalty, Real, lambda x: 1 / _MOST <= x <= _MOST, "between 1e-30 and 1e30")
+        _check("frequency_penalty", self.frequency_penalty, Real, _fits, _FITS)
+        _check("presence_penalty", self.presence_penalty, Real, _fits, _FITS)
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         object.__setattr__(self, "bad_words", _words(self.bad_words))
         _check("seed", self.seed, Integral, lambda s: s >= 0, "at least 0")
@@ -195,7 +203,11 @@ class SamplingOptions:
         single = replace(self, beams=1, **{name: value for name, value in options.items() if name != "beams"})
         if "beams" not in options and single._against_beams():
             return single
-        return replace(single, beams=options.get("beams", self.beams))
+        changed = replace(single, beams=options.get("beams", self.beams))
+        for name in ("length_penalty", "early_stopping") if changed.beams == 1 else ():
+            if options.get(name, _OFF[name]) != _OFF[name]:
+                raise GossamerError(f"{name} is of beams, and would do nothing: give beams, too")
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-ready values."""
@@ -239,11 +251,19 @@ CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0
 # Matter though nothing is drawn.
 _NO_DRAWING = ("repeat_penalty", "bad_words", "beams", "length_penalty", "early_stopping")
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
+_OFF = {field.name: field.default for field in fields(SamplingOptions)}
 
 
 def check_names(options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `TypeError` where an option is none of these, or of some others; the line names those that there are."""
     refuse_others(options, [*_NAMES, *others])
+
+
+def text_alone(options: SamplingOptions) -> SamplingOptions:
+    """Returns options for what gives a text and nothing beside it; raises `GossamerError` where they ask for more."""
+    if options.logprobs is not None:
+        raise GossamerError("logprobs: there is no room for them beside a text; `Model.completions` gives both")
+    return options
 
 
 def refuse_others(options: Iterable[str], names: Sequence[str]) -> None:

@@ -27,6 +27,8 @@ def usable_threads(asked: int) -> int:
     Raises:
         GossamerError: it is no number of threads.
     """
+    if type(asked) is not int:
+        raise GossamerError(f"threads must be a whole number, got {asked!r:.80}")
     if not 0 <= asked <= _MOST:
         raise GossamerError(f"threads must be from 0 to {_MOST}, got {asked}")
     processors = _processors()

@@ -131,6 +131,10 @@ class Tokenizer:
         """Returns the id of every token, special ones included, by its text as the tokenizer writes it."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
 
+    def added_tokens(self) -> dict[str, int]:
+        """Returns the ids of the tokens that stand beside the learned vocabulary, special ones among them."""
+        return {token.content: number for number, token in self._backend.get_added_tokens_decoder().items()}
+
     def token_bytes(self, token: int) -> bytes:
         """Returns the bytes that a token stands for, those of a special one's name; none for one that is unknown."""
         if (added := self._added.get(token)) is not None:
