@@ -138,16 +138,6 @@ def test_generate_json_is_one_document(served, capsys):
     assert "decode: 3 tokens" in err
 
 
-@pytest.mark.parametrize("command", ["generate", "chat"])
-def test_options_of_drawing_are_noted_where_nothing_is_drawn(served, capsys, monkeypatch, command):
-    served(fake_model(template=True))
-    note = "gossamer: note: --top-k, --seed: nothing is drawn at temperature 0, and this changes nothing"
-    for temperature, noted in (("0", True), ("1", False)):
-        monkeypatch.setattr("sys.stdin", io.StringIO("a"))
-        main([command, "-n", "1", "--top-k", "1", "--seed", "3", "--temperature", temperature])
-        assert (note in capsys.readouterr().err) == noted
-
-
 def test_generate_tells_log_probabilities_and_several_texts(served, capsys):
     served(fake_model())
     assert main(["generate", "ab", "-n", "2", "--json", "--logprobs", "1", "--completions", "2"]) == 0

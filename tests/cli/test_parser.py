@@ -137,6 +137,9 @@ def test_argument_types():
         ("convert a b --weights bf16 --group 32", "--group: is for scales of int8 and int4 values, not for bf16"),
         ("prune a b --group 32", "--group: goes with --weights int4"),
         ("prune a b --method magnitude --calibration t", "--calibration: method magnitude reads no text"),
+        ("prune a b --method magnitude --windows 3", "--windows: method magnitude reads no text"),
+        ("prune a b --method magnitude --seed 0", "--seed: method magnitude reads no text"),
+        ("serve --port 99999", "--port: must be at most 65535, got 99999"),
         ("finetune a b --data t --teacher c --group 32", "--group: goes with --weights int8 or int4"),
     ],
 )

@@ -24,8 +24,8 @@ MODEL_HELP = f"packed folder, Hugging Face checkpoint folder, GGUF file, {_HUB_H
 SOURCE_HELP = f"Hugging Face checkpoint folder, GGUF file or {_HUB_HELP}"
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Returns an argument type: a whole number of at least `minimum`."""
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Returns an argument type: a whole number of at least `minimum`, and at most `maximum` where there is one."""
 
     def parse(text: str) -> int:
         try:
@@ -34,6 +34,8 @@ def integer(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
         if value < minimum:
             raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        if maximum is not None and value > maximum:
+            raise argparse.ArgumentTypeError(f"must be at most {maximum}, got {value}")
         return value
 
     return parse

@@ -67,18 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="UTF-8 text file, or a folder of them (default: the model's own samples); for a model with an encoder a "
         "file of pairs, source and target or audio and transcript, a JSON object a line (docs/tasks.md)",
     )
-    group.add_argument(
-        "--windows", type=integer(1), default=WINDOWS, metavar="N", help="windows of text (default %(default)s)"
-    )
+    group.add_argument("--windows", type=integer(1), metavar="N", help=f"windows of text (default {WINDOWS})")
     group.add_argument(
         "--length",
         type=integer(1),
         metavar="N",
         help=f"tokens a window (default {LENGTH}, or what the model holds where that is less)",
     )
-    group.add_argument(
-        "--seed", type=integer(0), default=0, metavar="S", help="of the windows' choice (default %(default)s)"
-    )
+    group.add_argument("--seed", type=integer(0), metavar="S", help="of the windows' choice (default 0)")
     parser.add_argument("--threads", type=integer(1), default=0, metavar="N", help="threads (default: as many as pay)")
     add_force_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
@@ -98,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.group is not None and args.weights != "int4":
         args.parser.error("argument --group: goes with --weights int4")
-    if args.calibration is not None and args.method not in CALIBRATED:
-        args.parser.error(f"argument --calibration: method {args.method} reads no text")
+    if args.method not in CALIBRATED:
+        for name in given(args, "calibration", "windows", "length", "seed"):
+            args.parser.error(f"argument --{name}: method {args.method} reads no text")
     sparsity: float | None = args.sparsity
     if sparsity is None and args.pattern is None and args.allocation in (None, *ALLOCATIONS):
         sparsity = DEFAULT_SPARSITY
@@ -115,9 +112,7 @@ def run(args: argparse.Namespace) -> int:
             **given(args, "group"),
             rank=args.rank,
             calibration=args.calibration,
-            windows=args.windows,
-            length=args.length,
-            seed=args.seed,
+            **given(args, "windows", "length", "seed"),
             threads=args.threads,
             force=args.force,
             progress=bar,

@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", type=nonempty, help="address to listen on (default %(default)s)"
     )
     network.add_argument(
-        "--port", default=8000, type=integer(0), help="port to listen on; 0 takes a free one (default %(default)s)"
+        "--port",
+        default=8000,
+        type=integer(0, 65535),
+        help="port to listen on; 0 takes a free one (default %(default)s)",
     )
     network.add_argument(
         "--api-key",
