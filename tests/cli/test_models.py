@@ -154,7 +154,7 @@ def test_dry_run_writes_nothing_and_says_what_would_be(checkpoint: Path, tmp_pat
 
 def test_inspect_finds_n_m_patterns(tmp_path: Path, command):
     source = tiny_llama(tmp_path / "source", sparsity=0.0)
-    command("prune", source, tmp_path / "pruned", "--pattern", "2:4", "--method", "magnitude", "--length", 32)
+    command("prune", source, tmp_path / "pruned", "--pattern", "2:4", "--method", "magnitude")
     layers = json.loads(command("inspect", tmp_path / "pruned", "--json"))["layers"]
     assert {layer["pattern"] for layer in layers if "layers." in layer["name"]} == {"2:4"}
     command("convert", tmp_path / "pruned", tmp_path / "packed", "--weights", "int8")
@@ -180,7 +180,7 @@ def test_prune_reports_and_its_result_runs(tmp_path: Path, command):
     assert report["reached"] == pytest.approx(0.6, abs=0.01)
     told = command("generate", "The", "-m", tmp_path / "pruned", "-n", 3, "--raw", "--kv", "f16", "--json")
     assert 1 <= json.loads(told)["stats"]["new_tokens"] <= 3  # what they spell may be nothing
-    text = command("prune", source, tmp_path / "half", "--method", "magnitude", "--length", 32)
+    text = command("prune", source, tmp_path / "half", "--method", "magnitude")
     assert "50.0% zeros" in text
 
 
