@@ -14,7 +14,8 @@ from gguf_files import write_gguf
 from gossamer import _core
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
-from gossamer.loading import load, locate
+from gossamer.generation.ready import cache_bytes
+from gossamer.loading import load, locate, open_packed
 from gossamer.packing.convert import convert
 from gossamer.packing.replan import PLANNED_FOR, this_processor
 from gossamer.zoo import builtin
@@ -68,6 +69,20 @@ def test_an_automatic_cache_is_bf16_where_pairs_are_multiplied_and_inputs_are_ro
     assert load(folder, kv="auto", weights="int8").decoder.kv == narrow
     assert load(folder, kv="auto").decoder.kv == "f32"
     assert load(folder, kv="auto", weights="int8", activations="f32").decoder.kv == "f32"
+
+
+def test_an_automatic_cache_is_f16_where_a_full_context_outweighs_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tiny_llama(tmp_path / "long", max_position_embeddings=4096)
+    narrow = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 64}
+    windows = tiny_llama(tmp_path / "windows", max_position_embeddings=4096, **narrow)
+    for isa, kv in (("avx2", "f16"), ("avx512_vbmi2", "f16"), ("avx512_bf16", "bf16"), ("scalar", "f32")):
+        monkeypatch.setattr(_core, "isa", lambda isa=isa: isa)
+        assert load(long, kv="auto", weights="int8").decoder.kv == kv
+        assert load(long, kv="auto", weights="int8", activations="f32").decoder.kv == "f32"
+        assert load(windows, kv="auto", weights="int8").decoder.kv == ("bf16" if kv == "bf16" else "f32")
+    assert cache_bytes(open_packed(windows).config) == 64 * 2 * 2 * 24 * 4 * 2
 
 
 @pytest.mark.parametrize(

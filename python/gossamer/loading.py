@@ -41,9 +41,9 @@ def load(
         revision: Branch, tag or commit of a hub id.
         device: "cpu" or "cuda", which needs a GPU and kernels for it; see docs/gpu.md.
         threads: Threads of the engine, at most one a processor; 0 chooses.
-        kv: Type of cached keys and values: "f32", "f16", "bf16", "int8", or "auto": bf16 where the processor multiplies
-            pairs of it and inputs of linears are rounded to 8 bits anyway, otherwise f32. On a GPU they have that of
-            the activations.
+        kv: Type of cached keys and values: "f32", "f16", "bf16", "int8", or "auto": where inputs of linears are
+            rounded to 8 bits anyway, bf16 if the processor multiplies pairs of it, otherwise f16 if a full context
+            has more bytes than the weights; else f32. On a GPU they have that of the activations.
         activations: Type that inputs of linears are rounded to: "f32", "bf16", "a8", or "auto", the fastest. A GPU has
             bf16, and f16 where "auto" finds f16 values.
         weights: Type to pack a checkpoint's values with, in memory: one of f32, bf16, f16, int8, int4, or "auto"

@@ -167,7 +167,8 @@ def add_engine_options(parser: argparse.ArgumentParser, *, threads: bool = True)
         "--kv",
         choices=KV_TYPES,
         default="f32",
-        help="type of cached keys and values: auto takes bf16 where that is fast and inputs are rounded (default f32)",
+        help="type of cached keys and values: where inputs are rounded anyway, auto takes bf16 if that is "
+        "fast, or f16 if a full context outweighs the weights (default f32)",
     )
     group.add_argument(
         "--activations",

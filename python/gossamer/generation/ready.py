@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..arch.spec import Attention
 from ..errors import GossamerError
 from ..formats import INTEGER_TYPES
 from ..machine.threads import usable_threads
 from .model import Model
 
 if TYPE_CHECKING:
+    from ..arch.spec import Transformer
     from ..packing.folder import PackedModel
 
 # Tiers that multiply pairs of bf16.
@@ -58,7 +60,24 @@ def chosen_kv(kv: str, packed: PackedModel, activations: str) -> str:
     if kv != "auto":
         return kv
     rounded = activations in ("auto", "a8") and all(weight.type in INTEGER_TYPES for weight in packed.weights.values())
-    return "bf16" if rounded and _core.isa() in PAIRED else "f32"
+    if not rounded:
+        return "f32"
+    if _core.isa() in PAIRED:
+        return "bf16"
+    weights = sum(weight.nbytes for name, weight in packed.weights.items() if name != "embed" or packed.config.tied)
+    return "f16" if _core.isa() != "scalar" and cache_bytes(packed.config) > weights else "f32"
+
+
+def cache_bytes(config: Transformer) -> int:
+    """Returns the bytes of float32 keys and values that a token reads where the context is full."""
+    read = 0
+    for block in config.stack:
+        for branch in block.branches:
+            mixer = branch.mixer
+            if isinstance(mixer, Attention) and mixer.reads == "self":
+                positions = min(mixer.window or config.context, config.context)
+                read += positions * 2 * mixer.kv_heads * mixer.head_dim * 4
+    return read
 
 
 def _on_gpu(packed: PackedModel, activations: str) -> Model:
