@@ -62,3 +62,11 @@ def test_keys_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
     tokenizer(
         tmp_path / "m.gguf", keys={"tokenizer.ggml.mask_token_id": 4, "tokenizer.ggml.remove_extra_whitespaces": True}
     )
+
+
+def test_conversations_with_tools_have_a_template_of_their_own(tmp_path: Path) -> None:
+    keys = {"tokenizer.chat_template.tool_use": "T{{ tools | length }}"}
+    tokenizer = open_checkpoint(write_gguf(tmp_path / "m.gguf", keys=keys)).tokenizer()
+    messages = [{"role": "user", "content": "hi"}]
+    assert tokenizer.render(messages) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.render(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == "T1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def test_what_is_written_is_read_again(tmp_path: Path, overrides: dict[str, Any]
         assert tokenizers[0].encode(text) == tokenizers[1].encode(text)
     assert tokenizers[0].eos_ids >= tokenizers[1].eos_ids
     assert tokenizers[0].chat_template == tokenizers[1].chat_template
+
+
+def test_both_templates_are_written(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    texts = {"default": "D{{ messages | length }}", "tool_use": "T{{ tools | length }}"}
+    settings["chat_template"] = [{"name": name, "template": text} for name, text in texts.items()]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_gguf(open_checkpoint(folder), tmp_path / "m.gguf", type="f32")
+    tokenizer = open_checkpoint(tmp_path / "m.gguf").tokenizer()
+    assert (tokenizer.chat_template, tokenizer.tool_template) == (texts["default"], texts["tool_use"])
 
 
 @pytest.mark.parametrize("case", ["llama", "qwen2"])

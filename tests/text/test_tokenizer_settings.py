@@ -229,3 +229,28 @@ def test_letters_are_lowered_as_the_settings_say(
     ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     for text in ("HELLO w\u00f6rld", "a \u4e2d\u6587b", "Hello", "hello", "O\u0308l"):
         assert ours.encode(text) == theirs.encode(text)
+
+
+@pytest.mark.parametrize("place", ["list", "object", "files"])
+def test_conversations_with_tools_have_a_template_of_their_own(tmp_path: Path, place: str) -> None:
+    write(tmp_path)
+    texts = {"default": "D{{ messages[0].content }}", "tool_use": "T{{ tools | tojson }}{{ messages[0].content }}"}
+    if place == "files":
+        (tmp_path / "chat_template.jinja").write_text(texts["default"])
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(texts["tool_use"])
+        named: dict[str, Any] = {}
+    else:
+        listed = [{"name": name, "template": text} for name, text in texts.items()]
+        named = {"chat_template": listed if place == "list" else texts}
+    named |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    messages = [{"role": "user", "content": "hi"}]
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "saved").mkdir()
+    Tokenizer.from_folder(tmp_path).save(tmp_path / "saved")
+    for ours in (Tokenizer.from_folder(tmp_path), Tokenizer.from_folder(tmp_path / "saved")):
+        for given in (None, tools):
+            expected = theirs.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=True)
+            assert ours.render(messages, tools=given) == expected

@@ -14,6 +14,7 @@ from ..files import read_json, refuse_pointer
 from ..safetensors_io import SafetensorsFile
 from ..text.pooling import Pooling, pooling_files, read_pooling
 from ..text.tokenizer import Tokenizer
+from ..text.tokenizer_settings import TEMPLATE_FILES
 from . import torch_bin
 from .base import Checkpoint
 from .branches import take_branches
@@ -148,6 +149,7 @@ class FolderCheckpoint(Checkpoint):
         for name in _COMPANIONS:
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, dst / name)
-        for name in pooling_files(self.path):
+        templates = [str(path.relative_to(self.path)) for path in self.path.glob(TEMPLATE_FILES[1])]
+        for name in pooling_files(self.path) + templates:
             (dst / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(self.path / name, dst / name)

@@ -174,13 +174,14 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
     ]
     _put_around(backend, tokens, *around)
     special = {NAMED[name]: tokens[token] for name, token in ids.items() if token is not None and NAMED[name]}
-    template = keys.get("tokenizer.chat_template")
+    template, tools = (keys.get(f"tokenizer.chat_template{name}") for name in ("", ".tool_use"))
     return Tokenizer(
         backend,
         eos_ids=[token for name in _ENDS if (token := ids[name]) is not None]
         + [token for token, text in enumerate(tokens) if text in ends],
         special_tokens=special,
         chat_template=template if isinstance(template, str) else None,
+        tool_template=tools if isinstance(tools, str) else None,
         generation=gguf_sampling(keys),
     )
 

@@ -48,6 +48,9 @@ def tokenizer_keys(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if tokenizer.chat_template is not None:
         keys["tokenizer.chat_template"] = tokenizer.chat_template
+    if tokenizer.tool_template is not None:
+        keys["tokenizer.chat_templates"] = ["tool_use"]
+        keys["tokenizer.chat_template.tool_use"] = tokenizer.tool_template
     if model.get("byte_fallback"):
         return keys | _sentencepiece(backend, tokens, types, merges)
     return keys | {

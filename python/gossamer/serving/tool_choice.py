@@ -57,7 +57,7 @@ def read_tool_choice(fields: Fields, served: Served) -> Tools:
         raise fields.refuse("tool_choice", "there are no tools to choose from", "invalid_value")
     if not tools or choice == "none":
         return Tools([])
-    form = form_of(served.model.tokenizer.chat_template or "")
+    form = form_of(served.model.tokenizer.tool_template or served.model.tokenizer.chat_template or "")
     if form is None:
         raise fields.refuse("tools", f"{served.name} has no form of calling tools that is known here", "invalid_value")
     if choice not in ("required", "named"):

@@ -15,7 +15,7 @@ from .generation_config import STARTS, sampling_keys
 from .messages import Message, Tool, check_system, check_text, check_told, checked, completed, has_parts, joined
 from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
-from .tokenizer_settings import apply_settings, chat_template
+from .tokenizer_settings import apply_settings, chat_templates
 
 if TYPE_CHECKING:
     import tokenizers
@@ -36,6 +36,7 @@ class Tokenizer:
         eos_ids: Tokens that end a text.
         special_tokens: Texts of "bos_token", "eos_token", …, as chat templates know them.
         chat_template: Jinja source; None where the model has none.
+        tool_template: That for conversations with tools, where the model has another one for them.
         generation: What the model says about drawing tokens, as generation_config.json has it.
     """
 
@@ -46,6 +47,7 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         special_tokens: dict[str, str] | None = None,
         chat_template: str | None = None,
+        tool_template: str | None = None,
         generation: dict[str, Any] | None = None,
     ) -> None:
         backend.no_padding()
@@ -54,6 +56,7 @@ class Tokenizer:
         self.eos_ids = frozenset(eos_ids)
         self.special_tokens = special_tokens or {}
         self.chat_template = chat_template
+        self.tool_template = tool_template
         self.generation = generation or {}
         self._takes_parts: bool | None = None  # whether the template knows contents that are lists
 
@@ -87,6 +90,7 @@ class Tokenizer:
         )
         if not (folder / "generation_config.json").is_file():
             generation = config  # where older programs put what is about drawing
+        templates = chat_templates(folder, settings)
         try:
             with refused("its special tokens"):
                 special = apply_settings(backend, settings, named, added, config.get("model_type"))
@@ -98,7 +102,8 @@ class Tokenizer:
             backend,
             eos_ids=(token for token in ends if token is not None),
             special_tokens=special,
-            chat_template=chat_template(folder, settings),
+            chat_template=templates.get("default"),
+            tool_template=templates.get("tool_use"),
             generation=sampling_keys({key: config[key] for key in STARTS if key in config} | generation),
         )
 
@@ -115,7 +120,9 @@ class Tokenizer:
         if more := {name: text for name, text in self.special_tokens.items() if name not in special}:
             settings["extra_special_tokens"] = more
         if self.chat_template is not None:
-            settings["chat_template"] = self.chat_template
+            both = {"default": self.chat_template, "tool_use": self.tool_template}
+            listed = [{"name": name, "template": text} for name, text in both.items() if text is not None]
+            settings["chat_template"] = listed if len(listed) > 1 else self.chat_template
         generation = {**({"eos_token_id": sorted(self.eos_ids)} if self.eos_ids else {}), **self.generation}
         first, *others = SAVED_FILES
         (folder / first).write_text(self._backend.to_str(), encoding="utf-8")
@@ -256,7 +263,7 @@ class Tokenizer:
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
-        return render(self.chat_template, variables)
+        return render((tools and self.tool_template) or self.chat_template, variables)
 
     def stream(self, begins: bool = False, special: bool = False) -> StreamDecoder:
         """Returns a decoder for one stream of tokens.

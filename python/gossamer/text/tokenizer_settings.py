@@ -22,6 +22,8 @@ _BERT = ("BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer")
 _BERT_TYPES = ("bert", "distilbert", "mpnet")
 _MORE = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
+TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+"""Where chat templates lie: the default one, and others by their names."""
 _SPECIAL = {"special": True, "normalized": False}
 _LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
@@ -150,26 +152,34 @@ def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> 
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
 
 
-def chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Finds the template: in its own file, or in the settings the only one, or the one named "default" of several.
+def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Finds the templates: in files of their own, or in the settings one or several.
+
+    Returns:
+        "default", and "tool_use" where there is another one for conversations with tools.
 
     Raises:
-        GossamerError: its file cannot be read.
+        GossamerError: a file cannot be read.
     """
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        try:
-            return read_bytes(own, 4 * LONGEST_TEMPLATE).decode()
-        except (OSError, ValueError) as error:
-            raise GossamerError(f"{own}: {error}") from None
     template = settings.get("chat_template")
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-    if isinstance(template, dict):
-        if "default" not in template:
-            names = ", ".join(map(str, template))
-            logging.getLogger("gossamer").warning(
-                "%s: of the chat templates (%s) none is the default, so there is none", folder, names
-            )
-        template = template.get("default")
-    return template if isinstance(template, str) else None
+    found: dict[Any, Any] = template if isinstance(template, dict) else {"default": template}
+    own = folder / TEMPLATE_FILES[0]
+    if own.is_file():
+        found = {"default": _read_template(own)}
+    found |= {path.stem: _read_template(path) for path in folder.glob(TEMPLATE_FILES[1])}
+    if "default" not in found or (found["default"] is None and len(found) > 1):
+        names = ", ".join(map(str, found))
+        logging.getLogger("gossamer").warning(
+            "%s: of the chat templates (%s) none is the default, so there is none", folder, names
+        )
+        return {}
+    return {name: found[name] for name in ("default", "tool_use") if isinstance(found.get(name), str)}
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return read_bytes(path, 4 * LONGEST_TEMPLATE).decode()
+    except (OSError, ValueError) as error:
+        raise GossamerError(f"{path}: {error}") from None
