@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="its models are what is trained")
 import torch
 
 import gossamer
+from commands import usage_error
 from gossamer.arch import family
 from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
@@ -115,6 +116,16 @@ def test_the_command_trains_packs_and_measures(files: Path, tmp_path: Path, caps
     assert all(row["tokens_per_second"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("scores", ["magnitude", "movement"])
+def test_zeros_are_raised_on_both_sides(files: Path, tmp_path: Path, scores: str) -> None:
+    options = Options(**QUICK, schedule="cubic", sparsity=0.6, scores=scores)
+    finetune(files / "dense", tmp_path / "t", teacher=files / "dense", data=task(files), options=options)
+    checkpoint = open_checkpoint(tmp_path / "t")
+    sources = checkpoint.sources()
+    for name in family(checkpoint.config).describe(checkpoint.config).linears:
+        assert (checkpoint.read(sources[name]) == 0).mean() == pytest.approx(0.6, abs=0.01), name
+
+
 def test_what_needs_no_text_of_its_own_is_timed_and_what_does_is_refused(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +210,7 @@ def test_texts_and_other_teachers_are_refused(files: Path, tmp_path: Path) -> No
         finetune(files / "pruned", tmp_path / "t", teacher=other, data=task(files), **common)
 
 
-def test_speech_learns_from_sound(tmp_path: Path) -> None:
+def test_speech_learns_from_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile = pytest.importorskip("soundfile", reason="reads sound")
     pytest.importorskip("soxr", reason="resamples")
     made_whisper(tmp_path / "dense")
@@ -221,5 +232,19 @@ def test_speech_learns_from_sound(tmp_path: Path) -> None:
         assert not after[f"model.{name}.weight"][values == 0].any()
         assert not np.array_equal(after[f"model.{name}.weight"], values)
     gossamer.convert(tmp_path / "tuned", tmp_path / "packed", weights="int8")
+    argv = [
+        "finetune",
+        tmp_path / "pruned",
+        tmp_path / "run",
+        "--task",
+        clips.path,
+        "--held-out",
+        "0.3",
+        "--max-new-tokens",
+        "3",
+    ]
+    assert "argument --max-new-tokens: is not for sound" in usage_error(capsys, *map(str, argv))
     answers = evaluate_task(gossamer.load(tmp_path / "packed"), read_task(clips.path)[:1], metric="words").answers
     assert isinstance(answers[0].text, str)
+    with pytest.raises(GossamerError, match=r"clips\.jsonl:1: is sound, which max_new_tokens is not for"):
+        evaluate_task(gossamer.load(tmp_path / "packed"), read_task(clips.path), max_new_tokens=3)

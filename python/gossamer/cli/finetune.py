@@ -278,6 +278,8 @@ def _task(args: argparse.Namespace) -> int:
     metric = args.metric or "exact"
     for side in (samples := task.split()):
         check_answers(metric, side)
+        if args.max_new_tokens is not None and any(sample.audio for sample in side):
+            args.parser.error("argument --max-new-tokens: is not for sound")
     with progress() as bar:
         done = finetune_task(
             locate(args.src, bar, args.revision),

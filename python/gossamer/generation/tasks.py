@@ -117,6 +117,8 @@ def evaluate_task(
     encode = partial(tokenizer.encode, special=False)
     for sample in samples:
         if sample.audio is not None:
+            if max_new_tokens is not None:
+                raise GossamerError(f"{sample.where}: is sound, which max_new_tokens is not for")
             continue
         length = len(encode_prompt(sample, tokenizer))
         if length > context:
