@@ -243,6 +243,7 @@ def test_speech_learns_from_sound(tmp_path: Path, capsys: pytest.CaptureFixture[
         "--max-new-tokens",
         "3",
     ]
+    capsys.readouterr()
     assert "argument --max-new-tokens: is not for sound" in usage_error(capsys, *map(str, argv))
     answers = evaluate_task(gossamer.load(tmp_path / "packed"), read_task(clips.path)[:1], metric="words").answers
     assert isinstance(answers[0].text, str)
