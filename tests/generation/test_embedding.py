@@ -140,6 +140,7 @@ def test_bad_calls(tmp_path: Path) -> None:
     model = gossamer.load(folder(tmp_path / "model"))
     for texts, options, what in (
         ("one text", {}, "a list"),
+        (["a", None], {}, "text 2 must be a text, got None"),
         ([""], {}, "text 1 has no tokens"),
         (["a"], {"pool": "max"}, "pool must be one of mean, cls"),
     ):

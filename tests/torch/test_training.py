@@ -168,3 +168,16 @@ def test_adapters_are_saved_loaded_and_unloaded_but_not_merged(tmp_path: Path) -
         torch.testing.assert_close(
             base(input_ids=tokens).logits, llama()(input_ids=tokens).logits, rtol=1e-3, atol=1e-4
         )
+
+
+def test_a_packed_layer_that_is_to_learn_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Sequential(pruned(64, 64, 0.6)))
+    sparsify(model, format="bitmap")
+    model.requires_grad_(False)
+    with pytest.raises(GossamerError, match=r"^0\.0: packed values do not learn"):
+        model[0][0].requires_grad_()
+    assert not model[0][0].bias.requires_grad
+    model.requires_grad_()
+    assert model[0][0].bias.requires_grad
+    trainable = SparseLinear.from_dense(pruned(64, 64, 0.6), trainable=True).requires_grad_(False)
+    assert trainable.requires_grad_().values.requires_grad

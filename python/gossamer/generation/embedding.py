@@ -115,6 +115,8 @@ def _check_encodes(model: Model) -> Encoding:
 
 
 def _tokens(model: Model, own: Pooling, number: int, text: str, truncate: bool) -> NDArray[np.int32]:
+    if not isinstance(text, str):
+        raise GossamerError(f"text {number + 1} must be a text, got {text!r:.80}")
     check_text(f"text {number + 1}", text)
     ids = model.tokenizer.encode(text.lower() if own.lower else text)
     most = min(model.config.context, own.longest or model.config.context)

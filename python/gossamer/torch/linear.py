@@ -189,6 +189,18 @@ class SparseLinear(nn.Module):
             "and pack it again"
         )
 
+    def requires_grad_(self, requires_grad: bool = True) -> SparseLinear:
+        """Has the layer's parameters learn or not, as for any module.
+
+        Raises:
+            GossamerError: the layer, and not some model around it, is to learn, and its values do not.
+        """
+        if requires_grad and not self.trainable:
+            raise GossamerError(
+                f"{self._title()}: packed values do not learn; pack it with trainable=True, or leave it dense (exclude)"
+            )
+        return super().requires_grad_(requires_grad)
+
     def _learns(self) -> bool:
         return self.trainable and self.values.requires_grad
 
