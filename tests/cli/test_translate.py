@@ -37,10 +37,10 @@ def test_lines_keep_their_order(
     # The tiny model says the same of all; this says of each what it was.
     monkeypatch.setattr(Model, "generate_batch", lambda _model, prompts, **_options: [one[::-1] for one in prompts])
     expected = [line[::-1] for line in lines]
-    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")  # as some editors do
     assert run("-m", str(folder), "--file", str(tmp_path / "lines.txt")) == 0
     assert capsys.readouterr().out.splitlines() == expected
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff" + "\n".join(lines)))
     assert run("-m", str(folder)) == 0
     assert capsys.readouterr().out.splitlines() == expected
     assert run("-m", str(folder), "--json", lines[0], lines[3]) == 0

@@ -71,6 +71,9 @@ def test_conversations_are_read_by_blocks_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "said.txt"
     path.write_text("\n one \ntwo\n\n \n\nthree\n", encoding="utf-8")
     assert read_conversations(path) == [["one", "two"], ["three"]]
+    path.write_text("\ufeffone \u2028 same\r\nt\x0cwo\r\n\r\nthree\x85\n", encoding="utf-8")
+    assert read_conversations(path) == [["one \u2028 same", "t\x0cwo"], ["three"]]
+    assert read_text(path).startswith("one ")
     path.write_text("\n\n", encoding="utf-8")
     with pytest.raises(GossamerError, match=r"said\.txt: holds no questions"):
         read_conversations(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from ..errors import GossamerError
 from ..folders import write_file
 from ..text.pooling import POOLS
-from .options import MODEL_HELP, add_engine_options, add_revision_option, nonempty, open_model
+from .options import MODEL_HELP, add_engine_options, add_revision_option, input_lines, nonempty, open_model
 from .progress import progress
 
 SUMMARY = "turn texts into vectors, with an encoder"
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Embeds, writes or prints, and returns the exit code."""
     if args.output and not args.output.endswith(".npy"):
         args.parser.error("argument -o/--output: must end in .npy")
-    texts = args.texts or [line.rstrip("\r\n") for line in sys.stdin]
+    texts = args.texts or list(input_lines())
     if not texts:
         raise GossamerError("there is no text: give some, or lines on stdin")
     model = open_model(args, args.model, args.threads)

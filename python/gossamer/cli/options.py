@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,3 +278,16 @@ def add_system_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", type=nonempty, metavar="TEXT", help="a system message: who the model is to be, and how it answers"
     )
+
+
+def input_lines() -> Iterator[str]:
+    """Gives the lines of stdin, without the mark that some shells put first.
+
+    Raises:
+        GossamerError: a line is no text.
+    """
+    try:
+        for number, line in enumerate(sys.stdin):
+            yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise GossamerError(f"standard input is not {error.encoding} text: {error.reason}") from None

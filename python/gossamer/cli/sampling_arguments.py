@@ -171,7 +171,7 @@ def _schema(text: str) -> dict[str, Any]:
 def _text_of(path: str) -> str:
     """Reads a file's text."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise GossamerError(f"{path}: not UTF-8: {error.reason} at byte {error.start + 1}") from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..generation.sampling_options import GENERATE
-from .options import add_device_option, add_engine_options, add_model_option, open_model
+from .options import add_device_option, add_engine_options, add_model_option, input_lines, open_model
 from .output import print_json
 from .sampling_arguments import add_sampling_options, chosen_sampling
 
@@ -73,15 +73,12 @@ def _lines(args: argparse.Namespace) -> Iterator[str]:
     if not args.texts and not args.file:
         if sys.stdin.isatty():
             args.parser.error("TEXT is missing: give it as an argument or on standard input")
-        try:
-            yield from (line.rstrip("\r\n") for line in sys.stdin)
-        except UnicodeDecodeError as error:
-            raise GossamerError(f"standard input is not {error.encoding} text: {error.reason}") from None
+        yield from input_lines()
 
 
 def _lines_of(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from (line.rstrip("\r\n") for line in file)
     except UnicodeDecodeError as error:
         raise GossamerError(f"{path}: is not UTF-8 text: {error.reason}") from None

@@ -118,7 +118,7 @@ def read_text(path: str | Path) -> str:
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # a mark that some editors put first is no text
     except OSError as error:
         raise GossamerError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -191,7 +191,7 @@ def read_conversations(path: str | Path) -> list[list[str]]:
         GossamerError: the file cannot be read, or holds no line.
     """
     blocks = re.split(r"\n\s*\n", _read_file(Path(path)).strip())
-    conversations = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
+    conversations = [[line.strip() for line in block.split("\n") if line.strip()] for block in blocks]
     if not conversations[0]:
         raise GossamerError(f"{path}: holds no questions")
     return conversations
