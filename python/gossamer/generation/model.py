@@ -15,7 +15,7 @@ from ..errors import GossamerError
 from ..text.messages import Message
 from .drafts import drafts, guessing
 from .held import Held
-from .prompts import as_ids, asked, chats, check_head, check_length, text_after
+from .prompts import as_ids, as_input, asked, chats, check_head, check_length, text_after
 from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults, text_alone
 from .scheduler import MOST
 from .single import Cancel, Pieces, run_text
@@ -364,7 +364,7 @@ class Model:
         Args:
             token_ids: One or more token ids, at most the context length.
             adapters: As for `stream`.
-            reads: Token ids of the input that a decoder with an encoder reads.
+            reads: Token ids of the input that a decoder with an encoder reads, or frames [frames, bins] of sound.
 
         Returns:
             Logits [tokens, vocab]; row i predicts token i + 1.
@@ -378,7 +378,7 @@ class Model:
         if (self.config.encoder is None) != (reads is None):
             what = "has no encoder, and reads nothing" if reads is not None else "has an encoder: it reads an input"
             raise GossamerError(f"{self.info.get('name', 'the model')} {what}")
-        held = self._new_sequence(self.mix(adapters), None if reads is None else as_ids(reads))
+        held = self._new_sequence(self.mix(adapters), None if reads is None else as_input(self, reads))
         try:
             return self.decoder.step([(held.prepare(), tokens)], all_logits=True)
         except CacheFull as error:

@@ -134,6 +134,16 @@ def as_ids(tokens: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:
     return ids.astype(np.int32)
 
 
+def as_input(model: Model, reads: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+    """Returns what an encoder reads as the engine takes it: token ids, or frames of sound as they are.
+
+    Raises:
+        GossamerError: as `as_ids`.
+    """
+    encoder = model.config.encoder
+    return np.asarray(reads) if encoder is not None and encoder.embedding.mel is not None else as_ids(reads)
+
+
 def check_length(model: Model, tokens: int) -> None:
     """Raises `GossamerError` where a prompt of so many tokens is empty, `TooLong` where the context is shorter."""
     _check_length(model.config, tokens)
