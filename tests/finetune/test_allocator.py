@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import subprocess
 import sys
 
 import pytest
@@ -18,25 +19,36 @@ glibc = pytest.mark.skipif(
 )
 
 
-def faults() -> int:
-    """Pages that the system had to clear for a block that is taken, written and freed."""
-    library = ctypes.CDLL(None)
-    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    library.free.argtypes = [ctypes.c_void_p]
+# In a process of its own: in one that has run for long, blocks may fit what others left in the heap.
+_CODE = """
+import ctypes, resource
+from gossamer.finetune.allocator import kept_blocks
+
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+
+def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = library.malloc(_BLOCK)
-    ctypes.memset(block, 1, _BLOCK)
+    block = library.malloc({size})
+    ctypes.memset(block, 1, {size})
     library.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with kept_blocks():
+    print(faults(), faults())
+print(faults(), faults())
+"""
 
 
 @glibc
 def test_a_block_is_cleared_once_within_and_every_time_without() -> None:
-    with kept_blocks():
-        faults()
-        assert faults() < _PAGES / 10
-    assert faults() > _PAGES / 2
-    assert faults() > _PAGES / 2
+    """Counts the pages that the system had to clear for a block that is taken, written and freed."""
+    code = _CODE.format(size=_BLOCK)
+    found = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
+    first, second, third, fourth = map(int, found.split())
+    assert second < _PAGES / 10
+    assert min(first, third, fourth) > _PAGES / 2
 
 
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
