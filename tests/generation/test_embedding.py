@@ -162,6 +162,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS) + "\n"))
     assert main(["embed", "-m", path, "-o", str(tmp_path / "vectors.npy")]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), expected)
+    assert main(["embed", "-m", path, TEXTS[0], "-o", str(tmp_path / "vectors.npy")]) == 1
+    assert "vectors.npy: exists already; --force replaces it" in capsys.readouterr().err
+    assert main(["embed", "-m", path, TEXTS[0], "-o", str(tmp_path / "vectors.npy"), "--force"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), expected[:1])
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["embed", "-m", path]) == 1
     assert "there is no text" in capsys.readouterr().err

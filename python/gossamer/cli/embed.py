@@ -12,7 +12,15 @@ import numpy as np
 from ..errors import GossamerError
 from ..folders import write_file
 from ..text.pooling import POOLS
-from .options import MODEL_HELP, add_engine_options, add_revision_option, input_lines, nonempty, open_model
+from .options import (
+    MODEL_HELP,
+    add_engine_options,
+    add_force_option,
+    add_revision_option,
+    input_lines,
+    nonempty,
+    open_model,
+)
 from .progress import progress
 
 SUMMARY = "turn texts into vectors, with an encoder"
@@ -45,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npy",
         help="write float32 [texts, width]; without it, a JSON object a text on stdout, with text and embedding",
     )
+    add_force_option(parser, "replace FILE.npy")
     add_engine_options(parser)
 
 
@@ -52,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
     """Embeds, writes or prints, and returns the exit code."""
     if args.output and not args.output.endswith(".npy"):
         args.parser.error("argument -o/--output: must end in .npy")
+    if args.force and not args.output:
+        args.parser.error("argument --force: needs -o/--output, which is what it replaces")
+    if args.output and not args.force and Path(args.output).exists():
+        raise GossamerError(f"{args.output}: exists already; --force replaces it")
     texts = args.texts or list(input_lines())
     if not texts:
         raise GossamerError("there is no text: give some, or lines on stdin")
