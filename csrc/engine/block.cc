@@ -23,6 +23,7 @@ Block::Block(const spec::Block& spec, const std::string& prefix, KvLayers& layer
     for (const KvShape& shape : gossamer::kv_shapes(branch.mixer, spec::Reads::kMemory))
       memory_shapes_.push_back(shape);
   }
+  if (spec.scalar) scalar_ = build.weights.take_vector(prefix + "scalar", 1)[0];
 }
 
 Projection* Block::find(const std::string& name) {
@@ -54,7 +55,8 @@ bool Block::run(Step& step, ResidualStream& stream) {
     if (!norm_) stream.read(pointer(branch.before), read_);
     Matrix* delta = branch.mixer->run(step, read_);
     if (delta == nullptr) return false;
-    const Update update{delta, pointer(branch.behind), branch.scale, pointer(branch.after_sum)};
+    Update update{delta, pointer(branch.behind), branch.scale, pointer(branch.after_sum)};
+    if (&branch == &branches_.back()) update.after_scale = scalar_;
     if (!parallel_)
       stream.add(update);
     else

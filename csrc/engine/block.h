@@ -61,6 +61,7 @@ class Block {
   bool parallel_;                  // all branches read the stream as it came
   std::vector<Update> updates_;    // what they add then; kept for its memory
   std::optional<NormLayer> norm_;  // of what all of them read
+  float scalar_ = 1;               // of the stream behind the block
   bool causal_;
   KvLayers first_layers_;
   std::vector<KvShape> kv_shapes_;

@@ -117,7 +117,9 @@ void check(const Attention& attention, int hidden, const Where& where) {
     where.must(!attention.positions, ".positions must be null where a memory is read");
     where.must(!attention.window, ".window must be null where a memory is read");
     where.must(!attention.query_scale, ".query_scale must be null where a memory is read");
+    where.must(attention.values == Values::kOwn, ".values must be 'own' where a memory is read");
   }
+  check(attention.v_norm, where / "v_norm");
   Attention plain = attention;  // biases are named without the prefix
   plain.reads = Reads::kSelf;
   check_biases(attention.biases, plain.groups(hidden), where);
@@ -218,7 +220,7 @@ std::vector<Group> Attention::groups(int hidden) const {
     k.memory = v.memory = true;
     return {{q}, {k, v}, {o}};
   }
-  return {{q, k, v}, {o}};
+  return {values == Values::kOwn ? Group{q, k, v} : Group{q, k}, {o}};
 }
 
 std::vector<Group> Mlp::groups(int hidden) const {

@@ -45,6 +45,8 @@ struct Attention {
   std::optional<QueryScale> query_scale;
   bool causal = true;
   Reads reads = Reads::kSelf;
+  Values values = Values::kOwn;
+  std::optional<Norm> v_norm;
 
   template <class Visitor>
   void visit(Visitor& field) {
@@ -62,6 +64,8 @@ struct Attention {
     field("query_scale", query_scale);
     field("causal", causal);
     field("reads", reads);
+    field("values", values);
+    field("v_norm", v_norm);
   }
   const RelativeBias* relative_bias() const { return positions ? std::get_if<RelativeBias>(&*positions) : nullptr; }
   const char* name() const { return reads == Reads::kSelf ? "attn" : "cross"; }
@@ -158,12 +162,14 @@ struct Block {
   std::vector<Branch> branches;
   bool parallel = false;
   std::optional<Norm> norm;
+  bool scalar = false;
 
   template <class Visitor>
   void visit(Visitor& field) {
     field("branches", branches);
     field("parallel", parallel);
     field("norm", norm);
+    field("scalar", scalar);
   }
 };
 

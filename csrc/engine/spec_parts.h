@@ -40,6 +40,13 @@ struct Words<Reads> {
   static constexpr const char* list[] = {"self", "memory"};
 };
 
+// What values are.
+enum class Values : std::uint8_t { kOwn, kKeys };
+template <>
+struct Words<Values> {
+  static constexpr const char* list[] = {"own", "keys"};
+};
+
 // What the weights of experts are a softmax over.
 enum class Softmax : std::uint8_t { kAll, kChosen };
 template <>

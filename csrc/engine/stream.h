@@ -15,6 +15,7 @@ struct Update {
   const NormLayer* behind = nullptr;     // of the delta; null: none
   float scale = 1;                       // of the delta
   const NormLayer* after_sum = nullptr;  // of the stream
+  float after_scale = 1;                 // of the stream, last of all
 };
 
 // What was added waits, so that sums and norms are one pass over a row. Deltas are of no use once they are read.
@@ -55,6 +56,7 @@ class ResidualStream {
       if (update.scale != 1) vectors_.scale(delta, update.scale, cols_);
       vectors_.add(row, delta, cols_);
       if (update.after_sum != nullptr) update.after_sum->run(row, row);
+      if (update.after_scale != 1) vectors_.scale(row, update.after_scale, cols_);
     }
     return row;
   }

@@ -63,7 +63,7 @@ def test_fields_that_were_added_may_be_missing_where_they_say_nothing() -> None:
     described = SIZES.describe()
     added = {"behind", "after_sum", "weight", "norm", "limit", "alpha", "shift", "project", "softcap", "bias"}
     added |= {"window", "clip", "qk_norm", "sinks", "query_scale", "interleaved"}
-    added |= {"causal", "reads", "types", "shared", "mel", "encoder"}
+    added |= {"causal", "reads", "types", "shared", "mel", "encoder", "values", "v_norm", "scalar"}
 
     def older(value: Any) -> Any:
         if isinstance(value, list):
@@ -118,6 +118,15 @@ def test_norms_of_heads_and_sinks_are_vectors() -> None:
     assert not {"layers.1.q_norm", "layers.1.sinks"} & set(found)
 
 
+def test_values_that_are_keys_have_no_linear_and_a_scaled_stream_has_a_number() -> None:
+    found = attention_cases.described("values of keys")
+    assert found.blocks[0].groups[0] == Group(("q", "k"))
+    assert "layers.0.v" not in found.tensors
+    assert (found.vectors["layers.0.k.bias"], found.vectors["layers.0.scalar"]) == (20, 1)
+    assert not {"layers.0.v_norm", "layers.1.scalar"} & set(found.vectors)
+    assert attention_cases.described("norm of values").vectors["layers.0.v_norm.bias"] == 10
+
+
 def test_what_is_not_of_the_family_is_not_taken_for_it() -> None:
     attention = SIZES.describe().blocks[0].branches[0]
     stack = SIZES.describe().stack
@@ -138,6 +147,7 @@ def test_what_is_not_of_the_family_is_not_taken_for_it() -> None:
         (lambda: Attention(4, 3, 8, 0.1, None), "heads 4 is not a multiple of kv_heads 3"),
         (lambda: Attention(4, 4, 8, 0.0, None), "scale must be above 0"),
         (lambda: Attention(4, 4, 8, 0.1, None, ("up",)), "biases must be some of q, k, v, o"),
+        (lambda: Attention(4, 4, 8, 0.1, None, ("v",), values="keys"), "biases must be some of q, k, o"),
         (lambda: Attention(4, 4, 8, 0.1, Alibi((0.5,))), "slopes must be 4 numbers, one a head, got 1"),
         (lambda: Alibi((float("nan"),)), "slopes holds a value that is not finite"),
         (lambda: Attention(4, 4, 8, 0.1, None, window=0), "window must be from 1"),

@@ -43,6 +43,10 @@ ATTENTIONS: dict[str, Attention] = {
     "sinks": replace(PLAIN, sinks=True),
     "alibi": replace(PLAIN, positions=Alibi(alibi.bloom(6))),
     "interleaved": replace(PLAIN, positions=replace(ROPE, interleaved=True, scale=1.2)),
+    "norm of values": replace(PLAIN, v_norm=LAYER, biases=("v",)),
+    "values of keys": replace(
+        PLAIN, values="keys", biases=("k", "o"), qk_norm=QkNorm(RMS), v_norm=replace(RMS, weight=False), clip=1.1
+    ),
     "scaled queries": replace(PLAIN, query_scale=QueryScale(0.4, 9)),
     "all": Attention(
         7, 7, 9, 0.7, Alibi(alibi.mpt(7)), ("v",), 70, 5.0, 1.1, QkNorm(RMS), True, QueryScale(0.1, 20)
@@ -51,8 +55,11 @@ ATTENTIONS: dict[str, Attention] = {
 
 
 def described(case: str, context: int = 1400) -> Transformer:
-    """A block with this attention and a plain one, in turn."""
-    kinds = [Block((Branch(attention, RMS), Branch(Mlp(20, "silu"), RMS))) for attention in (ATTENTIONS[case], PLAIN)]
+    """A block with this attention and a plain one, in turn; where values are keys, it has a number of its own."""
+    kinds = [
+        Block((Branch(attention, RMS), Branch(Mlp(20, "silu"), RMS)), scalar=attention.values == "keys")
+        for attention in (ATTENTIONS[case], PLAIN)
+    ]
     stack = Stack(tuple(kinds), (0, 1, 0), RMS)
     return Transformer(32, VOCAB, context, Embedding(), stack, Head(True))
 

@@ -119,6 +119,8 @@ class ReferenceModel:
                 given = self._experts(mixer, layer, normed, inputs)
             given = self._norm(given, f"{own}_behind", branch.behind)
             x = self._norm(x + given * branch.scale, f"{own}_after_sum", branch.after_sum)
+        if block.scalar:
+            x = x * self.tensors[f"{layer}.scalar"]
         return x, {name: inputs[name] for name in capture}
 
     def block_inputs(
@@ -218,7 +220,11 @@ class ReferenceModel:
     def _attention(self, attention: Attention, layer: str, x: Array, read: Array) -> Array:
         """Grouped-query attention of one sequence over itself or a memory; returns the heads side by side."""
         tokens, own = len(x), f"{layer}.{'cross_' if attention.reads == 'memory' else ''}"
-        q, k, v = (self._linear(f"{own}{name}", y) for name, y in (("q", x), ("k", read), ("v", read)))
+        values = "v" if attention.values == "own" else "k"
+        q, k, v = (self._linear(f"{own}{name}", y) for name, y in (("q", x), ("k", read), (values, read)))
+        if attention.v_norm is not None:
+            heads = v.reshape(len(v), attention.kv_heads, -1)
+            v = self._norm(heads, f"{own}v_norm", attention.v_norm).reshape(v.shape)
         if attention.qk_norm is not None:
             q, k = (self._normed_heads(attention, own, side, part) for side, part in (("q", q), ("k", k)))
         if attention.clip is not None:

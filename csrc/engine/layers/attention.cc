@@ -1,5 +1,6 @@
 #include "engine/layers/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/tokens.h"
@@ -15,8 +16,14 @@ AttentionLayer::AttentionLayer(const spec::Attention& spec, const std::string& p
       k_norms_(head_norms(spec, prefix + spec.prefix() + "k_norm", spec.kv_heads, build)),
       clip_(spec.clip),
       query_scale_(spec.query_scale),
-      prepares_(spec.qk_norm || spec.clip || spec.query_scale),
+      prepares_(spec.qk_norm || spec.clip || spec.query_scale || spec.v_norm || spec.values == spec::Values::kKeys),
       mixed_(&build.workspace.matrix("mixed", spec.heads * spec.head_dim)) {
+  if (spec.values == spec::Values::kKeys) values_ = &build.workspace.matrix("values", spec.kv_heads * spec.head_dim);
+  if (spec.v_norm) {
+    v_norms_.count = spec.kv_heads;
+    v_norms_.width = spec.head_dim;
+    v_norms_.norms.emplace_back(*spec.v_norm, prefix + spec.prefix() + "v_norm", spec.head_dim, build);
+  }
   if (spec.positions) {
     if (const auto* rope = std::get_if<spec::Rope>(&*spec.positions)) rotary_ = &build.workspace.rotary(*rope);
     if (const auto* alibi = std::get_if<spec::Alibi>(&*spec.positions)) slopes_ = alibi->slopes;
@@ -32,7 +39,7 @@ AttentionLayer::AttentionLayer(const spec::Attention& spec, const std::string& p
 }
 
 AttentionLayer::HeadNorms AttentionLayer::head_norms(const spec::Attention& spec, const std::string& name, int heads,
-                                                     Build& build) const {
+                                                     Build& build) {
   HeadNorms found;
   if (!spec.qk_norm) return found;
   const bool row = spec.qk_norm->over == spec::Over::kRow;
@@ -61,7 +68,9 @@ void AttentionLayer::prepare_query(const Step& step, std::int64_t t, float* q) c
 
 void AttentionLayer::prepare_key(const Step& step, float* k, float* v) const {
   const int key = shape_.kv_heads * shape_.head_dim;
+  if (values_ != nullptr) std::copy_n(k, key, v);
   k_norms_.run(k);
+  v_norms_.run(v);
   if (!clip_) return;
   step.vectors.clip(k, key, *clip_);
   step.vectors.clip(v, key, *clip_);
@@ -92,7 +101,7 @@ Matrix* AttentionLayer::run(Step& step, const Matrix& x) {
     return mix(step, layer, step.chunk.memories[static_cast<std::size_t>(layer.pool)], q);
   }
   Matrix& k = inputs[1].out();
-  Matrix& v = inputs[2].out();
+  Matrix& v = values_of(inputs);
   const KvCache::Layer& layer = step.cache.layer(kv_layer_ - step.first_kv_layer);
   const std::vector<TokenPlace>& places = step.chunk.places[static_cast<std::size_t>(layer.pool)];
   for_tokens(step.team, step.tokens(), [&](std::int64_t t) {

@@ -26,10 +26,12 @@ class AttentionLayer final : public Mixer {
     int width = 0;
     void run(float* x) const;
   };
-  HeadNorms head_norms(const spec::Attention& spec, const std::string& name, int heads, Build& build) const;
+  static HeadNorms head_norms(const spec::Attention& spec, const std::string& name, int heads, Build& build);
   // What is done with one token's queries, and its keys and values, before any of them is looked at, rotation left out.
   void prepare_query(const Step& step, std::int64_t t, float* q) const;
   void prepare_key(const Step& step, float* k, float* v) const;
+  // Where values are put: where they come out, or, where they are keys, as these come out.
+  Matrix& values_of(ProjectionGroup& inputs) { return values_ != nullptr ? *values_ : inputs[2].out(); }
 
   Matrix* mix(Step& step, const KvCache::Layer& layer, const std::vector<TokenPlace>& places, Matrix& q);
 
@@ -38,10 +40,11 @@ class AttentionLayer final : public Mixer {
   int kv_layer_;
   const Rotary* rotary_ = nullptr;  // null: positions do not come in here
   std::vector<float> slopes_, sinks_;
-  HeadNorms q_norms_, k_norms_;
+  HeadNorms q_norms_, k_norms_, v_norms_;
   std::optional<float> clip_;
   std::optional<spec::QueryScale> query_scale_;
   bool prepares_;
+  Matrix* values_ = nullptr;  // copies of keys; null: they have a linear of their own
   Matrix* mixed_;
 };
 

@@ -58,7 +58,8 @@ def rotary(config: dict[str, Any], head_dim: int, partial: float = 1.0) -> Rotar
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if not isinstance(kind, str) or kind not in _VARIANTS:
         raise GossamerError(f"{_WHERE}: rope_type {kind!r:.80} is not supported; there are: {', '.join(_VARIANTS)}")
-    if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, partial):
+    share = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if kind != "proportional" and share not in (None, partial):
         raise GossamerError(f"{_WHERE}: partial_rotary_factor is not supported")
     theta = number(parameters, "rope_theta", number(config, "rope_theta", 10000.0), _WHERE)
     if theta <= 1:
@@ -166,6 +167,16 @@ def _linear(variant: _Variant) -> tuple[NDArray[np.float32], float]:
     return (1 / variant.powers) / np.float32(variant.number("factor")), 1.0
 
 
+def _proportional(variant: _Variant) -> tuple[NDArray[np.float32], float]:
+    """The longest waves of all of a head stand still (Gemma 4)."""
+    share = variant.number("partial_rotary_factor", 1.0)
+    if share > 1:
+        raise GossamerError(f"{_WHERE}: partial_rotary_factor must be at most 1, got {share}")
+    turned = int(share * 2 * len(variant.powers) // 2)
+    inv_freq = np.where(np.arange(len(variant.powers)) < turned, _ONE / variant.powers, np.float32(0))
+    return inv_freq / np.float32(variant.number("factor", 1.0)), 1.0
+
+
 def _llama3(variant: _Variant) -> tuple[NDArray[np.float32], float]:
     """Long waves are stretched by the factor, short ones stay, and those between are blended."""
     factor, low, high = (variant.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
@@ -231,4 +242,5 @@ _VARIANTS: dict[str, Callable[[_Variant], tuple[NDArray[np.float32], float]]] = 
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..arch import spec
 from ..arch.spec import Linear, Transformer
-from .build import Build, Norm
+from .build import Build, Norm, Vector
 from .check import choose, expect
 from .functions import softcap
 from .linears import Linears, Projection, way_out
@@ -44,6 +44,11 @@ class Stream:
     def normalize(self, norm: Norm) -> None:
         """Makes the states what a norm of them gives."""
         self._states = self.read(norm)
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiplies the states by a number, a tensor of one element."""
+        states = self.settled()
+        self._states = (states * factor).to(states.dtype)
 
     def settled(self) -> Tensor:
         """Returns the states with everything added."""
@@ -103,7 +108,7 @@ class Block(nn.Module):
             GossamerError: it has something that there is not; the line names it.
         """
         super().__init__()
-        expect(described, "branches", "parallel", "norm")
+        expect(described, "branches", "parallel", "norm", "scalar")
         self.norm = Norm(described.norm, prefix + "norm", build) if described.norm else None
         branches = [Branch(branch, prefix, build) for branch in described.branches]
         for branch in branches:
@@ -118,6 +123,7 @@ class Block(nn.Module):
         for branch in branches:
             for name, module in branch.mixer.modules.items():
                 _adopt(self, name, module)
+        self.scalar = Vector(prefix + "scalar", 1, build) if described.scalar else None
         self._rounds = [branches] if described.parallel else [[branch] for branch in branches]
 
     def run(self, stream: Stream, step: Step) -> None:
@@ -127,6 +133,8 @@ class Block(nn.Module):
             read = [stream.read(branch.before) if shared is None else shared for branch in branches]
             for x, branch in zip(read, branches, strict=True):
                 branch.run(x, stream, step)
+        if self.scalar is not None:
+            stream.scale(self.scalar.weight)
 
     def forward(self, states: Tensor, step: Step) -> Tensor:
         """Returns the states [..., hidden] behind the block."""

@@ -125,6 +125,8 @@ def _attention(described: spec.Attention, prefix: str, build: Build, modules: di
         for side, heads in (("q", described.heads), ("k", described.kv_heads)):
             for name, width in norm.norms(side, heads, described.head_dim).items():
                 modules[name] = Norm(norm.norm, prefix + name, build, width)
+    if described.v_norm is not None:
+        modules["v_norm"] = Norm(described.v_norm, f"{prefix}v_norm", build, described.head_dim)
     if described.sinks:
         modules["sinks"] = Vector(f"{prefix}sinks", described.heads, build)
     angles = build.angles.number(described)

@@ -40,7 +40,7 @@ class Ops(Protocol):
             described: The attention.
             slot: Its number in memory.
             angles: Number of its rotary positions among those of a step; None for none.
-            modules: Its norms "q_norm", "k_norm", its "sinks", "slopes" and "relative", where it has them.
+            modules: Its norms "q_norm", "k_norm", "v_norm", its "sinks", "slopes" and "relative", where it has them.
         """
 
     def crossing(self, described: spec.Attention) -> Between:
@@ -91,14 +91,14 @@ class TorchOps:
         """See `Ops`."""
         expect(
             described, "heads", "kv_heads", "head_dim", "scale", "positions", "biases", "window", "softcap", "clip",
-            "qk_norm", "sinks", "query_scale", "causal",
+            "qk_norm", "sinks", "query_scale", "causal", "values", "v_norm",
         )  # fmt: skip
         if described.window is not None and not described.causal:
             raise GossamerError(
                 f"attention: window {described.window} on both sides is nothing that torch decoders know"
             )
         counts = (described.heads, described.kv_heads, described.kv_heads)
-        sizes = [count * described.head_dim for count in counts]
+        sizes = [counts["qkv".index(name)] * described.head_dim for name in described.groups[0].linears]
         scores = functions.Scores(attention_scale(described), described.window, described.softcap)
         interleaved = isinstance(described.positions, spec.Rope) and described.positions.interleaved
         rotate = functions.rotate_pairs if interleaved else functions.rotate
@@ -176,6 +176,7 @@ def _prepared(
 ) -> Callable[[Sequence[Tensor], Step], Sequence[Tensor]]:
     """What becomes of q, k and v [..., n, heads * width] before they are rotated."""
     norm, clip, scale = described.qk_norm, described.clip, described.query_scale
+    v_norm = modules.get("v_norm")
     if scale is not None:
         expect(scale, "beta", "length")
 
@@ -190,7 +191,9 @@ def _prepared(
         return cast("Tensor", own[0](parts)).flatten(-2)
 
     def prepare(parts: Sequence[Tensor], step: Step) -> Sequence[Tensor]:
-        q, k, v = parts
+        q, k, v = parts if described.values == "own" else (*parts, parts[1])
+        if v_norm is not None:
+            v = v_norm(v.unflatten(-1, (described.kv_heads, -1))).flatten(-2)
         if norm is not None:
             q, k = normed("q", q, described.heads), normed("k", k, described.kv_heads)
         if clip is not None:

@@ -141,6 +141,7 @@ def prune_blocks(
         # With the whole block still dense, behind dense and behind pruned blocks.
         branches = {group: branch for branch in block.branches for group in branch.mixer.groups}
         last = block.branches[-1]
+        adds = _adds(last) and not block.scalar
         finals = [group for group in last.mixer.groups if group.joins]
         inner = {group: Moments() for group in block.groups if group not in finals}
         routings = [branch.mixer.routed for branch in block.branches if branch.mixer.routed]
@@ -184,15 +185,15 @@ def prune_blocks(
                 way, scale = _Way(group, last, inputs), _token_scales(pruned[index])
                 x = inputs[group.linears[0]] * way.factors(scale)
                 moments.add(x)
-                if method.updates and _adds(last):
+                if method.updates and adds:
                     moments.add_drift(x, None, way.rows((dense[index] - pruned[index]) * scale))
             change = prune_group(place, group, moments)
-            if _adds(last):
+            if adds:
                 for index, inputs in enumerate(captured):
                     ahead = np.array(pruned[index])
                     _Way(group, last, inputs).add(ahead, inputs[group.linears[0]] @ change.T)
                     pruned[index] = store.keep(f"{number}.ahead-{index}", ahead)
-        if not _adds(last):
+        if not adds:
             for index, hidden in enumerate(entered):
                 pruned[index] = walk.forward(place, texts[index], hidden, memories["pruned"][index])[0]
         if number + 1 == walk.turn:

@@ -48,8 +48,9 @@ class QkNorm:
 class Attention(Mixer):
     """Attention over the sequence itself or over another one, with grouped queries (Ainslie et al. 2023).
 
-    What comes out of q, k and v is normed, clipped, and rotated; products of queries and keys are scaled, capped, and
-    shifted by their distance (ALiBi, relative biases). Names of all that reads a memory begin with "cross_".
+    What comes out of q, k and v is normed, clipped, and, but for values, rotated; products of queries and keys are
+    scaled, capped, and shifted by their distance (ALiBi, relative biases). Names of all that reads a memory begin with
+    "cross_".
 
     Attributes:
         heads: Query heads.
@@ -69,6 +70,8 @@ class Attention(Mixer):
         causal: Whether no token sees those behind it.
         reads: Whether keys and values are of the sequence itself, or of the states that an encoder gave of another, the
             "memory" (Bahdanau et al. 2015).
+        values: Whether values come out of v, or are what comes out of k: then there is no v (Gemma 4).
+        v_norm: Norm of the values of each head, if any.
     """
 
     part: ClassVar[str] = "attention"
@@ -86,6 +89,8 @@ class Attention(Mixer):
     query_scale: QueryScale | None = None
     causal: bool = True
     reads: Literal["self", "memory"] = "self"
+    values: Literal["own", "keys"] = "own"
+    v_norm: Norm | None = None
 
     def __post_init__(self) -> None:
         require_sizes(self, "heads", "kv_heads", "head_dim")
@@ -103,12 +108,13 @@ class Attention(Mixer):
         for name in ("softcap", "clip"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"{name} must be above 0, got {value}")
-        check_biases(self, ("q", "k", "v", "o"))
+        check_biases(self, tuple(name for name in ("q", "k", "v", "o") if name != "v" or self.values == "own"))
         if isinstance(self.positions, RelativeBias):
             fair = self.causal != bool(self.positions.ahead)
             require(fair, "ahead must have buckets where attention is not causal, and none where it is")
         require(self.causal or not isinstance(self.positions, Alibi), "slopes are for causal attention")
         if self.reads == "memory":
+            require(self.values == "own", "values must be 'own' where a memory is read")
             require(not self.causal, "causal must be false where a memory is read")
             for name in ("positions", "window", "query_scale"):
                 require(getattr(self, name) is None, f"{name} must be null where a memory is read")
@@ -126,13 +132,16 @@ class Attention(Mixer):
         """See `Mixer`."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         shapes = {"q": (query, hidden), "k": (key, hidden), "v": (key, hidden), "o": (hidden, query)}
+        if self.values == "keys":
+            del shapes["v"]
         return {self._prefix + name: Linear(*shape, name in self.biases) for name, shape in shapes.items()}
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """See `Mixer`."""
         if self.reads == "self":
-            return Group(("q", "k", "v")), Group(("o",), joins=True)
+            inputs = ("q", "k", "v") if self.values == "own" else ("q", "k")
+            return Group(inputs), Group(("o",), joins=True)
         memory = Group(("cross_k", "cross_v"), memory=True)
         return Group(("cross_q",)), memory, Group(("cross_o",), joins=True)
 
@@ -143,4 +152,6 @@ class Attention(Mixer):
             for side, heads in (("q", self.heads), ("k", self.kv_heads)):
                 for name, width in self.qk_norm.norms(self._prefix + side, heads, self.head_dim).items():
                     found |= self.qk_norm.norm.vectors(name, width)
+        if self.v_norm is not None:
+            found |= self.v_norm.vectors(f"{self._prefix}v_norm", self.head_dim)
         return found | {f"{self._prefix}sinks": self.heads} if self.sinks else found

@@ -60,11 +60,14 @@ class Block:
         branches: In the order of the computation; no two of one name.
         parallel: Whether all of them read the stream as it came into the block (GPT-J, GPT-NeoX).
         norm: Of what all of them read, where they are parallel and share one (GPT-J, Falcon).
+        scalar: Whether the stream is multiplied by a number behind the block, the vector "scalar" of one element
+            (Gemma 4).
     """
 
     branches: tuple[Branch, ...]
     parallel: bool = False
     norm: Norm | None = None
+    scalar: bool = False
 
     def __post_init__(self) -> None:
         names = [branch.mixer.name for branch in self.branches]
@@ -79,7 +82,7 @@ class Block:
         found = self.norm.vectors("norm", hidden) if self.norm else {}
         for branch in self.branches:
             found |= branch.vectors(hidden)
-        return found
+        return found | {"scalar": 1} if self.scalar else found
 
     @property
     def causal(self) -> bool:
