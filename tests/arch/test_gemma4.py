@@ -19,6 +19,7 @@ from family_checks import (
     check_pruned_packed_and_run,
     check_trains,
 )
+from gossamer.checkpoints import open_checkpoint
 from tiny import made
 
 DENSE: Config = {
@@ -42,12 +43,18 @@ CASES: dict[str, Config] = {
             },
         },
     },
+    "whole": {
+        "model_type": "gemma4", "text_config": DENSE, "audio_config": None, "vision_config": {
+            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 16,
+        },
+    },
 }  # fmt: skip
 
 
 def moved(model: Any) -> None:
     """Numbers of layers are no parameters there, and begin with one; the scale of scores is in norms of queries."""
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(getattr(model.model, "language_model", model.model).layers):
         layer.layer_scalar.fill_(0.6 + 0.2 * index)
         layer.self_attn.q_norm.weight.data *= layer.self_attn.head_dim**-0.5
 
@@ -105,3 +112,10 @@ def test_pruned_and_packed_run(folder: Path, tmp_path: Path, pattern: tuple[int,
 )  # fmt: skip
 def test_what_there_is_not_is_refused_by_name(change: Config, words: str) -> None:
     check_named({**DENSE, **change}, words)
+    check_named({"model_type": "gemma4", "text_config": {**DENSE, **change}}, words)
+
+
+def test_a_whole_one_has_a_text_and_is_told_to_be_more(tmp_path: Path) -> None:
+    check_named({"model_type": "gemma4", "text_config": 3}, "text_config must be an object, got 3")
+    notes = open_checkpoint(made(tmp_path / "model", CASES["whole"])).notes
+    assert any("without model.vision_tower, model.embed_vision" in note for note in notes)

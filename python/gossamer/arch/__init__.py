@@ -55,6 +55,15 @@ class Family(Protocol):
         """Returns the keys that ask for something and are not known; raises as `gossamer.arch.keys.unread` does."""
 
 
+def beside(config: dict[str, Any]) -> tuple[str, ...]:
+    """Returns what the names of tensors begin with that are of other parts than the text, of a model that has some.
+
+    Raises:
+        GossamerError: as `family`.
+    """
+    return cast("tuple[str, ...]", getattr(family(config), "BESIDE", ()))
+
+
 def stored(sources: Sources) -> dict[str, Sources]:
     """Returns what lies in each stored tensor: the canonical tensors of some sources, by stored name."""
     found: dict[str, Sources] = {}

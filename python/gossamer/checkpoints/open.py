@@ -175,8 +175,16 @@ def _announce_biases(checkpoint: Checkpoint, biases: dict[str, arch.Sources]) ->
 def _refuse_unused(checkpoint: Checkpoint, names: set[str], encoder: bool) -> None:
     """Refuses a tensor that the model has no use for, unless it is a buffer, or the embedding once more.
 
-    What an encoder was trained with, and was made for a task with, is told.
+    What an encoder was trained with, and was made for a task with, is told, and what a model has beside its text.
     """
+    others = {prefix: [name for name in names if name.startswith(prefix)] for prefix in arch.beside(checkpoint.config)}
+    for found in others.values():
+        names -= set(found)
+        for name in found:
+            if isinstance(checkpoint, FolderCheckpoint) and checkpoint.dtype(name) not in _FLOATS:
+                checkpoint.leave_out(name)
+    if there := [prefix.rstrip(".") for prefix, found in others.items() if found]:
+        checkpoint.notes += (f"{checkpoint.path}: the text of the model alone, without {', '.join(there)}",)
     head = "" if "head" in checkpoint.sources() else _ends(checkpoint)[1]
     tasks = set()
     for name in sorted(names):
