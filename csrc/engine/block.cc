@@ -1,11 +1,6 @@
 #include "engine/block.h"
 
 namespace gossamer {
-namespace {
-
-const NormLayer* pointer(const std::optional<NormLayer>& norm) { return norm ? &*norm : nullptr; }
-
-}  // namespace
 
 Block::Block(const spec::Block& spec, const std::string& prefix, KvLayers& layers, Build& build)
     : parallel_(spec.parallel),
@@ -15,15 +10,17 @@ Block::Block(const spec::Block& spec, const std::string& prefix, KvLayers& layer
       read_(build.workspace.matrix("normed", build.hidden)) {
   for (const spec::Branch& branch : spec.branches) {
     const std::string own = prefix + spec::name_of(branch.mixer);
-    branches_.push_back({make_mixer(branch.mixer, prefix, layers, build),
-                         make_norm(branch.before, own + "_norm", build.hidden, build),
-                         make_norm(branch.behind, own + "_behind", build.hidden, build),
-                         make_norm(branch.after_sum, own + "_after_sum", build.hidden, build), branch.scale});
+    Branch& made = branches_.emplace_back();
+    made.mixer = make_mixer(branch.mixer, prefix, layers, build);
+    made.before = make_norm(branch.before, own + "_norm", build.hidden, build);
+    made.behind = make_norm(branch.behind, own + "_behind", build.hidden, build);
+    made.after_sum = make_norm(branch.after_sum, own + "_after_sum", build.hidden, build);
+    made.update = {nullptr, made.behind.get(), branch.scale, made.after_sum.get()};
     for (const KvShape& shape : gossamer::kv_shapes(branch.mixer, spec::Reads::kSelf)) kv_shapes_.push_back(shape);
     for (const KvShape& shape : gossamer::kv_shapes(branch.mixer, spec::Reads::kMemory))
       memory_shapes_.push_back(shape);
   }
-  if (spec.scalar) scalar_ = build.weights.take_vector(prefix + "scalar", 1)[0];
+  if (spec.scalar) branches_.back().update.after_scale = build.weights.take_vector(prefix + "scalar", 1)[0];
 }
 
 Projection* Block::find(const std::string& name) {
@@ -50,13 +47,13 @@ bool Block::remember(Step& step, const Matrix& x) {
 
 bool Block::run(Step& step, ResidualStream& stream) {
   updates_.clear();
-  if (norm_) stream.read(&*norm_, read_);
+  if (norm_) stream.read(norm_.get(), read_);
   for (const Branch& branch : branches_) {
-    if (!norm_) stream.read(pointer(branch.before), read_);
+    if (!norm_) stream.read(branch.before.get(), read_);
     Matrix* delta = branch.mixer->run(step, read_);
     if (delta == nullptr) return false;
-    Update update{delta, pointer(branch.behind), branch.scale, pointer(branch.after_sum)};
-    if (&branch == &branches_.back()) update.after_scale = scalar_;
+    Update update = branch.update;
+    update.delta = delta;
     if (!parallel_)
       stream.add(update);
     else

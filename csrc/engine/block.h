@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,17 +50,14 @@ class Block {
  private:
   struct Branch {
     std::unique_ptr<Mixer> mixer;
-    std::optional<NormLayer> before;
-    std::optional<NormLayer> behind;
-    std::optional<NormLayer> after_sum;
-    float scale;
+    std::unique_ptr<NormLayer> before, behind, after_sum;
+    Update update;  // what becomes of the delta
   };
 
   std::vector<Branch> branches_;
-  bool parallel_;                  // all branches read the stream as it came
-  std::vector<Update> updates_;    // what they add then; kept for its memory
-  std::optional<NormLayer> norm_;  // of what all of them read
-  float scalar_ = 1;               // of the stream behind the block
+  bool parallel_;                    // all branches read the stream as it came
+  std::vector<Update> updates_;      // what they add then; kept for its memory
+  std::unique_ptr<NormLayer> norm_;  // of what all of them read
   bool causal_;
   KvLayers first_layers_;
   std::vector<KvShape> kv_shapes_;

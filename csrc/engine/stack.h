@@ -20,7 +20,7 @@ class Stack {
   Stack(const spec::Stack& spec, int context, Build& build);
 
   int layers() const { return static_cast<int>(blocks_.size()); }
-  const NormLayer* norm() const { return norm_ ? &*norm_ : nullptr; }
+  const NormLayer* norm() const { return norm_.get(); }
   Block& operator[](int layer) { return blocks_[static_cast<std::size_t>(layer)]; }
   const std::vector<Block>& blocks() const { return blocks_; }
   std::vector<Block>& blocks() { return blocks_; }
@@ -30,7 +30,7 @@ class Stack {
  private:
   void take_relative_bias(const spec::Stack& spec, int context, Build& build);
 
-  std::optional<NormLayer> norm_;     // behind the last block
+  std::unique_ptr<NormLayer> norm_;   // behind the last block
   std::vector<float> relative_bias_;  // AttentionArgs; empty: none
   std::vector<Block> blocks_;
 };

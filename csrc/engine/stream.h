@@ -11,7 +11,7 @@ namespace gossamer {
 
 // What a branch adds to the stream, and what happens on the way.
 struct Update {
-  Matrix* delta;
+  Matrix* delta = nullptr;
   const NormLayer* behind = nullptr;     // of the delta; null: none
   float scale = 1;                       // of the delta
   const NormLayer* after_sum = nullptr;  // of the stream

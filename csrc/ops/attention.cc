@@ -6,27 +6,8 @@
 namespace gossamer {
 namespace {
 
-// A block of tokens, one KV head, one span of positions.
-struct Task {
-  std::size_t token;  // the first
-  int tokens;
-  int kv_head;
-  int begin;
-  int end;
-  std::int64_t result;  // the first token's; the next ones' are `stride` behind one another
-  std::int64_t stride;
-};
-
-// The results of one token and KV head, positions rising.
-struct Join {
-  std::size_t token;
-  int kv_head;
-  std::int64_t result;
-  int spans;
-};
-
 // Positions times heads below which waking the other threads costs more than it saves.
-constexpr std::int64_t kSerialWork = 512;
+constexpr std::int64_t kSerialWork = 128;
 
 // More positions than there are, few enough that one may be added.
 constexpr int kEverything = 1 << 29;
@@ -81,14 +62,12 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
   const std::int64_t scratch = static_cast<std::int64_t>(block) * group * (kScoreStride + shape.head_dim + kQueryRoom);
   scratch_.resize(static_cast<std::size_t>(team.size() * scratch));
 
-  std::vector<Task> tasks;
-  std::vector<Join> joins;
   const auto keys_of = [&](const Task& task) -> const std::uint8_t* {
     return tokens[task.token].pages[task.begin / kPageTokens] + place.offset + task.kv_head * place.head_bytes;
   };
   const auto attend = [&](std::int64_t first, std::int64_t last, int thread) {
     for (std::int64_t i = first; i < last; ++i) {
-      const Task& task = tasks[static_cast<std::size_t>(i)];
+      const Task& task = tasks_[static_cast<std::size_t>(i)];
       const TokenPlace& token = tokens[task.token];
       AttentionArgs args{};
       args.q = q + static_cast<std::int64_t>(task.token) * q_stride +
@@ -110,7 +89,7 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       args.slopes = shape.slopes == nullptr ? nullptr : shape.slopes + static_cast<std::int64_t>(task.kv_head) * group;
       args.bias = shape.bias == nullptr ? nullptr : shape.bias + std::int64_t{task.kv_head} * group * shape.bias_stride;
       args.bias_stride = shape.bias_stride;
-      args.next = i + 1 < last ? keys_of(tasks[static_cast<std::size_t>(i) + 1]) : nullptr;
+      args.next = i + 1 < last ? keys_of(tasks_[static_cast<std::size_t>(i) + 1]) : nullptr;
       args.scratch = scratch_.data() + thread * scratch;
       args.results = results_.data() + task.result;
       args.result_stride = task.stride;
@@ -120,7 +99,7 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
   // Joins the results of each (token, KV head) in the order of their positions.
   const auto join = [&](std::int64_t first, std::int64_t last, int) {
     for (std::int64_t i = first; i < last; ++i) {
-      const Join& mine = joins[static_cast<std::size_t>(i)];
+      const Join& mine = joins_[static_cast<std::size_t>(i)];
       const float* results = results_.data() + mine.result;
       for (int h = 0; h < group; ++h) {
         const float* sink = shape.sinks == nullptr ? nullptr : shape.sinks + mine.kv_head * group + h;
@@ -142,8 +121,8 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
   };
 
   for (std::size_t token = 0; token < tokens.size();) {
-    tasks.clear();
-    joins.clear();
+    tasks_.clear();
+    joins_.clear();
     std::int64_t work = 0;
     std::int64_t results = 0;
     do {
@@ -156,17 +135,17 @@ void Attention::run(Parallel& team, const KvKernels& kernels, const AttentionSha
       for (int h = 0; h < shape.kv_heads; ++h) {
         const std::int64_t mine = results + record * spans * h;
         for (int s = 0; s < spans; ++s)
-          tasks.push_back({token, count, h, (skipped + s) * kAttentionSpan,
-                           std::min(length, (skipped + s + 1) * kAttentionSpan), mine + record * s, stride});
+          tasks_.push_back({token, count, h, (skipped + s) * kAttentionSpan,
+                            std::min(length, (skipped + s + 1) * kAttentionSpan), mine + record * s, stride});
         for (int t = 0; t < count; ++t)
-          joins.push_back({token + static_cast<std::size_t>(t), h, mine + stride * t, spans});
+          joins_.push_back({token + static_cast<std::size_t>(t), h, mine + stride * t, spans});
       }
       results += stride * count;
       work += static_cast<std::int64_t>(length - start) * count * shape.kv_heads;
       token += static_cast<std::size_t>(count);
     } while (token < tokens.size() && results < kMostResults);
-    const auto count = static_cast<std::int64_t>(tasks.size());
-    const auto joined = static_cast<std::int64_t>(joins.size());
+    const auto count = static_cast<std::int64_t>(tasks_.size());
+    const auto joined = static_cast<std::int64_t>(joins_.size());
     results_.resize(static_cast<std::size_t>(results));
     const bool serial = work < kSerialWork;
     team.parallel_for(count, serial ? count : std::max<std::int64_t>(1, count / (16 * team.size())), attend);

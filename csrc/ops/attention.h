@@ -56,6 +56,27 @@ class Attention {
            std::int64_t out_stride);
 
  private:
+  // A block of tokens, one KV head, one span of positions.
+  struct Task {
+    std::size_t token;  // the first
+    int tokens;
+    int kv_head;
+    int begin;
+    int end;
+    std::int64_t result;  // the first token's; the next ones' are `stride` behind one another
+    std::int64_t stride;
+  };
+  // The results of one token and KV head, positions rising.
+  struct Join {
+    std::size_t token;
+    int kv_head;
+    std::int64_t result;
+    int spans;
+  };
+
+  // All kept for their memory.
+  std::vector<Task> tasks_;
+  std::vector<Join> joins_;
   Buffer<float> scratch_;  // a part for each thread: AttentionArgs
   Buffer<float> results_;  // [token][kv head][span] as AttentionArgs has them
 };

@@ -131,13 +131,8 @@ const Activations& ActivationCache::get(ActivationType type, int unit, Parallel&
 void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache) {
   cache.reset(x);
   if (x.tokens == 0) return;
-  struct Prepared {
-    const LinearJob* job;
-    Activations x;
-    std::int64_t first;
-  };
-  std::vector<Prepared> prepared;
-  prepared.reserve(jobs.size());
+  std::vector<ActivationCache::Prepared>& prepared = cache.prepared;
+  prepared.clear();
   std::int64_t pieces = 0;
   for (const LinearJob& job : jobs) {
     require(job.linear->cols() == x.cols, "a weight with ", job.linear->cols(), " inputs cannot take ", x.cols);
@@ -152,7 +147,7 @@ void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows&
     pieces += job.linear->pieces();
   }
   team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (const Prepared& mine : prepared) {
+    for (const ActivationCache::Prepared& mine : prepared) {
       const std::int64_t first = std::max(begin, mine.first);
       const std::int64_t last = std::min(end, mine.first + mine.job->linear->pieces());
       if (first >= last) continue;

@@ -54,9 +54,25 @@ class Linear {
   std::vector<int> bounds_;  // value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes
 };
 
+struct LinearJob {
+  const Linear* linear;
+  float* y;               // [tokens][y_stride]
+  std::int64_t y_stride;  // floats
+  int first = 0;          // of the inputs' rows, the one that it begins with
+  int tokens = -1;        // rows; -1: all from there
+};
+
 // Inputs in the forms that weights ask for, each made once per `reset`.
 class ActivationCache {
  public:
+  // A weight's products, and the inputs of all of them in the form that it asks for.
+  struct Prepared {
+    const LinearJob* job;
+    Activations x;
+    std::int64_t first;  // of its pieces, among those of all
+  };
+  std::vector<Prepared> prepared;  // kept for its memory
+
   void reset(const Rows& rows) {
     rows_ = rows;
     made_.clear();
@@ -77,14 +93,6 @@ class ActivationCache {
   Rows rows_;
   std::vector<std::unique_ptr<Form>> forms_;  // kept from call to call for their memory
   std::vector<Form*> made_;
-};
-
-struct LinearJob {
-  const Linear* linear;
-  float* y;               // [tokens][y_stride]
-  std::int64_t y_stride;  // floats
-  int first = 0;          // of the inputs' rows, the one that it begins with
-  int tokens = -1;        // rows; -1: all from there
 };
 
 // Runs several weights on the same inputs, or on parts of their rows, as one parallel region.

@@ -42,7 +42,7 @@ class EmbeddingLayer {
   int offset_ = 0;                     // the row of position 0
   std::vector<float> sinusoids_;       // [context][hidden]; empty: none
   Matrix* added_ = nullptr;            // rows of what is added
-  std::optional<NormLayer> norm_;
+  std::unique_ptr<NormLayer> norm_;
   const VectorKernels& vectors_;
 };
 

@@ -10,10 +10,9 @@ NormLayer::NormLayer(const spec::Norm& spec, const std::string& name, int width,
   if (spec.bias) bias_ = build.weights.take_vector(name + ".bias", width);
 }
 
-std::optional<NormLayer> make_norm(const std::optional<spec::Norm>& spec, const std::string& name, int width,
-                                   Build& build) {
-  if (!spec) return std::nullopt;
-  return NormLayer(*spec, name, width, build);
+std::unique_ptr<NormLayer> make_norm(const std::optional<spec::Norm>& spec, const std::string& name, int width,
+                                     Build& build) {
+  return spec ? std::make_unique<NormLayer>(*spec, name, width, build) : nullptr;
 }
 
 }  // namespace gossamer

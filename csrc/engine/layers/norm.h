@@ -1,6 +1,7 @@
 // Norms of one token's row.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -28,8 +29,8 @@ class NormLayer {
   std::vector<float> bias_;  // empty: none
 };
 
-// The one that is described, if any.
-std::optional<NormLayer> make_norm(const std::optional<spec::Norm>& spec, const std::string& name, int width,
-                                   Build& build);
+// The one that is described; null where none is.
+std::unique_ptr<NormLayer> make_norm(const std::optional<spec::Norm>& spec, const std::string& name, int width,
+                                     Build& build);
 
 }  // namespace gossamer

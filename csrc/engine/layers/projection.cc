@@ -15,20 +15,20 @@ constexpr std::int64_t kAloneCost = 16 << 10;
 }  // namespace
 
 Projection::Projection(const spec::Linear& spec, const std::string& prefix, Build& build)
-    : name_(spec.name),
-      full_name_(prefix + spec.name),
-      weight_(build.weights.take(full_name_, spec.rows, spec.cols)),
-      place_(spec.place.empty() ? spec.name : spec.place),
+    : weight_(*build.weights.take(prefix + spec.name, spec.rows, spec.cols)),
       chosen_(spec.chosen),
       alternatives_(spec.alternatives),
       memory_(spec.memory),
-      parts_(parts_of(kOwn, build.weights, build.workspace)),
-      out_(&build.workspace.matrix(place_, spec.rows, chosen_)) {
+      name_(spec.name),
+      full_name_(prefix + spec.name),
+      place_(spec.place.empty() ? spec.name : spec.place) {
+  parts_ = parts_of(kOwn, build.weights, build.workspace);
+  out_ = &build.workspace.matrix(place_, spec.rows, chosen_);
   if (spec.bias) bias_ = build.weights.take_vector(full_name_ + ".bias", spec.rows);
 }
 
 void Projection::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
-  jobs.push_back({weight_.get(), out_->row(span.write), out_->stride(), span.read, span.count});
+  jobs.push_back({&weight_, out_->row(span.write), out_->stride(), span.read, span.count});
   for (Part& part : parts_) part.add_jobs(jobs, span);
 }
 
@@ -67,13 +67,13 @@ void Projection::adapt(const VectorKernels& vectors, std::int64_t piece) {
 }
 
 void Projection::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
-  f(full_name_, *weight_);
+  f(full_name_, weight_);
   for (const Part& part : parts_) part.visit(f);
 }
 
 void Projection::set_weight(std::shared_ptr<const PackedWeight> weight, const std::string& activations) {
-  check_shape(full_name_, weight, weight_->rows(), weight_->cols());
-  weight_ = std::make_unique<Linear>(std::move(weight), activations);
+  check_shape(full_name_, weight, rows(), cols());
+  weight_ = Linear(std::move(weight), activations);
 }
 
 std::vector<Part> Projection::parts_of(int adapter, Weights& weights, Workspace& workspace) const {
@@ -104,14 +104,16 @@ bool ProjectionGroup::run(Step& step, const Matrix& x) {
   }
   jobs_.clear();
   // Factors, whose pieces are large ones, come first, since what comes last keeps one thread waiting for another.
-  for (Projection& projection : projections_) projection.add_adapters(jobs_, step.chunk);
+  const bool adapted = !step.chunk.adapted.empty();
+  if (adapted)
+    for (Projection& projection : projections_) projection.add_adapters(jobs_, step.chunk);
   add_jobs(jobs_, all);
   run_linears(step.team, jobs_, x.rows(step.tokens()), step.inputs);
   if (has_sums_) {
     lift(step, all);
     for_tokens(step.team, step.tokens(), [&](std::int64_t t) { sum(step.vectors, t); });
   }
-  if (!step.chunk.adapted.empty()) adapt(step);
+  if (adapted) adapt(step);
   return true;
 }
 

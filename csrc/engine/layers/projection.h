@@ -20,13 +20,13 @@ class Projection {
 
   const std::string& name() const { return name_; }            // "q"
   const std::string& full_name() const { return full_name_; }  // "layers.3.q"
-  int rows() const { return weight_->rows(); }
-  int cols() const { return weight_->cols(); }
+  int rows() const { return weight_.rows(); }
+  int cols() const { return weight_.cols(); }
   Matrix& out() { return *out_; }
 
   // Products of rows of the group's inputs.
   void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
-  // What adapters of the chunk add to them.
+  // What adapters of the chunk, which has some, add to them.
   void add_adapters(std::vector<LinearJob>& jobs, const Chunk& chunk);
   // Products of products.
   void lift(Step& step, const Span& span);
@@ -62,17 +62,18 @@ class Projection {
     float factor;
   };
 
-  std::string name_;
-  std::string full_name_;
-  std::unique_ptr<Linear> weight_;
-  std::string place_;  // of what goes to the workspace
-  int chosen_, alternatives_;
-  bool memory_;
+  // First what every step reads, which comes from memory each time: between two steps all weights went by.
+  Linear weight_;
+  Matrix* out_;
   std::vector<Part> parts_;    // the model's own
   std::vector<float> bias_;    // empty: none
   std::vector<Part> adapted_;  // of adapters
   std::vector<Use> uses_;      // a token's by rising adapter; kept for its memory
-  Matrix* out_;
+  int chosen_, alternatives_;
+  bool memory_;
+  std::string name_;
+  std::string full_name_;
+  std::string place_;  // of what goes to the workspace
 };
 
 // Those that read the same inputs, whose weights run as one parallel region.

@@ -101,21 +101,32 @@ void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page
   for (int32_t d = 0; d < head_dim; ++d) to[d * kTogether] = Kv::narrow(v[d]);
 }
 
-// Fetches as much as kParts times 16 lanes read, a row further on each time; null: nothing.
+// What is fetched while something else is read: rows up to `end`, the first `parts` times 16 lanes of each. What nobody
+// will read, the rest of the last page, is left where it is.
+struct Ahead {
+  const uint8_t* at;
+  const uint8_t* end;
+  int parts;
+
+  GOSSAMER_INLINE Ahead from(int part, int bytes) const { return {at + part * bytes, end, parts - part}; }
+};
+
+// Fetches as much as kParts times 16 lanes read, a row further on each time.
 template <class Kv, int kParts>
-GOSSAMER_INLINE void fetch(const uint8_t*& ahead, int row) {
+GOSSAMER_INLINE void fetch(Ahead& ahead, int row) {
   constexpr int kBytes = kLanes * Kv::kTogether * (int)sizeof(typename Kv::Element);
   constexpr int kStep = kBytes < 64 ? 64 / kBytes : 1;
-  if (ahead == nullptr) return;
-  for (int j = 0; j < kParts; j += kStep) __builtin_prefetch(ahead + j * kBytes);
-  ahead += row * (int)sizeof(typename Kv::Element);
+  if (ahead.at >= ahead.end) return;
+  for (int j = 0; j < kParts; j += kStep)
+    if (j < ahead.parts) __builtin_prefetch(ahead.at + j * kBytes);
+  ahead.at += row * (int)sizeof(typename Kv::Element);
 }
 
 // Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page. ahead: what is fetched
-// meanwhile, line by line as keys are read; null for nothing.
+// meanwhile, line by line as keys are read.
 template <class Kv, int kRows, int kParts>
-void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv::Element* k, float scale,
-                const uint8_t* ahead, float* scores) {
+void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv::Element* k, float scale, Ahead ahead,
+                float* scores) {
   F16 acc[kRows][kParts] = {};
   for (int32_t d = 0; d < lanes; ++d, k += kPageTokens * Kv::kTogether) {
     fetch<Kv, kParts>(ahead, kPageTokens * Kv::kTogether);
@@ -134,7 +145,7 @@ void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv:
 // queries. kLower: what lies together with the first of them must not reach the outputs, were it infinite.
 template <class Kv, int kRows, int kParts, bool kLower = false>
 void mix_page(const typename Kv::Operand* weights, int count, const typename Kv::Element* v, int32_t padded_dim,
-              const uint8_t* ahead, float* const* outs, int32_t d) {
+              Ahead ahead, float* const* outs, int32_t d) {
   constexpr int kTogether = Kv::kTogether;
   F16 acc[kRows][kParts];
   for (int r = 0; r < kRows; ++r)
@@ -227,11 +238,21 @@ void attend(const AttentionArgs& a) noexcept {
   float* scores = a.scratch;
   const Operand* q = operands<Kv>(a, scores + (int64_t)rows * kScoreStride);
   const int lanes = k_rows<Kv>(a.head_dim) / Kv::kTogether;  // of a query
+  constexpr Ahead kNothing = {nullptr, nullptr, 0};
+  const int64_t page_bytes = (int64_t)kPageTokens * a.padded_dim * (int)sizeof(Element);  // of V
+  const auto some_of_page = [&](int at) { return count - at < kPageTokens ? count - at : kPageTokens; };
+  const auto keys_at = [&](int at) -> Ahead {
+    const uint8_t* keys = pages[at / kPageTokens] + a.offset;
+    return {keys, keys + (v_at - a.offset), (some_of_page(at) + kLanes - 1) / kLanes};
+  };
+  const auto values_at = [&](int at) -> Ahead {
+    const uint8_t* values = pages[at / kPageTokens] + v_at;
+    return {values, values + some_of_page(at) * page_bytes / kPageTokens, a.padded_dim / kLanes};
+  };
   for (int at = start; at < count; at += kPageTokens) {
     const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
-    const uint8_t* ahead =
-        at + kPageTokens < count ? pages[at / kPageTokens + 1] + a.offset : pages[start / kPageTokens] + v_at;
-    const int parts = ((count - at < kPageTokens ? count - at : kPageTokens) + kLanes - 1) / kLanes;
+    const Ahead ahead = at + kPageTokens < count ? keys_at(at + kPageTokens) : values_at(start);
+    const int parts = (some_of_page(at) + kLanes - 1) / kLanes;
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = parts_a_pass<kRows>();
@@ -239,7 +260,7 @@ void attend(const AttentionArgs& a) noexcept {
         with_parts<kMost>(parts - part, [&](auto some) {
           score_page<Kv, kRows, decltype(some)::value>(q + (int64_t)first * lanes, lanes,
                                                        k + part * kLanes * Kv::kTogether, a.scale,
-                                                       first == 0 ? ahead + part * kReadBytes : nullptr,
+                                                       first == 0 ? ahead.from(part, kReadBytes) : kNothing,
                                                        scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
@@ -254,7 +275,7 @@ void attend(const AttentionArgs& a) noexcept {
   }
   // Adds the positions [at, at + some) of one page, `at` one that begins values that lie together, for `many` rows from
   // `begin` on.
-  const auto mix = [&](int begin, int many, int at, int some, const uint8_t* ahead) {
+  const auto mix = [&](int begin, int many, int at, int some, const Ahead& ahead) {
     const Element* v = (const Element*)(pages[at / kPageTokens] + v_at) + (int64_t)(at % kPageTokens) * a.padded_dim;
     for_tiles(many, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
@@ -272,12 +293,11 @@ void attend(const AttentionArgs& a) noexcept {
           const Element* from = v + part * kLanes * Kv::kTogether;
           const int whole = some / Kv::kTogether;
           mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim,
-                                      first == 0 && ahead != nullptr ? ahead + part * kReadBytes : nullptr, outs,
-                                      part * kLanes);
+                                      first == 0 ? ahead.from(part, kReadBytes) : kNothing, outs, part * kLanes);
           if constexpr (Kv::kTogether == 2) {
             if (some % 2 != 0)
               mix_page<Kv, kRows, kParts, true>(weights + whole, 1, from + (int64_t)whole * 2 * a.padded_dim,
-                                                a.padded_dim, nullptr, outs, part * kLanes);
+                                                a.padded_dim, kNothing, outs, part * kLanes);
           }
         });
     });
@@ -285,14 +305,15 @@ void attend(const AttentionArgs& a) noexcept {
   for (int at = start; at < count; at += kPageTokens) {
     const int end = at + kPageTokens < count ? at + kPageTokens : count;
     if (shared.from <= at && shared.to >= end) {
-      mix(0, rows, at, end - at, end < count ? pages[at / kPageTokens + 1] + v_at : a.next);
+      const Ahead next = {a.next, a.next == nullptr ? nullptr : a.next + page_bytes, a.padded_dim / kLanes};
+      mix(0, rows, at, end - at, end < count ? values_at(end) : next);
       continue;
     }
     for (int t = 0; t < a.tokens; ++t) {  // what a token does not see must not reach it, were it infinite
       const Seen seen = seen_by(a, t);
       const int from = seen.from < at ? at : seen.from / Kv::kTogether * Kv::kTogether;
       const int to = seen.to < end ? seen.to : end;
-      if (to > from) mix(t * group, group, from, to - from, nullptr);
+      if (to > from) mix(t * group, group, from, to - from, kNothing);
     }
   }
 }
