@@ -184,3 +184,16 @@ def test_estimates_come_from_bytes_and_rates(monkeypatch: pytest.MonkeyPatch) ->
     assert estimated(engine, {}).base[0] == pytest.approx(slow.base[0] / 2)
     monkeypatch.setattr(roofline, "cached", lambda: None)
     assert estimated(engine, {}).base[0] > 0
+
+
+def test_an_engine_that_says_nothing_of_threads_has_no_cost() -> None:
+    class Engine:
+        def __init__(self, inner: Any) -> None:
+            self.step, self.length, self.rollback, self.free = inner.step, inner.length, inner.rollback, inner.free
+            self.weight_bytes, self.kv_bytes_per_token = inner.weight_bytes, inner.kv_bytes_per_token
+
+    expected = fake_model("aaabc.").generate("a", max_new_tokens=5)
+    model = fake_model("aaabc.")
+    model.decoder = Engine(model.decoder)
+    assert model.cost is None
+    assert model.generate("a", max_new_tokens=5) == expected != ""

@@ -91,11 +91,12 @@ class Model:
 
     @cached_property
     def cost(self) -> StepCost | None:
-        """What steps cost here: measured, where that was done before, or else an estimate; None on a GPU."""
+        """What steps cost here: measured before, or else estimated; None for engines without threads, as on a GPU."""
         from .cost import StepCost
         from .cost_measured import known
 
-        return StepCost(known(self.decoder, self.config, self.weights)) if self.decoder.threads else None
+        threads = getattr(self.decoder, "threads", 0)
+        return StepCost(known(self.decoder, self.config, self.weights)) if threads else None
 
     def drafts(
         self, kind: str = "auto", corpus: str | Path | None = None, progress: Progress | None = None
