@@ -163,7 +163,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "inputs": ({}, {A: np.zeros((5, 90), np.float32)}, "model.layers.0.mlp.up_proj.weight is [160, 90], not [160, 96]"),
     "extra": ({}, {"magnitude": np.zeros(3, np.float32)}, "tensor magnitude is no factor of a linear"),
     "stranger": (
-        {},
+        {"target_modules": ".*"},
         {
             A.replace("mlp.up_proj", "x"): np.zeros((5, 2)),
             A.replace("mlp.up_proj.lora_A", "x.lora_B"): np.zeros((2, 5)),
