@@ -23,6 +23,7 @@ def tokenizer(path: Path, **options: Any) -> Tokenizer:
         ({0: "<s>"}, {1, 2}),  # ChatML whose eos is another token
         ({0: "<s>", 2: "<|eot_id|>"}, {1, 2}),
         ({0: "<s>", 2: "<end_of_turn>", 200: "<|end_of_text|>"}, {1, 2, 200}),
+        ({0: "<s>", 2: "<\uff5cend\u2581of\u2581sentence\uff5c>"}, {1, 2}),
         ({0: "<s>", 2: "<|im_stop|>"}, {1}),
         ({0: "<|return|>", 2: "<|call|>", 200: "<|end|>"}, {0, 1, 2}),  # there the last one ends no answer
         ({0: "<s>", 2: "<|call|>", 200: "<|end|>"}, {1, 2, 200}),

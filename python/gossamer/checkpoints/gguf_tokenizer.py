@@ -53,6 +53,7 @@ _END_TEXTS = frozenset(
         "[EOS]",
         "[EOT]",
         "_<EOT>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
     }
 )
 _HARMONY = {"<|return|>", "<|call|>", "<|end|>"}  # where all three are there, the last one ends a part of an answer
