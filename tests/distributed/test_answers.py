@@ -14,7 +14,6 @@ import pytest
 import gossamer
 from gossamer.errors import GossamerError
 from gossamer.generation.batch_files import batch_file
-from serving import tiny_model
 
 ray: Any = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
@@ -37,14 +36,6 @@ address, model, src, dst = sys.argv[1:]
 ray.init(address, configure_logging=False, log_to_driver=False)
 answer_file(model, src, dst, threads=1, rows=2, batch=2, chat=False, max_new_tokens=2000, temperature=1.0, seed=7)
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("answers")
-    tiny_model(path / "tiny", config={"max_position_embeddings": 4096})
-    gossamer.convert(path / "tiny", path / "packed")
-    return path / "packed"
 
 
 def answered(folder: Path, src: Path, dst: Path, **options: Any) -> Any:

@@ -14,7 +14,7 @@ import httpx2 as httpx
 import pytest
 
 import gossamer
-from serving import events, tiny_model
+from serving import events
 
 ray: Any = pytest.importorskip("ray")
 serve: Any = pytest.importorskip("ray.serve")
@@ -22,14 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray and what it stands o
 
 LONG = 3500  # tokens, a second or two
 ENDLESS = {"logit_bias": {"2": -100}}  # the token that ends a text
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ray")
-    tiny_model(path / "tiny", config={"max_position_embeddings": 4096})
-    gossamer.convert(path / "tiny", path / "packed")
-    return path / "packed"
 
 
 @pytest.fixture(scope="module")

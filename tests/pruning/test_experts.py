@@ -11,10 +11,9 @@ from engine_cases import config, tokens
 from gossamer.arch.experts import with_experts
 from gossamer.arch.spec import Experts, Mlp, Routing
 from gossamer.pruning.masks import Target
-from gossamer.pruning.methods import CALIBRATED
 from gossamer.pruning.methods.wanda import importance, keep_important
-from gossamer.pruning.sequential import prune_blocks
 from gossamer.pruning.walk import chunked
+from pruned_blocks import pruned_blocks
 from reference_model import ReferenceModel, random_tensors
 
 EXPERTS = Experts(4, 2, Mlp(40, "silu"), Routing("all", normalized=True), shared=Mlp(24, "silu"), shared_gate=True)
@@ -25,17 +24,7 @@ HALF = Target(0.5)
 
 
 def pruned(method: str) -> tuple[ReferenceModel, dict[str, Any]]:
-    blocks, made = ReferenceModel(MODEL, TENSORS), {}
-
-    def replace(name: str, values: Any, _branch: Any) -> Any:
-        blocks.set_weight(name, values)
-        made[name] = values
-        return values
-
-    targets = dict.fromkeys(MODEL.linears, HALF)
-    few = prune_blocks(
-        blocks, MODEL, chunked(WINDOWS), CALIBRATED[method], targets, TENSORS.__getitem__, replace, lambda *_: None
-    )
+    blocks, made, few = pruned_blocks(MODEL, TENSORS, chunked(WINDOWS), method, HALF)
     assert few == {}
     return blocks, made
 

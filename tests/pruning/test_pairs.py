@@ -14,11 +14,10 @@ from gossamer.arch.spec import Attention, Block, Branch, Embedding, Head, Mlp, N
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, prune
-from gossamer.pruning.methods import CALIBRATED
 from gossamer.pruning.methods.wanda import importance, keep_important
 from gossamer.pruning.sensitivity import Probe, probed
-from gossamer.pruning.sequential import prune_blocks
 from gossamer.pruning.walk import Texts
+from pruned_blocks import pruned_blocks
 from reference_model import ReferenceModel, random_tensors
 
 VOCAB, HIDDEN = 50, 24
@@ -52,15 +51,7 @@ def texts() -> list[Texts]:
 
 
 def pruned(method: str) -> tuple[ReferenceModel, dict[str, Any]]:
-    blocks, made = ReferenceModel(MODEL, TENSORS), {}
-
-    def replace(name: str, values: Any, _branch: Any) -> Any:
-        blocks.set_weight(name, values)
-        made[name] = values
-        return values
-
-    targets = dict.fromkeys(MODEL.linears, HALF)
-    prune_blocks(blocks, MODEL, texts(), CALIBRATED[method], targets, TENSORS.__getitem__, replace, lambda *_: None)
+    blocks, made, _ = pruned_blocks(MODEL, TENSORS, texts(), method, HALF)
     return blocks, made
 
 

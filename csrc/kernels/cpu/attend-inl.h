@@ -80,6 +80,10 @@ struct KvBf16 {
   }
 };
 
+// Bytes that 16 lanes read.
+template <class Kv>
+constexpr int kReadBytes = kLanes * Kv::kTogether * (int)sizeof(typename Kv::Element);
+
 template <class Kv>
 constexpr int k_rows(int head_dim) {
   return (head_dim + Kv::kTogether - 1) / Kv::kTogether * Kv::kTogether;
@@ -101,27 +105,6 @@ void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page
   for (int32_t d = 0; d < head_dim; ++d) to[d * kTogether] = Kv::narrow(v[d]);
 }
 
-// What is fetched while something else is read: rows up to `end`, the first `parts` times 16 lanes of each. What nobody
-// will read, the rest of the last page, is left where it is.
-struct Ahead {
-  const uint8_t* at;
-  const uint8_t* end;
-  int parts;
-
-  GOSSAMER_INLINE Ahead from(int part, int bytes) const { return {at + part * bytes, end, parts - part}; }
-};
-
-// Fetches as much as kParts times 16 lanes read, a row further on each time.
-template <class Kv, int kParts>
-GOSSAMER_INLINE void fetch(Ahead& ahead, int row) {
-  constexpr int kBytes = kLanes * Kv::kTogether * (int)sizeof(typename Kv::Element);
-  constexpr int kStep = kBytes < 64 ? 64 / kBytes : 1;
-  if (ahead.at >= ahead.end) return;
-  for (int j = 0; j < kParts; j += kStep)
-    if (j < ahead.parts) __builtin_prefetch(ahead.at + j * kBytes);
-  ahead.at += row * (int)sizeof(typename Kv::Element);
-}
-
 // Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page. ahead: what is fetched
 // meanwhile, line by line as keys are read.
 template <class Kv, int kRows, int kParts>
@@ -129,7 +112,7 @@ void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv:
                 float* scores) {
   F16 acc[kRows][kParts] = {};
   for (int32_t d = 0; d < lanes; ++d, k += kPageTokens * Kv::kTogether) {
-    fetch<Kv, kParts>(ahead, kPageTokens * Kv::kTogether);
+    fetch<kParts, kReadBytes<Kv>>(ahead, kPageTokens * Kv::kTogether * (int)sizeof *k);
     decltype(Kv::load16(k)) keys[kParts];
     for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes * Kv::kTogether);
     for (int r = 0; r < kRows; ++r) {
@@ -151,7 +134,7 @@ void mix_page(const typename Kv::Operand* weights, int count, const typename Kv:
   for (int r = 0; r < kRows; ++r)
     for (int j = 0; j < kParts; ++j) acc[r][j] = load(outs[r] + d + j * kLanes);
   for (int t = 0; t < count; ++t, v += kTogether * padded_dim) {
-    fetch<Kv, kParts>(ahead, kTogether * padded_dim);
+    fetch<kParts, kReadBytes<Kv>>(ahead, kTogether * padded_dim * (int)sizeof *v);
     decltype(Kv::load16(v)) values[kParts];
     for (int j = 0; j < kParts; ++j) {
       values[j] = Kv::load16(v + j * kLanes * kTogether);
@@ -234,25 +217,15 @@ void attend(const AttentionArgs& a) noexcept {
   const Seen shared = {seen_by(a, a.tokens - 1).from, seen_by(a, 0).to};
   const int start = seen_by(a, 0).from / kPageTokens * kPageTokens;
   const int64_t v_at = a.offset + (int64_t)k_rows<Kv>(a.head_dim) * kPageTokens * (int64_t)sizeof(Element);
-  constexpr int kReadBytes = kLanes * Kv::kTogether * (int)sizeof(Element);
   float* scores = a.scratch;
   const Operand* q = operands<Kv>(a, scores + (int64_t)rows * kScoreStride);
   const int lanes = k_rows<Kv>(a.head_dim) / Kv::kTogether;  // of a query
-  constexpr Ahead kNothing = {nullptr, nullptr, 0};
-  const int64_t page_bytes = (int64_t)kPageTokens * a.padded_dim * (int)sizeof(Element);  // of V
-  const auto some_of_page = [&](int at) { return count - at < kPageTokens ? count - at : kPageTokens; };
-  const auto keys_at = [&](int at) -> Ahead {
-    const uint8_t* keys = pages[at / kPageTokens] + a.offset;
-    return {keys, keys + (v_at - a.offset), (some_of_page(at) + kLanes - 1) / kLanes};
-  };
-  const auto values_at = [&](int at) -> Ahead {
-    const uint8_t* values = pages[at / kPageTokens] + v_at;
-    return {values, values + some_of_page(at) * page_bytes / kPageTokens, a.padded_dim / kLanes};
-  };
+  const Coming coming = {
+      pages, count, a.offset, v_at - a.offset, v_at, a.padded_dim * (int64_t)sizeof(Element), a.padded_dim / kLanes};
   for (int at = start; at < count; at += kPageTokens) {
     const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
-    const Ahead ahead = at + kPageTokens < count ? keys_at(at + kPageTokens) : values_at(start);
-    const int parts = (some_of_page(at) + kLanes - 1) / kLanes;
+    const Ahead ahead = at + kPageTokens < count ? coming.keys(at + kPageTokens) : coming.values(start);
+    const int parts = coming.parts(at);
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = parts_a_pass<kRows>();
@@ -260,7 +233,7 @@ void attend(const AttentionArgs& a) noexcept {
         with_parts<kMost>(parts - part, [&](auto some) {
           score_page<Kv, kRows, decltype(some)::value>(q + (int64_t)first * lanes, lanes,
                                                        k + part * kLanes * Kv::kTogether, a.scale,
-                                                       first == 0 ? ahead.from(part, kReadBytes) : kNothing,
+                                                       first == 0 ? ahead.from(part, kReadBytes<Kv>) : kNothing,
                                                        scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
@@ -293,7 +266,7 @@ void attend(const AttentionArgs& a) noexcept {
           const Element* from = v + part * kLanes * Kv::kTogether;
           const int whole = some / Kv::kTogether;
           mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim,
-                                      first == 0 ? ahead.from(part, kReadBytes) : kNothing, outs, part * kLanes);
+                                      first == 0 ? ahead.from(part, kReadBytes<Kv>) : kNothing, outs, part * kLanes);
           if constexpr (Kv::kTogether == 2) {
             if (some % 2 != 0)
               mix_page<Kv, kRows, kParts, true>(weights + whole, 1, from + (int64_t)whole * 2 * a.padded_dim,
@@ -305,8 +278,7 @@ void attend(const AttentionArgs& a) noexcept {
   for (int at = start; at < count; at += kPageTokens) {
     const int end = at + kPageTokens < count ? at + kPageTokens : count;
     if (shared.from <= at && shared.to >= end) {
-      const Ahead next = {a.next, a.next == nullptr ? nullptr : a.next + page_bytes, a.padded_dim / kLanes};
-      mix(0, rows, at, end - at, end < count ? values_at(end) : next);
+      mix(0, rows, at, end - at, end < count ? coming.values(end) : coming.next(a.next));
       continue;
     }
     for (int t = 0; t < a.tokens; ++t) {  // what a token does not see must not reach it, were it infinite

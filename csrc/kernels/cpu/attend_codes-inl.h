@@ -115,10 +115,10 @@ GOSSAMER_INLINE void write_query(const float* q, int head_dim, float scale, uint
 // Loops over registers are unrolled early here, and bodies stand apart, so that no sum stays in memory.
 
 // Scores of kRows queries with kParts times 16 positions of a page. ahead: what is fetched meanwhile, line by line as
-// keys are read; null for nothing.
+// keys are read.
 template <int kRows, int kParts>
 __attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* numbers, int groups, const uint8_t* k,
-                                           const float* k_scales, const uint8_t* ahead, float* scores) {
+                                           const float* k_scales, Ahead ahead, float* scores) {
   I16::Part sums[kRows][kParts][kDotParts];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -127,10 +127,7 @@ __attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* 
   }
   const int digits = groups * kFour;
   for (int g = 0; g < groups; ++g, k += kPageTokens * kFour) {
-    if (ahead != nullptr) {
-      for (int j = 0; j < kParts; ++j) __builtin_prefetch(ahead + j * kCodeBytes);
-      ahead += kPageTokens * kFour;
-    }
+    fetch<kParts, kCodeBytes>(ahead, kPageTokens * kFour);
     I16 codes[kParts];
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) codes[j] = load_int(k + j * kCodeBytes);
@@ -154,7 +151,7 @@ __attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* 
 // weights: of a page, in the memory of its scores; scales: theirs.
 template <int kRows, int kParts>
 __attribute__((noinline)) void mix_codes(const float* weights, const float* scales, int groups, const uint8_t* v,
-                                         int32_t padded_dim, const uint8_t* ahead, float* const* outs, int32_t d) {
+                                         int32_t padded_dim, Ahead ahead, float* const* outs, int32_t d) {
   static const int32_t kNone[2] = {0, 0};
   I16::Part sums[kRows][kParts][kDotParts];
 #pragma GCC unroll 8
@@ -163,10 +160,7 @@ __attribute__((noinline)) void mix_codes(const float* weights, const float* scal
     for (int j = 0; j < kParts; ++j) begin_dots(sums[r][j], kNone);
   }
   for (int g = 0; g < groups; ++g, v += kFour * padded_dim) {
-    if (ahead != nullptr) {
-      for (int j = 0; j < kParts; ++j) __builtin_prefetch(ahead + j * kCodeBytes);
-      ahead += kFour * padded_dim;
-    }
+    fetch<kParts, kCodeBytes>(ahead, kFour * padded_dim);
     I16 codes[kParts];
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) codes[j] = load_int(v + j * kCodeBytes);
@@ -225,6 +219,7 @@ void attend_codes(const AttentionArgs& a) noexcept {
   const int start = seen_by(a, 0).from / kPageTokens * kPageTokens;  // of the first page of which one sees some
   const int64_t v_at = a.offset + code_k_bytes(a.head_dim) + kScaleBytes;
   const int groups = fours(a.head_dim);
+  const Coming coming = {pages, count, a.offset, code_k_bytes(a.head_dim), v_at, a.padded_dim, a.padded_dim / kLanes};
   float* scores = a.scratch;
   Query* queries = (Query*)(scores + (int64_t)rows * kScoreStride);
   uint8_t* numbers = (uint8_t*)(queries + rows);
@@ -236,9 +231,8 @@ void attend_codes(const AttentionArgs& a) noexcept {
     const uint8_t* page = pages[at / kPageTokens];
     const uint8_t* k = page + a.offset;
     const float* k_scales = (const float*)(k + code_k_bytes(a.head_dim));
-    const uint8_t* ahead =
-        at + kPageTokens < count ? pages[at / kPageTokens + 1] + a.offset : pages[start / kPageTokens] + v_at;
-    const int parts = ((count - at < kPageTokens ? count - at : kPageTokens) + kLanes - 1) / kLanes;
+    const Ahead ahead = at + kPageTokens < count ? coming.keys(at + kPageTokens) : coming.values(start);
+    const int parts = coming.parts(at);
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = code_parts_a_pass<kRows>();
@@ -246,7 +240,7 @@ void attend_codes(const AttentionArgs& a) noexcept {
         with_parts<kMost>(parts - part, [&](auto some) {
           score_codes<kRows, decltype(some)::value>(queries + first, numbers + first * query_stride, groups,
                                                     k + part * kCodeBytes, k_scales + part * kLanes,
-                                                    first == 0 ? ahead + part * kCodeBytes : nullptr,
+                                                    first == 0 ? ahead.from(part, kCodeBytes) : kNothing,
                                                     scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
@@ -262,8 +256,9 @@ void attend_codes(const AttentionArgs& a) noexcept {
   }
   for (int at = start; at < count; at += kPageTokens) {
     const uint8_t* v = pages[at / kPageTokens] + v_at;
-    const uint8_t* ahead = at + kPageTokens < count ? pages[at / kPageTokens + 1] + v_at : a.next;
-    const int some = fours(count - at < kPageTokens ? count - at : kPageTokens);
+    const int end = at + kPageTokens;
+    const Ahead ahead = end < count ? coming.values(end) : coming.next(a.next);
+    const int some = fours(coming.positions(at));
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = code_parts_a_pass<kRows>();
@@ -278,7 +273,7 @@ void attend_codes(const AttentionArgs& a) noexcept {
         with_parts<kMost>(parts - part, [&](auto width) {
           mix_codes<kRows, decltype(width)::value>(
               mine + at, mine + kAttentionSpan + at / kPageTokens, some, v + part * kCodeBytes, a.padded_dim,
-              first == 0 && ahead != nullptr ? ahead + part * kCodeBytes : nullptr, outs, part * kLanes);
+              first == 0 ? ahead.from(part, kCodeBytes) : kNothing, outs, part * kLanes);
         });
     });
   }

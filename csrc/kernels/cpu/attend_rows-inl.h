@@ -56,6 +56,51 @@ GOSSAMER_INLINE Seen seen_by(const AttentionArgs& a, int token) {
   return {a.window == 0 || next <= a.window ? 0 : next - a.window, last < count ? last : count};
 }
 
+// What is fetched while something else is read: rows up to `end`, the first `parts` times 16 lanes of each.
+struct Ahead {
+  const uint8_t* at;
+  const uint8_t* end;
+  int parts;
+
+  GOSSAMER_INLINE Ahead from(int part, int bytes) const { return {at + part * bytes, end, parts - part}; }
+};
+
+constexpr Ahead kNothing = {0, 0, 0};
+
+// Fetches as much as kParts times 16 lanes of kBytes read, a row of `row` bytes further on each time.
+template <int kParts, int kBytes>
+GOSSAMER_INLINE void fetch(Ahead& ahead, int row) {
+  constexpr int kStep = kBytes < 64 ? 64 / kBytes : 1;
+  if (ahead.at >= ahead.end) return;
+  for (int j = 0; j < kParts; j += kStep)
+    if (j < ahead.parts) __builtin_prefetch(ahead.at + j * kBytes);
+  ahead.at += row;
+}
+
+// Where a head's keys and values come next in a span. What nobody will read, the rest of the last page, is left there.
+struct Coming {
+  const uint8_t* const* pages;
+  int count;  // positions
+  int64_t k_at, k_bytes, v_at;
+  int64_t value_bytes;  // of a position of V
+  int v_parts;
+
+  GOSSAMER_INLINE int positions(int at) const { return count - at < kPageTokens ? count - at : kPageTokens; }
+  GOSSAMER_INLINE int parts(int at) const { return (positions(at) + kLanes - 1) / kLanes; }
+  GOSSAMER_INLINE Ahead keys(int at) const {
+    const uint8_t* first = pages[at / kPageTokens] + k_at;
+    return {first, first + k_bytes, parts(at)};
+  }
+  GOSSAMER_INLINE Ahead values(int at) const {
+    const uint8_t* first = pages[at / kPageTokens] + v_at;
+    return {first, first + positions(at) * value_bytes, v_parts};
+  }
+  // What comes behind the span, of which nothing else is known; null for nothing.
+  GOSSAMER_INLINE Ahead next(const uint8_t* first) const {
+    return {first, first == 0 ? 0 : first + kPageTokens * value_bytes, v_parts};
+  }
+};
+
 // Caps a query's scores, takes off what its distance costs, and adds a bias. `distance` is that of the span's start, and
 // so is the first bias.
 GOSSAMER_INLINE void bend(float* scores, const Seen& seen, float softcap, float slope, int distance,

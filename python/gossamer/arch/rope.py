@@ -97,9 +97,9 @@ def partial_rotary(
     """
     holders = [(config.get(name), "partial_rotary_factor") for name in ("rope_parameters", "rope_scaling")]
     share = default
-    scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
-    if scaling and isinstance(parameters, dict) and parameters.get("partial_rotary_factor") is not None:
-        raise GossamerError("rope_scaling beside rope_parameters is not supported, since readers differ about them")
+    parameters = config.get("rope_parameters")
+    if isinstance(parameters, dict) and parameters.get("partial_rotary_factor") is not None:
+        _refuse_scaling_beside(config)
     for holder, name in [*holders, *((config, name) for name in names)]:
         if isinstance(holder, dict) and holder.get(name) is not None:
             share = number(holder, name)
@@ -121,8 +121,7 @@ def of_kind(config: dict[str, Any], kind: str) -> dict[str, Any]:
     parameters = config.get("rope_parameters")
     if not isinstance(parameters, dict) or not parameters:
         return config
-    if config.get("rope_scaling"):
-        raise GossamerError("rope_scaling beside rope_parameters is not supported, since readers differ about them")
+    _refuse_scaling_beside(config)
     if not isinstance(parameters.get(kind), dict):
         if set(parameters) - {FULL, SLIDING}:
             raise GossamerError(
@@ -130,6 +129,12 @@ def of_kind(config: dict[str, Any], kind: str) -> dict[str, Any]:
             )
         return config
     return {**config, "rope_parameters": parameters[kind]}
+
+
+def _refuse_scaling_beside(config: dict[str, Any]) -> None:
+    """Refuses the older key of a config that has the newer one, too."""
+    if config.get("rope_scaling"):
+        raise GossamerError("rope_scaling beside rope_parameters is not supported, since readers differ about them")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from ..errors import GossamerError
 from ..generation.batch_rows import Row, read_row
-
-_CHUNK = 1 << 20
+from ..hashes import sha256
 
 
 class Table(Protocol):
@@ -85,13 +84,7 @@ class _Parquet:
     def __init__(self, path: Path, measured: bool) -> None:
         self._file = pq.ParquetFile(path)
         self.rows: int = self._file.metadata.num_rows
-        self.digest = ""
-        if measured:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-            self.digest = digest.hexdigest()
+        self.digest = sha256(path) if measured else ""
 
     def offset(self, first: int) -> int:  # noqa: ARG002 - it is found by its number
         return 0

@@ -17,7 +17,7 @@ from ..errors import GossamerError
 from ..generation.pairs import Pair, pairing
 from ..progress import Progress
 from .batches import Batch, Tokens
-from .task_data import Passes, TaskFiles, pack
+from .task_data import Passes, TaskFiles, validation_plan
 
 if TYPE_CHECKING:
     from ..arch.spec import Transformer
@@ -67,10 +67,8 @@ class PairData:
 
     def validation_batches(self, most: int, size: int) -> Iterator[Batch]:
         """See `Source`."""
-        order = np.random.default_rng(0).permutation(len(self.held_out))
-        plan = pack(self._sizes(self.held_out), order, self.length)[:most]
-        for start in range(0, len(plan), size):
-            yield self._batch(self.held_out, plan[start : start + size], again=False)
+        for part in validation_plan(self._sizes(self.held_out), self.length, most, size):
+            yield self._batch(self.held_out, part, again=False)
 
     def digest(self) -> int:
         """See `Source`."""

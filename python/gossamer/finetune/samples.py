@@ -23,7 +23,7 @@ from ..folders import check_destination, remove_folder, write_file
 from ..generation.model import Model
 from ..generation.windows import sampled_windows
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from ..text.calibration import Conversations, window_length
+from ..text.calibration import Conversations, check_writes_alone, window_length
 
 if TYPE_CHECKING:
     from ..nn.sampler import Sampler
@@ -75,9 +75,7 @@ def sample(
     """
     if tokens < 1:
         raise GossamerError(f"tokens must be at least 1, got {tokens}")
-    if model.config.encoder is not None:
-        name = model.info.get("name", "the model")
-        raise GossamerError(f"{name} has an encoder: it writes about what is given, and no texts of its own")
+    check_writes_alone(model.config, model.info)
     length = window_length(length, LENGTH, model.config.context)
     if length < 2:
         raise GossamerError(f"length must be at least 2 tokens, got {length}")

@@ -129,10 +129,8 @@ class TaskData:
 
     def validation_batches(self, most: int, size: int) -> Iterator[Batch]:
         """See `Source`."""
-        order = np.random.default_rng(0).permutation(len(self.held_out.begins))
-        plan = pack(self.held_out.lengths, order, self.length)[:most]
-        for start in range(0, len(plan), size):
-            yield _batch(self.held_out, plan[start : start + size], self.length, again=False)
+        for part in validation_plan(self.held_out.lengths, self.length, most, size):
+            yield _batch(self.held_out, part, self.length, again=False)
 
     def digest(self) -> int:
         """See `Source`."""
@@ -168,6 +166,20 @@ def pack(lengths: NDArray[np.int64], order: Sequence[int] | NDArray[np.int64], l
             done.append(held.pop(fullest)[1])
         held.append((length - needed, [number]))
     return done + [inside for _, inside in held]
+
+
+def validation_plan(lengths: NDArray[np.int64], length: int, most: int, size: int) -> Iterator[list[list[int]]]:
+    """Gives the samples of up to `most` windows to validate on, `size` windows at a time; always the same ones.
+
+    Args:
+        lengths: Tokens of each sample, at most `length`.
+        length: Tokens of a window.
+        most: Windows at most.
+        size: Windows at a time.
+    """
+    plan = pack(lengths, np.random.default_rng(0).permutation(len(lengths)), length)[:most]
+    for start in range(0, len(plan), size):
+        yield plan[start : start + size]
 
 
 def _batch(side: Side, plan: list[list[int]], length: int, *, again: bool) -> Batch:

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arch.sources import ENCODER
 from ..errors import GossamerError
 from ..nn.decoder import Decoder
 from ..nn.linears import parameter_name
-from ..packing.convert import KEPT
+from ..packing.convert import keeps_values
 from ..progress import Progress
 from .batches import Batch, Source
 from .losses import squarehead, token_losses
@@ -91,6 +90,8 @@ class Trainer:
                 "step": torch.zeros((), device=self._device),
                 **{moment: torch.zeros_like(value, requires_grad=False) for moment in _MOMENTS},
             }
+        config = student.config
+        self._exact = {parameter_name(name) for name in config.weights if keeps_values(config, name)}
         self._refresh()
         if has_state(folder):
             self._load()
@@ -267,11 +268,8 @@ class Trainer:
     def _publish(self) -> None:
         """Lets the student compute with the weights as they will be stored."""
         if self._rounding.active:
-            config = self.student.config
-            kept = [name for name in config.weights if name.removeprefix(ENCODER) in KEPT]
-            exact = set(map(parameter_name, [*config.exact, *kept]))
             for name, value in self.values.items():
-                if value.ndim == 2 and name not in exact:
+                if value.ndim == 2 and name not in self._exact:
                     self._rounding.round(name, value, self._parameters[name])
                 else:
                     self._parameters[name].copy_(value)

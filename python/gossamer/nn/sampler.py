@@ -17,7 +17,7 @@ from ..checkpoints.branches import deltas_of
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
 from ..packing.folder import PackedModel
-from ..text.calibration import openings
+from ..text.calibration import check_writes_alone, openings
 from .decoder import Decoder
 from .device import find_device
 from .linears import parameter_name
@@ -48,9 +48,7 @@ class Sampler:
             GossamerError: there is no such device, or the architecture has something that the torch decoder lacks.
         """
         self.config, self.tokenizer, self.info = packed.config, packed.tokenizer, packed.info
-        if packed.config.encoder is not None:
-            name = packed.info.get("name", "the model")
-            raise GossamerError(f"{name} has an encoder: it writes about what is given, and no texts of its own")
+        check_writes_alone(packed.config, packed.info)
         self._device, self._dtype = find_device(device), dtype
         values = {name: torch.from_numpy(np.array(vector)) for name, vector in packed.vectors.items()}
         values |= {name: torch.from_numpy(weight.unpack()) for name, weight in packed.weights.items()}

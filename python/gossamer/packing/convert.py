@@ -29,10 +29,16 @@ from .replan import PLANNED_FOR, this_processor
 
 if TYPE_CHECKING:
     from .. import _core
+    from ..arch.spec import Transformer
 
 _HEAD = ("embed", "embed_project", "conv1", "conv2", "head_project", "head")  # a tied head is the embedding
-KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
+_KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
 _TURNS = 64  # more than there are threads that work ahead; measuring takes them all
+
+
+def keeps_values(config: Transformer, name: str) -> bool:
+    """Whether a matrix is never rounded: one of a few rows, or one that all else depends on."""
+    return name.removeprefix(ENCODER) in _KEPT or name in config.exact
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ class Packing:
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
         self.config = arch.family(checkpoint.config).describe(checkpoint.config)
-        ends = (*_HEAD, *KEPT)
+        ends = (*_HEAD, *_KEPT)
         self._dense = {*ends, *(ENCODER + name for name in ends), *self.config.exact}
         self.factors = [
             name + key
@@ -293,7 +299,7 @@ class Packing:
         if name in self.config.exact:
             return "f32"
         own = name.removeprefix(ENCODER)
-        return self._head if own in _HEAD else STORED if own in KEPT else self._weights
+        return self._head if own in _HEAD else STORED if own in _KEPT else self._weights
 
     def _type(self, name: str) -> str:
         wanted = self._wanted(name)

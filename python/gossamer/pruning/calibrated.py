@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.sources import ENCODER
 from ..checkpoints.lora import LowRank
 from ..errors import GossamerError
 from ..machine.threads import usable_threads, work_ahead
-from ..packing.convert import KEPT
+from ..packing.convert import keeps_values
 from ..packing.matrix import join, pieces, round_piece
 from ..packing.planner import Choice
 from ..progress import Progress
@@ -73,6 +72,7 @@ class Calibrated:
         self.few_tokens: dict[str, int] = {}
         self._source = source
         self._model = model
+        self._places = places(model)
         self._sources = sources
         self._options = options
         self._dense, self._sizes, vectors = _dense(source, model, sources, store)
@@ -143,7 +143,7 @@ class Calibrated:
 
     def _inside(self, number: int) -> list[str]:
         """The matrices of a block on the way."""
-        prefix = places(self._model)[number].prefix
+        prefix = self._places[number].prefix
         return [name for name in self._model.linears if name.startswith(prefix)]
 
     def _read(self, name: str) -> Matrix:
@@ -193,7 +193,7 @@ def _dense(
 
     def read(name: str) -> tuple[_core.Weight, Size] | NDArray[np.float32]:
         place = sources[name]
-        kept = name.removeprefix(ENCODER) in KEPT or name in config.exact
+        kept = keeps_values(config, name)
         if len(place.shape) == 2 and place.whole and not kept and source.has_rows(place.tensor):
             return _measured_by_pieces(source, place)
         values = source.read(place, finite=True)

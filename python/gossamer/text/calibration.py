@@ -6,14 +6,17 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+
+if TYPE_CHECKING:
+    from ..arch.spec import Transformer
 
 Conversations = Sequence[Sequence[str]]
 Turns = list[list[int]]
@@ -162,6 +165,13 @@ def text_windows(
 def is_document(window: int, share: float) -> bool:
     """Whether a window opens as a document, where a share of them does, evenly."""
     return math.floor((window + 1) * share) > math.floor(window * share)
+
+
+def check_writes_alone(described: Transformer, info: Mapping[str, Any]) -> None:
+    """Raises `GossamerError` where a model writes about what an encoder reads, and has no texts of its own."""
+    if described.encoder is not None:
+        name = info.get("name", "the model")
+        raise GossamerError(f"{name} has an encoder: it writes about what is given, and no texts of its own")
 
 
 def openings(tokenizer: Vocabulary) -> tuple[list[list[int]], list[list[int]]]:
