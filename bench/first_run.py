@@ -3,7 +3,8 @@
     python bench/first_run.py
 
 The command is the README's, in a process of its own, with a new GOSSAMER_HOME; the second answer is from the model that
-the first run left there. Run it on an otherwise idle machine.
+the first run left there. The last row is what a program waits for that imports the package and loads that model: the
+median of five processes. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,8 @@ def main() -> None:
         arguments.keep.mkdir(parents=True)
     home = arguments.keep or Path(tempfile.mkdtemp())
     try:
-        rows = [{"run": run, **_answer(home)} for run in ("first", "second")]
+        rows: list[dict[str, Any]] = [{"run": run, **_answer(home)} for run in ("first", "second")]
+        rows.append({"run": "load", "seconds": statistics.median(_load(home) for _ in range(5))})
     finally:
         if not arguments.keep:
             shutil.rmtree(home)
@@ -48,6 +51,14 @@ def _answer(home: Path) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(done.stderr.decode())
     return {"seconds": round(time.perf_counter() - started, 1), "answer": done.stdout.decode().strip()}
+
+
+def _load(home: Path) -> float:
+    """Seconds from the first line of a program to a model that is ready."""
+    code = "import time; t = time.perf_counter(); import gossamer; gossamer.load(); print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, "GOSSAMER_HOME": str(home)}, capture_output=True, check=True)
+    return round(float(done.stdout), 3)
 
 
 if __name__ == "__main__":
