@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import types
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,12 @@ KEPT: dict[str, tuple[Callable[[Any], Any], str]] = {
     "load": (lambda layer: layer.register_load_state_dict_post_hook(lambda *_: None), "it has state-dict hooks"),
     "name": (lambda layer: setattr(layer, "layout", "mine"), "its attribute layout means something else"),
     "gradient": (lambda layer: layer.weight.register_hook(lambda gradient: gradient), "its weight has gradient hooks"),
+    "accumulated": (
+        lambda layer: layer.weight.register_post_accumulate_grad_hook(lambda *_: None),
+        "its weight has gradient hooks",
+    ),
+    "weight's method": (lambda layer: setattr(layer.weight, "numel", lambda: 7), "its weight has a numel of its own"),
+    "weight's title": (lambda layer: setattr(layer.weight, "title", "W"), "its weight has a title of its own"),
     "old backward": (lambda layer: layer.register_backward_hook(lambda *_: None), "it has a backward hook of the old"),
     "csr": (
         lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight.detach().to_sparse_csr())),
@@ -130,6 +137,34 @@ def test_attributes_and_the_bias_itself_go_over() -> None:
     assert (other[0].mine, other[0].later, hasattr(other[0], "layout")) == ([1], "set on a packed layer", False)
     assert not hasattr(other[0], "kind")
     torch.testing.assert_close(other(X), model(X))
+
+
+def test_what_users_set_on_a_weight_goes_over_and_back(tmp_path: Any) -> None:
+    def mark(model: nn.Module) -> None:
+        model[0].weight.tensor_model_parallel, model[0].weight._quiet = True, [2]
+
+    model = make()
+    mark(model)
+    report = sparsify(model, format="bitmap")
+    assert report.layers[0].why.endswith("; keeps its weight.tensor_model_parallel")
+    assert "keeps" not in report.layers[1].why
+    weight = model[0].weight
+    assert (weight.tensor_model_parallel, weight._quiet) == (True, [2])
+    assert not hasattr(model[2].weight, "tensor_model_parallel")
+    weight.later = "set on a packed weight"
+    for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.to(torch.bfloat16)):
+        weight = other[0].weight
+        assert (weight.tensor_model_parallel, weight._quiet, weight.later) == (True, [2], "set on a packed weight")
+    model[0].name = "renamed"
+    assert model[0].weight.title == "renamed.weight"
+    save(model, tmp_path / "model.safetensors")
+    desparsify(model)
+    assert type(model[0].weight) is nn.Parameter
+    assert vars(model[0].weight) == {"tensor_model_parallel": True, "_quiet": [2], "later": "set on a packed weight"}
+    fresh = make()
+    mark(fresh)
+    load(fresh, tmp_path / "model.safetensors")
+    assert fresh[0].weight.tensor_model_parallel is True
 
 
 def test_an_optimizer_made_before_still_trains_the_biases() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .stand_in import PackedWeight
+
 # Shared with the layer before, so that the handles which `register_*hook` returned still remove them.
 _HOOKS = {
     "forward hooks": ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -21,6 +23,7 @@ _STATE_HOOKS = (
     *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 PLAIN = {"in_features", "out_features", "nf", "nx", *nn.Linear(1, 1, device="meta").__dict__}
+_NO_MARKS = {"_is_hf_initialized", "title"}  # what stands for a packed weight has these of its own
 COMPUTED = "its weight is computed from others (a parametrization or a pruning mask): make that permanent first"
 
 
@@ -58,7 +61,15 @@ def obstacle(module: nn.Module, taken: frozenset[str]) -> str:
         )
     if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
         return "its weight has gradient hooks"
+    for name in vars(weight):
+        if name != "_is_hf_initialized" and (name == "title" or hasattr(PackedWeight, name)):
+            return f"its weight has a {name} of its own"
     return ""
+
+
+def marks(weight: Any) -> dict[str, Any]:
+    """Attributes that users set on a layer's weight, dense or packed."""
+    return {name: value for name, value in vars(weight).items() if name not in _NO_MARKS}
 
 
 def attributes(module: nn.Module, known: frozenset[str] | set[str]) -> list[str]:
@@ -67,7 +78,7 @@ def attributes(module: nn.Module, known: frozenset[str] | set[str]) -> list[str]
 
 
 def carry_over(old: nn.Module, new: nn.Module, known: frozenset[str] | set[str] = PLAIN) -> str:
-    """Gives a layer what hangs on the one that it replaces: hooks, attributes, the mode, and the bias itself.
+    """Gives a layer what hangs on the one that it replaces: hooks, attributes of both, the mode, the bias.
 
     Args:
         old: The layer before.
@@ -88,6 +99,9 @@ def carry_over(old: nn.Module, new: nn.Module, known: frozenset[str] | set[str] 
         new.__dict__[name] = old.__dict__[name]
         if not name.startswith("_"):
             kept.append(name)
+    marked = marks(old.weight)
+    vars(new.weight).update(marked)
+    kept += [f"weight.{name}" for name in marked if not name.startswith("_")]
     if isinstance(old._parameters.get("bias"), nn.Parameter):  # optimizers and other layers may have it too
         new._parameters["bias"] = old._parameters["bias"]
     new.train(old.training)

@@ -14,6 +14,7 @@ from ..gpu.cuda import why_unavailable
 from ..gpu.dtypes import FLOATS, NAMES
 from ..packing.matrix import Rounded
 from ..packing.planner import Choice
+from .attachments import marks
 from .dense import CONV1D, LINEAR, check_options, dense_parts, kind_of, machine_of, round_layer
 from .handles import MAKERS, Product, handle_of, trainable_length
 from .layout import STREAMS, Layout, to_tensors
@@ -165,7 +166,7 @@ class SparseLinear(nn.Module):
             or found.shape != self._weight_shape()
             or found.title != self._weight_title()
         ):
-            found = self._stand_in = self._make_stand_in()
+            found = self._stand_in = self._make_stand_in(marks(found))
         return found
 
     @weight.setter
@@ -173,9 +174,11 @@ class SparseLinear(nn.Module):
         del value
         raise self._fixed()
 
-    def _make_stand_in(self) -> PackedWeight:
+    def _make_stand_in(self, marked: dict[str, Any] | None = None) -> PackedWeight:
         kind = self._like.dtype, self.values.device
-        return PackedWeight(self._weight_shape(), *kind, self._learns(), self._weight_title())
+        made = PackedWeight(self._weight_shape(), *kind, self._learns(), self._weight_title())
+        vars(made).update(marked or {})
+        return made
 
     def _weight_shape(self) -> tuple[int, int]:
         return (self.in_features, self.out_features) if self.kind == CONV1D else (self.out_features, self.in_features)
@@ -211,13 +214,15 @@ class SparseLinear(nn.Module):
         super().register_parameter(name, param)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the tensor that stands for the weight, which is made anew."""
-        return {key: value for key, value in self.__dict__.items() if key != "_stand_in"}
+        """Everything but the tensor that stands for the weight; what users set on that stays."""
+        state = {key: value for key, value in self.__dict__.items() if key != "_stand_in"}
+        return {**state, "_marks": marks(self._stand_in)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over what `__getstate__` gave."""
+        marked = state.pop("_marks", {})
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._stand_in = self._make_stand_in()
+        self._stand_in = self._make_stand_in(marked)
 
     @property
     def nbytes(self) -> int:
@@ -304,7 +309,7 @@ class SparseLinear(nn.Module):
         if arguments[0](torch.empty(0, dtype=torch.uint8, device="cpu")).dtype != torch.uint8:
             raise TypeError(f"{self._title()}: type() makes numbers of packed bytes; to(dtype) leaves them alone")
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
-        self._stand_in = self._make_stand_in()
+        self._stand_in = self._make_stand_in(marks(self._stand_in))
         self._prepare()
         return self
 
