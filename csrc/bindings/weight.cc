@@ -90,11 +90,12 @@ PyWeight pack_codes(const py::array& code_array, const py::array& scale_array, c
   const auto* scales = static_cast<const std::uint16_t*>(dense_scales.data());
   const WithoutGil released;
   const std::uint32_t mask = type == ValueType::kInt8 ? 0xffU : 0xfU;
-  for (std::size_t i = 0; i < matrix.raw.size(); ++i) {
-    require(type == ValueType::kInt8 || (codes[i] >= -8 && codes[i] <= 7), "code ", static_cast<int>(codes[i]),
-            " does not fit int4");
-    matrix.raw[i] = static_cast<std::uint32_t>(codes[i]) & mask;
+  if (type == ValueType::kInt4) {
+    const auto* wide = std::find_if(codes, codes + matrix.raw.size(), [](int code) { return code < -8 || code > 7; });
+    if (wide != codes + matrix.raw.size())
+      throw InvalidArgument(concat("code ", static_cast<int>(*wide), " does not fit int4"));
   }
+  for (std::size_t i = 0; i < matrix.raw.size(); ++i) matrix.raw[i] = static_cast<std::uint32_t>(codes[i]) & mask;
   for (int r = 0; r < matrix.rows; ++r)
     std::copy_n(scales + static_cast<std::int64_t>(r) * used, used,
                 matrix.scales.data() + static_cast<std::int64_t>(r) * matrix.groups);

@@ -3,6 +3,7 @@
 //   values  [panels (or pairs, int4)][blocks * 16 words][64 positions]
 //
 // A stream is `stride` = blocks * 1024 * value bytes long. Padding positions hold zeros.
+#include <algorithm>
 #include <cstring>
 
 #include "common/error.h"
@@ -25,15 +26,16 @@ void pack_dense(const StoredMatrix& matrix, PackedWeight& out) {
     const int panel = r / kPanelRows;
     std::uint8_t* stream = bytes + static_cast<std::size_t>(panel / share) * static_cast<std::size_t>(stride(view));
     const bool high = panel % share != 0;  // of the nibbles of a byte
-    for (int c = 0; c < view.cols; ++c) {
-      const std::uint32_t raw = matrix.at(r, c);
-      std::uint8_t* at =
-          stream + static_cast<std::size_t>(c / kWordCols * kWordBits + r % kPanelRows * kWordCols + c % kWordCols) *
-                       static_cast<std::size_t>(width);
-      if (view.type == ValueType::kInt4) {
-        *at = static_cast<std::uint8_t>(*at | (high ? raw << 4 : raw));
-      } else {
-        std::memcpy(at, &raw, static_cast<std::size_t>(width));  // x86 stores the low bytes first
+    for (int word = 0; word * kWordCols < view.cols; ++word) {
+      std::uint8_t* at = stream + static_cast<std::size_t>(word * kWordBits + r % kPanelRows * kWordCols) *
+                                      static_cast<std::size_t>(width);
+      for (int c = word * kWordCols; c < std::min((word + 1) * kWordCols, view.cols); ++c, at += width) {
+        const std::uint32_t raw = matrix.at(r, c);
+        if (view.type == ValueType::kInt4) {
+          *at = static_cast<std::uint8_t>(*at | (high ? raw << 4 : raw));
+        } else {
+          std::memcpy(at, &raw, static_cast<std::size_t>(width));  // x86 stores the low bytes first
+        }
       }
     }
   }

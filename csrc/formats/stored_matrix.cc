@@ -37,6 +37,13 @@ inline float round_code(float value, float inverse, float low, float high) {
   return rounded < low ? low : rounded > high ? high : rounded;
 }
 
+// NaN counts as larger than infinity.
+float largest_magnitude(const float* values, int count) {
+  std::int32_t largest = 0;
+  for (int i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(values[i]) & 0x7fffffff);
+  return std::bit_cast<float>(largest);
+}
+
 Rounding try_scale(const float* values, int count, float scale, float low, float high) {
   constexpr int kLanes = 8;  // independent sums, so that the loop vectorizes
   const std::uint16_t half = f32_to_f16(scale);
@@ -63,13 +70,9 @@ Rounding try_scale(const float* values, int count, float scale, float low, float
 // int8 has codes to spare, so the largest magnitude maps to 127. With 16 codes the choice matters: candidates put the
 // largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other. Fewer whole
 // steps find again, exactly, the scale of values that were rounded before.
-std::uint16_t choose_scale(const float* values, int count, ValueType type) {
-  float largest = 0;
-  for (int i = 0; i < count; ++i) {
-    if (std::fabs(values[i]) > std::fabs(largest)) largest = values[i];
-  }
-  if (largest == 0) return 0;
-  const float magnitude = std::fabs(largest);
+// magnitude: the largest of the values.
+std::uint16_t choose_scale(const float* values, int count, float magnitude, ValueType type) {
+  if (magnitude == 0) return 0;
   const float smallest = 0x1p-24F;  // the smallest f16 scale; finer groups round to it
   if (type == ValueType::kInt8) {
     return f32_to_f16(std::max(magnitude / 127.0F, smallest));
@@ -90,10 +93,14 @@ std::uint16_t choose_scale(const float* values, int count, ValueType type) {
 void choose_row(const float* row, int number, int cols, ValueType type, int span, std::uint16_t* scales) {
   for (int first = 0; first < cols; first += span) {
     const int count = std::min(span, cols - first);
-    for (int c = first; c < first + count; ++c)
-      require(std::isfinite(row[c]), "value ", row[c], " at row ", number, ", column ", c, " cannot be stored as ",
-              type_name(type));
-    const std::uint16_t half = choose_scale(row + first, count, type);
+    const float magnitude = largest_magnitude(row + first, count);
+    if (!std::isfinite(magnitude)) {
+      const int c = static_cast<int>(
+          std::find_if_not(row + first, row + first + count, [](float value) { return std::isfinite(value); }) - row);
+      throw InvalidArgument(
+          concat("value ", row[c], " at row ", number, ", column ", c, " cannot be stored as ", type_name(type)));
+    }
+    const std::uint16_t half = choose_scale(row + first, count, magnitude, type);
     require(std::isfinite(f16_to_f32(half)), "values at row ", number, ", columns from ", first,
             " are too large for an f16 scale");
     *scales++ = half;
