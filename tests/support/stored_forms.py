@@ -229,6 +229,26 @@ def pack_quantized(bits: int, group: int = 0, *, straddle: bool = True, zero: in
     return store
 
 
+def parameters(inner: Store) -> Store:
+    """A bit mask over every part of another form, as releases up to 0.8 have it."""
+
+    def store(values: Tensor) -> tuple[Parts, Tensor]:
+        parts, stands_for = inner(values)
+        return {f"{name}.{part}": data for name, of in parts.items() for part, data in bitmask(of).items()}, stands_for
+
+    return store
+
+
+def loose_points(inner: Store) -> Store:
+    """Zero points that are not packed, as releases up to 0.8 have them; 3 for all groups."""
+
+    def store(values: Tensor) -> tuple[Parts, Tensor]:
+        parts, stands_for = inner(values)
+        return parts | {"weight_zero_point": torch.full_like(parts["weight_scale"], 3).char()}, stands_for
+
+    return store
+
+
 def masked(dtype: torch.dtype) -> Store:
     def store(values: Tensor) -> tuple[Parts, Tensor]:
         mask = values != 0
@@ -261,6 +281,7 @@ FORMS: dict[str, Form] = {
         for name, dtype in FLOATS.items()
     },
     "sparse-bitmask int8": Form(sparse(int_quantized(8), bitmask), {**INT8, **SPARSE}, "int8"),
+    "sparse-bitmask parameters int8": Form(parameters(int_quantized(8)), {**INT8, **SPARSE}, "int8"),
     "sparse-bitmask fp8": Form(sparse(float_quantized, bitmask), {**FP8, **SPARSE}),
     "sparse-24-bitmask int8": Form(sparse(int_quantized(8), bitmask_24), {**INT8, **SPARSE}, "int8", ("2:4",)),
     "sparse-24-bitmask fp8": Form(sparse(float_quantized, bitmask_24), {**FP8, **SPARSE}, patterns=("2:4",)),
@@ -292,6 +313,9 @@ FORMS: dict[str, Form] = {
     "pack-quantized 128 of 192": Form(pack_quantized(4, 128), packed_config(4, 128), "int4"),
     "pack-quantized zero points": Form(
         pack_quantized(4, 32, zero=3), packed_config(4, 32, symmetric=False), "int8", zeros=True
+    ),
+    "pack-quantized zero points, not packed": Form(
+        loose_points(pack_quantized(4, 32, zero=3)), packed_config(4, 32, symmetric=False), "int8"
     ),
     "pack-quantized act-order": Form(pack_quantized(4, 32, order=True), packed_config(4, 32, actorder="group")),
     "pack-quantized group 16": Form(pack_quantized(4, 16), packed_config(4, 16)),

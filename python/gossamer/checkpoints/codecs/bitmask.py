@@ -71,10 +71,12 @@ def decode(tensors: Tensors, claims: Claims) -> None:
     Raises:
         GossamerError: a part is missing, or contradicts another.
     """
-    for prefix in tensors.prefixes("bitmask"):
+    prefixes = tensors.prefixes("bitmask")
+    # Old releases compressed parameters, scales and biases among them; later ones the weights of modules.
+    parameters = any(prefix.endswith((".weight", ".bias")) for prefix in prefixes)
+    for prefix in prefixes:
         mask = tensors.pop(f"{prefix}.bitmask")
         values, shape = (tensors.needed(f"{prefix}.{part}", mask) for part in ("compressed", "shape"))
-        # Old releases compressed parameters, later ones the weights of modules.
-        name = prefix if prefix.endswith((".weight", ".bias")) else f"{prefix}.weight"
+        name = prefix if parameters else f"{prefix}.weight"
         tensors.put(name, BitmaskTensor(values, mask, shape, tensors.pop(f"{prefix}.row_offsets", None)))
         claims.found("sparse")

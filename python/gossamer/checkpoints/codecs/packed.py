@@ -6,6 +6,8 @@ holds as many as fit whole, from 0.18 on numbers straddle words. The number of w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,13 +68,18 @@ class PackedTensor(QuantizedTensor):
         order = order_of(self._order, self.shape[-1], scales.shape[-1])
         zeros = None
         if self._zero is not None:
-            self._zero.expect("I32", ndim=len(self.shape))
-            words = self._zero.raw().swapaxes(-1, -2)  # packed along outputs
-            if words.shape[-1] != words_of(self.shape[-2], self._bits, self._straddle):
-                raise self._zero.bad(f"has shape {list(self._zero.shape)}, which does not fit {self.shape[-2]} outputs")
-            stored = unpack(words, self._bits, self.shape[-2], straddle=self._straddle).swapaxes(-1, -2)
-            zeros = zeros_of(self._zero, self._signed(stored), scales)
+            zeros = zeros_of(self._zero, self._points(self._zero), scales)
         return Product(self._signed(numbers), scales, group if order is None else order, zeros)
+
+    def _points(self, zero: Tensor) -> NDArray[np.integer[Any]]:
+        """Zero points as scales lie; releases up to 0.8 did not pack them."""
+        zero.expect("I32", "I8", ndim=len(self.shape))
+        if zero.dtype == "I8":
+            return zero.raw()
+        words = zero.raw().swapaxes(-1, -2)  # packed along outputs
+        if words.shape[-1] != words_of(self.shape[-2], self._bits, self._straddle):
+            raise zero.bad(f"has shape {list(zero.shape)}, which does not fit {self.shape[-2]} outputs")
+        return self._signed(unpack(words, self._bits, self.shape[-2], straddle=self._straddle).swapaxes(-1, -2))
 
     def _signed(self, stored: NDArray[np.uint8]) -> NDArray[np.int8]:
         return (stored.astype(np.int16) - (1 << self._bits - 1)).astype(np.int8)
