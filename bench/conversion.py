@@ -34,7 +34,7 @@ SPEED, EXTRA, PRUNING = 300e6, 500e6, 4e9  # bytes a second; beside three of the
 COMMANDS: dict[str, list[str]] = {
     "convert": ["--no-measure"],
     "convert int4": ["--weights", "int4", "--no-measure"],
-    "prune": ["--method", "sparsegpt", "--sparsity", "0.5", "--windows", "16", "--length", "512"],
+    "prune": ["--method", "sparsegpt", "--allocation", "uniform", "--windows", "16", "--length", "512"],
 }
 
 

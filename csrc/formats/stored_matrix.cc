@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/cpu_info.h"
 #include "common/error.h"
 #include "common/half.h"
 
@@ -24,13 +25,15 @@ int index_of(const char* const (&names)[kCount], const char* name, const char* w
   throw InvalidArgument(concat(what, " must be one of ", known, ", got '", name, "'"));
 }
 
+constexpr float kSmallest = 0x1p-24F;  // the smallest f16 scale; finer groups round to it
+
 struct Rounding {
   float loss;
   std::uint16_t scale;
 };
 
 // Rounds to the nearest code, ties to even; adding and subtracting 1.5 * 2^23 does that for small magnitudes.
-inline float round_code(float value, float inverse, float low, float high) {
+[[gnu::always_inline]] inline float round_code(float value, float inverse, float low, float high) {
   constexpr float kMagic = 12582912.0F;
   const float scaled = value * inverse;
   const float rounded = (scaled + kMagic) - kMagic;
@@ -44,7 +47,7 @@ float largest_magnitude(const float* values, int count) {
   return std::bit_cast<float>(largest);
 }
 
-Rounding try_scale(const float* values, int count, float scale, float low, float high) {
+[[gnu::always_inline]] inline Rounding try_scale(const float* values, int count, float scale) {
   constexpr int kLanes = 8;  // independent sums, so that the loop vectorizes
   const std::uint16_t half = f32_to_f16(scale);
   const float stored = f16_to_f32(half);
@@ -54,12 +57,12 @@ Rounding try_scale(const float* values, int count, float scale, float low, float
   int i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (int j = 0; j < kLanes; ++j) {
-      const float error = values[i + j] - stored * round_code(values[i + j], inverse, low, high);
+      const float error = values[i + j] - stored * round_code(values[i + j], inverse, -8.0F, 7.0F);
       losses[j] += error * error;
     }
   }
   for (; i < count; ++i) {
-    const float error = values[i] - stored * round_code(values[i], inverse, low, high);
+    const float error = values[i] - stored * round_code(values[i], inverse, -8.0F, 7.0F);
     losses[0] += error * error;
   }
   float loss = 0;
@@ -67,27 +70,45 @@ Rounding try_scale(const float* values, int count, float scale, float low, float
   return {loss, half};
 }
 
-// int8 has codes to spare, so the largest magnitude maps to 127. With 16 codes the choice matters: candidates put the
-// largest magnitude between 6 and 9 steps out, on the side that has the extra code -8 or on the other. Fewer whole
-// steps find again, exactly, the scale of values that were rounded before.
-// magnitude: the largest of the values.
-std::uint16_t choose_scale(const float* values, int count, float magnitude, ValueType type) {
-  if (magnitude == 0) return 0;
-  const float smallest = 0x1p-24F;  // the smallest f16 scale; finer groups round to it
-  if (type == ValueType::kInt8) {
-    return f32_to_f16(std::max(magnitude / 127.0F, smallest));
-  }
-  Rounding best{HUGE_VALF, f32_to_f16(std::max(magnitude / 7.0F, smallest))};
-  const auto consider = [&](float reach) {
+// With 16 codes the choice of a scale matters: candidates put the largest magnitude between 6 and 9 steps out, on the
+// side that has the extra code -8 or on the other. Fewer whole steps find again, exactly, the scale of values that were
+// rounded before.
+[[gnu::always_inline]] inline std::uint16_t search_scale(const float* values, int count, float magnitude) {
+  Rounding best{HUGE_VALF, f32_to_f16(std::max(magnitude / 7.0F, kSmallest))};
+  for (int fifths = 5; fifths <= 44; fifths += fifths < 25 ? 5 : fifths == 25 ? 3 : 1) {
     for (const float sign : {1.0F, -1.0F}) {
       // A negative scale swaps the sides, so that -8 can serve a positive extreme.
-      const Rounding tried = try_scale(values, count, sign * std::max(magnitude / reach, smallest), -8.0F, 7.0F);
+      const float scale = std::max(magnitude / (static_cast<float>(fifths) / 5.0F), kSmallest);
+      const Rounding tried = try_scale(values, count, sign * scale);
       if (tried.loss < best.loss) best = tried;
     }
-  };
-  for (int steps = 1; steps <= 5; ++steps) consider(static_cast<float>(steps));
-  for (int fifths = 28; fifths <= 44; ++fifths) consider(static_cast<float>(fifths) / 5.0F);
+  }
   return best.scale;
+}
+
+using SearchScale = std::uint16_t (*)(const float*, int, float);
+
+std::uint16_t search_scale_scalar(const float* values, int count, float magnitude) {
+  return search_scale(values, count, magnitude);
+}
+
+#if GOSSAMER_X86
+// The same operations in the same order.
+[[gnu::target("avx2")]] std::uint16_t search_scale_avx2(const float* values, int count, float magnitude) {
+  return search_scale(values, count, magnitude);
+}
+#endif
+
+// int8 has codes to spare, so the largest magnitude maps to 127.
+std::uint16_t choose_scale(const float* values, int count, float magnitude, ValueType type) {
+  if (magnitude == 0) return 0;
+  if (type == ValueType::kInt8) return f32_to_f16(std::max(magnitude / 127.0F, kSmallest));
+#if GOSSAMER_X86
+  static const SearchScale kSearch = builds_on(active_isa(), Isa::kAvx2) ? search_scale_avx2 : search_scale_scalar;
+#else
+  static const SearchScale kSearch = search_scale_scalar;
+#endif
+  return kSearch(values, count, magnitude);
 }
 
 void choose_row(const float* row, int number, int cols, ValueType type, int span, std::uint16_t* scales) {
