@@ -113,6 +113,22 @@ def test_missing_file_and_missing_tensor(tmp_path: Path) -> None:
         SafetensorsFile(tmp_path / "a").float32("y")
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_what_was_copied_out_of_a_file_takes_no_memory(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "large.safetensors"
+    values = np.arange(4096 * 1024, dtype=np.float32).reshape(4096, 1024) / 1e5
+    with SafetensorsWriter(path, ["w"]) as writer:
+        writer.add("w", round_to(values, dtype), {"f16": "F16", "bf16": "BF16"}[dtype])
+    file = SafetensorsFile(path)
+    whole = file.float32("w")
+    np.testing.assert_array_equal(file.float32("w", slice(1000, 3001)), whole[1000:3001])
+    np.testing.assert_array_equal(file.float32("w"), whole)  # again
+    maps = Path("/proc/self/smaps").read_text("utf-8")
+    resident = 1024 * int(maps.partition(str(path))[2].partition("Rss:")[2].split()[0])
+    assert resident < 1 << 18  # of 8 MiB
+
+
 def test_integers_are_no_weights(tmp_path: Path) -> None:
     with SafetensorsWriter(tmp_path / "a", ["x"]) as writer:
         writer.add("x", np.arange(4))

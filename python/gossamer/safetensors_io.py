@@ -122,18 +122,33 @@ class SafetensorsFile:
     def float32(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Returns a tensor, or some of its rows, as float32; an F32 one is a read-only view of the file.
 
+        What is copied no longer lies in this process's memory as it is stored, however large the file.
+
         Raises:
             GossamerError: the tensor is missing or of another type than F32, F16 or BF16.
         """
-        dtype = self.info(name).dtype
+        info = self.info(name)
         values = self.raw(name)[rows]
-        if dtype == "F32":
+        if info.dtype == "F32":
             return np.require(values, np.float32, "A")
-        if dtype == "F16":
-            return values.astype(np.float32)
-        if dtype == "BF16":
-            return from_bfloat16(values)
-        raise GossamerError(f"{self.path}: tensor {name} is of type {dtype}; weights must be F32, F16 or BF16")
+        if info.dtype == "F16":
+            copied = values.astype(np.float32)
+        elif info.dtype == "BF16":
+            copied = from_bfloat16(values)
+        else:
+            raise GossamerError(f"{self.path}: tensor {name} is of type {info.dtype}; weights must be F32, F16 or BF16")
+        self._drop(info, rows)
+        return copied
+
+    def _drop(self, info: TensorInfo, rows: slice) -> None:
+        """Gives back whole pages of some rows; who reads them later finds them in the file."""
+        count = info.shape[0] if info.shape else 1
+        first, last, _ = rows.indices(count)
+        row = (info.stop - info.start) // max(count, 1)
+        start = -(-(info.start + first * row) // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = (info.start + last * row) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < stop:
+            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
