@@ -50,13 +50,15 @@ def test_what_a_tool_wrote_is_what_the_tool_reads(tmp_path: Path, archive: Path,
     logits = expected.pop("logits").numpy()
     checkpoint = open_checkpoint(folder)
     kinds = {values.dtype for values in expected.values()}
-    assert len(kinds) == 1
+    kind = torch.float32 if len(kinds) > 1 else kinds.pop()
     for name, values in expected.items():
         ours = torch.tensor(checkpoint.tensor(name)).to(values.dtype)
-        np.testing.assert_array_equal(ours.float().numpy(), values.float().numpy(), err_msg=name)
+        # A product in f32 has its rounding, and a scale that is computed in f32 has one on either side.
+        rounding = 2**-22 if values.dtype == torch.float32 else 0
+        np.testing.assert_allclose(ours.float().numpy(), values.float().numpy(), rounding, err_msg=name)
     described = arch.family(checkpoint.config).describe(checkpoint.config)
     whole = {key: source.read(checkpoint.tensor(source.tensor)) for key, source in checkpoint.sources().items()}
-    rounded = {key: torch.tensor(values).to(*kinds).float().numpy() for key, values in whole.items()}
+    rounded = {key: torch.tensor(values).to(kind).float().numpy() for key, values in whole.items()}
     np.testing.assert_allclose(ReferenceModel(described, rounded).logits(ids), logits, atol=5e-4)
     packed = pack_checkpoint(checkpoint, weights="stored")
     for weight, stored in packed.weights.items():

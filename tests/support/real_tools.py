@@ -22,15 +22,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SHOWN = "layers.0.self_attn.k_proj.weight"
 IDS = [(11 * i + 3) % 32 for i in range(12)]
 # Of releases that write much of the same, the forms that fixtures have.
 FIXTURES = {
-    "0.8.1": ("sparse-bitmask-int8", "pack-int4-asymmetric"),
-    "0.9.4": ("sparse-24-bitmask-int8", "sparse-24-bitmask-fp8"),
-    "0.14.0.1": ("sparse-bitmask-bf16", "marlin-24-int4", "pack-int4-order"),
+    "compressed-tensors-0.8.1": ("sparse-bitmask-int8", "pack-int4-asymmetric"),
+    "compressed-tensors-0.9.4": ("sparse-24-bitmask-int8", "sparse-24-bitmask-fp8"),
+    "compressed-tensors-0.14.0.1": ("sparse-bitmask-bf16", "marlin-24-int4", "pack-int4-order"),
+    "llmcompressor-0.14.0.1": ("mxfp4a16", "nvfp4a16", "w4a16-asymmetric-order"),
 }
 Write = Callable[[Path], None]
 
@@ -206,7 +207,119 @@ def compressed_tensors(release: str, every: bool) -> Iterator[Made]:
         )
 
 
-TOOLS = {"compressed-tensors": compressed_tensors}
+# --- llmcompressor ----------------------------------------------------------------------------------------------------
+
+
+def loaded(model: LlamaForCausalLM, **more: Any) -> LlamaForCausalLM:
+    """A model as read from a folder, which some tools ask for and come back to."""
+    folder = Path(tempfile.gettempdir()) / "dense"
+    model.save_pretrained(folder)
+    return LlamaForCausalLM.from_pretrained(folder, dtype=model.dtype, **more)
+
+
+def llmcompressor(_: str, every: bool) -> Iterator[Made]:
+    """What `oneshot` and `save_pretrained` write."""
+    oneshot = importlib.import_module("llmcompressor").oneshot
+    modifiers = importlib.import_module("llmcompressor.modifiers.quantization")
+    fake = importlib.import_module("compressed_tensors.quantization.lifecycle.forward").fake_quantize
+
+    def made(
+        name: str, modifier: str = "QuantizationModifier", sizes: dict[str, int] | None = None, **how: Any
+    ) -> Made:
+        model = loaded(llama(torch.bfloat16, **sizes or {"intermediate_size": 64}))
+        more: dict[str, Any] = {}
+        if modifier == "GPTQModifier":
+            rows = torch.randint(0, 32, (16, 24), generator=torch.Generator().manual_seed(2))
+            more["dataset"] = torch.utils.data.DataLoader([{"input_ids": row} for row in rows], batch_size=4)
+            words = importlib.import_module("tokenizers").Tokenizer(
+                importlib.import_module("tokenizers.models").WordLevel({"a": 0}, unk_token="a")
+            )
+            more["processor"] = PreTrainedTokenizerFast(tokenizer_object=words)  # asked for, and not used
+        recipe = getattr(modifiers, modifier)(ignore=["lm_head"], **how)
+        oneshot(model=model, recipe=[recipe], **more)
+        weights = {key.replace("._orig_mod", ""): values for key, values in plain(model).items()}
+        for key, module in model.named_modules():
+            if scheme := getattr(module, "quantization_scheme", None):
+                whole = getattr(module, "weight_global_scale", None)
+                point = getattr(module, "weight_zero_point", None)
+                weights[f"{key}.weight"] = fake(module.weight, module.weight_scale, point, scheme.weights, whole)
+
+        return Made(name, model, model.save_pretrained, weights)
+
+    def groups(**weights: Any) -> dict[str, Any]:
+        return {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+
+    small = ("W8A8", "MXFP4A16", "NVFP4A16")
+    for scheme in small:
+        yield made(scheme.lower(), targets="Linear", scheme=scheme)
+    order = groups(num_bits=4, strategy="group", group_size=16, symmetric=False, actorder="weight")
+    yield made("w4a16-asymmetric-order", "GPTQModifier", **order)
+    if every:
+        sizes = {"hidden_size": 128, "intermediate_size": 256}
+        for scheme in (*small, "W4A16", "W4A16_ASYM", "W3A16", "W8A16", "FP8_DYNAMIC", "FP8_BLOCK", "MXFP8A16"):
+            yield made(f"{scheme.lower()}-large", sizes=sizes, targets="Linear", scheme=scheme)
+        for group in (64, 32):
+            weights = groups(num_bits=4, strategy="group", group_size=group)
+            yield made(f"w4a16-group-{group}", sizes=sizes, **weights)
+            yield made(
+                f"w4a16-group-{group}-static-order", "GPTQModifier", sizes=sizes, **weights | {"actorder": "weight"}
+            )
+
+
+# --- tools that transformers asks -------------------------------------------------------------------------------------
+
+
+def bitsandbytes(_: str, every: bool) -> Iterator[Made]:
+    """What `save_pretrained` writes of models that were quantized on the way in."""
+    config = importlib.import_module("transformers").BitsAndBytesConfig
+    functional = importlib.import_module("bitsandbytes.functional")
+
+    def made(name: str, dtype: torch.dtype = torch.bfloat16, **how: Any) -> Made:
+        # Rows of whole blocks of 64: on CPUs, the tool's own reader has others wrong.
+        sizes = {"hidden_size": 64, "intermediate_size": 64} if "load_in_4bit" in how else {}
+        model = loaded(llama(dtype, **sizes), quantization_config=config(**how), device_map="cpu")
+        weights = plain(model)
+        for key, module in model.named_modules():
+            weight = getattr(module, "weight", None)
+            if (state := getattr(weight, "quant_state", None)) is not None:
+                weights[f"{key}.weight"] = functional.dequantize_4bit(weight.data, state).view(*state.shape)
+            elif (largest := getattr(weight, "SCB", None)) is not None:
+                weights[f"{key}.weight"] = functional.int8_vectorwise_dequant(weight.data, largest)
+        return Made(name, model, model.save_pretrained, weights)
+
+    yield made("int8", load_in_8bit=True)
+    yield made("nf4-nested", load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    if every:
+        for kind in ("nf4", "fp4"):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                yield made(f"{kind}-{dtype}", dtype, load_in_4bit=True, bnb_4bit_quant_type=kind)
+
+
+def torchao(_: str, every: bool) -> Iterator[Made]:
+    """The same of torchao's tensors, flattened into safetensors."""
+    config = importlib.import_module("transformers").TorchAoConfig
+    kinds = importlib.import_module("torchao.quantization")
+
+    def made(name: str, kind: str, dtype: torch.dtype = torch.bfloat16, **how: Any) -> Made:
+        model = loaded(llama(dtype), quantization_config=config(getattr(kinds, kind)(**how)), device_map="cpu")
+        weights = plain(model)
+        weights |= {key: values.dequantize() for key, values in weights.items() if type(values) is not Tensor}
+        return Made(name, model, model.save_pretrained, weights)
+
+    yield made("int8", "Int8WeightOnlyConfig", version=2)
+    if every:
+        yield made("float8", "Float8WeightOnlyConfig")
+        yield made("int4-in-int8", "IntxWeightOnlyConfig", weight_dtype=torch.int4)
+        yield made("int8-f32", "Int8WeightOnlyConfig", torch.float32, version=2)
+        yield made("int8-dynamic", "Int8DynamicActivationInt8WeightConfig", version=2)
+
+
+TOOLS = {
+    "compressed-tensors": compressed_tensors,
+    "llmcompressor": llmcompressor,
+    "bitsandbytes": bitsandbytes,
+    "torchao": torchao,
+}
 
 
 def main() -> None:
@@ -217,9 +330,11 @@ def main() -> None:
     args = parser.parse_args()
     release = importlib.metadata.version(args.tool)
     with tempfile.TemporaryDirectory() as temporary:
-        root, forms = Path(temporary), []
+        tempfile.tempdir = temporary
+        root, forms = Path(temporary) / "forms", []
+        root.mkdir()
         for made in TOOLS[args.tool](release, args.every):
-            if not args.every and made.name not in FIXTURES.get(release, (made.name,)):
+            if not args.every and made.name not in FIXTURES.get(f"{args.tool}-{release}", (made.name,)):
                 continue
             folder = root / made.name
             folder.mkdir()
