@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import gossamer
 from gossamer.arch import families, family
 from gossamer.arch.llama import Sizes
 from gossamer.arch.sources import Source
 from gossamer.arch.spec import Transformer
+from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
-from tiny import tiny_config, tiny_shapes
+from tiny import tiny_config, tiny_llama, tiny_shapes
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 LONG = {"short_factor": [1.0 + 0.1 * j for j in range(32)], "long_factor": [2.0 + j for j in range(32)]}
@@ -270,13 +273,23 @@ def windows(described: Transformer) -> list[int | None]:
 def test_layers_have_the_windows_that_a_config_asks_for() -> None:
     for overrides, found in (
         ({"sliding_window": 64}, [64, 64]),
-        ({"sliding_window": 64, "use_sliding_window": False}, [None, None]),
-        ({"sliding_window": 64, "layer_types": ["full_attention", "full_attention"]}, [None, None]),
-        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, [None, 64]),
+        ({"sliding_window": 64, "layer_types": ["sliding_attention"] * 2}, [64, 64]),
+        ({"sliding_window": None}, [None, None]),
     ):
-        config = tiny_config(**overrides)
+        config = tiny_config(model_type="mistral") | overrides
         described = family(config).describe(config)
         assert (windows(described), described.context) == (found, 128)
+
+
+def test_a_llama_has_no_window_and_its_key_is_told(tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = tiny_llama(tmp_path / "it", sliding_window=4)
+    ids = np.arange(40) * 7 % 320
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(folder)(torch.tensor(ids)[None]).logits[0].numpy()
+    model = gossamer.load(folder, weights="f32", activations="f32", threads=1)
+    np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=5e-4)
+    assert any("left out: sliding_window" in note for note in open_checkpoint(folder).notes)
 
 
 @pytest.mark.parametrize(

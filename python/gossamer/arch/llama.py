@@ -211,6 +211,8 @@ def describe(config: dict[str, Any]) -> Transformer:
     if flag(config, "use_sliding_window", True) and config.get("sliding_window") is not None:
         window = integer(config, "sliding_window")
     found = windows(config, lambda _: True, window)
+    if _own(config):
+        return described
     return each_attention(described, lambda layer, attention: replace(attention, window=found[layer]))
 
 
@@ -218,7 +220,16 @@ def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
     heads = integer(config, "num_attention_heads")
     head_dim = integer(config, "head_dim", max(integer(config, "hidden_size") // heads, 1))
-    return keys.unread(config, _KEYS, same={"attention_multiplier": head_dim**-0.5, "query_pre_attn_scalar": head_dim})
+    same = {"attention_multiplier": head_dim**-0.5, "query_pre_attn_scalar": head_dim}
+    found = keys.unread(config, _KEYS, same=same)
+    if _own(config) and flag(config, "use_sliding_window", True) and config.get("sliding_window") is not None:
+        found.append("sliding_window")
+    return found
+
+
+def _own(config: dict[str, Any]) -> bool:
+    """Whether it is a Llama, whose every layer sees everything in `transformers`, too, and not one of its kin."""
+    return config.get("model_type", "llama") == "llama"
 
 
 def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:
