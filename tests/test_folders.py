@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,26 @@ def test_folders_of_models_have_a_sign_and_no_other_folders(tmp_path: Path, sign
     assert holds_model(tmp_path)
     (tmp_path / ".git").mkdir()
     assert not holds_model(tmp_path)
-    with pytest.raises(GossamerError, match="holds more than a model or samples; it is left as it is"):
+    with pytest.raises(GossamerError, match=r"holds more than a model or samples \(\.git\); it is left as it is"):
         check_destination(tmp_path, force=True)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train.py", "paper.pdf", "tokenizer.json~", "data"])
+def test_what_is_of_no_model_is_not_replaced(model: Path, name: str) -> None:
+    (model / name).mkdir() if name == "data" else (model / name).write_text("precious")
+    with pytest.raises(GossamerError, match=re.escape(f"holds more than a model or samples ({name})")):
+        check_destination(model, force=True)
+    with pytest.raises(GossamerError, match=re.escape(name)), new_folder(model, force=True):
+        pass
+    assert (model / name).exists()
+
+
+def test_what_hubs_lay_beside_a_model_is_of_it(model: Path) -> None:
+    for name in ("README.md", "merges.txt", "tokenizer.model", "chat_template.jinja", "pytorch_model.bin", "LICENSE"):
+        (model / name).write_text("x")
+    for name in ("low_rank", "1_Pooling", "additional_chat_templates"):
+        (model / name).mkdir(exist_ok=True)
+    check_destination(model, force=True)
 
 
 def test_what_is_read_is_not_replaced(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from .errors import GossamerError, one_line
 from .parts import Part, flush, new_file, new_name
 
 _SIGNS = ("gossamer.json", "config.json", "samples.json")
-_PARTS = {"low_rank"}
+_FILES = re.compile(r".+\.(json|safetensors|bin|model|jinja)|(merges|vocab)\.txt|LICENSE|README\.md|\.gitattributes")
+_FOLDERS = re.compile(r"low_rank|\d+_\w+|additional_chat_templates")
 
 
 def home() -> Path:
@@ -40,9 +42,16 @@ def shown_name(path: str | Path) -> str:
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a folder is one of a model or of samples, as gossamer writes them: without other folders in it."""
-    inside = list(folder.iterdir())
-    return any(path.name in _SIGNS for path in inside) and {path.name for path in inside if path.is_dir()} <= _PARTS
+    """Whether a folder is one of a model or of samples, with nothing in it but what belongs to such."""
+    return any((folder / sign).exists() for sign in _SIGNS) and stranger(folder) is None
+
+
+def stranger(folder: Path) -> str | None:
+    """Returns the name of something in a folder that is of no model and of no samples."""
+    for path in sorted(folder.iterdir()):
+        if not (_FOLDERS if path.is_dir() else _FILES).fullmatch(path.name):
+            return path.name
+    return None
 
 
 def check_destination(
@@ -85,7 +94,9 @@ def check_destination(
     if there.is_dir() and not any(there.iterdir()):
         return
     if not there.is_dir() or not replaceable(there):
-        raise GossamerError(f"{folder}: exists already and holds more than a model or samples; it is left as it is")
+        name = stranger(there) if there.is_dir() else None
+        what = "holds more than a model or samples" + (f" ({name})" if name else "")
+        raise GossamerError(one_line(f"{folder}: exists already and {what}; it is left as it is"))
     if not force:
         raise GossamerError(f"{folder}: exists already; --force replaces it")
     for read in reads:
