@@ -229,7 +229,7 @@ def unread(config: dict[str, Any]) -> list[str]:
 
 def _own(config: dict[str, Any]) -> bool:
     """Whether it is a Llama, whose every layer sees everything in `transformers`, too, and not one of its kin."""
-    return config.get("model_type", "llama") == "llama"
+    return bool(config.get("model_type", "llama") == "llama")
 
 
 def biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:

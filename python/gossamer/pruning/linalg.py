@@ -20,7 +20,9 @@ _SMALL = 64  # inverted by LAPACK
 
 def damped(gram: Gram) -> Gram:
     """Adds 1% of the mean of the diagonal to the diagonal, which gives singular moments an inverse."""
-    return gram + _DAMPING * (float(np.diagonal(gram).mean()) or 1.0) * np.eye(len(gram))
+    found: Gram = np.array(gram, order="C")
+    found.reshape(-1)[:: len(gram) + 1] += _DAMPING * (float(np.diagonal(gram).mean()) or 1.0)
+    return found
 
 
 def inverse_factor(gram: Gram) -> Matrix:
@@ -29,11 +31,12 @@ def inverse_factor(gram: Gram) -> Matrix:
     Raises:
         GossamerError: `gram` is not positive semidefinite, even with damping.
     """
-    moments = damped(gram)
-    moments /= np.diagonal(moments).mean()  # the scale of U is of no consequence; this one is far from float32's limits
     # gram = L L^T reversed on both axes gives the factor of the inverse without forming the inverse:
     # with J the reversal, J gram J = L L^T, so gram^-1 = (J L^-T J)(J L^-1 J), and J L^-1 J is upper triangular.
-    return np.ascontiguousarray(_inverse_of_lower(moments[::-1, ::-1])[::-1, ::-1], dtype=np.float32)
+    moments = damped(gram[::-1, ::-1])
+    moments /= np.diagonal(moments).mean()  # the scale of U is of no consequence; this one is far from float32's limits
+    invert_lower(moments)
+    return np.ascontiguousarray(moments[::-1, ::-1], dtype=np.float32)
 
 
 def inverse(matrix: NDArray[Number]) -> NDArray[Number]:
@@ -42,12 +45,13 @@ def inverse(matrix: NDArray[Number]) -> NDArray[Number]:
     Raises:
         GossamerError: the matrix is not positive definite.
     """
-    factor = _inverse_of_lower(matrix)
+    factor = matrix.copy()
+    invert_lower(factor)
     return np.asarray(factor.T @ factor)
 
 
-def _inverse_of_lower(matrix: NDArray[Number]) -> NDArray[Number]:
-    """Returns L^-1 of a matrix L L^T, by halves: products take a fraction of the time of LAPACK's own steps.
+def invert_lower(matrix: NDArray[Number]) -> None:
+    """Replaces a matrix L L^T by L^-1, by halves: products take a fraction of the time of LAPACK's own steps.
 
     Raises:
         GossamerError: the matrix is not positive definite.
@@ -58,12 +62,14 @@ def _inverse_of_lower(matrix: NDArray[Number]) -> NDArray[Number]:
             lower = np.linalg.cholesky(matrix)
         except np.linalg.LinAlgError:
             raise GossamerError("second moments of the inputs are not positive semidefinite") from None
-        return np.asarray(np.tril(np.linalg.inv(lower)), dtype=matrix.dtype)
+        matrix[:] = np.tril(np.linalg.inv(lower))
+        return
     half = size // 2
-    result = np.zeros_like(matrix)
-    first = result[:half, :half] = _inverse_of_lower(matrix[:half, :half])
+    first, second = matrix[:half, :half], matrix[half:, half:]
+    invert_lower(first)
     below = matrix[half:, :half] @ first.T  # of L
-    second = result[half:, half:] = _inverse_of_lower(matrix[half:, half:] - below @ below.T)
+    second -= below @ below.T
+    invert_lower(second)
     np.matmul(second, below @ first, out=below)
-    np.negative(below, out=result[half:, :half])
-    return result
+    np.negative(below, out=matrix[half:, :half])
+    matrix[:half, half:] = 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..errors import GossamerError
-from .linalg import Gram, Matrix, damped, inverse
+from .linalg import Gram, Matrix, damped, invert_lower
 from .methods.method import Prepared
 
 
@@ -27,7 +27,6 @@ class Moments:
         self.tokens = 0
         self._input_drift: Gram | None = None
         self._output_drift: Gram | None = None
-        self._inverse: Gram | None = None
         self._prepared: Prepared | None = None
 
     def add(self, x: Matrix) -> None:
@@ -78,16 +77,23 @@ class Moments:
             self._prepared = prepare(self.gram)
         return self._prepared
 
-    def aim(self, weight: Matrix) -> Matrix:
-        """Returns the weight [rows, cols] that comes nearest to the outputs of the dense model."""
-        if self._inverse is None:
-            self._inverse = inverse(damped(self.gram))
-        lacking = np.zeros(weight.shape)
-        if self._input_drift is not None:
-            lacking += weight @ self._input_drift
-        if self._output_drift is not None:
-            lacking += self._output_drift
-        return np.asarray(weight + lacking @ self._inverse, dtype=np.float32)
+    def aims(self, weights: Sequence[Matrix]) -> list[Matrix]:
+        """Returns the weights that come nearest to the outputs of the dense model, each [rows, cols].
+
+        Raises:
+            GossamerError: the moments are not positive semidefinite, even with damping.
+        """
+        factor = damped(self.gram)
+        invert_lower(factor)  # G^-1 is factor^T factor
+        found = []
+        for weight in weights:
+            lacking = np.zeros(weight.shape)
+            if self._input_drift is not None:
+                lacking += weight @ self._input_drift
+            if self._output_drift is not None:
+                lacking += self._output_drift
+            found.append(np.asarray(weight + lacking @ factor.T @ factor, dtype=np.float32))
+        return found
 
 
 def _plus(sums: Gram | None, product: Matrix | Gram) -> Gram:

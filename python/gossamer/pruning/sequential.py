@@ -109,27 +109,29 @@ def prune_blocks(
         if scarce:  # as if all inputs were alike
             moments = Moments()
             moments.add_product(np.eye(model.linears[f"{place.prefix}{group.linears[0]}"].cols))
-        for linear in group.linears:
-            name = f"{place.prefix}{linear}"
-            weight = read(name)
-            moments.check(name)
-            if scarce:
-                few[name] = seen
-            try:
+        names = [f"{place.prefix}{linear}" for linear in group.linears]
+        if scarce:
+            few.update(dict.fromkeys(names, seen))
+        name = names[0]
+        moments.check(name)
+        weights = [read(name) for name in names]
+        prepare = None if rank else method.prepare
+        try:
+            aims = moments.aims(weights) if method.updates and not prepare else weights
+            for name, weight, aimed in zip(names, weights, aims, strict=True):
                 branch = None
-                if method.prepare and not rank:
-                    prepared = moments.prepared(method.prepare)
+                if prepare:
+                    prepared = moments.prepared(prepare)
                     values = prepared(weight, targets[name], weight != 0, moments.lacking(weight))
+                elif rank:
+                    values, branch = sparse_plus_low_rank(
+                        aimed, moments.gram, targets[name], weight != 0, method.solve, rank
+                    )
                 else:
-                    aimed = moments.aim(weight) if method.updates else weight
-                    solved = (aimed, moments.gram, targets[name], weight != 0)
-                    if rank:
-                        values, branch = sparse_plus_low_rank(*solved, method.solve, rank)
-                    else:
-                        values = method.solve(*solved)
+                    values = method.solve(aimed, moments.gram, targets[name], weight != 0)
                 stored = replace(name, values, branch)
-            except GossamerError as error:
-                raise GossamerError(f"{name}: {error}") from None
+        except GossamerError as error:
+            raise GossamerError(f"{name}: {error}") from None
         return stored - weight
 
     total = len(walk.places)
