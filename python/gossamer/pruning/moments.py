@@ -85,14 +85,16 @@ class Moments:
         """
         factor = damped(self.gram)
         invert_lower(factor)  # G^-1 is factor^T factor
-        found = []
+        found: list[Matrix] = []
         for weight in weights:
             lacking = np.zeros(weight.shape)
             if self._input_drift is not None:
                 lacking += weight @ self._input_drift
             if self._output_drift is not None:
                 lacking += self._output_drift
-            found.append(np.asarray(weight + lacking @ factor.T @ factor, dtype=np.float32))
+            np.matmul(lacking @ factor.T, factor, out=lacking)
+            lacking += weight
+            found.append(lacking.astype(np.float32))
         return found
 
 
