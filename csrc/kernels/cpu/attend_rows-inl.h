@@ -67,13 +67,14 @@ struct Ahead {
 
 constexpr Ahead kNothing = {0, 0, 0};
 
-// Fetches as much as kParts times 16 lanes of kBytes read, a row of `row` bytes further on each time.
+// Fetches as much as kParts times 16 lanes of kBytes read, a row of `row` bytes further on each time: into the second
+// cache, since the first is left waiting for each line before it lets go of it, and then has few under way at once.
 template <int kParts, int kBytes>
 GOSSAMER_INLINE void fetch(Ahead& ahead, int row) {
   constexpr int kStep = kBytes < 64 ? 64 / kBytes : 1;
   if (ahead.at >= ahead.end) return;
   for (int j = 0; j < kParts; j += kStep)
-    if (j < ahead.parts) __builtin_prefetch(ahead.at + j * kBytes);
+    if (j < ahead.parts) __builtin_prefetch(ahead.at + j * kBytes, 0, 2);
   ahead.at += row;
 }
 
