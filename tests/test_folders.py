@@ -64,6 +64,13 @@ def test_what_is_of_no_model_is_not_replaced(model: Path, name: str) -> None:
     assert (model / name).exists()
 
 
+def test_what_is_of_no_model_may_lie_deeper(model: Path) -> None:
+    (model / "2024_results").mkdir()
+    (model / "2024_results" / "table.csv").write_text("precious")
+    with pytest.raises(GossamerError, match=r"\(2024_results/table\.csv\)"):
+        check_destination(model, force=True)
+
+
 def test_what_hubs_lay_beside_a_model_is_of_it(model: Path) -> None:
     for name in ("README.md", "merges.txt", "tokenizer.model", "chat_template.jinja", "pytorch_model.bin", "LICENSE"):
         (model / name).write_text("x")

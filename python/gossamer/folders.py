@@ -51,6 +51,8 @@ def stranger(folder: Path) -> str | None:
     for path in sorted(folder.iterdir()):
         if not (_FOLDERS if path.is_dir() else _FILES).fullmatch(path.name):
             return path.name
+        if path.is_dir() and (inside := stranger(path)):
+            return f"{path.name}/{inside}"
     return None
 
 

@@ -163,6 +163,12 @@ BAD: dict[str, tuple[str, Config, str]] = {
     ),
     "window": ("mistral", {"sliding_window": -1}, "sliding_window must be a whole number"),
     "two words": ("mistral", {"use_sliding_window": False}, "use_sliding_window false contradicts sliding_window 7"),
+    "two words of 3": (
+        "ministral3",
+        {"use_sliding_window": False, "sliding_window": 9},
+        "use_sliding_window false contradicts",
+    ),
+    "mixed ministral": ("ministral3", {"layer_types": MIXED[:2]}, "layer_types of ministral3 must all be as"),
     "beta": ("ministral3", {"rope_parameters": {**YARN, "llama_4_scaling_beta": "x"}}, "llama_4_scaling_beta must be"),
     "rotated": ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers must be a list of 4 times 0 or 1, got [1]"),
     "no window": (

@@ -239,6 +239,13 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "layers": ("qwen3_moe", {"mlp_only_layers": "0"}, "mlp_only_layers must be a list of layers, got '0'"),
     "in all": ("olmoe", {"num_experts": 4096, "num_hidden_layers": 17}, "which makes 69632 in all layers"),
     "two counts": ("gpt_oss", {"experts_per_token": 4}, "experts_per_token 4 is not num_experts_per_tok 2"),
+    "kinds": ("mixtral window", {"layer_types": ["full_attention"] * 2}, "layer_types of mixtral must all be as"),
+    "flag": ("mixtral window", {"use_sliding_window": False}, "use_sliding_window false contradicts sliding_window 9"),
+    "kinds of qwen3_moe": (
+        "qwen3_moe window",
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        "layer_types of qwen3_moe must all be as sliding_window says",
+    ),
     "groups": ("mixtral", {"n_group": 4, "moe_groups": 2}, "moe_groups is not supported"),
 }
 

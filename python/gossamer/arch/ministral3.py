@@ -10,6 +10,7 @@ from ..errors import GossamerError
 from . import llama
 from .fields import integer, number, single
 from .llama import PREFIX
+from .relatives import one_window
 from .spec import Attention, QueryScale
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
@@ -32,6 +33,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    one_window(config)
     rope = {key: value for key, value in _rope(config).items() if key not in _OWN}
     return {**_DEFAULTS, **config, "rope_parameters": rope, "rope_scaling": None}
 

@@ -8,6 +8,7 @@ from . import llama
 from .experts import counts, expert_sources, with_experts
 from .fields import integer, words
 from .llama import PREFIX
+from .relatives import one_window
 from .sources import Source
 from .spec import Experts, Mlp, Routing, Transformer
 
@@ -56,6 +57,7 @@ def _place(before: str, name: str, shape: tuple[int, ...]) -> Source:
 
 def _dense(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the same with MLPs."""
+    one_window(config)
     return {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
 
 

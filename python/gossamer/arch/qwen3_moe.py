@@ -12,7 +12,7 @@ from .experts import counts, expert_sources, with_experts
 from .fields import flag, integer, words
 from .llama import PREFIX
 from .olmoe import count_key, place
-from .relatives import QK_NORMS, epsilon
+from .relatives import QK_NORMS, epsilon, one_window
 from .sources import Source
 from .spec import MOST_LAYERS, Attention, Experts, Mlp, Norm, QkNorm, Routing, Transformer
 
@@ -35,7 +35,9 @@ _DEFAULTS = {
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the same with MLPs, as Llama's."""
-    return {key: value for key, value in (_DEFAULTS | config).items() if key not in KEYS}
+    plain = {key: value for key, value in (_DEFAULTS | config).items() if key not in KEYS}
+    one_window(plain if flag(plain, "use_sliding_window") else plain | {"sliding_window": None})
+    return plain
 
 
 def _attention(config: dict[str, Any]) -> Callable[[int, Attention], Attention]:

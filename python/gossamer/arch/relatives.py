@@ -172,6 +172,19 @@ def no_windows(config: dict[str, Any]) -> None:
         raise GossamerError(f"sliding_window is not supported, got {config['sliding_window']!r:.80}")
 
 
+def one_window(config: dict[str, Any]) -> None:
+    """Refuses what contradicts `sliding_window`, of families whose every layer is as that says.
+
+    Raises:
+        GossamerError: `layer_types` or `use_sliding_window` does, which `transformers` does not read there.
+    """
+    windows, kinds = config.get("sliding_window") is not None, config.get("layer_types")
+    if isinstance(kinds, list) and any((kind == "sliding_attention") != windows for kind in kinds):
+        raise GossamerError(f"layer_types of {config.get('model_type')} must all be as sliding_window says")
+    if windows and config.get("use_sliding_window") is False:
+        raise GossamerError(f"use_sliding_window false contradicts sliding_window {config['sliding_window']!r:.80}")
+
+
 def windows(config: dict[str, Any], default: Callable[[int], bool], window: int | None) -> list[int | None]:
     """Returns the sliding window of each layer.
 
