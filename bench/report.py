@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.pictures import legend_below, new_figure, plain_ticks, save_figure
+from report_plot import plot, roof
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
@@ -75,6 +75,20 @@ _BATCH = (
     "of the blocks and zeros."
 )
 
+_ATTENTION = (
+    "Decoding behind 4,096 tokens: what attention reads of keys and values, beside plain reads of memory, by query "
+    "heads, KV heads, their width, and layers."
+)
+_DEPTH = (
+    "The shape of SmolLM2-135M, dense: tokens a second by depth of the text and type of the KV cache, taking turns. In "
+    "brackets: times as fast as {base}."
+)
+_DRAFTS = (
+    "SmolLM2-135M-Instruct, {weights}: tokens a second with `--draft auto` over those with `off`, taking turns, by "
+    "kind of text, over several prompts. Copied: what is quoted, edited, or written out again."
+)
+_CONVERSION = "A checkpoint of {model}'s shape in bf16, {size:.1f} GB, from the page cache; memory with mapped files."
+
 
 def read_results() -> dict[str, Document]:
     """Returns every result by the name of its file."""
@@ -110,7 +124,7 @@ def kernels(document: Document) -> Iterator[str]:
     if document["in_cache"]:
         yield _filled(_IN_CACHE, models=models, threads=document["threads"])
     else:
-        yield _filled(_KERNELS, models=models, threads=document["threads"], roof=_roof(document))
+        yield _filled(_KERNELS, models=models, threads=document["threads"], roof=roof(document))
         header.append("share of the roof")
     for isa in dict.fromkeys(name.partition("__")[2] for name, _, _ in groups):
         lines = []
@@ -239,6 +253,45 @@ def batches(document: Document) -> Iterator[str]:
     yield _table(["blocks", "zeros", *(f"{count} tokens" for count in counts)], lines, left=1)
 
 
+def attention(document: Document) -> Iterator[str]:
+    """How fast keys and values are read: a row for each shape and type."""
+    yield _filled(_ATTENTION)
+    lines = [
+        [f"{row['shape']}", row["kv"], f"{row['gigabytes_per_second']:.1f}", f"{row['share']:.0%}"]
+        for row in document["rows"]
+    ]
+    yield _table(["shape", "KV cache", "GB/s", "of plain reads"], lines, left=2)
+
+
+def depths(document: Document) -> Iterator[str]:
+    """Decoding by depth: a row for each type of weights and depth."""
+    types = list(document["rows"][0]["tokens_per_second"])
+    yield _filled(_DEPTH, base=types[0])
+    lines = []
+    for row in document["rows"]:
+        speeds = (f"{row['tokens_per_second'][kv]:.0f} ({row[f'over_{types[0]}'][kv]:.2f})" for kv in types)
+        lines.append([row["weights"], str(row["depth"]), *speeds])
+    yield _table(["weights", "depth", *types], lines)
+
+
+def drafts(document: Document) -> Iterator[str]:
+    """Drafts by kind of text: a row for each."""
+    yield _filled(_DRAFTS, **document["setup"])
+    lines = [[kind, f"{it['mean']:.2f}", f"{it['least']:.2f}"] for kind, it in document["summary"].items()]
+    yield _table(["text, and how it is chosen", "mean", "least"], lines)
+
+
+def conversion(document: Document) -> Iterator[str]:
+    """Large checkpoints: a row for each command."""
+    rows = document["rows"]
+    yield _filled(_CONVERSION, **document["setting"], size=rows[0]["bytes"] / 1e9)
+    lines = []
+    for row in rows:
+        command = " ".join([row["what"].split()[0], *row["options"]])
+        lines.append([command, f"{row['seconds']:.1f}", f"{row['peak_bytes'] / 1e9:.2f}"])
+    yield _table(["command", "seconds", "GB at most"], lines)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "kernels": ("Kernels", "python bench/kernels.py", kernels),
     "kernels_acceptance": ("What is asked of the kernels", "python bench/kernels.py --acceptance", acceptance),
@@ -246,50 +299,15 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "whole_models_formats": ("The formats chosen", "python bench/whole_models.py formats", format_choices),
     "whole_models_batch": ("Steps of several tokens", "python bench/whole_models.py batch", batches),
     "whole_models_prompts": ("Prompts", "python bench/whole_models.py prompts", prompts),
+    "long_context_depth": ("Long contexts", "python bench/long_context.py depth", depths),
+    "long_context_attention": ("Attention", "python bench/long_context.py attention", attention),
+    "drafts": ("Drafts", "python bench/drafts.py MODEL", drafts),
+    "conversion": ("Large checkpoints", "python bench/conversion.py WORK", conversion),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
     "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),
 }
 """Title, command and paragraphs of every section, by the name of its file; `name-more.json` belongs to it, too."""
-
-
-def points(document: Document) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """Returns (bits a position, G positions a second) by format and type, for one token.
-
-    Of the kernels that ran with the same weight, the fastest counts.
-    """
-    best: dict[tuple[Any, ...], Document] = {}
-    for row in document["rows"]:
-        if row["batch"] == 1:
-            key = tuple(row[name] for name in ("format", "type", "rows", "cols", "zeros"))
-            if row["positions_per_second"] >= best.get(key, row)["positions_per_second"]:
-                best[key] = row
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in best.values():
-        place = (8 * row["bytes"] / (row["rows"] * row["cols"]), row["positions_per_second"])
-        found.setdefault((row["format"], row["type"]), []).append(place)
-    return found
-
-
-def plot(document: Document, path: Path) -> None:
-    """Draws the points under the roof that the measured bandwidth makes; SVG, the same bytes for the same results."""
-    figure = new_figure(path)
-    axes = figure.add_subplot()
-    series = points(document)
-    formats, types = (list(dict.fromkeys(kind[place] for kind in series)) for place in (0, 1))
-    for (format, type), places in series.items():
-        color, marker = f"C{formats.index(format)}", "osD^v"[types.index(type)]
-        axes.scatter(*zip(*places, strict=True), s=16, alpha=0.7, c=color, marker=marker, label=f"{format} {type}")
-    every = [bits for places in series.values() for bits, _ in places]
-    roof, ends = _roof(document), (min(every), max(every))
-    axes.plot(ends, [8 * roof / bits for bits in ends], "k-", label=f"reads, {roof:.1f} GB/s")
-    axes.set(xscale="log", yscale="log", xlabel="bits a weight position", ylabel="weight positions a second, 10⁹")
-    axes.set_title(f"One token, weights beyond every cache, {document['threads']} threads")
-    plain_ticks(axes.xaxis)
-    plain_ticks(axes.yaxis)
-    axes.grid(alpha=0.2)
-    legend_below(figure, *axes.get_legend_handles_labels(), height=4.5)
-    save_figure(figure, path)
 
 
 def _origin(name: str, facts: Document) -> str:
@@ -303,11 +321,6 @@ def _origin(name: str, facts: Document) -> str:
 def _filled(text: str, **values: Any) -> str:
     """A paragraph in lines."""
     return textwrap.fill(text.format(**values), 120, break_long_words=False, break_on_hyphens=False)
-
-
-def _roof(document: Document) -> float:
-    """The bandwidth of the better kind of reads, in the median of the rows."""
-    return float(statistics.median(max(row["plain_reads"], row["prefetched_reads"]) for row in document["rows"]))
 
 
 def _median(rows: Sequence[Document], key: str) -> float:
