@@ -77,6 +77,7 @@ def test_a_window_of_attention_is_one_of_all_layers(tmp_path: Path) -> None:
     for window in (64, 0):
         file = write_gguf(tmp_path / "m.gguf", keys={"llama.attention.sliding_window": window})
         config = open_checkpoint(file).config
+        assert config["model_type"] == ("mistral" if window else "llama")
         described = arch.family(config).describe(config)
         assert {block.branches[0].mixer.window for block in described.blocks} == {window or None}
 

@@ -64,7 +64,11 @@ def _llama(model_type: str, *, eps: dict[str, str] = _RMS, wide: bool = True, **
     return Architecture(model_type, _SIZES | eps, optional, **options)
 
 
-def _mixtral(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+def _mistral(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+    """Files of Mistral and Mixtral are written as Llama's."""
+    if "sliding_window" in config:
+        config["model_type"] = "mistral"
+        config.setdefault("num_key_value_heads", config["num_attention_heads"])
     if get("expert_count"):
         config |= {"model_type": "mixtral", "num_local_experts": get("expert_count")}
         config["num_experts_per_tok"] = get("expert_used_count")
@@ -121,7 +125,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         permuted=True,
         fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
         known=("expert_count",),
-        more=_mixtral,
+        more=_mistral,
     ),
     "qwen2": _llama("qwen2", wide=False, optional=_WINDOW),
     "qwen3": _llama("qwen3", optional=_WINDOW),
