@@ -216,7 +216,8 @@ def _best(rounds: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.sort(np.array(rounds, np.float64), axis=0)[:_BEST]
 
 
-def agree(rounds: Sequence[Sequence[float]], within: float = _AGREED) -> bool:
-    """Whether the best few rounds of each case took the same time, but for such a share."""
+def agree(rounds: Sequence[Sequence[float]], within: float | None = None) -> bool:
+    """Whether the best few rounds of each case took the same time, but for such a share; None is the usual one."""
+    within = _AGREED if within is None else within
     best = _best(rounds)
     return len(best) == _BEST and bool(np.all(best[-1] <= (1 + within) * best[0]))
