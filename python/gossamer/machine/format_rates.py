@@ -192,14 +192,14 @@ def _measure(type: str, progress: Progress) -> tuple[Rates, bool]:
         rates[format].append(FormatRate(at, 1e9 * passes / (len(stack) * _ROWS * _COLS)))
     progress(2 * len(cases), 2 * len(cases), what)
     ordered = {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
-    return ordered, len(rounds) >= _ROUNDS and agree(rounds)
+    return ordered, len(rounds) >= _ROUNDS and agree(rounds, _AGREED)
 
 
 def _goes_on(rounds: Sequence[Sequence[float]], seconds: float) -> bool:
     """Whether another round is to be made after so many seconds."""
     if seconds > _MOST_SECONDS:
         return len(rounds) < _BEST
-    return len(rounds) < _ROUNDS or (len(rounds) < _MOST_ROUNDS and not agree(rounds))
+    return len(rounds) < _ROUNDS or (len(rounds) < _MOST_ROUNDS and not agree(rounds, _AGREED))
 
 
 def settled(rounds: Sequence[Sequence[float]]) -> list[float]:
@@ -216,8 +216,7 @@ def _best(rounds: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.sort(np.array(rounds, np.float64), axis=0)[:_BEST]
 
 
-def agree(rounds: Sequence[Sequence[float]], within: float | None = None) -> bool:
-    """Whether the best few rounds of each case took the same time, but for such a share; None is the usual one."""
-    within = _AGREED if within is None else within
+def agree(rounds: Sequence[Sequence[float]], within: float) -> bool:
+    """Whether the best few rounds of each case took the same time, but for such a share."""
     best = _best(rounds)
     return len(best) == _BEST and bool(np.all(best[-1] <= (1 + within) * best[0]))
