@@ -207,10 +207,7 @@ def describe(config: dict[str, Any]) -> Transformer:
         inv_freq=positions.inv_freq,
         rope_scale=positions.scale,
     ).describe()
-    window = None
-    if flag(config, "use_sliding_window", True) and config.get("sliding_window") is not None:
-        window = integer(config, "sliding_window")
-    found = windows(config, lambda _: True, window)
+    found = windows(config, lambda _: True, _window(config))
     if _own(config):
         return described
     return each_attention(described, lambda layer, attention: replace(attention, window=found[layer]))
@@ -222,9 +219,16 @@ def unread(config: dict[str, Any]) -> list[str]:
     head_dim = integer(config, "head_dim", max(integer(config, "hidden_size") // heads, 1))
     same = {"attention_multiplier": head_dim**-0.5, "query_pre_attn_scalar": head_dim}
     found = keys.unread(config, _KEYS, same=same)
-    if _own(config) and flag(config, "use_sliding_window", True) and config.get("sliding_window") is not None:
+    if _own(config) and _window(config) is not None:
         found.append("sliding_window")
     return found
+
+
+def _window(config: dict[str, Any]) -> int | None:
+    """The sliding window that a config asks for."""
+    if not flag(config, "use_sliding_window", True) or config.get("sliding_window") is None:
+        return None
+    return integer(config, "sliding_window")
 
 
 def _own(config: dict[str, Any]) -> bool:
