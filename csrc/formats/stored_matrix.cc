@@ -75,21 +75,16 @@ float largest_magnitude(const float* values, int count) {
 // rounded before.
 [[gnu::always_inline]] inline std::uint16_t search_scale(const float* values, int count, float magnitude) {
   Rounding best{HUGE_VALF, f32_to_f16(std::max(magnitude / 7.0F, kSmallest))};
-  for (int fifths = 5; fifths <= 44; fifths += fifths < 25 ? 5 : fifths == 25 ? 3 : 1) {
+  const auto consider = [&](float reach) __attribute__((always_inline)) {
     for (const float sign : {1.0F, -1.0F}) {
       // A negative scale swaps the sides, so that -8 can serve a positive extreme.
-      const float scale = std::max(magnitude / (static_cast<float>(fifths) / 5.0F), kSmallest);
-      const Rounding tried = try_scale(values, count, sign * scale);
+      const Rounding tried = try_scale(values, count, sign * std::max(magnitude / reach, kSmallest));
       if (tried.loss < best.loss) best = tried;
     }
-  }
+  };
+  for (int steps = 1; steps <= 5; ++steps) consider(static_cast<float>(steps));
+  for (int fifths = 28; fifths <= 44; ++fifths) consider(static_cast<float>(fifths) / 5.0F);
   return best.scale;
-}
-
-using SearchScale = std::uint16_t (*)(const float*, int, float);
-
-std::uint16_t search_scale_scalar(const float* values, int count, float magnitude) {
-  return search_scale(values, count, magnitude);
 }
 
 #if GOSSAMER_X86
@@ -104,11 +99,10 @@ std::uint16_t choose_scale(const float* values, int count, float magnitude, Valu
   if (magnitude == 0) return 0;
   if (type == ValueType::kInt8) return f32_to_f16(std::max(magnitude / 127.0F, kSmallest));
 #if GOSSAMER_X86
-  static const SearchScale kSearch = builds_on(active_isa(), Isa::kAvx2) ? search_scale_avx2 : search_scale_scalar;
-#else
-  static const SearchScale kSearch = search_scale_scalar;
+  static const bool kWide = builds_on(active_isa(), Isa::kAvx2);
+  if (kWide) return search_scale_avx2(values, count, magnitude);
 #endif
-  return kSearch(values, count, magnitude);
+  return search_scale(values, count, magnitude);
 }
 
 void choose_row(const float* row, int number, int cols, ValueType type, int span, std::uint16_t* scales) {
