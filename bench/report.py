@@ -232,13 +232,7 @@ def format_choices(document: Document) -> Iterator[str]:
 
 def prompts(document: Document) -> Iterator[str]:
     """Prompts by type of the KV cache: a row for each length."""
-    types = list(document["rows"][0]["tokens_per_second"])
-    yield _filled(_PROMPTS, base=types[0])
-    lines = []
-    for row in document["rows"]:
-        speeds = (f"{row['tokens_per_second'][kv]:.0f} ({row['speedup'][kv]:.2f})" for kv in types)
-        lines.append([str(row["tokens"]), *speeds])
-    yield _table(["tokens", *types], lines, left=0)
+    yield from _by_cache(_PROMPTS, document, "speedup", "tokens")
 
 
 def batches(document: Document) -> Iterator[str]:
@@ -265,13 +259,19 @@ def attention(document: Document) -> Iterator[str]:
 
 def depths(document: Document) -> Iterator[str]:
     """Decoding by depth: a row for each type of weights and depth."""
+    yield from _by_cache(_DEPTH, document, "over_{base}", "weights", "depth")
+
+
+def _by_cache(text: str, document: Document, ratio: str, *names: str) -> Iterator[str]:
+    """Tokens a second by type of the KV cache, with what a row has as `ratio`: a row for each of what `names` name."""
     types = list(document["rows"][0]["tokens_per_second"])
-    yield _filled(_DEPTH, base=types[0])
+    yield _filled(text, base=types[0])
     lines = []
     for row in document["rows"]:
-        speeds = (f"{row['tokens_per_second'][kv]:.0f} ({row[f'over_{types[0]}'][kv]:.2f})" for kv in types)
-        lines.append([row["weights"], str(row["depth"]), *speeds])
-    yield _table(["weights", "depth", *types], lines)
+        times = row[ratio.format(base=types[0])]
+        speeds = (f"{row['tokens_per_second'][kv]:.0f} ({times[kv]:.2f})" for kv in types)
+        lines.append([*(str(row[name]) for name in names), *speeds])
+    yield _table([*names, *types], lines, left=len(names) - 1)
 
 
 def drafts(document: Document) -> Iterator[str]:
