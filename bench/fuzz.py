@@ -87,13 +87,16 @@ def _with_checksums(files: dict[str, bytes]) -> bytes:
     """The file as somebody would leave it who knows about its checksums."""
     import hashlib
 
+    from gossamer.packing.folder import document_digest
+
     try:
         document = json.loads(files["gossamer.json"])
         document["sha256"] = {
             name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != "gossamer.json"
         }
+        document["document_sha256"] = document_digest(document)
         return json.dumps(document).encode("utf-8", "surrogatepass")
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, AttributeError):
         return files["gossamer.json"]
 
 

@@ -14,7 +14,8 @@ from gossamer import GossamerError, hashes
 from gossamer.cli import main
 from gossamer.hashes import is_intact, sha256
 from gossamer.packing.convert import convert
-from gossamer.packing.folder import changed_files
+from gossamer.packing.folder import changed_files, read_packed
+from packed import read_document, write_document
 from tiny import tiny_llama
 
 DIGEST = hashlib.sha256(b"what it was").hexdigest()
@@ -64,8 +65,7 @@ def test_packed_folders_carry_checksums_that_inspect_verifies(
 ) -> None:
     folder = tmp_path / "packed"
     convert(tiny_llama(tmp_path / "source", sparsity=0.5), folder)
-    names = {path.name for path in folder.iterdir()} - {"gossamer.json"}
-    assert changed_files(folder) == dict.fromkeys(names, False)
+    assert changed_files(folder) == {path.name: False for path in folder.iterdir()}
     assert main(["inspect", str(folder), "--verify"]) == 0
     assert "weights.safetensors: ok" in capsys.readouterr().out
     weights = folder / "weights.safetensors"
@@ -81,17 +81,51 @@ def test_packed_folders_carry_checksums_that_inspect_verifies(
     assert json.loads(capsys.readouterr().out)["changed"]["tokenizer.json"]
 
 
+def test_a_description_that_was_changed_is_not_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "packed"
+    source = tiny_llama(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"id2label": {"10": "ü", "9": "b"}, "ε": 1e-7}))
+    convert(source, folder)
+    capsys.readouterr()
+    path = folder / "gossamer.json"
+    written = path.read_text("utf-8")
+    scale = json.loads(written)["transformer"]["stack"]["kinds"][0]["branches"][0]["mixer"]["scale"]
+    digit = "3" if str(scale)[-1] != "3" else "4"
+    for changed in (
+        written.replace(f'"scale": {scale}', f'"scale": {str(scale)[:-1]}{digit}', 1),
+        written.replace('"document_sha256": "', '"document_sha256": "0', 1),
+    ):
+        assert changed != written
+        path.write_text(changed, "utf-8")
+        line = f"{path}: was changed since it was written: document_sha256 is not that of its content"
+        with pytest.raises(GossamerError) as error:
+            read_packed(folder)
+        assert str(error.value) == line
+        assert main(["inspect", str(folder), "--verify"]) == 1
+        told = capsys.readouterr()
+        assert "gossamer.json: changed\n" in told.out
+        assert "1 of" in told.err
+    document = json.loads(written)
+    path.write_text(json.dumps(dict(reversed(document.items())), indent=3, ensure_ascii=False), "utf-8")
+    read_packed(folder)  # says the same, in other bytes
+    del document["document_sha256"]
+    path.write_text(json.dumps(document), "utf-8")  # as earlier versions wrote it
+    read_packed(folder)
+    assert "gossamer.json" not in changed_files(folder)
+
+
 def test_what_has_no_checksums_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tiny_llama(tmp_path / "source")
     assert main(["inspect", str(source), "--verify"]) == 1
     assert "is not packed" in capsys.readouterr().err
     convert(source, tmp_path / "packed")
-    path = tmp_path / "packed" / "gossamer.json"
-    document = json.loads(path.read_text())
+    document = read_document(tmp_path / "packed")
     digests = document.pop("sha256")
-    path.write_text(json.dumps(document))
+    write_document(tmp_path / "packed", document)
     with pytest.raises(GossamerError, match="has no checksums"):
         changed_files(tmp_path / "packed")
-    path.write_text(json.dumps(document | {"sha256": {"../source/config.json": digests["weights.safetensors"]}}))
+    elsewhere = {"sha256": {"../source/config.json": digests["weights.safetensors"]}}
+    write_document(tmp_path / "packed", document | elsewhere)
     with pytest.raises(GossamerError, match="is no file's name"):
         changed_files(tmp_path / "packed")

@@ -1,4 +1,4 @@
-"""Checksums of files: told whole, or believed while size and time are those of the last check."""
+"""Checksums: of files, told whole or believed while size and time are those of the last check, and of JSON values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from .folders import write_file
 
@@ -23,6 +24,11 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Returns the SHA-256 of a value that JSON can hold, the same however it was written: keys in any order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def is_intact(path: Path, expected: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from gossamer.pruning import Target, prune
 from gossamer.pruning.low_rank import low_rank, sparse_plus_low_rank
 from gossamer.pruning.methods import CALIBRATED
 from gossamer.safetensors_io import SafetensorsFile
+from packed import read_document, write_document
 from reference_model import ReferenceModel
 from tiny import save_safetensors, tiny_llama
 
@@ -291,8 +293,8 @@ def test_half_a_branch_is_named() -> None:
 
 def test_descriptions_of_packed_branches(pruned: Path, tmp_path: Path) -> None:
     write_packed(tmp_path / "packed", pack_checkpoint(open_checkpoint(pruned)))
-    path = tmp_path / "packed" / "gossamer.json"
-    document = json.loads(path.read_text())
+    folder = tmp_path / "packed"
+    document = read_document(folder)
     u = "layers.0.q" + LOW_RANK_U
     for key, value, words in (
         ("cols", 0, "weight layers.0.q: its low-rank branch has a bad rank 0"),
@@ -300,18 +302,17 @@ def test_descriptions_of_packed_branches(pruned: Path, tmp_path: Path) -> None:
         ("cols", 6, f"weight {u[:-1]}v: its size is (5, 96), the decoder needs (6, 96)"),
         ("rows", 95, f"weight {u}: its size is (95, 5), the decoder needs (96, 5)"),
     ):
-        changed = json.loads(path.read_text())
+        changed = deepcopy(document)
         changed["weights"][u][key] = value
-        path.write_text(json.dumps(changed))
+        write_document(folder, changed)
         with pytest.raises(GossamerError) as error:
-            read_packed(tmp_path / "packed")
+            read_packed(folder)
         assert words in str(error.value)
-        path.write_text(json.dumps(document))
     for name in (u, u[:-1] + "v"):
         lacking = {**document, "weights": {key: value for key, value in document["weights"].items() if key != name}}
-        path.write_text(json.dumps(lacking))
+        write_document(folder, lacking)
         with pytest.raises(GossamerError, match=r"layers\.0\.q"):
-            read_packed(tmp_path / "packed")
+            read_packed(folder)
 
 
 def test_the_decoder_of_gpus_adds_them(pruned: Path) -> None:

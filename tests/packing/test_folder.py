@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from gossamer.errors import GossamerError
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.packing.folder import PackedModel, is_packed, read_packed, write_packed
 from gossamer.safetensors_io import SafetensorsFile, SafetensorsWriter
+from packed import read_document, write_document
 from tiny import tiny_llama
 
 
@@ -245,12 +245,12 @@ BAD_OLD: dict[str, tuple[Change, str]] = {
 
 def as_version_1(folder: Path) -> dict[str, Any]:
     """Rewrites a folder's description as the first version had it."""
-    document = json.loads((folder / "gossamer.json").read_text())
+    document = read_document(folder)
     sizes = Sizes.of(Transformer.from_dict(document.pop("transformer")))
     values = {**asdict(sizes), "activation": "silu"}
     del values["biases"]
     document |= {"format_version": 1, "decoder": values}
-    (folder / "gossamer.json").write_text(json.dumps(document))
+    write_document(folder, document)
     return document
 
 
@@ -268,7 +268,7 @@ def test_bad_descriptions_of_version_1(folder: Path, case: str) -> None:
     change, words = BAD_OLD[case]
     document = as_version_1(folder)
     change(document)
-    (folder / "gossamer.json").write_text(json.dumps(document))
+    write_document(folder, document)
     with pytest.raises(GossamerError) as error:
         read_packed(folder)
     assert words in str(error.value)
@@ -278,10 +278,9 @@ def test_bad_descriptions_of_version_1(folder: Path, case: str) -> None:
 @pytest.mark.parametrize("case", BAD)
 def test_bad_descriptions_are_one_line_that_names_file_and_weight(folder: Path, case: str) -> None:
     change, words = BAD[case]
-    path = folder / "gossamer.json"
-    document = json.loads(path.read_text())
+    document = read_document(folder)
     change(document)
-    path.write_text(json.dumps(document))
+    write_document(folder, document)
     with pytest.raises(GossamerError) as error:
         read_packed(folder)
     assert words in str(error.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from gossamer.packing.convert import convert
 from gossamer.packing.folder import read_packed
 from gossamer.packing.planner import usual_machine
 from gossamer.packing.replan import PLANNED_FOR, advise, replanned, this_processor
+from packed import read_document, write_document
 from tiny import tiny_llama
 
 IDS = [1, 5, 9, 2, 7]
@@ -33,10 +33,9 @@ def packed(tmp_path: Path) -> Path:
 
 def elsewhere(folder: Path) -> Path:
     """Has the folder say that it was packed on another processor."""
-    path = folder / "gossamer.json"
-    document = json.loads(path.read_text())
+    document = read_document(folder)
     document["info"][PLANNED_FOR] = {"processor": "Imaginary 9000", "isa": "avx2"}
-    path.write_text(json.dumps(document))
+    write_document(folder, document)
     return folder
 
 

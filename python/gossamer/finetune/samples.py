@@ -7,7 +7,6 @@ missing one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
 from ..generation.model import Model
 from ..generation.windows import sampled_windows
+from ..hashes import json_sha256
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..text.calibration import Conversations, check_writes_alone, window_length
 
@@ -98,7 +98,7 @@ def sample(
         "part_windows": each,
         "temperature": temperature,
         "documents": documents,
-        "conversations": _digest(conversations) if conversations is not None else "",
+        "conversations": json_sha256(conversations) if conversations is not None else "",
     }
     _begin(folder, about, force)
     windows = -(-tokens // length)
@@ -210,8 +210,4 @@ def _part(path: Path) -> NDArray[np.int32]:
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Returns a hash that two tokenizers share when they have the same tokens under the same ids."""
-    return _digest(tokenizer.vocabulary())
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return json_sha256(tokenizer.vocabulary())

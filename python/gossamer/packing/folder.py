@@ -24,7 +24,7 @@ from ..errors import GossamerError
 from ..files import read_json
 from ..folders import new_folder
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
-from ..hashes import sha256
+from ..hashes import json_sha256, sha256
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..text.tokenizer import Tokenizer
 
@@ -35,6 +35,7 @@ LAYOUT = "cpu16x4-v1"
 _CONFIG = "gossamer.json"
 _WEIGHTS = "weights.safetensors"
 _LARGEST = 1 << 24
+_OWN_DIGEST = "document_sha256"  # of the document without this key; folders packed earlier have none
 _STREAMS = {
     "values": "U8",
     "masks": "U64",
@@ -171,6 +172,7 @@ class PackedWriter:
         }
         tokenizer.save(self._part)
         document["sha256"] = {path.name: sha256(path) for path in sorted(self._part.iterdir())}
+        document[_OWN_DIGEST] = document_digest(json.loads(json.dumps(document)))  # as it will be read
         (self._part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -198,6 +200,16 @@ def write_packed(
         writer.finish(model.tokenizer, model.info)
 
 
+def document_digest(document: dict[str, Any]) -> str:
+    """Returns the checksum of what a packed folder's gossamer.json says, itself left out."""
+    return json_sha256({key: value for key, value in document.items() if key != _OWN_DIGEST})
+
+
+def _is_own(document: dict[str, Any]) -> bool:
+    """Whether a document is what was written, as far as it can tell."""
+    return _OWN_DIGEST not in document or document[_OWN_DIGEST] == document_digest(document)
+
+
 def changed_files(folder: str | Path) -> dict[str, bool]:
     """Says of each file of a packed folder whether it is no longer what was written: it is missing, or has other bytes.
 
@@ -205,10 +217,11 @@ def changed_files(folder: str | Path) -> dict[str, bool]:
         GossamerError: the folder has no usable checksums, since it is none or was packed by an earlier version.
     """
     path = Path(folder) / _CONFIG
-    digests = read_json(path).get("sha256")
+    document = read_json(path)
+    digests = document.get("sha256")
     if not isinstance(digests, dict) or not digests:
         raise GossamerError(f"{path}: has no checksums; folders have them since they are packed by this version")
-    changed = {}
+    changed = {_CONFIG: not _is_own(document)} if _OWN_DIGEST in document else {}
     for name, digest in digests.items():
         if Path(name).name != name:
             raise GossamerError(f"{path}: sha256: {name!r:.80} is no file's name")
@@ -241,6 +254,8 @@ def read_packed(folder: str | Path) -> PackedModel:
             raise GossamerError(
                 f"{path}: {key} is {found!r:.80}; this version of gossamer knows {' and '.join(map(repr, known))}"
             )
+    if not _is_own(document):
+        raise GossamerError(f"{path}: was changed since it was written: {_OWN_DIGEST} is not that of its content")
     file = SafetensorsFile(folder / _WEIGHTS)
     config = _describe_model(path, document, file.tensors)
     entries, info = document.get("weights"), document.get("info")
