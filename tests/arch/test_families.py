@@ -82,13 +82,13 @@ def test_models_that_were_saved_without_a_head(folders: dict[str, Path], tmp_pat
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "heads": ("gpt2", {"n_head": 5}, "n_embd 48 is not a multiple of n_head 5"),
-    "activation": ("gpt2", {"activation_function": "relu"}, "activation_function 'relu' is not supported"),
+    "activation": ("gpt2", {"activation_function": "tanh"}, "activation_function 'tanh' is not supported"),
     "scale by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     "no scale": ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is not supported"),
     "cross": ("gpt2", {"add_cross_attention": True}, "add_cross_attention is not supported"),
     "share": ("gpt_neox", {"rope_parameters": {**HALF, "partial_rotary_factor": 1.5}}, "must be at most 1, got 1.5"),
     "odd": ("gpt_neox", {"rope_parameters": {**HALF, "partial_rotary_factor": 0.2}}, "must be even, got 3"),
-    "gate": ("gpt_neox", {"hidden_act": "silu"}, "hidden_act 'silu' is not supported; there are: gelu"),
+    "gate": ("gpt_neox", {"hidden_act": "mish"}, "hidden_act 'mish' is not supported; there are: silu"),
     "text": ("gpt_neox", {"use_parallel_residual": "yes"}, "use_parallel_residual must be true or false"),
 }
 

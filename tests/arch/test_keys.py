@@ -112,3 +112,71 @@ LINEAR = {"rope_type": "linear", "factor": 2.0}
 )  # fmt: skip
 def test_what_readers_differ_about_is_named(config: Config, words: str) -> None:
     check_named(config, words)
+
+
+NEOX: Config = {"model_type": "gpt_neox", **{key: SIZES[key] for key in SIZES if key != "num_key_value_heads"}}
+MINISTRAL: Config = {
+    "model_type": "ministral3", **SIZES, "head_dim": 12,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16,
+        "llama_4_scaling_beta": 0.5,
+    },
+}  # fmt: skip
+GPT_OSS: Config = {
+    "model_type": "gpt_oss", **SIZES, "num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8,
+}  # fmt: skip
+SIDES: Config = {**M2M, "model_type": "marian", "encoder_layers": 2}
+GEMMA: Config = {"model_type": "gemma", **SIZES, "head_dim": 12}
+BLOOM: Config = {"model_type": "bloom", "vocab_size": 320, "hidden_size": 48, "n_layer": 2, "n_head": 4}
+MPT: Config = {"model_type": "mpt", "vocab_size": 320, "d_model": 48, "n_layers": 2, "n_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "change"),
+    [
+        (NEOX, {"rope_parameters": None, "rotary_emb_base": 300.0, "rotary_pct": 0.5}),
+        (NEOX, {"rope_parameters": {"rope_theta": 300.0}, "rotary_emb_base": 500.0, "rotary_pct": 0.5}),
+        (NEOX, {"rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 0.5}, "rope_theta": 500.0}),
+        (MINISTRAL, {"original_max_position_embeddings": 8}),
+        (MINISTRAL, {"rope_scaling": {**MINISTRAL["rope_parameters"], "llama_4_scaling_beta": 0.9}}),
+        (GEMMA2, {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": None}),
+        ({**BLOOM, "n_head": 3}, {"num_attention_heads": 3, "num_hidden_layers": 2, "n_layer": None}),
+    ],
+)
+def test_names_that_families_have_of_their_own(config: Config, change: dict[str, Any], tmp_path: Path) -> None:
+    test_decoders(config, change, tmp_path)
+
+
+def test_empty_rotary_parameters_are_no_scaling() -> None:
+    plain = {"rope_type": "default", "rope_theta": 150000.0}
+    empty, spelled = ({**GPT_OSS, "rope_parameters": rope} for rope in ({}, plain))
+    assert arch.family(empty).describe(empty) == arch.family(spelled).describe(spelled)
+    assert arch.family(empty).describe(empty) != arch.family(GPT_OSS).describe(GPT_OSS)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({**NEOX, "rope_theta": 300.0}, "rope_theta 300.0 contradicts rotary_emb_base 10000.0"),
+        ({**NEOX, "partial_rotary_factor": 1.0}, "partial_rotary_factor 1.0 contradicts rotary_pct 0.25"),
+        (
+            {**NEOX, "rope_parameters": {"rope_type": "proportional", "partial_rotary_factor": 0.5}},
+            "rope_type 'proportional' of a part of each head is not supported",
+        ),
+        ({**GEMMA2, "hidden_act": "silu"}, "hidden_act 'silu' contradicts hidden_activation 'gelu_pytorch_tanh'"),
+        ({**GEMMA, "hidden_activation": "gelu"}, "hidden_act 'gelu_pytorch_tanh' contradicts hidden_activation 'gelu'"),
+        ({**BLOOM, "num_attention_heads": 8}, "num_attention_heads 8 contradicts n_head 4"),
+        ({**BLOOM, "n_embed": 24}, "n_embed 24 contradicts hidden_size 48"),
+        ({**BLOOM, "slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact true is not supported"),
+        ({**SIDES, "num_hidden_layers": 1}, "num_hidden_layers 1 contradicts encoder_layers 2"),
+        ({**MPT, "attn_config": {"alibi_bias_max": 16}}, "attn_config: alibi_bias_max 16.0 is not supported"),
+        ({**T5, "scale_decoder_outputs": None}, "scale_decoder_outputs must be true or false, got None"),
+        ({"model_type": "llama", **SIZES, "is_causal": None}, "is_causal is not supported, got None"),
+        (
+            {"model_type": "qwen3_moe", **SIZES, "num_experts": 4, "num_local_experts": 8},
+            "num_local_experts 8 contradicts num_experts 4",
+        ),
+    ],
+)
+def test_keys_that_only_one_reader_hears_are_named(config: Config, words: str) -> None:
+    check_named(config, words)

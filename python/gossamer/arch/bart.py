@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import GossamerError
-from . import keys
+from . import pairs
 from .fields import flag, integer, words
-from .pairs import KEYS, NORM, PREFIX, biases, defaults, learned, pair, placed
+from .pairs import KEYS, NORM, PREFIX, biases, defaults, learned, pair, placed, plain
 from .sources import Source
 from .spec import Transformer
 
@@ -21,7 +21,7 @@ _DEFAULTS = defaults(12, 16, 4096, vocab_size=50265, d_model=1024, max_position_
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    config = _DEFAULTS | config
+    config = plain(config, _DEFAULTS)
     if not flag(config, "normalize_embedding", True):
         raise GossamerError("normalize_embedding false is not supported")
     context = integer(config, "max_position_embeddings")
@@ -31,9 +31,9 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return keys.unread(config, _KEYS)
+    return pairs.unread(config, _KEYS)
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    return placed(_DEFAULTS | config, describe(config), "model.shared")
+    return placed(plain(config, _DEFAULTS), describe(config), "model.shared")

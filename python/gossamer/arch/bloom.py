@@ -31,12 +31,12 @@ PREFIX = "transformer."
 # Those of the second line are of how the first program that ran them did it.
 _KEYS = words(
     """
-    hidden_size layer_norm_epsilon n_embed n_head n_layer num_attention_heads num_hidden_layers seq_length
-    tie_word_embeddings vocab_size
+    hidden_size layer_norm_epsilon n_head n_layer seq_length tie_word_embeddings vocab_size
     attention_softmax_in_fp32 bias_dropout_fusion masked_softmax_fusion offset_alibi skip_bias_add skip_bias_add_qkv
     slow_but_exact
     """
 )
+_NAMES = {"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
 _ENDS = {
     "embed": "transformer.word_embeddings",
     "embed_norm": "transformer.word_embeddings_layernorm",
@@ -56,14 +56,8 @@ _INSIDE = {
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    hidden, heads, layers = (
-        integer(config, first if config.get(first) is not None else second)
-        for first, second in (
-            ("hidden_size", "n_embed"),
-            ("n_head", "num_attention_heads"),
-            ("n_layer", "num_hidden_layers"),
-        )
-    )
+    config = keys.plainly(config, _NAMES)
+    hidden, heads, layers = (integer(config, key) for key in ("hidden_size", "n_head", "n_layer"))
     if hidden % heads:
         raise GossamerError(f"hidden_size {hidden} is not a multiple of n_head {heads}")
     if layers > MOST_LAYERS:
@@ -79,7 +73,11 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return keys.unread(config, _KEYS)
+    if flag(config, "slow_but_exact") and config.get("pretraining_tp", 1) != 1:
+        raise GossamerError(
+            "slow_but_exact true is not supported with a pretraining_tp: transformers leaves out biases"
+        )
+    return keys.unread(keys.plainly(config, _NAMES), _KEYS)
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:

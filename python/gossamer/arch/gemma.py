@@ -27,6 +27,7 @@ KEYS = words(
 )
 DEFAULTS: dict[str, Any] = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 8192}
 """What a config of the family may leave out."""
+_TANH = "gelu_pytorch_tanh"
 SHIFTED = ("attn_norm", "attn_behind", "mlp_norm", "mlp_behind", "norm", "q_norm", "k_norm")
 """Norms whose weights are kept less 1."""
 
@@ -59,21 +60,27 @@ def decoder(
     """
     one = norm(config)
     last = one if behind else None
-    key = "hidden_act" if config.get("hidden_activation") is None else "hidden_activation"
-    if key == "hidden_act" and config.get(key) == "gelu":  # what the first files said, and never meant
-        config = {**config, key: "gelu_pytorch_tanh"}
-    mlp = relatives.mlp(config, key=key, act="gelu_pytorch_tanh")
+    key = "hidden_activation" if behind else "hidden_act"
+    mlp = relatives.mlp({**config, key: _activation(config, key)}, key=key)
     kinds, which = relatives.by_layer([Block((Branch(each, one, last), Branch(mlp, one, last))) for each in attentions])
     scale = single(integer(config, "hidden_size") ** 0.5)
     return relatives.decoder(config, kinds, one, context, which=which, embedding=Embedding(scale=scale), head=head)
 
 
+def _activation(config: dict[str, Any], own: str) -> Any:
+    """What a config says of the activation under its own name, which must not be other than under the other one."""
+    # The first files said gelu, and never meant it.
+    said = {"hidden_act": config.get("hidden_act"), "hidden_activation": config.get("hidden_activation")}
+    said["hidden_act"] = _TANH if said["hidden_act"] == "gelu" else said["hidden_act"]
+    said[own] = _TANH if said[own] is None else said[own]
+    if None not in said.values() and said["hidden_act"] != said["hidden_activation"]:
+        raise GossamerError("hidden_act {!r:.80} contradicts hidden_activation {!r:.80}".format(*said.values()))
+    return said[own]
+
+
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    named = [config[key] for key in ("hidden_act", "hidden_activation") if config.get(key) is not None]
-    if len({"gelu_pytorch_tanh" if name == "gelu" else str(name) for name in named}) > 1:  # readers differ here
-        raise GossamerError("hidden_act {!r:.80} contradicts hidden_activation {!r:.80}".format(*named))
     config = {**DEFAULTS, **config}
     turned = rotary(config, relatives.head_dim(config))
     return _outline(config, relatives.rope(turned), turned.context)

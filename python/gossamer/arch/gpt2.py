@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import GossamerError
 from . import keys
-from .fields import flag, integer, number, words
+from .fields import activation, flag, integer, number, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .sources import Source, parts_of, place
@@ -35,13 +35,6 @@ _KEYS = words(
     tie_word_embeddings vocab_size
     """
 )
-_ACTIVATIONS: dict[Any, Literal["silu", "gelu", "gelu_tanh"]] = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "silu": "silu",
-    "swish": "silu",
-}
 _ENDS = {
     "embed": "transformer.wte",
     "positions": "transformer.wpe",
@@ -63,16 +56,12 @@ def describe(config: dict[str, Any]) -> Transformer:
     hidden, heads = integer(config, "n_embd"), integer(config, "n_head")
     if hidden % heads:
         raise GossamerError(f"n_embd {hidden} is not a multiple of n_head {heads}")
-    activation = config.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise GossamerError(f"activation_function {activation!r:.80} is not supported; there are: {known}")
     unread(config)
     norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True)
     dim = hidden // heads
     attention = Attention(heads, heads, dim, attention_scale(dim), None, QKVO)
     width = integer(config, "n_inner", 4 * hidden)
-    mlp = Mlp(width, _ACTIVATIONS[activation], gated=False, biases=("up", "down"))
+    mlp = Mlp(width, activation(config, "activation_function", "gelu_new"), gated=False, biases=("up", "down"))
     block = Block((Branch(attention, norm), Branch(mlp, norm)))
     stack = Stack((block,), (0,) * integer(config, "n_layer", most=MOST_LAYERS), norm)
     context = integer(config, "n_positions", 1024)

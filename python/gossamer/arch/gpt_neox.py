@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import GossamerError
 from . import keys
-from .fields import flag, integer, number, words
+from .fields import activation, flag, integer, number, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .rope import partial_rotary
@@ -37,12 +37,6 @@ _KEYS = words(
     rotary_emb_base rotary_pct tie_word_embeddings use_parallel_residual vocab_size
     """
 )
-_ACTIVATIONS: dict[Any, Literal["gelu", "gelu_tanh"]] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
 _ENDS = {"embed": "gpt_neox.embed_in", "norm": "gpt_neox.final_layer_norm", "head": "embed_out"}
 _INSIDE = {
     "attn_norm": "input_layernorm",
@@ -57,21 +51,29 @@ _INSIDE = {
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    theta = config.get("rotary_emb_base")
-    based = config if theta is None else {"rope_theta": theta, **config}
-    turned = partial_rotary(based, _head_dim(config), 0.25, ("partial_rotary_factor", "rotary_pct"))
+    turned = partial_rotary(_turned(config), _head_dim(config), 0.25)
     return _outline(config, Rope(turned.inv_freq, turned.scale), turned.context)
+
+
+def _turned(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with what it says of rotation under the names of others, which transformers does not read here."""
+    inside = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    found = dict(config)
+    names = {"rope_theta": ("rotary_emb_base", 10000.0), "partial_rotary_factor": ("rotary_pct", 0.25)}
+    for key, (own, default) in names.items():
+        found[key] = default if config.get(own) is None else config[own]
+        if config.get(key) not in (None, found[key]) and isinstance(inside, dict) and key not in inside:
+            raise GossamerError(f"{key} {config[key]!r:.80} contradicts {own} {found[key]!r:.80}")
+    return found
 
 
 def _outline(config: dict[str, Any], positions: Rope | None, context: int) -> Transformer:
     hidden, heads, dim = integer(config, "hidden_size"), integer(config, "num_attention_heads"), _head_dim(config)
-    activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise GossamerError(f"hidden_act {activation!r:.80} is not supported; there are: {', '.join(_ACTIVATIONS)}")
     norm = Norm("layer", number(config, "layer_norm_eps", 1e-5), bias=True)
     with_bias = flag(config, "attention_bias", True)
     attention = Attention(heads, heads, dim, attention_scale(dim), positions, QKVO if with_bias else ())
-    mlp = Mlp(integer(config, "intermediate_size"), _ACTIVATIONS[activation], gated=False, biases=("up", "down"))
+    width = integer(config, "intermediate_size")
+    mlp = Mlp(width, activation(config, "hidden_act", "gelu"), gated=False, biases=("up", "down"))
     parallel = flag(config, "use_parallel_residual", True)
     block = Block((Branch(attention, norm), Branch(mlp, norm)), parallel)
     stack = Stack((block,), (0,) * integer(config, "num_hidden_layers", most=MOST_LAYERS), norm)

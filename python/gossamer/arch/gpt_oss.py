@@ -89,7 +89,7 @@ def sources(config: dict[str, Any]) -> dict[str, Source]:
 def _dense(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the same with MLPs, no sinks and no windows."""
     dense = {key: value for key, value in (_DEFAULTS | config).items() if key not in _KEYS}
-    if not config.get("rope_parameters") and not config.get("rope_scaling"):
+    if config.get("rope_parameters") is None and not config.get("rope_scaling"):
         dense["rope_parameters"] = _YARN
     return dense
 

@@ -67,8 +67,30 @@ def unread(
     return found
 
 
+def plainly(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns a config with every key under one name, of a family that has two for some.
+
+    Args:
+        config: Content of config.json.
+        names: The names that stay, by the others.
+
+    Raises:
+        GossamerError: the two names of a key say different things.
+    """
+    plain = {key: value for key, value in config.items() if key not in names}
+    for other, own in names.items():
+        value = config.get(other)
+        if value is not None and plain.setdefault(own, value) is None:
+            plain[own] = value
+        if value not in (None, plain.get(own)):
+            raise GossamerError(f"{other} {value!r:.80} contradicts {own} {plain[own]!r:.80}")
+    return plain
+
+
 def _asks_nothing(key: str, value: Any, same: float | None) -> bool:
     """Whether a value leaves things as they are: nothing, a factor of one, or what is done anyway."""
+    if key == "is_causal":
+        return value is True  # null asks for attention to both sides
     if key in _DONE and isinstance(value, bool):
         return value
     if value is None or value is False or value in ("", [], {}):

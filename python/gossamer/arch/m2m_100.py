@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from . import keys
+from . import pairs
 from .encoders import pad
 from .fields import integer
-from .pairs import KEYS, PREFIX, biases, defaults, pair, placed, sinusoids
+from .pairs import PREFIX, biases, defaults, pair, placed, plain, sinusoids
 from .sources import Source
 from .spec import Transformer
 
@@ -22,7 +22,7 @@ _DEFAULTS = defaults(
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    config = _DEFAULTS | config
+    config = plain(config, _DEFAULTS)
     context = integer(config, "max_position_embeddings")
     way_in = sinusoids(config, pad(config, 1) + 1, integer(config, "d_model") // 2 - 1, default=True)
     return pair(config, replace(way_in, shared=True), way_in, (context, context), before=True)
@@ -30,9 +30,9 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return keys.unread(config, KEYS)
+    return pairs.unread(config)
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    return placed(_DEFAULTS | config, describe(config), "model.shared")
+    return placed(plain(config, _DEFAULTS), describe(config), "model.shared")

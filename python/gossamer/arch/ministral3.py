@@ -8,9 +8,10 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import llama
-from .fields import integer, number, single
+from .fields import number, single
 from .llama import PREFIX
 from .relatives import one_window
+from .rope import original
 from .spec import Attention, QueryScale
 
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
@@ -26,7 +27,8 @@ _OWN = ("llama_4_scaling_beta", "max_position_embeddings")
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    given = config.get("rope_parameters") or config.get("rope_scaling") or _ROPE
+    given = config.get("rope_scaling") or config.get("rope_parameters")
+    given = _ROPE if given is None else given
     if not isinstance(given, dict):
         raise GossamerError(f"rope_parameters must be an object, got {given!r:.80}")
     return given
@@ -41,7 +43,7 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 def _attention(config: dict[str, Any]) -> Callable[[int, Attention], Attention]:
     rope = _rope(config)
     beta = single(number(rope, "llama_4_scaling_beta", None, "rope_parameters"))
-    scale = QueryScale(beta, integer(rope, "original_max_position_embeddings"))
+    scale = QueryScale(beta, original(config, rope, None))
     return lambda _, attention: replace(attention, query_scale=scale)
 
 

@@ -37,6 +37,7 @@ _KEYS = words(
     """
 )
 _ATTENTION_KEYS = words("alibi alibi_bias_max attn_impl attn_pdrop attn_type clip_qkv model_type softmax_scale")
+_BIAS = 8.0
 _ENDS = {"embed": "transformer.wte", "norm": "transformer.norm_f", "head": "lm_head"}
 _INSIDE = {
     "attn_norm": "norm_1",
@@ -62,7 +63,7 @@ def describe(config: dict[str, Any]) -> Transformer:
         heads,
         dim,
         attention_scale(dim) if scale is None else single(number(given, "softmax_scale", None, _WHERE)),
-        Alibi(alibi.mpt(heads, number(given, "alibi_bias_max", 8.0, _WHERE))),
+        Alibi(alibi.mpt(heads, _BIAS)),
         clip=single(number(given, "clip_qkv", None, _WHERE)) if given.get("clip_qkv") else None,
     )
     norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5))
@@ -87,6 +88,8 @@ def _attention(config: dict[str, Any]) -> dict[str, Any]:
         raise GossamerError(f"{_WHERE}: attn_type {given['attn_type']!r:.80} is not supported")
     if not flag(given, "alibi", True):
         raise GossamerError(f"{_WHERE}: alibi false is not supported")
+    if (most := number(given, "alibi_bias_max", _BIAS, _WHERE)) != _BIAS:
+        raise GossamerError(f"{_WHERE}: alibi_bias_max {most} is not supported: transformers takes {_BIAS} for any")
     return given
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from . import llama
+from . import keys, llama
 from .experts import counts, expert_sources, with_experts
 from .fields import flag, integer, number, words
 from .llama import PREFIX
@@ -58,7 +58,12 @@ def place(before: str, name: str, shape: tuple[int, ...]) -> Source:
 
 
 def count_key(config: dict[str, Any]) -> str:
-    """Returns the key that says how many experts there are, of two names."""
+    """Returns the key that says how many experts there are, of two names.
+
+    Raises:
+        GossamerError: both are there, and say different things.
+    """
+    keys.plainly(config, {"num_local_experts": "num_experts"})
     return "num_local_experts" if config.get("num_experts") is None else "num_experts"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..errors import GossamerError
+from . import keys
 from .fields import activation, flag, integer, single, words
 from .sources import ENCODER, Source, place
 from .spec import (
@@ -31,9 +33,14 @@ KEYS = words(
     activation_dropout activation_function classif_dropout classifier_dropout d_model decoder_attention_heads
     decoder_ffn_dim decoder_layerdrop decoder_layers decoder_start_token_id dropout encoder_attention_heads
     encoder_ffn_dim encoder_layerdrop encoder_layers final_logits_bias forced_eos_token_id init_std is_encoder_decoder
-    max_position_embeddings num_hidden_layers scale_embedding tie_word_embeddings vocab_size
+    max_position_embeddings scale_embedding tie_word_embeddings vocab_size
     """
 )
+_NAMES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+}
 NORM = Norm("layer", 1e-5, bias=True)
 QVO = ("q", "v", "o")
 _ATTENTION = {**{name: f"{{}}.{name}_proj" for name in "qkv"}, "o": "{}.out_proj"}
@@ -52,6 +59,20 @@ def defaults(layers: int, heads: int, width: int, **others: Any) -> dict[str, An
     """Returns what holds where a config does not say it: sizes of both sides, and others."""
     sizes = {"layers": layers, "attention_heads": heads, "ffn_dim": width}
     return others | {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in sizes.items()}
+
+
+def plain(config: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config with every key under one name, and what it may leave out.
+
+    Raises:
+        GossamerError: two names of a key say different things.
+    """
+    return {**others, **keys.plainly(config, _NAMES)}
+
+
+def unread(config: dict[str, Any], known: frozenset[str] = KEYS) -> list[str]:
+    """Looks through the keys; see `gossamer.arch.Family`."""
+    return keys.unread(keys.plainly(config, _NAMES), known)
 
 
 def pair(

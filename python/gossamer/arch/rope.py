@@ -59,26 +59,32 @@ def rotary(config: dict[str, Any], head_dim: int, partial: float = 1.0) -> Rotar
     if not isinstance(kind, str) or kind not in _VARIANTS:
         raise GossamerError(f"{_WHERE}: rope_type {kind!r:.80} is not supported; there are: {', '.join(_VARIANTS)}")
     share = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if kind == "proportional" and partial != 1:
+        raise GossamerError(f"{_WHERE}: rope_type 'proportional' of a part of each head is not supported")
     if kind != "proportional" and share not in (None, partial):
         raise GossamerError(f"{_WHERE}: partial_rotary_factor is not supported")
     theta = number(parameters, "rope_theta", number(config, "rope_theta", 10000.0), _WHERE)
     if theta <= 1:
         raise GossamerError(f"{_WHERE}: rope_theta must be above 1, got {theta}")
-    original = context
+    trained = context
     if kind in _SCALED:
-        # Where both have it, the one beside the parameters wins, as in transformers.
-        holder = config if config.get("original_max_position_embeddings") is not None else parameters
-        original = integer(holder, "original_max_position_embeddings", context)
+        trained = original(config, parameters, context)
     try:
         with np.errstate(all="ignore"):  # what is not finite is found below
             powers = theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)).astype(np.float64)
-            variant = _Variant(parameters, powers.astype(np.float32), theta, context, original)
+            variant = _Variant(parameters, powers.astype(np.float32), theta, context, trained)
             inv_freq, scale = _VARIANTS[kind](variant)
     except (ArithmeticError, ValueError) as error:
         raise GossamerError(f"{_WHERE}: rope_type {kind} cannot be computed from these values: {error}") from None
     if not (np.isfinite(inv_freq).all() and 0 < scale < _F32_MAX):
         raise GossamerError(f"{_WHERE}: these values give frequencies or a scale that are not finite")
-    return Rotary(tuple(inv_freq.tolist()), scale, min(context, original) if kind == "longrope" else context)
+    return Rotary(tuple(inv_freq.tolist()), scale, min(context, trained) if kind == "longrope" else context)
+
+
+def original(config: dict[str, Any], parameters: dict[str, Any], default: int | None) -> int:
+    """Returns the context before scaling, of rotary parameters or beside them, which wins, as in transformers."""
+    holder = config if config.get("original_max_position_embeddings") is not None else parameters
+    return integer(holder, "original_max_position_embeddings", default)
 
 
 def partial_rotary(

@@ -38,6 +38,8 @@ def describe(config: dict[str, Any]) -> Transformer:
     if config.get("architectures") in (["T5EncoderModel"], ["MT5EncoderModel"]):
         return encoder
     tied = flag(config, "tie_word_embeddings", True)
+    if config.get("scale_decoder_outputs", tied) is None:
+        raise GossamerError("scale_decoder_outputs must be true or false, got None")
     scaled = flag(config, "scale_decoder_outputs", tied)  # older configs say it by what they tie
     head = Head(tied, scale=single(encoder.hidden**-0.5) if scaled else 1.0)
     encoder = replace(encoder, embedding=Embedding(shared=True))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import GossamerError
-from . import keys
+from . import pairs
 from .fields import flag, integer, words
-from .pairs import KEYS, PREFIX, QVO, defaults, learned, pair, placed, scale
+from .pairs import KEYS, PREFIX, QVO, defaults, learned, pair, placed, plain, scale
 from .relatives import no_biases as biases
 from .sources import Source
 from .spec import Embedding, Learned, Mel, Transformer
@@ -29,7 +29,7 @@ _DEFAULTS = defaults(
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
-    config = _DEFAULTS | config
+    config = plain(config, _DEFAULTS)
     if flag(config, "final_logits_bias"):
         raise GossamerError("final_logits_bias is not supported")
     heard, written = integer(config, "max_source_positions"), integer(config, "max_target_positions")
@@ -41,9 +41,9 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return keys.unread(config, _KEYS)
+    return pairs.unread(config, _KEYS)
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:
     """Lists the tensors; see `gossamer.arch.Family`."""
-    return placed(_DEFAULTS | config, describe(config), "model.decoder.embed_tokens", "proj_out")
+    return placed(plain(config, _DEFAULTS), describe(config), "model.decoder.embed_tokens", "proj_out")

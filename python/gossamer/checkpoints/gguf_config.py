@@ -119,7 +119,7 @@ def read_config(
     arch_keys.unread(others, known, str(path), {f"{prefix}attention.scale": head_dim**-0.5})
     family.more(config, get, names)
     if family.rotary:
-        _add_rotary(path, prefix, get, config, factors, head_dim if family.partial else 0)
+        _add_rotary(path, prefix, get, config, factors, family.partial, head_dim)
     tokens = {name: keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     config |= {
         "vocab_size": vocab,
@@ -131,14 +131,20 @@ def read_config(
 
 
 def _add_rotary(
-    path: Path, prefix: str, get: Any, config: dict[str, Any], factors: dict[str, list[float]], partial: int
+    path: Path,
+    prefix: str,
+    get: Any,
+    config: dict[str, Any],
+    factors: dict[str, list[float]],
+    partial: str,
+    width: int,
 ) -> None:
-    """Adds what the keys say of rotary positions; partial: the width of a head of which a part may be rotated."""
+    """Adds what the keys say of rotary positions; partial: what the share of a head's width is called, or ""."""
     context = get("context_length")
     if partial and (dims := get("rope.dimension_count")) is not None:
-        if type(dims) is not int or not 0 <= dims <= partial:
-            raise GossamerError(f"{path}: {prefix}rope.dimension_count must be at most {partial}, got {dims!r:.80}")
-        config["partial_rotary_factor"] = dims / partial
+        if type(dims) is not int or not 0 <= dims <= width:
+            raise GossamerError(f"{path}: {prefix}rope.dimension_count must be at most {width}, got {dims!r:.80}")
+        config[partial] = dims / width
     if scaling := _rope_scaling(path, prefix, get, factors, context):
         config["rope_scaling"] = scaling
 

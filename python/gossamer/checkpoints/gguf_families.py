@@ -27,6 +27,7 @@ _HEAD_DIM = {"head_dim": "attention.key_length"}
 _WINDOW = {"sliding_window": "attention.sliding_window"}
 _EXPERTS = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
 _LAYER_EPS = "attention.layer_norm_epsilon"
+_SHARE = "partial_rotary_factor"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Architecture:
         fixed: What config.json says that no key does.
         known: Keys that say what others say, or nothing to a reader.
         rotary: Whether it has rotary positions, with scaling by the file's keys.
-        partial: Whether a part of a head may be rotated, as "rope.dimension_count" says.
+        partial: What the config calls the share of a head that is rotated, as "rope.dimension_count" says; "" where all
+            of it is.
         permuted: Whether rotary pairs of q and k lie side by side in the file.
         fused: Whether readers want what checkpoints fuse in one tensor; such files are read alone.
         more: Adds what does not follow key by key.
@@ -52,7 +54,7 @@ class Architecture:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     rotary: bool = True
-    partial: bool = False
+    partial: str = ""
     permuted: bool = False
     fused: bool = False
     more: More = lambda _config, _get, _names: None
@@ -160,7 +162,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         more=_gemma2,
     ),
     "gemma3": _llama("gemma3_text", optional=_WINDOW, known=("rope.freq_base_swa",), more=_gemma3),
-    "phi3": _llama("phi3", wide=False, optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=True, fused=True),
+    "phi3": _llama(
+        "phi3", wide=False, optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=_SHARE, fused=True
+    ),
     "olmo": _llama("olmo", wide=False, eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
     "olmo2": _llama("olmo2", wide=False, optional=_WINDOW),
     "granite": _llama(
@@ -174,7 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         permuted=True,
     ),
-    "glm4": _llama("glm4", partial=True, fused=True),
+    "glm4": _llama("glm4", partial=_SHARE, fused=True),
     "cohere2": _llama(
         "cohere2",
         eps={"layer_norm_eps": _LAYER_EPS},
@@ -186,7 +190,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         wide=False,
         eps={"layer_norm_eps": _LAYER_EPS},
         known=("use_parallel_residual",),
-        partial=True,
+        partial=_SHARE,
         more=_stablelm,
     ),
     "gpt2": Architecture(
@@ -205,9 +209,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gptneox": Architecture(
         "gpt_neox",
         _SIZES | {"layer_norm_eps": _LAYER_EPS},
-        {"rope_theta": "rope.freq_base"},
+        {"rotary_emb_base": "rope.freq_base"},
         known=("use_parallel_residual",),
-        partial=True,
+        partial="rotary_pct",
         fused=True,
         more=_parallel,
     ),
