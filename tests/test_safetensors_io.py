@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from gossamer.errors import GossamerError
 from gossamer.safetensors_io import SafetensorsFile, SafetensorsWriter, round_to
+from mapped import needs_smaps, resident
 from tiny import save_safetensors, stored_bytes
 
 RANDOM = np.random.default_rng(5)
@@ -113,7 +114,7 @@ def test_missing_file_and_missing_tensor(tmp_path: Path) -> None:
         SafetensorsFile(tmp_path / "a").float32("y")
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+@needs_smaps
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_what_was_copied_out_of_a_file_takes_no_memory(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "large.safetensors"
@@ -124,9 +125,7 @@ def test_what_was_copied_out_of_a_file_takes_no_memory(tmp_path: Path, dtype: st
     whole = file.float32("w")
     np.testing.assert_array_equal(file.float32("w", slice(1000, 3001)), whole[1000:3001])
     np.testing.assert_array_equal(file.float32("w"), whole)  # again
-    maps = Path("/proc/self/smaps").read_text("utf-8")
-    resident = 1024 * int(maps.partition(str(path))[2].partition("Rss:")[2].split()[0])
-    assert resident < 1 << 18  # of 8 MiB
+    assert resident(path) < 1 << 18  # of 8 MiB
 
 
 def test_integers_are_no_weights(tmp_path: Path) -> None:

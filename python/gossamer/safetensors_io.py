@@ -140,6 +140,10 @@ class SafetensorsFile:
         self._drop(info, rows)
         return copied
 
+    def give_back(self) -> None:
+        """Gives back the memory of all that was read; who reads it later finds it in the file."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def _drop(self, info: TensorInfo, rows: slice) -> None:
         """Gives back whole pages of some rows; who reads them later finds them in the file."""
         count = info.shape[0] if info.shape else 1

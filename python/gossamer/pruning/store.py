@@ -1,6 +1,7 @@
 """Where a run of pruning keeps what it makes: in memory, or in a folder from which a stopped run goes on.
 
-In a folder, matrices and hidden states are files that are mapped: the system holds in memory what there is room for.
+In a folder, matrices and hidden states are files that are mapped. Of the matrices memory holds those of the block that
+is worked on: when it is done, all of it is given back.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class FolderStore(Store):
         """
         super().__init__()
         self._folder = folder
+        self._files: list[SafetensorsFile] = []
         state = folder / STATE
         if state.exists():
             found = read_json(state)
@@ -109,6 +111,7 @@ class FolderStore(Store):
         from .. import _core
 
         file = SafetensorsFile(path)
+        self._files.append(file)
         try:
             format_, type_, rows, cols, group, pattern = json.loads(file.metadata[_ABOUT])
             streams = {stream: file.raw(stream) for stream in file.tensors}
@@ -144,6 +147,8 @@ class FolderStore(Store):
 
     def done(self, block: int) -> None:  # noqa: D102
         self._mark(block + 1)
+        for file in self._files:
+            file.give_back()
         for path in self._folder.glob(f"{block}.*{_ARRAY}"):
             path.unlink()
 
