@@ -43,6 +43,14 @@ _YARN: Config = {
     "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5, "beta_fast": 32.0, "beta_slow": 1.0,
     "max_position_embeddings": 128,
 }  # fmt: skip
+_GEMMA4: Config = {
+    **_SIZES, "head_dim": 12, "global_head_dim": 24, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+    "sliding_window": 7, "hidden_size_per_layer_input": 0,
+}  # fmt: skip
+_TOWER: Config = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 16,
+}  # fmt: skip
 BASES: dict[str, list[Config]] = {
     "bart": [_SIDES],
     "bert": [_BERT],
@@ -55,15 +63,11 @@ BASES: dict[str, list[Config]] = {
     "gemma": [{**_SIZES, "head_dim": 16}],
     "gemma2": [{**_SIZES, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 16}],
     "gemma3_text": [{**_SIZES, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 16}],
-    "gemma4_text": [
-        {
-            **_SIZES, "head_dim": 12, "global_head_dim": 24, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
-            "sliding_window": 7, "hidden_size_per_layer_input": 0,
-        }
-    ],
-    "glm4": [{**_SIZES, "head_dim": 12}],
+    "gemma4": [{"text_config": _GEMMA4, "vision_config": _TOWER, "audio_config": None}],
+    "gemma4_text": [_GEMMA4],
+    "glm4": [{**_SIZES, "head_dim": 12, "pad_token_id": 0}],
     "gpt2": [{"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 320}],
-    "gpt_neox": [_BERT],
+    "gpt_neox": [{**_BERT, "hidden_size": 64}],
     "gpt_oss": [{**_SIZES, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 10}],
     "granite": [{**_SIZES, "attention_multiplier": 0.1, "embedding_multiplier": 12.0, "logits_scaling": 8.0}],
     "granitemoe": [{**_SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}],
@@ -87,14 +91,14 @@ BASES: dict[str, list[Config]] = {
             "max_position_embeddings": 64, "word_embed_proj_dim": 48,
         }
     ],
-    "phi3": [{**_SIZES, "sliding_window": 9}],
+    "phi3": [{**_SIZES, "sliding_window": 9, "pad_token_id": 0}],
     "qwen2": [_SIZES, {**_SIZES, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}],
     "qwen2_moe": [{**_SIZES, **_MOE, "shared_expert_intermediate_size": 28}],
     "qwen3": [{**_SIZES, "head_dim": 16}],
     "qwen3_moe": [{**_SIZES, **_MOE, "head_dim": 16}],
     "roberta": [{**_BERT, "pad_token_id": 1}],
-    "smollm3": [{**_SIZES, "num_hidden_layers": 4}],
-    "stablelm": [_SIZES],
+    "smollm3": [{**_SIZES, "num_hidden_layers": 4, "pad_token_id": 0}],
+    "stablelm": [{**_SIZES, "hidden_size": 64}],
     "starcoder2": [_SIZES],
     "t5": [_T5, {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}],
     "whisper": [
@@ -199,6 +203,11 @@ _NAMED: dict[str, list[Any]] = {
     "pad_token_id": [None, 0, 1, 3, -1, 400],
     "pruned_heads": [{}, {"0": [1]}],
     "model_type": [],
+    "vision_config": [],  # without it, it is large
+    "text_config": [
+        {**_GEMMA4, **change}
+        for change in ({"tie_word_embeddings": False}, {"final_logit_softcapping": 4.0}, {"sliding_window": None})
+    ],
     "quantization_config": [None],
     "transformers_version": ["4.1.0"],
     "vocab_size": [None, 320, 330, 300, "320"],
@@ -309,7 +318,7 @@ def inputs(family: str, seed: int, draws: int) -> Iterator[tuple[str, Config, Co
     defaults, mine = known(family)
     for number, small in enumerate(BASES[family]):
         written = full(family, small)
-        settings = transformers.AutoConfig.for_model(family, **small)
+        settings = transformers.AutoConfig.for_model(family, **small).get_text_config(decoder=True)
         layers = settings.num_hidden_layers
         for kind, base in (("small", small), ("written", written)):
             name = f"{kind} {number}"
@@ -317,7 +326,7 @@ def inputs(family: str, seed: int, draws: int) -> Iterator[tuple[str, Config, Co
             yield name, base, {}
             for key, default in defaults.items():
                 given = written.get(key, default)
-                every = ([REMOVED] if key in base else []) + values(key, given, layers)
+                every = ([REMOVED] if key in base and _NAMED.get(key) != [] else []) + values(key, given, layers)
                 for value in every if key in mine else rng.sample(every, min(len(every), 3)):
                     yield name, base, {key: value}
             for group in _GROUPS:

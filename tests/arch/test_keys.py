@@ -171,6 +171,16 @@ def test_empty_rotary_parameters_are_no_scaling() -> None:
         ({**SIDES, "num_hidden_layers": 1}, "num_hidden_layers 1 contradicts encoder_layers 2"),
         ({**MPT, "attn_config": {"alibi_bias_max": 16}}, "attn_config: alibi_bias_max 16.0 is not supported"),
         ({**T5, "scale_decoder_outputs": None}, "scale_decoder_outputs must be true or false, got None"),
+        (
+            {"model_type": "glm4", **SIZES, "head_dim": 12, "partial_rotary_factor": None},
+            "partial_rotary_factor must be a number above 0, got None",
+        ),
+        ({"model_type": "modernbert", **SIZES, "sliding_window": 0}, "sliding_window is not supported, got 0"),
+        ({"model_type": "olmo3", **SIZES, "rope_theta": 10000.0}, "rope_theta 10000.0 is not supported: of all layers"),
+        (
+            {"model_type": "olmo3", **SIZES, "rope_scaling": {**LINEAR, "rope_type": "yarn", "truncate": False}},
+            "rope_parameters: truncate is not read by kind of layers, got false",
+        ),
         ({"model_type": "llama", **SIZES, "is_causal": None}, "is_causal is not supported, got None"),
         (
             {"model_type": "qwen3_moe", **SIZES, "num_experts": 4, "num_local_experts": 8},

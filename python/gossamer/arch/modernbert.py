@@ -85,6 +85,7 @@ def _outline(config: dict[str, Any], turned: list[Rotary] | None) -> Transformer
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
+    relatives.no_windows(config)  # another name of local_attention to transformers, of half of it
     return keys.unread(config, _KEYS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import GossamerError
 from . import keys, olmo2, relatives
 from .fields import FULL, SLIDING, integer
 from .olmo2 import PREFIX, biases
@@ -14,7 +15,8 @@ from .spec import Transformer
 __all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
 
 _KEYS = olmo2.KEYS | {"layer_types", "sliding_window"}
-_DEFAULTS = {"sliding_window": 4096, "rope_theta": 500000.0}
+_THETA = 500000.0
+_DEFAULTS = {"sliding_window": 4096, "rope_theta": _THETA}
 
 
 def describe(config: dict[str, Any]) -> Transformer:
@@ -23,6 +25,8 @@ def describe(config: dict[str, Any]) -> Transformer:
     config = {**_DEFAULTS, **config}
     window = None if config["sliding_window"] is None else integer(config, "sliding_window")
     found = relatives.windows(config, lambda layer: (layer + 1) % 4 != 0, window)
+    if config["rope_theta"] not in (None, _THETA):
+        raise GossamerError(f"rope_theta {config['rope_theta']!r:.80} is not supported: of all layers it is {_THETA}")
     wide, near = of_kind(config, FULL), of_kind(config, SLIDING)
     if near is config:  # scaling is for what sees everything
         near = {key: value for key, value in config.items() if key != "rope_scaling"}

@@ -8,7 +8,7 @@ they would change, so that every position inside it is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,26 +87,25 @@ def original(config: dict[str, Any], parameters: dict[str, Any], default: int | 
     return integer(holder, "original_max_position_embeddings", default)
 
 
-def partial_rotary(
-    config: dict[str, Any], head_dim: int, default: float, names: Sequence[str] = ("partial_rotary_factor",)
-) -> Rotary:
+def partial_rotary(config: dict[str, Any], head_dim: int, default: float) -> Rotary:
     """Reads the rotary embedding of a checkpoint that rotates a part of each head.
 
     Args:
         config: Content of config.json.
         head_dim: Dimensions of a head.
         default: The share of them that is rotated, where the config does not say.
-        names: What the config calls that share.
 
     Raises:
         GossamerError: as `rotary`, or the share is above 1 or gives an odd number of dimensions.
     """
-    holders = [(config.get(name), "partial_rotary_factor") for name in ("rope_parameters", "rope_scaling")]
+    name = "partial_rotary_factor"
+    if default != 1 and config.get(name, default) is None:
+        raise GossamerError(f"{name} must be a number above 0, got None")  # the whole head elsewhere
     share = default
     parameters = config.get("rope_parameters")
-    if isinstance(parameters, dict) and parameters.get("partial_rotary_factor") is not None:
+    if isinstance(parameters, dict) and parameters.get(name) is not None:
         _refuse_scaling_beside(config)
-    for holder, name in [*holders, *((config, name) for name in names)]:
+    for holder in (parameters, config.get("rope_scaling"), config):
         if isinstance(holder, dict) and holder.get(name) is not None:
             share = number(holder, name)
             if share > 1:
@@ -125,16 +124,20 @@ def of_kind(config: dict[str, Any], kind: str) -> dict[str, Any]:
         GossamerError: it has some that are of no kind, or others beside those.
     """
     parameters = config.get("rope_parameters")
+    own = parameters.get(kind) if isinstance(parameters, dict) else None
+    for given in (own, config.get("rope_scaling")):
+        if isinstance(given, dict) and not given.get("truncate", True):
+            raise GossamerError("rope_parameters: truncate is not read by kind of layers, got false")
     if not isinstance(parameters, dict) or not parameters:
         return config
     _refuse_scaling_beside(config)
-    if not isinstance(parameters.get(kind), dict):
+    if not isinstance(own, dict):
         if set(parameters) - {FULL, SLIDING}:
             raise GossamerError(
                 f"rope_parameters must be by kind of layers, {FULL} and {SLIDING}, got {parameters!r:.80}"
             )
         return config
-    return {**config, "rope_parameters": parameters[kind]}
+    return {**config, "rope_parameters": own}
 
 
 def _refuse_scaling_beside(config: dict[str, Any]) -> None:
