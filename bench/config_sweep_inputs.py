@@ -100,7 +100,7 @@ BASES: dict[str, list[Config]] = {
     "smollm3": [{**_SIZES, "num_hidden_layers": 4, "pad_token_id": 0}],
     "stablelm": [{**_SIZES, "hidden_size": 64}],
     "starcoder2": [_SIZES],
-    "t5": [_T5, {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}],
+    "t5": [_T5, {**_T5, "feed_forward_proj": "gated-gelu", "scale_decoder_outputs": False}],
     "whisper": [
         {
             **{key: value for key, value in _SIDES.items() if key != "max_position_embeddings"}, "num_mel_bins": 20,
