@@ -8,13 +8,15 @@ print(model.generate("What is the capital of France?"))
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
-from .errors import GossamerError
-
+# Nothing else is imported before it is used: the command answers Ctrl-C only once this module is there.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+    from typing import Any
+
+    from .errors import GossamerError
     from .finetune import finetune
     from .generation.model import Model
     from .generation.sampling_options import SamplingOptions
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .pruning import prune
 
     __version__: str
+else:
+    ModuleType = type(sys)
 
 __all__ = [
     "GossamerError",
@@ -40,6 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "GossamerError": "errors",
     "load": "loading",
     "convert": "packing.convert",
     "prune": "pruning",
@@ -63,7 +68,6 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    # Imported where used: `import gossamer` itself needs nothing but numpy.
     if name in _HOMES:
         from importlib import import_module
 
@@ -71,6 +75,10 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:

@@ -26,6 +26,8 @@ from gossamer import cli
 model = {model}
 step = model.decoder.step
 def slow(batch, all_logits=False):
+    with open({steps!r}, "a") as file:
+        file.write(".")
     time.sleep({delay})
     return step(batch, all_logits)
 model.decoder.step = slow
@@ -34,12 +36,14 @@ raise SystemExit(cli.main())
 """
 
 
-def process(*argv: str, delay: float = 0.0, model: str = "fake_model('ab')", **options: Any) -> subprocess.Popen[bytes]:
-    """Starts the command in a process of its own, over the fake model."""
+def process(
+    *argv: str, delay: float = 0.0, model: str = "fake_model('ab')", steps: str | Path = os.devnull, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Starts the command in a process of its own, over the fake model, which writes a dot a step into a file."""
     import gossamer
 
     paths = [str(ROOT / "tests" / "support"), *(str(Path(path).parent) for path in gossamer.__path__)]
-    code = SERVER.format(paths=paths, delay=delay, model=model)
+    code = SERVER.format(paths=paths, delay=delay, model=model, steps=str(steps))
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([sys.executable, "-c", code, *argv], **options)
 
@@ -55,9 +59,11 @@ def test_sigint_in_the_middle_of_an_answer():
     assert err == b""
 
 
-def test_sigint_in_the_middle_of_a_document():
-    with process("generate", "a", "-n", "900", "--json", delay=0.05) as running:
-        time.sleep(1.5)
+def test_sigint_in_the_middle_of_a_document(tmp_path: Path):
+    steps = tmp_path / "steps"
+    with process("generate", "a", "-n", "900", "--json", delay=0.05, steps=steps) as running:
+        while running.poll() is None and (not steps.exists() or steps.stat().st_size < 3):
+            time.sleep(0.01)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -120,19 +126,57 @@ def test_the_package_runs_as_the_command_does():
     assert done.stderr.startswith("gossamer: error: ")
 
 
-def test_sigint_while_modules_are_imported_is_quiet():
-    code = """
-import os, signal, sys
+@pytest.mark.parametrize(
+    ("module", "drops"),
+    [
+        ("signal", False),  # before anything can be done about it
+        *((name, drops) for name in ("gossamer.cli", "gossamer.errors", "numpy") for drops in (False, True)),
+        ("gossamer.cli.translate", True),
+    ],
+)
+def test_sigint_while_modules_are_imported_is_quiet(module: str, drops: bool):
+    # As callbacks do, one that drops the exception: what comes then would run as if nobody had pressed it.
+    code = f"""
+import os, sys
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "gossamer.cli.generate":
-            os.kill(os.getpid(), signal.SIGINT)
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), 2)
+            except KeyboardInterrupt:
+                if not {drops}:
+                    raise
 sys.meta_path.insert(0, Interrupt())
+sys.modules.pop("signal", None)
 from gossamer.__main__ import main
 sys.exit(main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_the_package_itself_imports_nothing():
+    import gossamer
+
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(gossamer.__file__).parents[1])!r})
+before = set(sys.modules)
+import gossamer
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['__future__', 'gossamer']\n"
+
+
+def test_names_of_the_package_are_there_before_they_are_imported():
+    code = "import gossamer; print(set(gossamer.__all__) <= set(dir(gossamer)), 'numpy' in __import__('sys').modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
+    import gossamer
+
+    assert all(hasattr(gossamer, name) for name in gossamer.__all__)
+    assert not hasattr(gossamer, "no_such_name")
 
 
 def test_the_installed_command_is_quiet_from_the_first_import_on():
