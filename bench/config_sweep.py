@@ -36,8 +36,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"GOSSAMER_MEASURE": "0", "OMP_NUM_THREADS": "1"}
-
 import config_sweep_inputs as made
 import numpy as np
 import torch
@@ -261,6 +259,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="writes the counts into bench/results once all are done")
     parser.add_argument("--fresh", action="store_true", help="forgets what was found before")
     args = parser.parse_args()
+    os.environ |= {"GOSSAMER_MEASURE": "0", "OMP_NUM_THREADS": "1"}
     for name in ("transformers", "gossamer"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,20 @@ def test_the_same_seed_gives_the_same_inputs(bench: Any) -> None:
     keys = {key for _, _, change in first for key in change}
     assert {"rope_parameters", "sliding_window", "rotary_pct", "head_dim", "layer_types"} <= keys
     assert {len(change) for _, _, change in first} == {0, 1, 2, 3}
+
+
+def test_a_few_inputs_of_every_family_have_no_fault(bench: Any, tmp_path: Path) -> None:
+    faults, outcomes = [], set()
+    for family in bench.made.BASES:
+        folder = tmp_path / family
+        folder.mkdir()
+        sweep = bench.Sweep(family, folder)
+        every = list(bench.made.inputs(family, 1, 5))
+        base = [one for one in every if not one[2]][:1]
+        for name, config, change in base + random.Random(f"few {family}").sample(every, 6):
+            found = sweep.judge(name, config, change)
+            outcomes.add(found["outcome"])
+            if found["outcome"] in ("WRONG", "CRASH") or not (change or found["outcome"] == "equal"):
+                faults.append((family, change, found))
+    assert not faults
+    assert {"equal", "both refuse", "refused"} <= outcomes
