@@ -10,6 +10,7 @@ from gguf_files import write_gguf
 from gossamer import arch
 from gossamer.arch.llama import Sizes
 from gossamer.checkpoints import open_checkpoint
+from gossamer.checkpoints.gguf_config import find, read_config
 from gossamer.errors import GossamerError
 
 
@@ -140,3 +141,44 @@ def test_keys_that_would_change_the_mathematics_are_refused_by_name(tmp_path: Pa
         open_checkpoint(path)
     assert OWN_NAMES.get(key, key) in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
+
+
+SIZES: dict[str, Any] = {
+    "embedding_length": 64, "feed_forward_length": 80, "block_count": 7, "attention.head_count": 4,
+    "context_length": 64, "attention.layer_norm_rms_epsilon": 1e-6, "attention.layer_norm_epsilon": 1e-5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [
+        ("llama", {}),
+        ("llama", {"attention.sliding_window": 9}),
+        ("llama", {"expert_count": 4, "expert_used_count": 2}),
+        ("qwen2", {}),
+        ("qwen3", {"attention.key_length": 16}),
+        ("smollm3", {}),
+        ("gemma3", {"attention.key_length": 16}),
+        ("granite", {}),
+        ("glm4", {"attention.key_length": 16}),
+        ("starcoder2", {}),
+        ("gpt-oss", {"expert_count": 4, "expert_used_count": 2, "attention.key_length": 16}),
+    ],
+)
+def test_what_a_file_leaves_out_is_what_its_readers_take(architecture: str, more: dict[str, Any]) -> None:
+    family = find(Path("m.gguf"), architecture)
+    sizes = {key: SIZES[key] for key in family.needed.values()}
+    keys = {f"{architecture}.{key}": value for key, value in {**sizes, **more}.items()}
+    config, _ = read_config(Path("m.gguf"), architecture, family, keys, [], 320, {})
+    attention = arch.family(config).describe(config).blocks[5].branches[0].mixer  # a whole one of Gemma 3
+    assert (attention.heads, attention.kv_heads) == (4, 4)
+    assert attention.scale == pytest.approx(0.25)
+    wave = attention.positions.inv_freq
+    assert wave[1] == pytest.approx(10000 ** (-1 / len(wave)), rel=1e-6)
+
+
+def test_a_gemma_3_without_a_window_sees_everything() -> None:
+    keys = {f"gemma3.{key}": value for key, value in SIZES.items()}
+    config, _ = read_config(Path("m.gguf"), "gemma3", find(Path("m.gguf"), "gemma3"), keys, [], 320, {})
+    described = arch.family(config).describe(config)
+    assert {block.branches[0].mixer.window for block in described.blocks} == {None}

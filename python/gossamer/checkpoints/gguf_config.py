@@ -105,6 +105,11 @@ def read_config(
         config["head_dim"] = head_dim  # families without the key have widths of their own
     elif head_dim * heads != hidden:
         raise GossamerError(f"{path}: {prefix}attention.key_length {head_dim} is not one that {architecture} has")
+    # What readers take where a file leaves it out, whatever a config would mean by that.
+    absent = {"attention.head_count_kv": heads, "attention.scale": head_dim**-0.5, "rope.freq_base": 10000.0}
+    for own, key in family.optional.items():
+        if key in absent:
+            config.setdefault(own, absent[key])
     for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
         if get(key) not in (None, head_dim):
             raise GossamerError(f"{path}: {prefix}{key} {get(key)} is not the width of a head, {head_dim}")

@@ -92,6 +92,7 @@ def _gemma2(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
 def _gemma3(config: dict[str, Any], get: Get, names: Collection[str]) -> None:
     largest = get("block_count") == 62
     _gemma2(config, lambda key: 46 if largest and key == "block_count" else None, names)
+    config.setdefault("sliding_window", None)
     config["rope_local_base_freq"] = get("rope.freq_base_swa") or 10000.0
 
 
