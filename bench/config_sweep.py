@@ -26,6 +26,7 @@ import json
 import logging
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -55,6 +56,7 @@ WITHIN = 3e-5
 _LENGTH, _SOURCE, _FRAMES = 40, 33, 60
 _PAIRS = ("bart", "m2m_100", "marian", "mt5", "t5", "whisper")
 _ENCODERS = ("bert", "distilbert", "modernbert", "mpnet", "roberta", "xlm-roberta")
+_MEMORY = 12 << 30
 _FAULTS = ("WRONG", "CRASH")
 
 
@@ -271,6 +273,7 @@ def main() -> None:
         return
     if args.fresh:
         shutil.rmtree(args.place, ignore_errors=True)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))  # a model that takes more is refused by its reader
     args.place.mkdir(parents=True, exist_ok=True)
     for family in args.families:  # all are read now, so that a long run is of one state of the sources
         arch.family({"model_type": family})

@@ -203,7 +203,7 @@ _NAMED: dict[str, list[Any]] = {
     "pad_token_id": [None, 0, 1, 3, -1, 400],
     "pruned_heads": [{}, {"0": [1]}],
     "model_type": [],
-    "vision_config": [],  # without it, it is large
+    "vision_config": [],
     "text_config": [
         {**_GEMMA4, **change}
         for change in ({"tie_word_embeddings": False}, {"final_logit_softcapping": 4.0}, {"sliding_window": None})
@@ -220,6 +220,14 @@ _NAMED: dict[str, list[Any]] = {
     "chunk_size_feed_forward": [0, 2],
     "torchscript": [True],
 }
+# Without one of these a model is as large as a real one.
+_LARGE = words(
+    """
+    text_config vision_config audio_config vocab_size hidden_size intermediate_size num_hidden_layers n_layer n_layers
+    num_layers n_embd d_model dim d_ff hidden_dim ffn_dim num_experts num_local_experts moe_intermediate_size
+    shared_expert_intermediate_size encoder_layers decoder_layers encoder_ffn_dim decoder_ffn_dim expansion_ratio
+    """
+)
 SISTERS = words(
     """
     rope_theta rope_scaling rope_parameters rotary_pct rotary_emb_base rotary_dim partial_rotary_factor rope_pct
@@ -326,12 +334,15 @@ def inputs(family: str, seed: int, draws: int) -> Iterator[tuple[str, Config, Co
             yield name, base, {}
             for key, default in defaults.items():
                 given = written.get(key, default)
-                every = ([REMOVED] if key in base and _NAMED.get(key) != [] else []) + values(key, given, layers)
+                every = ([REMOVED] if key in base and key not in _LARGE else []) + values(key, given, layers)
                 for value in every if key in mine else rng.sample(every, min(len(every), 3)):
                     yield name, base, {key: value}
             for group in _GROUPS:
                 own = [key for key in group if key in defaults]
-                choices = {key: [REMOVED, *values(key, written.get(key, defaults[key]), layers)] for key in own}
+                choices = {
+                    key: [REMOVED][: key not in _LARGE] + values(key, written.get(key, defaults[key]), layers)
+                    for key in own
+                }
                 for _ in range(draws if len(own) > 1 else 0):
                     chosen = rng.sample(own, rng.choice([size for size in (2, 2, 3) if size <= len(own)]))
                     yield name, base, {key: rng.choice(choices[key]) for key in chosen}
