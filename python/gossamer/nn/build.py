@@ -46,7 +46,7 @@ class Norm(nn.Module):
         self._add_norm = build.ops.norm(described) if width is None else TorchOps().norm(described)
         self._vectors = []
         for vector, length in described.vectors(name, width or build.hidden).items():
-            own = "bias" if vector.endswith(".bias") else "weight"
+            own = vector.removeprefix(name).removeprefix(".") or "weight"
             self.register_parameter(own, build.linears.vector(vector, length))
             self._vectors.append(own)
 

@@ -20,7 +20,7 @@ from .ops import AddNorm, Between, Route, TorchOps, attention_scale
 
 _MOST_HEADS = 256
 _NORMS = frozenset({"rms"})  # that there are kernels for
-_ACTIVATIONS = frozenset({("silu", True)})
+_ACTIVATIONS = frozenset({"silu"})
 
 
 class Kernels:
@@ -162,8 +162,7 @@ class CudaOps(TorchOps):
 
     def mlp(self, described: spec.Mlp) -> Between:
         """See `Ops`."""
-        kind = (described.activation, described.gated)
-        if kind not in _ACTIVATIONS or unknown(described, ("width", "activation", "gated", "biases")):
+        if described.activation not in _ACTIVATIONS or unknown(described, ("width", "activation", "biases")):
             return super().mlp(described)
         return lambda outputs, _: self.kernels.gate(joined(outputs))
 

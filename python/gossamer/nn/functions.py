@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,10 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     """Returns x [..., width] with rows of no mean and unit variance, times a weight, plus a bias (Ba et al. 2016)."""
     factor, shift = (None if vector is None else vector.float() for vector in (weight, bias))
     return functional.layer_norm(x.float(), x.shape[-1:], factor, shift, eps).to(x.dtype)
+
+
+NORMS: dict[str, Callable[..., Tensor]] = {"rms": rms_norm, "layer": layer_norm}
+"""By `gossamer.arch.spec.Norm.kind`; parameters have the names of the fields that are computed with."""
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -57,6 +61,16 @@ def relu(x: Tensor) -> Tensor:
 def relu2(x: Tensor) -> Tensor:
     """Returns the square of max(x, 0) (So et al. 2021)."""
     return functional.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "relu2": relu2,
+}
+"""By `gossamer.arch.spec.Mlp.activation`."""
 
 
 def clamped(gate: Tensor, up: Tensor, limit: float | None, alpha: float, shift: float) -> Tensor:

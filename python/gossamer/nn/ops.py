@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Protocol, cast
+from inspect import signature
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,19 +66,10 @@ def attention_scale(described: spec.Attention) -> float:
 class TorchOps:
     """`Ops` by torch, on any device, with gradients."""
 
-    norms: ClassVar[dict[str, Callable[..., Tensor]]] = {"rms": functions.rms_norm, "layer": functions.layer_norm}
-    activations: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
-        "silu": functions.silu,
-        "gelu": functions.gelu,
-        "gelu_tanh": functions.gelu_tanh,
-        "relu": functions.relu,
-        "relu2": functions.relu2,
-    }
-
     def norm(self, described: spec.Norm) -> AddNorm:
         """See `Ops`."""
-        expect(described, "kind", "eps", "bias", "weight")
-        function, eps = choose(self.norms, described, "kind"), described.eps
+        function, eps = choose(functions.NORMS, described, "kind"), described.eps
+        expect(described, "kind", *signature(function).parameters)
 
         def add_norm(states: Tensor, update: Tensor | None, *vectors: Tensor) -> tuple[Tensor, Tensor]:
             states = states if update is None else states + update
@@ -133,7 +125,7 @@ class TorchOps:
     def mlp(self, described: spec.Mlp) -> Between:
         """See `Ops`."""
         expect(described, "width", "activation", "gated", "biases", "limit", "alpha", "shift")
-        activation = choose(self.activations, described, "activation")
+        activation = choose(functions.ACTIVATIONS, described, "activation")
         if not described.gated:
             return lambda outputs, _: activation(outputs[0])
         sizes, limits = (described.width, described.width), (described.limit, described.alpha, described.shift)
