@@ -17,6 +17,7 @@ from ..errors import GossamerError
 from ..text.tokenizer import Tokenizer
 from .base import Checkpoint
 from .gguf_config import ROPE_FACTORS, find, read_config
+from .gguf_families import Architecture
 from .gguf_names import sources
 from .gguf_reader import read as read_file
 from .gguf_tokenizer import rebuild
@@ -49,9 +50,9 @@ class GgufCheckpoint(Checkpoint):
             raise GossamerError(f"{path}: tensor token_embd.weight is missing or no matrix")
         self.config, heads = read_config(path, str(architecture), family, self._keys, shapes, embedding[0], factors)
         self._zeros: dict[str, int] = {}
-        self._place(shapes, heads)
+        self._place(shapes, family, heads)
 
-    def _place(self, shapes: dict[str, tuple[int, ...]], heads: dict[str, int]) -> None:
+    def _place(self, shapes: dict[str, tuple[int, ...]], architecture: Architecture, heads: dict[str, int]) -> None:
         """Finds out what of the family's tensors the file has, and where."""
         try:
             family = arch.family(self.config)
@@ -60,7 +61,7 @@ class GgufCheckpoint(Checkpoint):
                 every |= more
         except GossamerError as error:
             raise GossamerError(f"{self.path}: {error}") from None
-        self._own = sources({name: source.outcome for name, source in every.items()}, shapes, heads)
+        self._own = sources({name: source.outcome for name, source in every.items()}, shapes, architecture, heads)
         self._held = {
             tensor: held for tensor, held in arch.stored(every).items() if all(name in self._own for name in held)
         }

@@ -28,6 +28,7 @@ _WINDOW = {"sliding_window": "attention.sliding_window"}
 _EXPERTS = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
 _LAYER_EPS = "attention.layer_norm_epsilon"
 _SHARE = "partial_rotary_factor"
+_SHARED_NORM = {"norm": "attn_norm"}  # of parallel branches
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Architecture:
         optional: Keys that may be absent, likewise.
         fixed: What config.json says that no key does.
         known: Keys that say what others say, or nothing to a reader.
+        ends: What files call its tensors outside the blocks by short name, without ".weight", where no other has them.
+        inside: The same in a block, where no other has them or they are called so here alone.
         rotary: Whether it has rotary positions, with scaling by the file's keys.
         partial: What the config calls the share of a head that is rotated, as "rope.dimension_count" says; "" where all
             of it is.
@@ -53,6 +56,8 @@ class Architecture:
     optional: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     known: tuple[str, ...] = ()
+    ends: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, str] = field(default_factory=dict)
     rotary: bool = True
     partial: str = ""
     permuted: bool = False
@@ -151,6 +156,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         optional=_WINDOW | {"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
         fixed={"rope_scaling": {"rope_type": "default"}},  # which its config has others than by default
         known=("expert_feed_forward_length",),
+        inside={"sinks": "attn_sinks", "mlp_norm": "post_attention_norm"},
         fused=True,
     ),
     "olmoe": _llama("olmoe", wide=False, optional=_EXPERTS),
@@ -184,6 +190,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "cohere2",
         eps={"layer_norm_eps": _LAYER_EPS},
         optional=_WINDOW | {"logit_scale": "logit_scale"},
+        inside=_SHARED_NORM,
     ),
     "starcoder2": _llama("starcoder2", wide=False, eps={"norm_epsilon": _LAYER_EPS}, more=_starcoder2),
     "stablelm": _llama(
@@ -192,6 +199,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         eps={"layer_norm_eps": _LAYER_EPS},
         known=("use_parallel_residual",),
         partial=_SHARE,
+        inside=_SHARED_NORM,
         more=_stablelm,
     ),
     "gpt2": Architecture(
@@ -204,6 +212,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "n_positions": "context_length",
             "layer_norm_epsilon": _LAYER_EPS,
         },
+        ends={"positions": "position_embd"},
         rotary=False,
         fused=True,
     ),
@@ -226,6 +235,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "layer_norm_epsilon": _LAYER_EPS,
         },
         known=("feed_forward_length",),
+        ends={"embed_norm": "token_embd_norm"},
         rotary=False,
         fused=True,
     ),
@@ -255,6 +265,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "layer_norm_epsilon": _LAYER_EPS,
         },
         {"rope_theta": "rope.freq_base"},
+        inside=_SHARED_NORM | {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"},
         fused=True,
         more=_falcon,
     ),

@@ -1,4 +1,4 @@
-"""Where the tensors of a description lie in GGUF files, which name them alike for all families.
+"""Where the tensors of a description lie in GGUF files, which name most of them alike for all families.
 
 Converters split what checkpoints fuse in their own ways, turn what is stored with inputs first, and add what norms are
 shifted by: what is left is the description's own tensors, some of them one behind the other.
@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 
 from .. import arch
 from ..arch.sources import Source, parts_of
+from .gguf_families import Architecture
 
 _TOP = {
     "embed": "token_embd",
-    "positions": "position_embd",
-    "embed_norm": "token_embd_norm",
     "norm": "output_norm",
     "head": "output",
 }
@@ -26,45 +25,47 @@ _BLOCK = {
     "o": "attn_output",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
-    "sinks": "attn_sinks",
     "attn_behind": "post_attention_norm",
     "mlp_norm": "ffn_norm",
     "gate": "ffn_gate",
     "up": "ffn_up",
     "down": "ffn_down",
     "mlp_behind": "post_ffw_norm",
-    "norm": "attn_norm",  # of parallel branches
     "router": "ffn_gate_inp",
     "shared_gate": "ffn_gate_inp_shexp",
 }
-_TWO_NORMS = {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"}
-"""Norms of a parallel block with one for each branch, where a file has the first of these (Falcon)."""
 _EXPERTS = {"experts": "exps", "shared": "shexp"}
 """Ends of the names of experts' tensors, which lie in a stack, and of those of a shared one."""
 _FUSED = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
 """What may lie in one tensor, in its order."""
 
 
-def own_name(name: str) -> str:
-    """Returns what files call a canonical tensor that lies alone."""
+def own_name(name: str, architecture: Architecture) -> str:
+    """Returns what files of an architecture call a canonical tensor that lies alone."""
     layer, own, kind = parts_of(name)
-    return f"blk.{layer}.{_BLOCK.get(own, own)}.{kind}" if layer else f"{_TOP.get(own, own)}.{kind}"
+    if layer:
+        return f"blk.{layer}.{architecture.inside.get(own) or _BLOCK.get(own, own)}.{kind}"
+    return f"{architecture.ends.get(own) or _TOP.get(own, own)}.{kind}"
 
 
 def sources(
-    shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], heads: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+    architecture: Architecture,
+    heads: Mapping[str, int],
 ) -> arch.Sources:
     """Returns where those of some canonical tensors lie that a file has.
 
     Args:
         shapes: Their shapes by canonical name.
         stored: Shapes of the file's tensors by name.
+        architecture: The file's.
         heads: Heads of the linears whose rotary pairs lie side by side, by short name.
     """
     found: arch.Sources = {}
     for name, shape in shapes.items():
         _, own, _ = parts_of(name)
-        for holder, index in _places(name, stored):
+        for holder, index in _places(name, stored, architecture):
             if holder not in stored:
                 continue
             whole, rows = shape, None
@@ -77,14 +78,13 @@ def sources(
     return found
 
 
-def _places(name: str, stored: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int | None]]:
+def _places(
+    name: str, stored: Mapping[str, tuple[int, ...]], architecture: Architecture
+) -> Iterator[tuple[str, int | None]]:
     """Yields what a tensor of that name may lie in, and its number there where that is a stack; the first counts."""
     layer, own, kind = parts_of(name)
-    if not layer:
-        yield f"{_TOP.get(own, own)}.{kind}", None
-        return
     prefix = f"blk.{layer}."
-    if "." in own:  # of an expert
+    if layer and "." in own:  # of an expert
         which, *number, short = own.split(".")
         yield f"{prefix}{_BLOCK[short]}_{_EXPERTS[which]}.{kind}", int(number[0]) if number else None
         return
@@ -95,11 +95,7 @@ def _places(name: str, stored: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[
     for holder, parts in _FUSED.items():
         if own in parts and not (holder == "ffn_up" and f"{prefix}ffn_gate.{kind}" in stored):
             yield f"{prefix}{holder}.{kind}", None
-    if f"{prefix}attn_norm_2.{kind}" in stored:
-        yield f"{prefix}{_TWO_NORMS.get(own, _BLOCK.get(own, own))}.{kind}", None
-    yield f"{prefix}{_BLOCK.get(own, own)}.{kind}", None
-    if own == "mlp_norm":  # of gpt-oss, which has no norm behind its attention
-        yield f"{prefix}{_BLOCK['attn_behind']}.{kind}", None
+    yield own_name(name, architecture), None
 
 
 def _fused(

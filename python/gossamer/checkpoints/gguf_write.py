@@ -88,7 +88,7 @@ def write_gguf(
             for own, shape in described.tensors.items():
                 kind = _kind(shape, type)
                 stored = gguf.quant_shape_to_byte_shape(shape, kind)
-                writer.add_tensor_info(own_name(own), stored, np.dtype(np.uint8), math.prod(stored), kind)
+                writer.add_tensor_info(own_name(own, architecture), stored, np.dtype(np.uint8), math.prod(stored), kind)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
