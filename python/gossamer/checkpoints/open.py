@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import arch
 from ..arch.sources import parts_of
-from ..arch.spec import Learned, Transformer
+from ..arch.spec import Transformer
 from ..errors import GossamerError
 from .base import Checkpoint
 from .ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
@@ -131,7 +131,7 @@ def _check_parallel(checkpoint: Checkpoint, needed: arch.Sources) -> None:
 def _tell_context(checkpoint: Checkpoint, source: Path, described: Transformer) -> None:
     """Says where a model holds less than it says, since a longer text would turn its first tokens in another way."""
     says, context = checkpoint.config.get("max_position_embeddings"), described.context
-    if type(says) is int and context < says and not isinstance(described.embedding.positions, Learned):
+    if type(says) is int and context < says and not described.embedding.positions:
         checkpoint.notes += (
             f"{source}: the context ends at {context} tokens, and not at {says}: beyond, rotary frequencies are others",
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..arch.sources import ENCODER
+from ..arch.spec import TABLES
 from ..formats import INTEGER_TYPES, TYPES, expected_shape
 from ..tables import table
 
@@ -111,7 +113,8 @@ def totals(layers: list[Layer]) -> dict[str, Any]:
 def _times(layers: list[Layer]) -> dict[str, float]:
     """What a token needs for all matrices that it goes through: of an embedding that is no head it reads one row."""
     untied = any(layer.name == "head" for layer in layers)
-    times = [layer.times for layer in layers if not (untied and layer.name == "embed") and layer.name != "positions"]
+    tables = (*TABLES, "embed") if untied else TABLES
+    times = [layer.times for layer in layers if layer.name.removeprefix(ENCODER) not in tables]
     known = [time for time in times if time]
     if not known or len(known) < len(times):
         return {}

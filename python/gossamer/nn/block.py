@@ -19,7 +19,7 @@ from .linears import Linears, Projection, way_out
 from .memory import Memory, Read, Step
 from .mixers import MIXERS, Mixer
 from .ops import Ops
-from .positions import Relative, Sines
+from .positions import Relative, added
 
 
 class Stream:
@@ -213,16 +213,8 @@ class Trunk(nn.Module):
             for name in ("embed_project", "head_project")
             if name in config.weights
         } | ends
-        way_in = config.embedding.positions
-        self.positions: nn.Module | None = None
-        if way_in is not None:
-            choose({"learned": spec.Learned, "sinusoids": spec.Sinusoids}, config.embedding, "positions")
-        if isinstance(way_in, spec.Learned):
-            expect(way_in, "count", "offset")
-            self.positions = build.linears.table("positions", way_in.count, config.hidden)
-        if isinstance(way_in, spec.Sinusoids):
-            self.positions = Sines(way_in)
-        self._offset = way_in.offset if way_in else 0
+        self.positions = added(config.embedding, config.hidden, build.linears)
+        self._offset = config.embedding.positions.offset if config.embedding.positions else 0
         self.embed_norm = Norm(config.embedding.norm, "embed_norm", build) if config.embedding.norm else None
         self.layers = nn.ModuleList(
             Block(block, f"layers.{layer}.", build) for layer, block in enumerate(config.blocks)

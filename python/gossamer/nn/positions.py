@@ -1,8 +1,13 @@
-"""Positions of a network's attentions: the angles of rotary ones, computed once a step for all that share them."""
+"""Positions of a network: what is added to rows of the embedding, and what attentions have.
+
+The angles of rotary ones are computed once a step for all that share them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +15,7 @@ from torch import Tensor, nn
 from ..arch import spec
 from .check import choose, expect
 from .functions import rotary_angles
+from .linears import Linears
 
 
 class Rotary(nn.Module):
@@ -84,6 +90,28 @@ class Sines(nn.Module):
         """Returns what is added at places [..., n]: [..., n, hidden]."""
         angles = places.float()[..., None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _learned(described: spec.Learned, hidden: int, linears: Linears) -> nn.Module:
+    expect(described, "count", "offset")
+    return linears.table("positions", described.count, hidden)
+
+
+_ADDED: dict[str, Callable[[Any, int, Linears], nn.Module]] = {
+    "learned": _learned,
+    "sinusoids": lambda described, _hidden, _linears: Sines(described),
+}
+
+
+def added(embedding: spec.Embedding, hidden: int, linears: Linears) -> nn.Module | None:
+    """Returns what gives the rows [..., n, hidden] that are added at places [..., n], counted with their offset.
+
+    Raises:
+        GossamerError: they are of a kind that there is not.
+    """
+    if embedding.positions is None:
+        return None
+    return choose(_ADDED, embedding, "positions")(embedding.positions, hidden, linears)
 
 
 _KINDS = {"rope": Rotary, "alibi": Slopes, "relative_bias": Relative}

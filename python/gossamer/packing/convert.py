@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import arch
 from ..arch.sources import ENCODER
+from ..arch.spec import TABLES
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
@@ -31,14 +32,12 @@ if TYPE_CHECKING:
     from .. import _core
     from ..arch.spec import Transformer
 
-_HEAD = ("embed", "embed_project", "conv1", "conv2", "head_project", "head")  # a tied head is the embedding
-_KEPT = ("positions", "types", "relative_bias")  # of a few rows, which stay as they are
 _TURNS = 64  # more than there are threads that work ahead; measuring takes them all
 
 
 def keeps_values(config: Transformer, name: str) -> bool:
     """Whether a matrix is never rounded: one of a few rows, or one that all else depends on."""
-    return name.removeprefix(ENCODER) in _KEPT or name in config.exact
+    return name.removeprefix(ENCODER) in TABLES or name in config.exact
 
 
 @dataclass(frozen=True)
@@ -207,8 +206,7 @@ class Packing:
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
         self.config = arch.family(checkpoint.config).describe(checkpoint.config)
-        ends = (*_HEAD, *_KEPT)
-        self._dense = {*ends, *(ENCODER + name for name in ends), *self.config.exact}
+        self._dense = self.config.weights.keys() - self.config.linears.keys()
         self.factors = [
             name + key
             for name, source in self._sources.items()
@@ -298,8 +296,9 @@ class Packing:
     def _wanted(self, name: str) -> str:
         if name in self.config.exact:
             return "f32"
-        own = name.removeprefix(ENCODER)
-        return self._head if own in _HEAD else STORED if own in _KEPT else self._weights
+        if name in self._dense:
+            return STORED if keeps_values(self.config, name) else self._head
+        return self._weights
 
     def _type(self, name: str) -> str:
         wanted = self._wanted(name)

@@ -9,17 +9,19 @@ know is refused by name.
 from __future__ import annotations
 
 from .attention import Attention, QkNorm, attention_scale
+from .embedding import TABLES, Embedding, Learned, Mel, Sinusoids
 from .experts import Experts, Routing
 from .linear import Linear
 from .mixer import Group, Mixer
 from .mlp import Mlp
 from .norm import Norm
-from .positions import Alibi, Learned, QueryScale, RelativeBias, Rope, Sinusoids
+from .positions import Alibi, QueryScale, RelativeBias, Rope
 from .stack import MOST_LAYERS, Block, Branch, Stack
-from .transformer import Embedding, Head, Mel, Transformer
+from .transformer import Head, Transformer
 
 __all__ = [
     "MOST_LAYERS",
+    "TABLES",
     "Alibi",
     "Attention",
     "Block",

@@ -1,4 +1,4 @@
-"""How positions come in."""
+"""How positions come into attention."""
 
 from __future__ import annotations
 
@@ -86,41 +86,3 @@ class QueryScale:
     def __post_init__(self) -> None:
         require(0 <= self.beta < math.inf, f"beta must be finite and not negative, got {self.beta}")
         require_sizes(self, "length")
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Positions that were learned: a row each of the matrix "positions", added to the embedding.
-
-    Attributes:
-        count: Rows.
-        offset: Row of the first position.
-    """
-
-    part: ClassVar[str] = "learned"
-    count: int
-    offset: int = 0
-
-    def __post_init__(self) -> None:
-        require_sizes(self, "count")
-        require(
-            type(self.offset) is int and 0 <= self.offset < self.count, f"offset must be in count, got {self.offset}"
-        )
-
-
-@dataclass(frozen=True)
-class Sinusoids:
-    """Positions as sines of some frequencies and, behind them, cosines (Vaswani et al. 2017), added to the embedding.
-
-    Attributes:
-        frequencies: Float32 values; twice as many numbers are the width of the stream.
-        offset: What the first position counts as.
-    """
-
-    part: ClassVar[str] = "sinusoids"
-    frequencies: tuple[float, ...]
-    offset: int = 0
-
-    def __post_init__(self) -> None:
-        require(all(map(math.isfinite, self.frequencies)), "frequencies holds a value that is not finite")
-        require(type(self.offset) is int and 0 <= self.offset <= 1 << 24, f"bad offset {self.offset!r:.80}")

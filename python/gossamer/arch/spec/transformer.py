@@ -8,77 +8,10 @@ from functools import cached_property
 from typing import Any, cast
 
 from ...errors import GossamerError
+from .embedding import Embedding, sized
 from .linear import Linear
-from .norm import Norm
 from .parse import parse, plain, require, require_sizes
-from .positions import Learned, Sinusoids
 from .stack import Block, Stack
-
-
-@dataclass(frozen=True)
-class Mel:
-    """How frames of a spectrum become the stream: two convolutions with a GELU behind each (Radford et al. 2022).
-
-    Both read three frames, "conv1" [hidden, 3 bins] and "conv2" [hidden, 3 hidden] by channel; the second, those around
-    every other one, so that there are half as many states as frames.
-
-    Attributes:
-        bins: Of a frame.
-    """
-
-    bins: int
-
-    def __post_init__(self) -> None:
-        require_sizes(self, "bins")
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """How tokens become the stream: a row each of the matrix "embed".
-
-    Attributes:
-        positions: What is added by the position of a token.
-        scale: Factor on the rows of the matrix, a float32 value.
-        project: Width of those rows, which the matrix "embed_project" takes to the stream's; None: they have it.
-        norm: Behind everything.
-        types: Rows of the matrix "types", of which one is added by the type that each token is given (Devlin et al.
-            2019); 0: none.
-        shared: Whether it is an encoder's whose matrix "embed" is the decoder's.
-        mel: How frames come in, where there are no tokens.
-    """
-
-    positions: Learned | Sinusoids | None = None
-    scale: float = 1.0
-    project: int | None = None
-    norm: Norm | None = None
-    types: int = 0
-    shared: bool = False
-    mel: Mel | None = None
-
-    def __post_init__(self) -> None:
-        require(0 < self.scale < math.inf, f"scale must be above 0, got {self.scale}")
-        if self.project is not None:
-            require_sizes(self, "project")
-        if self.types != 0:
-            require_sizes(self, "types")
-        plain = not (self.project or self.types or self.shared) and self.scale == 1
-        require(self.mel is None or plain, "mel goes with neither project, types, shared nor scale")
-
-    def tensors(self, hidden: int, vocab: int) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes of what it has, by name."""
-        found: dict[str, tuple[int, ...]] = {}
-        if self.mel:
-            found |= {"conv1": (hidden, 3 * self.mel.bins), "conv1.bias": (hidden,)}
-            found |= {"conv2": (hidden, 3 * hidden), "conv2.bias": (hidden,)}
-        elif not self.shared:
-            found["embed"] = (vocab, self.project or hidden)
-        if self.project:
-            found["embed_project"] = (hidden, self.project)
-        if isinstance(self.positions, Learned):
-            found["positions"] = (self.positions.count, hidden)
-        if self.types:
-            found["types"] = (self.types, hidden)
-        return found | _sized(self.norm.vectors("embed_norm", hidden) if self.norm else {})
 
 
 @dataclass(frozen=True)
@@ -134,11 +67,8 @@ class Transformer:
         way_in, head = self.embedding, self.head
         fair = not head or not head.tied or head.project == way_in.project
         require(fair, f"a tied head has the width of the embedding, {way_in.project}, not {head and head.project}")
-        if isinstance(way_in.positions, Learned):
-            most = way_in.positions.count - way_in.positions.offset
-            require(self.context <= most, f"context {self.context} is beyond the {most} positions that were learned")
-        if isinstance(way_in.positions, Sinusoids):
-            require(2 * len(way_in.positions.frequencies) == self.hidden, f"frequencies must be {self.hidden // 2}")
+        if way_in.positions is not None:
+            way_in.positions.check(self.hidden, self.context)
         require(head is None or way_in.mel is None, "mel is for an encoder")
         causal = all(block.causal for block in self.stack.kinds)
         require(head is None or causal, "a model with a head has causal attention")
@@ -208,9 +138,9 @@ class Transformer:
                     found[f"layers.{layer}.{name}"] = (linear.rows, linear.cols)
                     if linear.bias:
                         found[f"layers.{layer}.{name}.bias"] = (linear.rows,)
-            found |= _sized({f"layers.{layer}.{name}": size for name, size in block.vectors(self.hidden).items()})
+            found |= sized({f"layers.{layer}.{name}": size for name, size in block.vectors(self.hidden).items()})
         if self.stack.norm:
-            found |= _sized(self.stack.norm.vectors("norm", self.hidden))
+            found |= sized(self.stack.norm.vectors("norm", self.hidden))
         if way_out is None:
             return found
         if way_out.project:
@@ -254,7 +184,3 @@ class Transformer:
             return cast("Transformer", parse(cls, values, "transformer"))
         except RecursionError:
             raise GossamerError("transformer: is nested too deeply") from None
-
-
-def _sized(vectors: dict[str, int]) -> dict[str, tuple[int, ...]]:
-    return {name: (size,) for name, size in vectors.items()}
