@@ -5,6 +5,9 @@
 #include <optional>
 #include <type_traits>
 #include <variant>
+#include <vector>
+
+#include "kernels/vectors.h"
 
 namespace gossamer {
 namespace {
@@ -164,25 +167,44 @@ struct Reader<std::variant<Parts...>> {
   }
 };
 
-template <class Enum>
-void read_word(const py::handle& value, const std::string& path, Enum& to) {
+// The number of a word in a list of them.
+template <class List>
+std::size_t read_word(const py::handle& value, const std::string& path, const List& words) {
   std::string known;
-  int number = 0;
-  for (const char* word : spec::Words<Enum>::list) {
-    if (py::isinstance<py::str>(value) && value.equal(py::str(word))) {
-      to = static_cast<Enum>(number);
-      return;
-    }
+  std::size_t number = 0;
+  for (const char* word : words) {
+    if (py::isinstance<py::str>(value) && value.equal(py::str(word))) return number;
     known += (known.empty() ? "'" : " or '") + std::string(word) + "'";
     ++number;
   }
   throw InvalidArgument(concat(path, " must be ", known, ", got ", quoted(value)));
 }
 
+template <class Kernel>
+const Kernel* read_kernel(const py::handle& value, const std::string& path, const Kernel* table) {
+  std::vector<const char*> names;
+  for (const Kernel* kernel = table; kernel->name != nullptr; ++kernel) names.push_back(kernel->name);
+  return table + read_word(value, path, names);
+}
+
+template <>
+struct Reader<const NormKernel*> {
+  static void read(const py::handle& value, const std::string& path, const NormKernel*& to) {
+    to = read_kernel(value, path, vector_kernels().norms);
+  }
+};
+
+template <>
+struct Reader<const ActivationKernels*> {
+  static void read(const py::handle& value, const std::string& path, const ActivationKernels*& to) {
+    to = read_kernel(value, path, vector_kernels().activations);
+  }
+};
+
 template <class T>
 void read(const py::handle& value, const std::string& path, T& to) {
   if constexpr (std::is_enum_v<T>)
-    read_word(value, path, to);
+    to = static_cast<T>(read_word(value, path, spec::Words<T>::list));
   else
     Reader<T>::read(value, path, to);
 }

@@ -53,7 +53,7 @@ void check_biases(const std::vector<std::string>& biases, const std::vector<Grou
 
 void check(const Norm& norm, const Where& where) {
   where.must(norm.eps >= 0 && std::isfinite(norm.eps), ".eps must be finite and not negative, got ", norm.eps);
-  where.must(norm.kind == NormKind::kLayer || !norm.bias, ".bias must be false for this kind");
+  where.must(norm.kind->biased || !norm.bias, ".bias must be false for this kind");
   where.must(norm.weight || !norm.bias, ".bias must be false without a weight");
 }
 
@@ -131,7 +131,7 @@ void check(const Mlp& mlp, int hidden, const Where& where) {
   where.above_zero("limit", mlp.limit);
   where.above_zero("alpha", mlp.alpha);
   where.must(std::isfinite(mlp.shift), ".shift must be finite, got ", mlp.shift);
-  where.must(mlp.plain() || (mlp.gated && mlp.activation == Activation::kSilu),
+  where.must(mlp.plain() || (mlp.gated && mlp.activation->clamped != nullptr),
              ": limit, alpha and shift are for a gate with silu");
 }
 

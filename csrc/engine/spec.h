@@ -1,5 +1,6 @@
 // A transformer described by its parts, field for field as gossamer.arch.spec has it, which says what they mean.
-// `visit` names every field; whoever reads a description visits, and refuses what is not named here.
+// `visit` names every field; whoever reads a description visits, and refuses what is not named here. A name in a table
+// of kernels is its entry there.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +78,7 @@ struct Attention {
 struct Mlp {
   static constexpr const char* kPart = "mlp";
   int width = 0;
-  Activation activation = Activation::kSilu;
+  const ActivationKernels* activation = nullptr;
   bool gated = true;
   std::vector<std::string> biases;
   std::optional<float> limit;

@@ -14,18 +14,6 @@ namespace gossamer::spec {
 template <class Enum>
 struct Words;
 
-using gossamer::NormKind;
-template <>
-struct Words<NormKind> {
-  static constexpr const char* list[] = {"rms", "layer"};
-};
-
-using gossamer::Activation;
-template <>
-struct Words<Activation> {
-  static constexpr const char* list[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
-};
-
 // What norms of queries and keys are taken over.
 enum class Over : std::uint8_t { kHead, kRow };
 template <>
@@ -55,7 +43,7 @@ struct Words<Softmax> {
 };
 
 struct Norm {
-  NormKind kind = NormKind::kRms;
+  const NormKernel* kind = nullptr;
   float eps = 0;
   bool bias = false;
   bool weight = true;

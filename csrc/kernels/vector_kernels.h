@@ -63,30 +63,30 @@ struct AttentionArgs {
   int64_t result_stride;
 };
 
-enum class NormKind : uint8_t { kRms, kLayer };
-
-constexpr int kNormKindCount = 2;
+// A kind of norm, by the name that descriptions have for it.
+struct NormKernel {
+  const char* name;
+  bool biased;  // whether bias[i] is added where there is one; others have none
+  void (*run)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* out) noexcept;
+};
 
 // Outputs that lie together in the columns of a low-rank branch.
 constexpr int kLiftRows = 64;
 
-enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
-
-constexpr int kActivationCount = 5;
-
-// What is done between the linears of an MLP, by Activation.
+// What is done between the linears of an MLP, by the activation's name in descriptions.
 struct ActivationKernels {
+  const char* name;
   // x[i] = activation(x[i])
   void (*plain)(float* x, int64_t n) noexcept;
   // gate[i] = activation(gate[i]) * up[i]
   void (*gated)(float* gate, const float* up, int64_t n) noexcept;
+  // The same with gate[i] at most limit, and u = up[i] within +-limit: activation(gate[i]), alpha on its exponent, times
+  // u + shift. Null for most.
+  void (*clamped)(float* gate, const float* up, int64_t n, float limit, float alpha, float shift) noexcept;
 };
 
 struct VectorKernels {
-  // By NormKind. kRms: out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; it has no bias. kLayer: the same of
-  // x - mean(x), and bias[i] is added where there is one.
-  void (*norms[kNormKindCount])(const float* x, const float* weight, const float* bias, int64_t n, float eps,
-                                float* out) noexcept;
+  const NormKernel* norms;  // behind the last is one without a name
   // Codes and scales of `n` inputs, zero up to `padded`; a unit is 32 or 64 inputs; code = round(x / scale), |code| <=
   // 127; surplus = -128 * sum of the codes.
   void (*quantize)(const float* x, int64_t n, int64_t padded, int32_t unit, int8_t* codes, float* scales,
@@ -115,9 +115,7 @@ struct VectorKernels {
                    const float* sines) noexcept;
   // x[i] within -limit and limit; NaN stays NaN.
   void (*clip)(float* x, int64_t n, float limit) noexcept;
-  ActivationKernels activations[kActivationCount];
-  // gate[i] = g / (1 + exp(-alpha * g)) * (u + shift), with g = min(gate[i], limit) and u = up[i] within +-limit.
-  void (*clamped)(float* gate, const float* up, int64_t n, float limit, float alpha, float shift) noexcept;
+  const ActivationKernels* activations;  // as `norms`
 };
 
 // What depends on the KV cache's element type.

@@ -23,11 +23,11 @@ void softmax(float* x, int n) {
 ExpertsLayer::ExpertsLayer(const spec::Experts& spec, const std::string& prefix, Build& build)
     : Mixer(spec.groups(build.hidden), prefix, build),
       spec_(spec),
-      activation_(spec.each(), build),
+      activation_(spec.each()),
       rows_(&build.workspace.matrix("experts.rows", build.hidden, spec.chosen)),
       sum_(&build.workspace.matrix("experts.sum", build.hidden)),
       routing_(&build.workspace.matrix("experts.routing", spec.count + (spec.shared ? 1 : 0))) {
-  if (spec.shared) shared_.emplace(std::get<spec::Mlp>(*spec.shared), build);
+  if (spec.shared) shared_.emplace(std::get<spec::Mlp>(*spec.shared));
 }
 
 void ExpertsLayer::choose(const float* logits, float* scores, int* experts, float* weights) const {

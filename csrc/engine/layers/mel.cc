@@ -1,5 +1,6 @@
 #include "engine/layers/mel.h"
 
+#include "kernels/vectors.h"
 #include "ops/tokens.h"
 
 namespace gossamer {
@@ -21,6 +22,7 @@ void unfold(const RowOf& row_of, int at, int count, int channels, float* out) {
 
 MelLayer::MelLayer(const spec::Mel& spec, Build& build)
     : vectors_(build.vectors),
+      gelu_(*named(build.vectors.activations, "gelu")),
       bins_(spec.bins),
       first_(build.weights.take("conv1", build.hidden, kReach * spec.bins)),
       second_(build.weights.take("conv2", build.hidden, kReach * build.hidden)),
@@ -31,7 +33,6 @@ MelLayer::MelLayer(const spec::Mel& spec, Build& build)
       wide_(build.workspace.matrix("mel.wide", kReach * build.hidden)) {}
 
 void MelLayer::run(Step& step, Matrix& out) const {
-  const ActivationKernels& gelu = vectors_.activations[static_cast<int>(Activation::kGelu)];
   int frames = 0;
   for (const Frames& input : step.chunk.frames) {
     for_tokens(step.team, input.count, [&](std::int64_t t) {
@@ -43,7 +44,7 @@ void MelLayer::run(Step& step, Matrix& out) const {
   run_linears(step.team, {{first_.get(), inner_.data(), inner_.stride()}}, unfolded_.rows(frames), step.inputs);
   for_tokens(step.team, frames, [&](std::int64_t t) {
     vectors_.add(inner_.row(t), first_bias_.data(), inner_.cols());
-    gelu.plain(inner_.row(t), inner_.cols());
+    gelu_.plain(inner_.row(t), inner_.cols());
   });
   int first = 0;
   int row = 0;
@@ -59,7 +60,7 @@ void MelLayer::run(Step& step, Matrix& out) const {
   run_linears(step.team, {{second_.get(), out.data(), out.stride()}}, wide_.rows(row), step.inputs);
   for_tokens(step.team, row, [&](std::int64_t t) {
     vectors_.add(out.row(t), second_bias_.data(), out.cols());
-    gelu.plain(out.row(t), out.cols());
+    gelu_.plain(out.row(t), out.cols());
   });
 }
 

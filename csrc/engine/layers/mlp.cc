@@ -5,7 +5,7 @@
 namespace gossamer {
 
 MlpLayer::MlpLayer(const spec::Mlp& spec, const std::string& prefix, Build& build)
-    : Mixer(spec.groups(build.hidden), prefix, build), activation_(spec, build) {}
+    : Mixer(spec.groups(build.hidden), prefix, build), activation_(spec) {}
 
 Matrix* MlpLayer::run(Step& step, const Matrix& x) { return run_mlp(step, x, groups_[0], activation_, groups_[1]); }
 

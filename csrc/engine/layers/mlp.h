@@ -11,9 +11,8 @@ namespace gossamer {
 // What is done between the linears of an MLP.
 class MlpActivation {
  public:
-  MlpActivation(const spec::Mlp& spec, Build& build)
-      : vectors_(build.vectors),
-        kernels_(build.vectors.activations[static_cast<int>(spec.activation)]),
+  explicit MlpActivation(const spec::Mlp& spec)
+      : kernels_(*spec.activation),
         gated_(spec.gated),
         plain_(spec.plain()),
         limit_(spec.limit.value_or(std::numeric_limits<float>::infinity())),
@@ -30,11 +29,10 @@ class MlpActivation {
     else if (plain_)
       kernels_.gated(inner.row(row), inputs[1].out().row(row), inner.cols());
     else
-      vectors_.clamped(inner.row(row), inputs[1].out().row(row), inner.cols(), limit_, alpha_, shift_);
+      kernels_.clamped(inner.row(row), inputs[1].out().row(row), inner.cols(), limit_, alpha_, shift_);
   }
 
  private:
-  const VectorKernels& vectors_;
   ActivationKernels kernels_;
   bool gated_;
   bool plain_;  // neither clamped, nor scaled, nor shifted

@@ -3,7 +3,7 @@
 namespace gossamer {
 
 NormLayer::NormLayer(const spec::Norm& spec, const std::string& name, int width, Build& build)
-    : run_(build.vectors.norms[static_cast<int>(spec.kind)]),
+    : run_(spec.kind->run),
       eps_(spec.eps),
       weight_(spec.weight ? build.weights.take_vector(name, width)
                           : std::vector<float>(static_cast<std::size_t>(width), 1.0F)) {

@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "engine/spec.h"
@@ -23,7 +22,7 @@ class NormLayer {
   }
 
  private:
-  std::remove_extent_t<decltype(VectorKernels::norms)> run_;
+  decltype(NormKernel::run) run_;
   float eps_;
   std::vector<float> weight_;
   std::vector<float> bias_;  // empty: none

@@ -1,6 +1,7 @@
-// The nonlinearities of MLPs, and the loops over them.
+// The nonlinearities of MLPs, the loops over them, and their table.
 #pragma once
 #include "kernels/cpu/lanes-inl.h"
+#include "kernels/vector_kernels.h"
 
 namespace gossamer {
 namespace GOSSAMER_NS {
@@ -63,6 +64,7 @@ void activate_mul(float* gate, const float* up, int64_t n) noexcept {
   if (i < n) store_part(gate + i, A::of(load_part(gate + i, n - i)) * load_part(up + i, n - i), n - i);
 }
 
+// g / (1 + e^(-alpha g)) (u + shift)
 struct Clamp {
   float limit, alpha, shift;
 
@@ -80,6 +82,15 @@ void clamped(float* gate, const float* up, int64_t n, float limit, float alpha, 
   for (; i + kLanes <= n; i += kLanes) store(gate + i, clamp.of(load(gate + i), load(up + i)));
   if (i < n) store_part(gate + i, clamp.of(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
 }
+
+template <class A>
+constexpr ActivationKernels activation(const char* name, decltype(ActivationKernels::clamped) clamped = nullptr) {
+  return {name, activate<A>, activate_mul<A>, clamped};
+}
+
+constexpr ActivationKernels kActivations[] = {activation<Silu>("silu", clamped), activation<Gelu>("gelu"),
+                                              activation<GeluTanh>("gelu_tanh"), activation<Relu>("relu"),
+                                              activation<Relu2>("relu2"),        {}};
 
 void softcap(float* x, float cap, int64_t n) noexcept {
   const auto of = [cap](const F16& v) { return splat(cap) * hyperbolic_tangent(v / splat(cap)); };

@@ -1,4 +1,4 @@
-// Norm, rotary, gates and their kin, and the table of them and of the attentions. Results do not depend on the number of
+// Norms, rotary and their kin, and the table of them, of activations and of attentions. Results do not depend on the number of
 // tokens or threads.
 #include "kernels/cpu/activations-inl.h"
 #include "kernels/cpu/attend-inl.h"
@@ -60,6 +60,7 @@ void lift(float* x, const void* columns, FloatType type, int32_t rank, const flo
     lift_columns(x, (const float*)columns, rank, inner, factor, n);
 }
 
+// x / sqrt(mean(x^2) + eps) * weight
 void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_t n, float eps, float* out) noexcept {
   F16 squares = {};
   int64_t i = 0;
@@ -77,6 +78,7 @@ void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+// The same of x - mean(x), with a bias.
 void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* out) noexcept {
   F16 sums = {};
   int64_t i = 0;
@@ -97,6 +99,8 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
   for (; i < n; ++i) out[i] = (x[i] - mean) * scale * weight[i];
   if (bias != nullptr) add(out, bias, n);
 }
+
+constexpr NormKernel kNorms[] = {{"rms", false, rms_norm}, {"layer", true, layer_norm}, {}};
 
 // A unit of kParts times 16 inputs.
 template <int kParts>
@@ -233,25 +237,8 @@ void clip(float* x, int64_t n, float limit) noexcept {
 
 extern const VectorKernels kVectorKernels;
 const VectorKernels kVectorKernels = {
-    {rms_norm, layer_norm},  // by NormKind
-    quantize,
-    to_bf16,
-    widen,
-    narrow,
-    add,
-    scale,
-    softcap,
-    add_scaled,
-    lift,
-    {rope, rope_interleaved},
-    clip,
-    // by Activation
-    {{activate<Silu>, activate_mul<Silu>},
-     {activate<Gelu>, activate_mul<Gelu>},
-     {activate<GeluTanh>, activate_mul<GeluTanh>},
-     {activate<Relu>, activate_mul<Relu>},
-     {activate<Relu2>, activate_mul<Relu2>}},
-    clamped,
+    kNorms, quantize,     to_bf16, widen, narrow, add, scale, softcap, add_scaled, lift, {rope, rope_interleaved},
+    clip,   kActivations,
 };
 
 extern const KvKernels kKvKernels[kKvTypeCount];
