@@ -175,6 +175,10 @@ def test_empty_rotary_parameters_are_no_scaling() -> None:
             {"model_type": "glm4", **SIZES, "head_dim": 12, "partial_rotary_factor": None},
             "partial_rotary_factor must be a number above 0, got None",
         ),
+        (
+            {"model_type": "gemma3_text", **SIZES, "head_dim": 12, "_sliding_window_pattern": 2},
+            "_sliding_window_pattern 2 contradicts sliding_window_pattern 6",
+        ),
         ({"model_type": "modernbert", **SIZES, "sliding_window": 0}, "sliding_window is not supported, got 0"),
         ({"model_type": "olmo3", **SIZES, "rope_theta": 10000.0}, "rope_theta 10000.0 is not supported: of all layers"),
         (

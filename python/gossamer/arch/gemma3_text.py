@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import GossamerError
 from . import gemma, keys, relatives
 from .fields import FULL, SLIDING, flag, integer, number
 from .gemma import PREFIX, biases
@@ -46,7 +47,10 @@ def describe(config: dict[str, Any]) -> Transformer:
 def _outline(config: dict[str, Any], turned: list[Rotary] | None) -> Transformer:
     config = {**_DEFAULTS, **config}
     window = None if config["sliding_window"] is None else integer(config, "sliding_window")
-    pattern = integer(config, "sliding_window_pattern", integer(config, "_sliding_window_pattern", 6))
+    pattern = integer(config, "sliding_window_pattern", 6)
+    hidden = config.get("_sliding_window_pattern")  # which is written, and not read
+    if config.get("layer_types") is None and hidden not in (None, pattern):
+        raise GossamerError(f"_sliding_window_pattern {hidden!r:.80} contradicts sliding_window_pattern {pattern}")
     cap = config["final_logit_softcapping"]
     attentions = [
         gemma.attention(
