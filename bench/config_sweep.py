@@ -15,7 +15,8 @@ and makes a model of seeded weights; the same weights and the same config.json a
     WRONG          other logits without a word
     CRASH          an error that is no line for a user
 
-The same seed always gives the same inputs. `--only FAMILY:NUMBER` shows one.
+The same seed always gives the same inputs. `--only FAMILY:NUMBER` shows one. How many there were of each stands in
+bench/results/config_sweep.json, by family.
 """
 
 from __future__ import annotations
