@@ -52,7 +52,7 @@ def test_the_command_says_what_was_tried(source: Path, tmp_path: Path, capsys: p
     command = ["convert", str(source), str(tmp_path / "out"), "--text", str(tmp_path / "t.txt"), "--divergence", "9"]
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [(one["weights"], one["head"]) for one in document["tried"]] == [("int4", "int4")]
+    assert [one["head"] for one in document["tried"]] == ["int4"]  # whose blocks depends on what is fast here
     assert main([*command, "--force"]) == 0
     assert "the last one is taken" in capsys.readouterr().out
 
