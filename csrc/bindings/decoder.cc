@@ -184,6 +184,9 @@ class PyDecoder {
   int length(std::int64_t sequence) {
     return take([&] { return decoder_->cache().length(sequence); });
   }
+  int shortest(std::int64_t sequence) {
+    return take([&] { return decoder_->cache().shortest(sequence); });
+  }
   std::vector<std::pair<std::string, std::string>> kernels() {
     return take([&] { return decoder_->kernels(); });
   }
@@ -337,6 +340,7 @@ void register_decoder(py::module_& module) {
       .def("remember", &PyDecoder::remember, arg("batch"))
       .def("fork", &PyDecoder::fork, arg("seq"), arg("to"), arg("length"))
       .def("rollback", &PyDecoder::rollback, arg("seq"), arg("n"))
+      .def("shortest", &PyDecoder::shortest, arg("seq"))
       .def("free", &PyDecoder::free, arg("seq"))
       .def("save", &PyDecoder::save, arg("seq"), arg("length"))
       .def("restore", &PyDecoder::restore, arg("seq"), arg("data"), arg("length"))

@@ -89,7 +89,7 @@ bool Batch::next(Chunk& chunk) {
 
 void Batch::commit() {
   for (std::size_t i = 0; i < entries_.size(); ++i)
-    KvCache::commit(*sequences_[i], sequences_[i]->length + entries_[i].count);
+    cache_.commit(*sequences_[i], sequences_[i]->length + entries_[i].count);
   committed_ = true;
 }
 

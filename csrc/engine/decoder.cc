@@ -274,7 +274,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
                  [&](std::int64_t t) { std::copy_n(rows + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
       (void)block.remember(step, *hidden_);
     }
-    KvCache::commit(read, remembered);
+    kept.commit(read, remembered);
     for (int first = 0; first < length; first += most) {
       poll();
       chunk_.clear(cache.pools(), kept.pools());

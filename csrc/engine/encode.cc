@@ -135,7 +135,7 @@ void Decoder::remember(const std::vector<std::int64_t>& sequences, const std::ve
       remember_chunk(rows, poll);
       rows += static_cast<std::int64_t>(chunk_.tokens()) * spec_.hidden;
     }
-    KvCache::commit(sequence, length);
+    memory_->commit(sequence, length);
   }
   begun.keep();
 }

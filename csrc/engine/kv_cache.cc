@@ -13,6 +13,9 @@ namespace {
 // Bytes of pages that are kept though no sequence has them, beside one page of each pool.
 constexpr std::int64_t kMostSpare = 32 << 20;
 
+// Tokens that may be taken back, whatever lies behind a window: guesses, the end of a text that is written again.
+constexpr int kTakenBack = 512;
+
 std::size_t pages_of(int length) { return static_cast<std::size_t>((length + kPageTokens - 1) / kPageTokens); }
 
 }  // namespace
@@ -107,13 +110,48 @@ KvCache::Page* KvCache::copy(Pool& pool, const Page& page) {
   return mine;
 }
 
+int KvCache::shortest(std::int64_t id) const {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return 0;
+  int most = 0;
+  for (std::size_t i = 0; i < pools_.size(); ++i) {
+    const auto unseen = static_cast<int>(found->second.tables[i].unseen);
+    if (unseen != 0) most = std::max(most, unseen * kPageTokens + pools_[i].shape.window - 1);
+  }
+  return most;
+}
+
+void KvCache::check_cut(std::int64_t id, const char* what, int length) const {
+  require(length == 0 || length >= shortest(id), "cannot ", what, " ", length, " tokens of sequence ", id,
+          ": what its windows do not reach is given back, it can be cut to ", shortest(id), " and more");
+}
+
+std::size_t KvCache::first_page(const Pool& pool, int length) {
+  if (pool.shape.window == 0) return 0;
+  // Attention goes by whole spans.
+  return static_cast<std::size_t>(std::max(0, length + 1 - pool.shape.window) / kAttentionSpan) *
+         (kAttentionSpan / kPageTokens);
+}
+
+void KvCache::commit(Sequence& sequence, int length) {
+  sequence.length = length;
+  for (std::size_t i = 0; i < pools_.size(); ++i) {
+    Table& table = sequence.tables[i];
+    for (const std::size_t first = first_page(pools_[i], length - kTakenBack); table.unseen < first; ++table.unseen) {
+      release(pools_[i], table.pages[table.unseen]);
+      table.pages[table.unseen] = nullptr;
+      table.data[table.unseen] = nullptr;
+    }
+  }
+}
+
 void KvCache::reserve(Sequence& sequence, int length) {
   const auto begun = static_cast<std::size_t>(sequence.length / kPageTokens);
   for (std::size_t i = 0; i < pools_.size(); ++i) {
     Table& table = sequence.tables[i];
     table.pages.reserve(pages_of(length));
     table.data.reserve(pages_of(length));
-    if (begun < table.pages.size() && table.pages[begun]->users > 1) {
+    if (begun >= table.unseen && begun < table.pages.size() && table.pages[begun]->users > 1) {
       Page* mine = copy(pools_[i], *table.pages[begun]);
       release(pools_[i], table.pages[begun]);
       table.pages[begun] = mine;
@@ -148,6 +186,7 @@ void KvCache::rollback(std::int64_t id, int n) {
   const int have = length(id);
   require(n >= 0 && n <= have, "cannot roll back ", n, " tokens of sequence ", id, ", which has ", have);
   if (n == 0) return;
+  check_cut(id, "roll back to", have - n);
   sequences_[id].length -= n;
   trim(id);
 }
@@ -157,6 +196,7 @@ void KvCache::fork(std::int64_t from, std::int64_t to, int length) {
   const int have = this->length(from);
   require(length >= 0 && length <= have, "cannot fork ", length, " tokens of sequence ", from, ", which has ", have);
   require(this->length(to) == 0, "cannot fork into sequence ", to, ", which has ", this->length(to), " tokens");
+  check_cut(from, "fork", length);
   if (length == 0) return;
   const Sequence& source = sequence(from);
   Sequence& sink = sequence(to);
@@ -168,13 +208,14 @@ void KvCache::fork(std::int64_t from, std::int64_t to, int length) {
       table.data.reserve(pages_of(length));
       for (std::size_t p = 0; p < pages_of(length); ++p) {
         Page* page = source.tables[i].pages[p];
-        if (p < whole)
-          ++page->users;
-        else
+        if (p >= whole)
           page = copy(pools_[i], *page);
+        else if (page != nullptr)
+          ++page->users;
         table.pages.push_back(page);
-        table.data.push_back(page->memory.data());
+        table.data.push_back(page == nullptr ? nullptr : page->memory.data());
       }
+      table.unseen = source.tables[i].unseen;
     }
   } catch (...) {
     trim(to);  // still of no length
@@ -189,20 +230,29 @@ void KvCache::share(std::int64_t from, std::int64_t to) {
   require(sink.length == 0, "sequence ", to, " has a memory of its own");
   for (std::size_t i = 0; i < pools_.size(); ++i) {
     sink.tables[i] = source.tables[i];
-    for (Page* page : sink.tables[i].pages) ++page->users;
+    for (Page* page : sink.tables[i].pages)
+      if (page != nullptr) ++page->users;
   }
   sink.length = source.length;
+}
+
+std::int64_t KvCache::saved_bytes(int length) const {
+  std::int64_t total = 0;
+  for (const Pool& pool : pools_)
+    total += pool.page_bytes * static_cast<std::int64_t>(pages_of(length) - first_page(pool, length));
+  return total;
 }
 
 std::vector<std::uint8_t> KvCache::save(std::int64_t id, int length) const {
   const int have = this->length(id);
   require(length >= 0 && length <= have, "cannot save ", length, " tokens of sequence ", id, ", which has ", have);
+  check_cut(id, "save", length);
   std::vector<std::uint8_t> bytes;
   if (length == 0) return bytes;
-  bytes.reserve(pages_of(length) * static_cast<std::size_t>(token_bytes()) * kPageTokens);
+  bytes.reserve(static_cast<std::size_t>(saved_bytes(length)));
   const Sequence& source = sequences_.at(id);
   for (std::size_t i = 0; i < pools_.size(); ++i)
-    for (std::size_t p = 0; p < pages_of(length); ++p) {
+    for (std::size_t p = first_page(pools_[i], length); p < pages_of(length); ++p) {
       const std::uint8_t* data = source.tables[i].data[p];
       bytes.insert(bytes.end(), data, data + pools_[i].page_bytes);
     }
@@ -213,18 +263,23 @@ void KvCache::restore(std::int64_t id, const std::uint8_t* bytes, std::int64_t s
   require(id >= 0, "sequence ids must not be negative, got ", id);
   require(this->length(id) == 0, "cannot restore sequence ", id, ", which has ", this->length(id), " tokens");
   require(length > 0, "there must be a token to restore, got ", length);
-  std::int64_t expected = 0;
-  for (const Pool& pool : pools_) expected += pool.page_bytes * static_cast<std::int64_t>(pages_of(length));
+  const std::int64_t expected = saved_bytes(length);
   require(size == expected, length, " tokens take ", expected, " bytes of keys and values here, got ", size);
   Sequence& sink = sequence(id);
   try {
+    for (std::size_t i = 0; i < pools_.size(); ++i) {
+      Table& table = sink.tables[i];
+      table.unseen = first_page(pools_[i], length);
+      table.pages.resize(table.unseen);
+      table.data.resize(table.unseen);
+    }
     reserve(sink, length);
   } catch (...) {
     trim(id);
     throw;
   }
   for (std::size_t i = 0; i < pools_.size(); ++i)
-    for (std::size_t p = 0; p < pages_of(length); ++p, bytes += pools_[i].page_bytes)
+    for (std::size_t p = sink.tables[i].unseen; p < pages_of(length); ++p, bytes += pools_[i].page_bytes)
       std::memcpy(sink.tables[i].data[p], bytes, static_cast<std::size_t>(pools_[i].page_bytes));
   sink.length = length;
 }

@@ -16,6 +16,7 @@ namespace gossamer {
 struct KvShape {
   int kv_heads = 0;
   int head_dim = 0;
+  int window = 0;  // positions that it reads, the token's own included; 0: all
   bool operator==(const KvShape&) const = default;
 };
 
@@ -25,7 +26,8 @@ struct CacheFull : std::runtime_error {
 };
 
 // Layers of one shape are a pool. A page of a pool holds 64 tokens of all its layers: [layer][kv head] x (K, V),
-// as AttentionArgs has them. Sequences that were forked share pages until one of them writes there.
+// as AttentionArgs has them. Sequences that were forked share pages until one of them writes there. Pages that a pool's
+// layers no longer see are given back.
 class KvCache {
  public:
   // Where a layer's keys and values lie.
@@ -40,6 +42,7 @@ class KvCache {
   struct Table {
     std::vector<Page*> pages;
     std::vector<std::uint8_t*> data;  // the pages' memory
+    std::size_t unseen = 0;           // the first pages, which are given back: null in both
   };
   struct Sequence {
     int length = 0;
@@ -65,22 +68,27 @@ class KvCache {
   // The sequence, made empty when new. References stay valid until `free`.
   Sequence& sequence(std::int64_t id);
   int length(std::int64_t id) const;
+  // The least length, other than none, that rollback, fork and save may cut a sequence to.
+  int shortest(std::int64_t id) const;
 
   // Pages for `length` tokens, none of those behind the present length shared with others; lengths themselves change
   // only through `commit`. Throws CacheFull; `trim` then undoes what was had.
   void reserve(Sequence& sequence, int length);
-  static void commit(Sequence& sequence, int length) { sequence.length = length; }
+  // Makes that the length, and gives back pages that are not seen even where a few hundred tokens are taken back.
+  void commit(Sequence& sequence, int length);
 
-  // Forgets the last n tokens and gives back whole pages. Throws InvalidArgument when the sequence has fewer.
+  // Forgets the last n tokens and gives back whole pages. Throws InvalidArgument when the sequence has fewer, or would be
+  // shorter than `shortest`.
   void rollback(std::int64_t id, int n);
-  // Begins sequence `to` with the first `length` tokens of another. Throws InvalidArgument when `to` holds tokens or
-  // `from` has fewer, and CacheFull; then nothing has changed.
+  // Begins sequence `to` with the first `length` tokens of another. Throws InvalidArgument when `to` holds tokens,
+  // `from` has fewer, or length is below its `shortest`, and CacheFull; then nothing has changed.
   void fork(std::int64_t from, std::int64_t to, int length);
   // Begins sequence `to` with all of another, which no longer grows: no page is copied.
   void share(std::int64_t from, std::int64_t to);
   void free(std::int64_t id);
-  // Bytes of the pages that the first `length` tokens of a sequence lie on, pool by pool; what else lies on the last
-  // page of each comes along. Throws InvalidArgument where the sequence has fewer.
+  // Bytes of the pages that the first `length` tokens of a sequence lie on and whoever goes on sees, pool by pool; what
+  // else lies on the last page of each comes along. Throws InvalidArgument where the sequence has fewer, or length is
+  // below its `shortest`.
   std::vector<std::uint8_t> save(std::int64_t id, int length) const;
   // Begins a sequence with what `save` gave of a cache of the same shapes and type. Throws InvalidArgument where it
   // holds tokens or there are more or fewer bytes, and CacheFull; then nothing has changed.
@@ -99,7 +107,11 @@ class KvCache {
   void release(Pool& pool, Page* page);
   void drop_spare();
   void shorten(Sequence& sequence, int length);
+  void check_cut(std::int64_t id, const char* what, int length) const;
   Page* copy(Pool& pool, const Page& page);
+  // The first page that layers of a pool see when a sequence of such a length goes on.
+  static std::size_t first_page(const Pool& pool, int length);
+  std::int64_t saved_bytes(int length) const;
 
   std::vector<KvShape> shapes_;
   KvType type_;

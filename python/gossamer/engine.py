@@ -44,12 +44,23 @@ class Engine(Protocol):
         """Begins sequence `to` with the first `length` tokens of another; they share memory until one writes there.
 
         Raises:
-            ValueError: `seq` has fewer tokens, or `to` has some.
+            ValueError: `seq` has fewer tokens or `length` is below its `shortest`, or `to` has some.
             CacheFull: keys and values would take more than `kv_limit`.
         """
 
     def rollback(self, seq: int, n: int) -> None:
-        """Forgets the last n tokens of a sequence."""
+        """Forgets the last n tokens of a sequence.
+
+        Raises:
+            ValueError: it has fewer, or would be shorter than `shortest`.
+        """
+
+    def shortest(self, seq: int) -> int:
+        """Returns the least length, other than none, that a sequence may be cut to.
+
+        0 where no layer has a window: keys and values that windows no longer reach are given back, but for those of a
+        few hundred tokens.
+        """
 
     def free(self, seq: int) -> None:
         """Forgets a sequence; unknown ids are ignored.

@@ -191,6 +191,7 @@ def test_an_engine_that_says_nothing_of_threads_has_no_cost() -> None:
         def __init__(self, inner: Any) -> None:
             self.step, self.length, self.rollback, self.free = inner.step, inner.length, inner.rollback, inner.free
             self.weight_bytes, self.kv_bytes_per_token = inner.weight_bytes, inner.kv_bytes_per_token
+            self.shortest = inner.shortest
 
     expected = fake_model("aaabc.").generate("a", max_new_tokens=5)
     model = fake_model("aaabc.")

@@ -60,6 +60,25 @@ def test_a_kept_prompt_is_not_computed_again(kv: str, folder: Path, tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
 
 
+def test_a_prompt_is_kept_before_windows_leave_it_behind(tmp_path: Path) -> None:
+    window = {"model_type": "mistral", "sliding_window": 60, "max_position_embeddings": 4000}
+    folder = tiny_llama(tmp_path / "m", **window)
+    model = gossamer.load(folder, threads=1)
+    prompt = PROMPT * 12
+    count = len(model.tokenizer.encode(prompt))
+    ends = dict.fromkeys(model.tokenizer.eos_ids, -1e9)
+    options: dict[str, Any] = {"max_new_tokens": 1200, "chat": False, "logit_bias": ends}
+    plain = model.generate(prompt, **options)
+    assert model.last_stats is not None
+    assert model.last_stats.new_tokens == 1200
+    path = tmp_path / "kept"
+    assert model.generate(prompt, prompt_cache=path, **options) == plain
+    again = gossamer.load(folder, threads=1)
+    assert again.generate(prompt, prompt_cache=path, **options) == plain
+    assert reused(again) == count - 1
+    assert path.stat().st_size < count * model.decoder.kv_bytes_per_token
+
+
 def test_a_flipped_bit_is_refused_wherever_it_is(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "kept"
     model.generate(PROMPT, chat=False, max_new_tokens=1, prompt_cache=path)

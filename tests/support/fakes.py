@@ -66,6 +66,9 @@ class FakeDecoder:
         assert 0 < n <= len(self.held[seq])
         del self.held[seq][-n:]
 
+    def shortest(self, seq: int) -> int:  # noqa: ARG002
+        return 0
+
     def free(self, seq: int) -> None:
         self.held.pop(seq, None)
 

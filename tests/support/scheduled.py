@@ -53,15 +53,16 @@ def native(pages: int = 0, **options: Any) -> Any:
 class Texts:
     """Tasks over one engine, with ids of their own."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, context: int = CONTEXT) -> None:
         self.engine = engine
+        self.context = context
         self.ids = itertools.count()
 
     def task(self, prompt: list[int], **options: Any) -> Task:
         stats = Stats(len(prompt), 1, sampling=GENERATE.changed({"max_new_tokens": 20, **options}))
         tokenizer: Any = FakeTokenizer([f"{i}," for i in range(VOCAB)])
         tokenizer.eos_ids = frozenset({7})
-        return Task(Sequence(prompt, tokenizer, stats, context=CONTEXT), Held(self.engine, self.ids))
+        return Task(Sequence(prompt, tokenizer, stats, context=self.context), Held(self.engine, self.ids))
 
     def alone(self, prompt: list[int], mix: Mix = (), **options: Any) -> list[int]:
         """The tokens of a text that has no company: the oracle."""

@@ -100,6 +100,9 @@ class Scripted:
     def rollback(self, seq: int, n: int) -> None:
         del self._tokens[seq][len(self._tokens[seq]) - n :]
 
+    def shortest(self, seq: int) -> int:  # noqa: ARG002
+        return 0
+
     def free(self, seq: int) -> None:
         self._reads.pop(seq, None)
         self._tokens.pop(seq, None)

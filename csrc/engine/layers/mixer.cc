@@ -29,7 +29,7 @@ std::unique_ptr<Mixer> make_mixer(const spec::Mixer& spec, const std::string& pr
 std::vector<KvShape> kv_shapes(const spec::Mixer& spec, spec::Reads of) {
   const auto* attention = std::get_if<spec::Attention>(&spec);
   if (attention == nullptr || attention->reads != of) return {};
-  return {{attention->kv_heads, attention->head_dim}};
+  return {{attention->kv_heads, attention->head_dim, attention->window.value_or(0)}};
 }
 
 }  // namespace gossamer

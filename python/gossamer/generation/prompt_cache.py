@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from .sequence import Sequence as Text
     from .single import Cancel, Pieces
 
-_KIND, _VERSION = "gossamer prompt cache", "1"
+_KIND, _VERSION = "gossamer prompt cache", "2"
 
 
 class PromptCache:
-    """A file that sequences of a model begin with, and are kept in."""
+    """A file that sequences of a model begin with, and are kept in.
+
+    Attributes:
+        passes: Whether sequences that go on lose what a shorter one needs, since layers have windows.
+    """
 
     def __init__(self, model: Model, path: str | Path, adapters: Chosen = None) -> None:
         """Names a file; it is read by `load`.
@@ -53,6 +57,7 @@ class PromptCache:
         self.path = Path(path)
         if self.path.is_dir() or not self.path.parent.is_dir():
             raise GossamerError(f"{self.path}: {'is a folder' if self.path.is_dir() else 'its folder does not exist'}")
+        self.passes = any(attention.window for attention in model.config.stack.attentions)
         self._model = model
         self._engine: Keepable = model.decoder
         self._adapters = adapters
@@ -149,7 +154,10 @@ def _cached_text(
     prompt = list(text.window)
     try:
         cache.load(held)
-        yield from run_text(model, held, text, keep=True, drafts=drafts, cancel=cancel)
+        for piece in run_text(model, held, text, keep=True, drafts=drafts, cancel=cancel):
+            if cache.passes:
+                cache.save(held, prompt)
+            yield piece
     finally:
         try:
             cache.save(held, prompt)

@@ -349,6 +349,8 @@ class Scheduler:
                 continue
             common = min(common_length(task.text.window, other.text.window), wanted)
             has = min(common, len(other.held.tokens))
+            if has < self._engine.shortest(other.held.id):
+                continue  # it has gone on too far
             if has > ready:
                 best, ready = other, has
             if not other.done:

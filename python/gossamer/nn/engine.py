@@ -148,6 +148,10 @@ class Engine:
             if n:
                 self._caches[seq].length -= n
 
+    def shortest(self, seq: int) -> int:  # noqa: ARG002
+        """Returns 0: all keys and values are kept."""
+        return 0
+
     def free(self, seq: int) -> None:
         """Forgets a sequence; unknown ids are ignored. Never waits: a call that runs ends first."""
         self._forgotten.append(seq)

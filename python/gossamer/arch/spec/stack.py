@@ -115,18 +115,19 @@ class Stack:
         require(1 <= count <= MOST_LAYERS, f"layers must be from 1 to {MOST_LAYERS} numbers, got {count}")
         fair = all(0 <= kind < len(self.kinds) for kind in self.layers)
         require(fair, f"layers must be numbers of the {len(self.kinds)} kinds of blocks")
-        shared = {(one.heads, one.positions) for one in self._attentions if isinstance(one.positions, RelativeBias)}
+        shared = {(one.heads, one.positions) for one in self.attentions if isinstance(one.positions, RelativeBias)}
         require(len(shared) <= 1, "attentions must have the relative bias of the stack, and so many heads")
 
     @property
-    def _attentions(self) -> Iterator[Attention]:
+    def attentions(self) -> Iterator[Attention]:
+        """Those of the different blocks."""
         branches = (branch for block in self.kinds for branch in block.branches)
         return (branch.mixer for branch in branches if isinstance(branch.mixer, Attention))
 
     @property
     def relative_bias(self) -> tuple[int, int] | None:
         """Shape of the matrix "relative_bias", [heads, buckets]; None where there is none."""
-        for one in self._attentions:
+        for one in self.attentions:
             if isinstance(one.positions, RelativeBias):
                 return one.heads, one.positions.buckets
         return None
@@ -134,7 +135,7 @@ class Stack:
     @property
     def reads_memory(self) -> bool:
         """Whether a block reads the states of an encoder."""
-        return any(one.reads == "memory" for one in self._attentions)
+        return any(one.reads == "memory" for one in self.attentions)
 
     def __iter__(self) -> Iterator[Block]:
         return (self.kinds[kind] for kind in self.layers)
