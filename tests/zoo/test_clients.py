@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 from pathlib import Path
 
@@ -89,6 +91,32 @@ def test_what_a_client_says_last_is_told(here: Path, name: str) -> None:
     program(here / "bin" / name, 'echo "no such host" >&2; exit 3')
     with pytest.raises(GossamerError, match=f"data==1.0: cannot be fetched with {name}, .* needs that: no such host$"):
         clients.download("data==1.0", here / "dst")
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_retries_are_few_where_the_user_sets_none(here: Path, monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    for name in ("PIP_RETRIES", "UV_HTTP_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+        if own is not None:
+            monkeypatch.setenv(name, own)
+    program(here / "bin" / "uv", f'echo "$PIP_RETRIES $UV_HTTP_RETRIES" > {here}/retries')
+    clients.download("data==1.0", here / "dst")
+    assert (here / "retries").read_text().split() == (["2", "1"] if own is None else [own, own])
+
+
+def test_an_index_that_is_not_reached_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}/simple")
+        with pytest.raises(GossamerError) as caught:
+            clients.download("data==1.0", tmp_path)
+    said = str(caught.value)
+    assert re.search(r"needs that: no connection to the package index \([^()]*refused\); ERROR: No matching", said)
+    assert "\n" not in said
 
 
 def test_pythons_own_copy_of_pip_is_a_pip() -> None:

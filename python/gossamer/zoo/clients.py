@@ -6,6 +6,7 @@ Each is run as the user would run it, so that it takes the index that the user h
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,11 @@ from ..errors import GossamerError
 
 UNPACKED = "unpacked"
 """Where uv, which downloads no archives, leaves the content of a wheel."""
+
+# Without a network the usual five retries of pip are ten seconds of silence.
+_RETRIES = {"PIP_RETRIES": "2", "UV_HTTP_RETRIES": "1"}
+# As pip warns of a retry: what broke, behind the object that it happened to.
+_BROKEN = re.compile(r"connection broken by '(?:.*>: )?(.*?)[')\"]*: /")
 
 
 def download(requirement: str, folder: Path, *, source: bool = False) -> None:
@@ -30,20 +36,24 @@ def download(requirement: str, folder: Path, *, source: bool = False) -> None:
     Raises:
         GossamerError: there is no client, or the one that there is cannot fetch it.
     """
+    environment = _RETRIES | os.environ  # what the user has set there holds
     for client in _clients(source=source):
         command = [*client, *_arguments(client, requirement, folder, source=source)]
         # In a folder of ours: Python, pip and uv look at files of the one that they are run in.
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
         if done.returncode == 0:
             return
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         if lines and lines[-1].endswith("No module named pip"):
             continue
         errors = [line for line in lines if line.startswith("ERROR")] or lines or [f"{client[-1]} says nothing"]
+        broken = [found[1] for line in lines if (found := _BROKEN.search(line))]
+        # Where pip reached no index it ends with no more than that there is no such distribution.
+        reason = f"no connection to the package index ({broken[-1]}); " if broken else ""
         name = "uv" if _is_uv(client) else "pip"
         raise GossamerError(
             f"{requirement}: cannot be fetched with {name}, and the first use of a built-in model needs that: "
-            f"{errors[-1]}"
+            f"{reason}{errors[-1]}"
         )
     raise GossamerError(
         f"{requirement}: there is no pip{'' if source else ' and no uv'} to fetch it with, and the first use of a "
