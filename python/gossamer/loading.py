@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,13 @@ from .generation.model import Model
 from .generation.ready import ready
 from .machine.threads import usable_threads
 from .progress import Progress
+from .text.generation_config import HEEDED_FOR_SPEECH, unheeded
 
 if TYPE_CHECKING:
     from .packing.folder import PackedModel
     from .packing.planner import Machine
+
+_log = logging.getLogger("gossamer")
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -82,7 +86,20 @@ def load(
 
         machine = gpu_machine()
     packed = open_packed(model, weights, machine, progress, revision)
-    return ready(packed, device=device, threads=threads, kv=kv, activations=activations, kv_limit=kv_limit)
+    opened = ready(packed, device=device, threads=threads, kv=kv, activations=activations, kv_limit=kv_limit)
+    _tell_unheeded(opened)
+    return opened
+
+
+def _tell_unheeded(model: Model) -> None:
+    """Logs what the model's own options of generation ask for and do not get, so that other texts are no surprise."""
+    generation = model.tokenizer.generation
+    encoder = model.config.encoder
+    if encoder is not None and encoder.embedding.mel is not None:  # `transcribe` reads these
+        generation = {key: value for key, value in generation.items() if key not in HEEDED_FOR_SPEECH}
+    if asked := unheeded(generation):
+        name = model.info.get("path", model.info["name"])
+        _log.warning("%s: the model asks for %s, which is not done here", name, ", ".join(asked))
 
 
 def check_gpu_activations(activations: str) -> None:

@@ -14,6 +14,7 @@ import gossamer
 from fakes import fake_model
 from gguf_files import write_gguf
 from gossamer.checkpoints import open_checkpoint
+from gossamer.cli import main
 from gossamer.errors import GossamerError
 from gossamer.generation.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
 from gossamer.packing.convert import convert
@@ -160,7 +161,7 @@ def test_what_was_chosen_is_told():
     }
 
 
-def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
+def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = tiny_llama(tmp_path / "m")
     asked = {
         "penalty_alpha": 0.6,
@@ -172,8 +173,12 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
     (folder / "generation_config.json").write_text(json.dumps(asked), "utf-8")
     convert(folder, tmp_path / "packed")
     for place in ("m", "packed"):
+        caplog.clear()
         model = gossamer.load(tmp_path / place)
-        model.generate("a", max_new_tokens=1)
+        for _ in range(2):
+            model.generate("a", max_new_tokens=1)
+        asks = "penalty_alpha 0.6, no_repeat_ngram_size 3, stop_strings ['#']"
+        assert caplog.messages == [f"{tmp_path / place}: the model asks for {asks}, which is not done here"]
         assert model.last_stats is not None
         assert model.last_stats.text().splitlines()[2] == (
             "sampling: the likeliest token; the model also asks for penalty_alpha 0.6, no_repeat_ngram_size 3, "
@@ -183,6 +188,14 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path):
     keys = {"general.sampling.mirostat": 2, "general.sampling.xtc_probability": 0.0}
     path = write_gguf(tmp_path / "m.gguf", keys=keys)
     assert unheeded(open_checkpoint(path).tokenizer().generation) == ["mirostat 2"]
+
+
+def test_the_command_tells_it_once_beside_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({"min_length": 9}), "utf-8")
+    assert main(["generate", "a", "-m", str(folder), "-n", "1", "--completions", "2"]) == 0
+    note = f"gossamer: note: {folder}: the model asks for min_length 9, which is not done here\n"
+    assert capsys.readouterr().err.count(note) == 1
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -106,6 +106,17 @@ def test_heads_that_are_not_there_are_one_line(tmp_path: Path, whisper: Path) ->
         gossamer.load(tmp_path).transcribe(sound(1), **options())
 
 
+def test_tokens_that_no_transcript_has_are_heeded_and_others_wishes_told(
+    tmp_path: Path, whisper: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in whisper.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    asked = {"suppress_tokens": [1], "begin_suppress_tokens": [2], "no_repeat_ngram_size": 3}
+    (tmp_path / "generation_config.json").write_text(json.dumps(asked))
+    gossamer.load(tmp_path)
+    assert caplog.messages == [f"{tmp_path}: the model asks for no_repeat_ngram_size 3, which is not done here"]
+
+
 def test_unknown_options_are_told(whisper: Path) -> None:
     with pytest.raises(TypeError, match="no option beam_size"):
         gossamer.load(whisper).transcribe(sound(1), beam_size=2)

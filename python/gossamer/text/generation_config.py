@@ -20,6 +20,8 @@ OPTION_NAMES = {
 }
 # Tokens that a decoder begins with, which reads an encoder.
 STARTS = ("decoder_start_token_id", "forced_bos_token_id")
+# Of what is not done otherwise, what is when sound is transcribed.
+HEEDED_FOR_SPEECH = ("suppress_tokens", "begin_suppress_tokens")
 _SPEECH = ("alignment_heads",)  # heads of a speech model whose attention tells when a word is said
 _GGUF = {
     "general.sampling.temp": "temperature",
