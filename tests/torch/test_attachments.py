@@ -6,6 +6,7 @@ import copy
 import functools
 import pickle
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -192,6 +193,15 @@ def test_a_saved_layer_takes_what_hangs_on_the_one_that_it_replaces(tmp_path: An
         load(own, tmp_path / "model.safetensors")
 
 
+class Slotted:
+    """Has no dict."""
+
+    __slots__ = ("layer",)
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+
 @pytest.mark.parametrize(
     "hold",
     [
@@ -199,8 +209,12 @@ def test_a_saved_layer_takes_what_hangs_on_the_one_that_it_replaces(tmp_path: An
         lambda layer: {"a": (0, layer)},
         lambda layer: layer.forward,
         lambda layer: functools.partial(layer.forward),
+        lambda layer: {layer: 2.0},
+        lambda layer: lambda x: 2 * layer(x),
+        lambda layer: types.SimpleNamespace(parts=[Slotted(layer)]),
+        weakref.ref,
     ],
-    ids=["list", "dict", "method", "partial"],
+    ids=["list", "dict", "method", "partial", "key", "closure", "object", "reference"],
 )
 def test_a_layer_that_something_else_holds_too_is_left(hold: Callable[[Any], Any], tmp_path: Any) -> None:
     model = nn.Sequential(make(), pruned(16, 32, 0.6, seed=2))

@@ -196,7 +196,7 @@ class Asking(nn.Module):
 
 @pytest.mark.parametrize("how", ["eager", "aot_eager", "export", "strict export"])
 def test_it_can_be_asked_in_a_traced_model(how: str) -> None:
-    model = Asking()
+    model = Asking().requires_grad_(False)
     with torch.no_grad():
         wanted = pruned(OUT, IN, 0.6)(X + (OUT + IN) / OUT)
     sparsify(model, format="bitmap")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterable, Iterator
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ _STATE_HOOKS = (
     *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 PLAIN = {"in_features", "out_features", "nf", "nx", *nn.Linear(1, 1, device="meta").__dict__}
+_EMPTY = types.CellType()
 _NO_MARKS = {"_is_hf_initialized", "title"}  # what stands for a packed weight has these of its own
 COMPUTED = "its weight is computed from others (a parametrization or a pruning mask): make that permanent first"
 
@@ -117,23 +120,38 @@ def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Modul
     wanted, found = frozenset(layers), dict[nn.Module, str]()
     for name, module in model.named_modules():
         for key in attributes(module, PLAIN):
-            for held in _held(module.__dict__[key]):
-                if held in wanted:
-                    found.setdefault(held, f"{f'{name}.' if name else ''}{key} has it, too, which is no module")
+            for one in held(module.__dict__[key]):
+                if one in wanted:
+                    found.setdefault(one, f"{f'{name}.' if name else ''}{key} has it, too, which is no module")
     return found
 
 
-def _held(value: Any, depth: int = 3) -> Iterator[nn.Module]:
-    """The modules that a plain value has or calls."""
+def held(value: Any, depth: int = 4) -> Iterator[nn.Module]:
+    """The modules that something else has or calls: containers, functions with what is around them, any objects."""
     if isinstance(value, nn.Module):
         yield value
-    elif isinstance(value, types.MethodType):
-        yield from _held(value.__self__, 0)
-    elif depth and isinstance(value, functools.partial):
-        yield from _held([value.func, *value.args, *value.keywords.values()], depth - 1)
-    elif depth and isinstance(value, (list, tuple, set, frozenset, dict)):
-        for item in list(value.values() if isinstance(value, dict) else value):
-            yield from _held(item, depth - 1)
+    elif depth:
+        for part in _parts(value):
+            yield from held(part, depth - 1)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return list(value)
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.FunctionType):
+        return [cell.cell_contents for cell in value.__closure__ or () if cell != _EMPTY]
+    if isinstance(value, weakref.ref):
+        return [value()]
+    if isinstance(value, (type, types.ModuleType, torch.Tensor)):
+        return ()
+    slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
 
 
 def buffers_without_values(model: nn.Module) -> list[str]:
