@@ -273,6 +273,7 @@ def test_an_adapter_is_not_merged_in_silence() -> None:
     "use",
     [
         lambda model: model.apply(lambda module: nn.init.normal_(module.weight) if hasattr(module, "weight") else None),
+        lambda model: model.apply(lambda module: getattr(module, "reset_parameters", int)()),
         lambda model: nn.utils.fusion.fuse_linear_bn_eval(model[0][0].eval(), nn.BatchNorm1d(OUT).eval()),
         lambda model: setattr(nn.Embedding(OUT, IN), "weight", model[0][0].weight),
         lambda model: {module.weight.data_ptr() for module in model.modules() if hasattr(module, "weight")},

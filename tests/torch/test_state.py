@@ -13,9 +13,10 @@ from checkout import ROOT
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.nn.utils import parametrize, prune  # noqa: E402
 
 from gossamer import GossamerError  # noqa: E402
-from gossamer.torch import SparseLinear, load, load_state_dict, save, sparsify  # noqa: E402
+from gossamer.torch import SparseLinear, desparsify, load, load_state_dict, save, sparsify  # noqa: E402
 from torch_layers import Tied, pruned  # noqa: E402
 
 PROGRAM = """
@@ -224,3 +225,38 @@ def test_a_buffer_that_no_state_holds_must_have_values(tmp_path: Path) -> None:
     assert torch.equal(moved(torch.arange(10)), model(torch.arange(10)))
     assert torch.equal(moved.up.to_dense().weight, model.up.to_dense().weight)
     assert moved.up.weight.device.type == "cpu"
+
+
+def test_a_state_that_is_assigned_brings_its_type() -> None:
+    for assign, dtype in ((True, torch.float16), (False, torch.float32)):
+        other = sparsified(Tied(seed=4))
+        other.load_state_dict(sparsified(Tied()).half().state_dict(), assign=assign)
+        assert (other.up.bias.dtype, other.up.weight.dtype, other.up.to_dense().weight.dtype) == (dtype, dtype, dtype)
+
+
+def test_going_back_with_a_mask_says_so() -> None:
+    model = sparsified(Tied())
+    prune.l1_unstructured(model.up, "bias", 0.5)
+    expected = model(torch.arange(10))
+    with pytest.raises(GossamerError, match="up: it has bias_orig, bias_mask beside its own tensors: make that perm"):
+        desparsify(model)
+    assert torch.equal(model(torch.arange(10)), expected)
+    prune.remove(model.up, "bias")
+    bias = model.up.bias.detach().clone()
+    assert desparsify(model) == 2
+    assert torch.equal(model.up.bias, bias)
+
+
+class Negative(nn.Module):
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        return -tensor
+
+
+def test_a_bias_may_be_computed_from_another() -> None:
+    model, dense, x = sparsified(Tied()), Tied(), torch.ones(2, 256)
+    for one in (model, dense):
+        parametrize.register_parametrization(one.up, "bias", Negative())
+    for one in (model, copy.deepcopy(model)):
+        torch.testing.assert_close(one.up(x), dense.up(x))
+    desparsify(model)
+    torch.testing.assert_close(model.up(x), dense.up(x))

@@ -159,7 +159,7 @@ ASKS: dict[str, Callable[[Any], Any]] = {
     "of parameters": lambda self: self.get_parameter("asked.weight").sum(),
     "of modules": lambda self: type(self.get_submodule("asked")) is nn.Linear,
     "has": lambda self: hasattr(self.asked, "layout"),
-    "has not": lambda self: hasattr(self.asked, "reset_parameters"),
+    "has not": lambda self: hasattr(self.asked, "__constants__"),
     # What it looks like.
     "repr": lambda self: len(repr(self.asked)),
     "str": lambda self: "Sparse" in str(self.asked),

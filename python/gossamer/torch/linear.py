@@ -18,7 +18,7 @@ from .attachments import marks
 from .dense import CONV1D, LINEAR, check_options, dense_parts, kind_of, machine_of, round_layer
 from .handles import MAKERS, Product, handle_of, trainable_length
 from .layout import STREAMS, Layout, to_tensors
-from .ops import nobody_watches
+from .ops import each_part, nobody_watches
 from .stand_in import PackedWeight
 
 
@@ -204,6 +204,10 @@ class SparseLinear(nn.Module):
             )
         return super().requires_grad_(requires_grad)
 
+    def reset_parameters(self) -> None:
+        """Raises: packed values are not drawn anew."""
+        raise self._fixed()
+
     def _learns(self) -> bool:
         return self.trainable and self.values.requires_grad
 
@@ -258,7 +262,7 @@ class SparseLinear(nn.Module):
         if not isinstance(x, Tensor):
             return self._traced(x)  # type: ignore[unreachable]
         if getattr(x, "is_nested", False):
-            return _each(self, x)
+            return each_part(self, x)
         self._check(x)
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
@@ -355,19 +359,14 @@ class SparseLinear(nn.Module):
             if whole and not same:  # otherwise an optimizer may know the tensors
                 device = self.values.device
                 self._set_streams(layout, {key: torch.empty_like(s, device=device) for key, s in found.items()})
+        before = self.bias
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
+        if self.bias is not None and before is not None and self.bias.dtype != before.dtype:
+            self._like = self._like.to(self.bias.dtype)  # assigned, as a dense layer's weight would be
         values = self.values.detach()
         if whole and values.device.type in MAKERS and nobody_watches(values):
             self._handle()  # streams that contradict each other are refused here
         self._prepare()
-
-
-def _each(layer: SparseLinear, x: Tensor) -> Tensor:
-    """Runs a layer over the tensors that a nested one holds, and nests what it returns in the same way."""
-    if x.layout == torch.jagged:
-        offsets, lengths = x.offsets(), x.lengths()  # type: ignore[attr-defined]
-        return torch.nested.nested_tensor_from_jagged(layer(x.values()), offsets, lengths)
-    return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])
 
 
 def pack_layer(

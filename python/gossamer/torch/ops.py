@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -119,3 +119,11 @@ def _value_flops(y: Sequence[int], _: object, *streams: Any, **__: object) -> in
 _ops = torch.ops.gossamer
 register_flop_formula([_ops.linear, _ops.linear_transposed])(_flops)
 register_flop_formula(_ops.linear_values)(_value_flops)
+
+
+def each_part(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Runs a layer over the tensors that a nested one holds, and nests what it returns in the same way."""
+    if x.layout == torch.jagged:
+        offsets, lengths = x.offsets(), x.lengths()  # type: ignore[attr-defined]
+        return torch.nested.nested_tensor_from_jagged(layer(x.values()), offsets, lengths)
+    return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from ..errors import GossamerError
 from ..formats import INTEGER_TYPES, Shape
 from ..packing.planner import Choice
 from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, held_outside, obstacle
@@ -138,8 +139,16 @@ def desparsify(model: nn.Module) -> int:
 
     Returns:
         How many layers were replaced.
+
+    Raises:
+        GossamerError: a layer has tensors beside its own, as pruning masks are; then no layer was replaced.
     """
     layers = [module for module in model.modules() if isinstance(module, SparseLinear) and module is not model]
+    for layer in layers:
+        if besides := [name for name in (*layer._parameters, *layer._buffers) if name not in OWN | {"bias"}]:
+            raise GossamerError(
+                f"{layer.name}: it has {', '.join(besides)} beside its own tensors: make that permanent"
+            )
     for layer in layers:
         dense = as_kind(layer.to_dense(), layer.kind)
         carry_over(layer, dense, OWN | PLAIN)
