@@ -29,7 +29,7 @@ from .tells import (
 
 _FOR_READERS = {"print", "warnings", "logging", "logger", "log"}
 _COUNTING = (ast.AugAssign, ast.BinOp, ast.Call, ast.Yield)
-_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+LISTED = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _WHATEVER_THE_NUMBER = {"any", "all", "set", "frozenset", "max", "min"}
 
 
@@ -249,5 +249,5 @@ def as_list(body: Any) -> list[ast.AST]:
 
 def members(modules: Modules, *, any_kind: bool = False) -> Modules:
     """What iterating over modules gives, and they themselves."""
-    inner = (module.children() for module in modules if any_kind or isinstance(module, _LISTS))
+    inner = (module.children() for module in modules if any_kind or isinstance(module, LISTED))
     return modules.union(*inner)

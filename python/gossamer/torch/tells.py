@@ -150,6 +150,17 @@ def told_by_call(function: Any, given: Modules, wanted: Modules) -> tuple[Module
     return NONE, ""
 
 
+def keeps(function: Any) -> bool:
+    """Whether a function that is not followed may return modules that it is given."""
+    module, name = str(getattr(function, "__module__", "")), str(getattr(function, "__name__", ""))
+    return name in _PASSING if module == "builtins" else isinstance(function, type) or module in _KEEPING
+
+
+_KEEPING = {"copy", "itertools", "functools", "_functools", "operator", "_operator", "typing", "weakref"}
+_PASSING = {
+    *("list", "tuple", "set", "frozenset", "dict", "iter", "next", "reversed", "enumerate", "zip", "map", "filter"),
+    *("sorted", "max", "min", "vars", "super", "getattr"),
+}
 _ASKING = {"vars", "dir", "id", "type"}
 _SHOWING = {
     *(("builtins", name) for name in ("repr", "str", "format", "ascii")),

@@ -19,14 +19,14 @@ from torch import nn
 from torch.autograd import Function
 
 from . import sources
-from .asking import Asking, as_list, members
+from .asking import LISTED, Asking, as_list, members
 from .attachments import held
 from .constants import UNKNOWN, attempt
-from .tells import NONE, Modules, inside, told_by_call
+from .tells import NONE, Modules, inside, keeps, told_by_call
 
 _OUTSIDE = {"torch", *sys.stdlib_module_names}
-# Those whose functions return what they are given, or parts of it.
-_KEEPING = {"builtins", "copy", "itertools", "functools", "_functools", "operator", "_operator", "typing", "weakref"}
+# Functions outside that call the modules which they are given.
+_CALLING = {"checkpoint", "checkpoint_sequential", "map", "reduce"}
 
 
 def _is_outside(function: Any) -> bool:
@@ -113,7 +113,7 @@ class _Walk(Asking):
         first = next(iter(sources.parameters(self.tree)), "")
         if itself is not None:
             self.constants.know(first, itself)
-        elif len(self.names.get(first, NONE)) == 1 and not anywhere:
+        elif len(self.names.get(first, NONE)) == 1 and arguments:
             self.constants.know(first, *self.names[first])
         size = -1
         while size != (size := len(self.returned) + sum(map(len, self.names.values())) + len(self.inner)):
@@ -128,7 +128,7 @@ class _Walk(Asking):
         self, node: sources.Node, arguments: list[Modules], keywords: dict[str, Modules], anywhere: Modules = NONE
     ) -> None:
         """Gives a function's parameters the modules that they may be."""
-        for name in sources.parameters(node):
+        for name in {*sources.parameters(node)} - {*sources.places(node)[: len(arguments)], *keywords}:
             self._add(name, anywhere)
         for name, modules in (*zip(sources.places(node), arguments, strict=False), *keywords.items()):
             self._add(name, modules)
@@ -149,6 +149,8 @@ class _Walk(Asking):
         """Walks through a statement or an expression."""
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             self.inner[node.name] = node
+        elif isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
+            self._loop(node.target, node.iter)  # before what is done with it
         for child in self._evaluated(node):
             self.visit(child)
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value is not None:
@@ -160,8 +162,6 @@ class _Walk(Asking):
                     if isinstance(one, ast.Name) and isinstance(value, ast.Lambda):
                         self.inner[one.id] = value
                     self._assign(one, self.modules(value))
-        elif isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
-            self._loop(node.target, node.iter)
         elif isinstance(node, ast.withitem) and node.optional_vars is not None:
             self._assign(node.optional_vars, self.modules(node.context_expr))
         elif isinstance(node, (ast.Return, ast.Yield, ast.YieldFrom)) and node.value is not None:
@@ -255,7 +255,9 @@ class _Walk(Asking):
         functions = self._callees(func)
         for function in functions:
             returned |= self._run(function, arguments, keywords, anywhere)
-        return returned if functions else returned | given
+        if not functions:  # what is not known may return what it was given
+            returned |= frozenset(one for one in given if one in self.wanted or isinstance(one, LISTED))
+        return returned
 
     def _arguments(self, node: ast.Call) -> tuple[list[Modules], dict[str, Modules], Modules]:
         """The modules that a call hands on: by place, by name, and those whose place is not known."""
@@ -295,8 +297,7 @@ class _Walk(Asking):
         if _is_outside(function):
             told, what = told_by_call(function, given, self.wanted)
             self.note(told, what)
-            kept = isinstance(function, type) or function.__module__ in _KEEPING
-            return (given if kept else NONE) | enter(function, arguments, keywords, anywhere)
+            return (given if keeps(function) else NONE) | enter(function, arguments, keywords, anywhere)
         if isinstance(function, type):
             enter(vars(function).get("__init__"), [given, *arguments], keywords, anywhere)
             for method in vars(function).values() if given else ():
@@ -324,6 +325,7 @@ class _Walk(Asking):
     def _handed_on(self, node: ast.Call, given: Modules) -> Modules:
         """Walks into functions that a call is given, with the modules that it is given beside them."""
         base = inside(self.modules(node.func.value)) if isinstance(node.func, ast.Attribute) else NONE
+        calls = any(getattr(function, "__name__", "") in _CALLING for function in self._callees(node.func))
         returned = NONE
         for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
             inner = self.inner.get(argument.id) if isinstance(argument, ast.Name) else argument
@@ -334,9 +336,10 @@ class _Walk(Asking):
                 for function in self._callees(argument):
                     if function is getattr:
                         returned |= self.by_some_name(inside(beside))
+                    elif isinstance(function, nn.Module):
+                        returned |= self._run(function, [], {}, beside) if calls else NONE
                     elif callable(function) and (beside or base):
-                        known = beside if isinstance(function, nn.Module) else inside(beside) | base
-                        returned |= self._run(function, [], {}, known)
+                        returned |= self._run(function, [], {}, inside(beside) | base)
         return returned
 
     # --- expressions --------------------------------------------------------------------------------------------------
