@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -241,9 +243,141 @@ class Compiled(nn.Module):
         return self.block(x)  # type: ignore[no-any-return]
 
 
+@dataclasses.dataclass
+class Part:
+    layer: nn.Module
+    name: str = "part"
+
+
+class Contained(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        part = Part(layer=self.asked)
+        return self.called(self.asked(x)) * (2 if part.layer.__class__ is nn.Linear else 1)
+
+
+def weight_count(module: nn.Module) -> int:
+    return len(module._parameters) + sum(map(weight_count, module.children()))
+
+
+class Recursive(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"a": nn.Sequential(self.asked)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(self.asked(x)) * weight_count(self.inner)
+
+
+@functools.singledispatch
+def factor_of(layer: nn.Module) -> int:
+    del layer
+    return 1
+
+
+@factor_of.register
+def _(layer: nn.Linear) -> int:
+    del layer
+    return 2
+
+
+class Dispatched(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(self.asked(x)) * factor_of(self.asked)
+
+
+class Stack(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(layers)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.inner)
+
+
+class Iterated(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = Stack(self.asked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.stack:
+            x = layer(x) * (2 if type(layer) is nn.Linear else 1)
+        return self.called(x)
+
+
+class Watch:
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __enter__(self) -> int:
+        return 2 if isinstance(self.layer, KINDS) else 1
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class Watched(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        with Watch(self.asked) as factor:
+            return self.called(self.asked(x)) * factor
+
+
+class Renamed(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        ask = type
+        kind = nn.Linear
+        return self.called(self.asked(x)) * (2 if ask(self.asked) is kind else 1)
+
+
+class Tried(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            factor = len(self.asked.values)  # type: ignore[arg-type]
+        except AttributeError:
+            factor = 1
+        return self.called(self.asked(x)) * factor
+
+
+class Generated(Pair):
+    def names(self, *layers: nn.Module) -> Iterator[str]:
+        yield from (type(layer).__qualname__ for layer in layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(self.asked(x)) * len("".join(self.names(self.asked)))
+
+
+class Bound(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = functools.partial(types.MethodType(bound, self), factor=2)  # type: ignore[method-assign]
+
+
+def bound(self: Pair, x: Tensor, factor: int = 1) -> Tensor:
+    return self.called(self.asked(x)) * (factor if type(self.asked) in KINDS else 1)
+
+
+class Conditional(Pair):
+    def route(self, x: Tensor, layer: nn.Module | None = None) -> Tensor:
+        chosen = layer or self.called
+        return chosen(x) * (2 if (kind := type(chosen)) is nn.Linear and kind else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(self.asked(x)) if self.training else self.route(self.asked(x))
+
+
+class Optional(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = {"first": lambda layer: len(vars(layer)["_parameters"])}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(self.asked(x)) * self.table["first"](self.asked)
+
+
 WRITTEN = (
     *(Decorated, Wrapped, Calling, Mixed, Static, Klass, Inherited, Visited, Invoked, Running, Nested, Attributed),
     *(Local, Applied, Functional, Serialized, Hooked, HookedByMethod, HookedByPartial, Compiled),
+    *(Contained, Recursive, Dispatched, Iterated, Watched, Renamed, Tried, Generated, Bound, Optional),
 )
 
 
@@ -265,3 +399,25 @@ def test_a_compiled_layer_stays() -> None:
         (dense,) = [row for row in sparsify(model, format="bitmap") if not row.packed]
         assert (dense.name, dense.why) == ("0._orig_mod", "0.forward has it, too, which is no module")
         torch.testing.assert_close(model(X), wanted)
+
+
+def test_a_default_that_stands_for_another_layer_is_followed() -> None:
+    model = nn.Sequential(Conditional()).eval()
+    with torch.no_grad():
+        wanted = model(X)
+        report = sparsify(model, format="bitmap")
+        assert [row.name for row in report if not row.packed] == ["0.called"]
+        torch.testing.assert_close(model(X), wanted)
+
+
+def test_hooks_of_all_modules_are_followed() -> None:
+    model = nn.Sequential(pruned(SIZE, SIZE, 0.6))
+    handle = nn.modules.module.register_module_forward_hook(Hook())
+    try:
+        with torch.no_grad():
+            wanted = model(X)
+            (row,) = sparsify(model, format="bitmap")
+            assert row.why == "Hook.__call__ asks for its class"
+            torch.testing.assert_close(model(X), wanted)
+    finally:
+        handle.remove()

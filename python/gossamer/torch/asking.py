@@ -27,9 +27,9 @@ from .tells import (
     weight_is_of_other_kind,
 )
 
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _FOR_READERS = {"print", "warnings", "logging", "logger", "log"}
 _COUNTING = (ast.AugAssign, ast.BinOp, ast.Call, ast.Yield)
-LISTED = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _WHATEVER_THE_NUMBER = {"any", "all", "set", "frozenset", "max", "min"}
 
 
@@ -247,7 +247,17 @@ def as_list(body: Any) -> list[ast.AST]:
     return body if isinstance(body, list) else [body]
 
 
+def is_listed(module: nn.Module) -> bool:
+    """Whether a module gives others when it is iterated over or indexed."""
+    return hasattr(type(module), "__iter__") or hasattr(type(module), "__getitem__")
+
+
 def members(modules: Modules, *, any_kind: bool = False) -> Modules:
-    """What iterating over modules gives, and they themselves."""
-    inner = (module.children() for module in modules if any_kind or isinstance(module, LISTED))
-    return modules.union(*inner)
+    """What iterating over modules gives, and they themselves; of lists that are not torch's, all that is in them."""
+    found = modules
+    for module in modules:
+        if any_kind or isinstance(module, _LISTS):
+            found = found.union(module.children())
+        elif is_listed(module):
+            found = found.union(module.modules())
+    return found

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from .walk import Search
+
+_OF_ALL_MODULES = torch.nn.modules.module._global_forward_pre_hooks, torch.nn.modules.module._global_forward_hooks
 
 
 def readers(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, str]:
@@ -36,6 +39,7 @@ def readers(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, st
                 search.enter(module.__dict__["forward"], [itself])
             search.enter(type(module).forward, [itself])
             search.enter(type(module).__call__, [itself])
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            search.enter(hook, [itself])
+        for hooks in (module._forward_pre_hooks, module._forward_hooks, *_OF_ALL_MODULES):
+            for hook in hooks.values():
+                search.enter(hook, [itself])
     return search.found

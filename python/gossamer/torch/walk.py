@@ -19,7 +19,7 @@ from torch import nn
 from torch.autograd import Function
 
 from . import sources
-from .asking import LISTED, Asking, as_list, members
+from .asking import Asking, as_list, is_listed, members
 from .attachments import held
 from .constants import UNKNOWN, attempt
 from .tells import NONE, Modules, inside, keeps, told_by_call
@@ -256,7 +256,7 @@ class _Walk(Asking):
         for function in functions:
             returned |= self._run(function, arguments, keywords, anywhere)
         if not functions:  # what is not known may return what it was given
-            returned |= frozenset(one for one in given if one in self.wanted or isinstance(one, LISTED))
+            returned |= frozenset(one for one in given if one in self.wanted or is_listed(one))
         return returned
 
     def _arguments(self, node: ast.Call) -> tuple[list[Modules], dict[str, Modules], Modules]:
