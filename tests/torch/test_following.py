@@ -391,16 +391,6 @@ def test_code_in_other_places_is_followed(make: type[nn.Module]) -> None:
         torch.testing.assert_close(model(X), wanted)
 
 
-def test_a_compiled_layer_stays() -> None:
-    model = nn.Sequential(nn.Module(), pruned(SIZE, SIZE, 0.6))
-    model[0] = torch.compile(pruned(SIZE, SIZE, 0.6), backend="eager")
-    with torch.no_grad():
-        wanted = model(X)
-        (dense,) = [row for row in sparsify(model, format="bitmap") if not row.packed]
-        assert (dense.name, dense.why) == ("0._orig_mod", "0.forward has it, too, which is no module")
-        torch.testing.assert_close(model(X), wanted)
-
-
 def test_a_default_that_stands_for_another_layer_is_followed() -> None:
     model = nn.Sequential(Conditional()).eval()
     with torch.no_grad():
@@ -408,16 +398,3 @@ def test_a_default_that_stands_for_another_layer_is_followed() -> None:
         report = sparsify(model, format="bitmap")
         assert [row.name for row in report if not row.packed] == ["0.called"]
         torch.testing.assert_close(model(X), wanted)
-
-
-def test_hooks_of_all_modules_are_followed() -> None:
-    model = nn.Sequential(pruned(SIZE, SIZE, 0.6))
-    handle = nn.modules.module.register_module_forward_hook(Hook())
-    try:
-        with torch.no_grad():
-            wanted = model(X)
-            (row,) = sparsify(model, format="bitmap")
-            assert row.why == "Hook.__call__ asks for its class"
-            torch.testing.assert_close(model(X), wanted)
-    finally:
-        handle.remove()

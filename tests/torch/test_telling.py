@@ -245,3 +245,31 @@ def test_the_first_parameter_stays_what_it_is(bias: bool, dtype: torch.dtype, pa
     dense, wanted, found = outcome(lambda: Rest(bias, dtype))  # type: ignore[arg-type]
     assert dense == ({} if packed else {"asked": "Rest.forward goes through its parameters"})
     torch.testing.assert_close(found, wanted)
+
+
+def test_a_compiled_layer_stays() -> None:
+    model = nn.Sequential(nn.Module(), pruned(SIZE, SIZE, 0.6))
+    model[0] = torch.compile(pruned(SIZE, SIZE, 0.6), backend="eager")
+    with torch.no_grad():
+        wanted = model(X)
+        (dense,) = [row for row in sparsify(model, format="bitmap") if not row.packed]
+        assert (dense.name, dense.why) == ("0._orig_mod", "0.forward has it, too, which is no module")
+        torch.testing.assert_close(model(X), wanted)
+
+
+class Hook:
+    def __call__(self, module: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
+        return 2 * output if type(module) is nn.Linear else output
+
+
+def test_hooks_of_all_modules_are_followed() -> None:
+    model = nn.Sequential(pruned(SIZE, SIZE, 0.6))
+    handle = nn.modules.module.register_module_forward_hook(Hook())
+    try:
+        with torch.no_grad():
+            wanted = model(X)
+            (row,) = sparsify(model, format="bitmap")
+            assert row.why == "Hook.__call__ asks for its class"
+            torch.testing.assert_close(model(X), wanted)
+    finally:
+        handle.remove()
