@@ -74,7 +74,7 @@ def test_options_are_those_of_convert() -> None:
         return {(weight.format, weight.type, weight.group) for weight in linears(packed).values()}
 
     assert kinds() == {("bitmap", "int8", 64)}
-    assert kinds(weights="int4", group=32) == {("bitmap", "int4", 32)}
+    assert kinds(weights="int4", group=32, format="bitmap") == {("bitmap", "int4", 32)}
     assert kinds(sparsity=0.1, format="csr", group=0) == {("csr", "int8", 0)}
     assert kinds(sparsity=0.0) == {("dense", "int8", 64)}
     assert kinds(pattern=(2, 4)) == {("nm", "int8", 64)}
@@ -153,7 +153,8 @@ def test_the_system_tells_its_memory() -> None:
 
 
 def test_bench_of_a_synthetic_model(capsys: pytest.CaptureFixture[str]) -> None:
-    line = "bench --synthetic tiny --sparsity 0.75 --weights int4 --head int4 -p 16 -n 4 -r 2 --threads 1,2"
+    line = "bench --synthetic tiny --sparsity 0.75 --format bitmap --weights int4 --head int4 -p 16 -n 4 -r 2"
+    line += " --threads 1,2"
     assert main([*line.split(), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["model"] == "tiny"
