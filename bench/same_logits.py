@@ -42,6 +42,19 @@ def part(name: str, before: str) -> Any:
         return importlib.import_module(f"gossamer.{before}")
 
 
+def with_biases(config: Any) -> Any:
+    """A description of Llama whose linears all have biases; before there were descriptions, nothing had to say so."""
+
+    def biased(mixer: Any) -> Any:
+        return replace(mixer, biases=("gate", "up", "down") if hasattr(mixer, "gated") else ("q", "k", "v", "o"))
+
+    kinds = (
+        replace(block, branches=tuple(replace(branch, mixer=biased(branch.mixer)) for branch in block.branches))
+        for block in config.stack.kinds
+    )
+    return replace(config, stack=replace(config.stack, kinds=tuple(kinds)))
+
+
 def pack(form: str, folder: Path, layers: int) -> None:
     """Writes a packed folder of random weights, with biases where there are branches."""
     from gossamer import _core
@@ -66,6 +79,8 @@ def pack(form: str, folder: Path, layers: int) -> None:
             model.weights[f"{name}.low_rank_{end}"] = _core.pack(values, "dense", "f32")
             model.reasons[f"{name}.low_rank_{end}"] = "drawn"
         model.vectors[f"{name}.bias"] = rng.standard_normal(rows).astype(np.float32) / 8
+    if rank and hasattr(model.config, "stack"):
+        model.config = with_biases(model.config)
     part("packing.folder", "packed").write_packed(folder, model)
 
 
