@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("weights", ["f32", "int8", "int4"])
 def test_they_are_their_sum(folder: Path, weights: str, tmp_path: Path) -> None:
-    convert(folder, tmp_path / "packed", weights=weights)
+    convert(folder, tmp_path / "packed", weights=weights, format="bitmap")
     packed = read_packed(tmp_path / "packed")
     up = ["layers.0.up.delta_1"]
     assert deltas_of("layers.0.up", packed.weights) == up

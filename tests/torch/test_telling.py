@@ -273,3 +273,26 @@ def test_hooks_of_all_modules_are_followed() -> None:
             torch.testing.assert_close(model(X), wanted)
     finally:
         handle.remove()
+
+
+def test_a_class_that_a_function_imports_is_known() -> None:
+    class Imports(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = pruned(SIZE, SIZE, 0.6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            from torch.nn import Conv1d
+            from torch.nn import Linear as Plain
+
+            y: Tensor = self.layer(x)
+            return 2 * y if (isinstance(self.layer, Plain) if self.asks else isinstance(self.layer, Conv1d)) else y
+
+    for asks in (False, True):
+        model = nn.Sequential(Imports())
+        model[0].asks = asks
+        with torch.no_grad():
+            wanted = model(X)
+            (row,) = sparsify(model, format="bitmap")
+            assert row.packed != asks
+            torch.testing.assert_close(model(X), wanted)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import builtins
 import operator
+import sys
 import types
 from collections.abc import Callable, Mapping
+from importlib.util import resolve_name
 from typing import Any
 
 UNKNOWN = object()
@@ -49,6 +51,8 @@ class Constants:
             return UNKNOWN if base is UNKNOWN else attempt(lambda: getattr(base, node.attr))
         if isinstance(node, (ast.Tuple, ast.JoinedStr, ast.BinOp)):
             return self._made(node)
+        if isinstance(node, ast.ImportFrom):
+            return self._imported(node)
         if isinstance(node, ast.Subscript):
             base, key = self.value(node.value), self.value(node.slice)
             return UNKNOWN if base is UNKNOWN or key is UNKNOWN else attempt(lambda: base[key])
@@ -83,6 +87,13 @@ class Constants:
         plain = all(not isinstance(part, ast.FormattedValue) or part.format_spec is None for part in node.values)
         parts = [self.value(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values]
         return "".join(parts) if plain and all(isinstance(part, str) for part in parts) else UNKNOWN
+
+    def _imported(self, node: ast.ImportFrom) -> Any:
+        """The one name that is imported, of a module that is there already."""
+        name = "." * node.level + (node.module or "")
+        package = self._function.__globals__.get("__package__")
+        found = attempt(lambda: sys.modules[resolve_name(name, package)])
+        return UNKNOWN if found is UNKNOWN else attempt(lambda: getattr(found, node.names[0].name))
 
     def _named(self, name: str) -> Any:
         if name in self._known:

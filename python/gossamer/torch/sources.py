@@ -119,6 +119,10 @@ def bound(tree: ast.AST) -> tuple[Counter[str], dict[str, ast.AST]]:
             names += 2 * node.names
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             values[node.targets[0].id] = node.value
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                names.append(alias.asname or alias.name)
+                values[names[-1]] = ast.ImportFrom(node.module, [alias], node.level)
     times = Counter(names)
     return times, {name: value for name, value in values.items() if times[name] == 1}
 
