@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 pytest.importorskip("torch", reason="transformers' models are the oracle here")
 pytest.importorskip("transformers", reason="the oracle")
 import transformers
 
 import gossamer
-from family_checks import Config, near, read
+from family_checks import VOCAB, Config, near, read
 from gossamer import arch
+from gossamer.checkpoints import open_checkpoint, write_checkpoint
 from gossamer.errors import GossamerError
 from pair_checks import (
     check_pair,
@@ -98,6 +101,31 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
         ours.generate("a")
     with pytest.raises(GossamerError, match="is an encoder"):
         ours.logits(np.array([1, 2]))
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+@pytest.mark.parametrize("tied", [None, True, False])
+@pytest.mark.parametrize("scaled", [None, False])
+@pytest.mark.parametrize("head", ["none", "its own", "the embedding"])
+def test_the_head_is_what_the_file_has(
+    tmp_path: Path, kind: str, tied: bool | None, scaled: bool | None, head: str
+) -> None:
+    """Whatever the config ties; what it says of that decides whether states are scaled where no key of its own does."""
+    folder = made_pair(tmp_path / "model", {**T5, "model_type": kind})
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"tie_word_embeddings": tied, "scale_decoder_outputs": scaled}
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    path = folder / "model.safetensors"
+    stored = safetensors.numpy.load_file(path)
+    own = np.random.default_rng(0).standard_normal((VOCAB, 48)).astype(np.float32)
+    if head != "none":
+        stored["lm_head.weight"] = own if head == "its own" else stored["shared.weight"]
+    safetensors.numpy.save_file(stored, path, {"format": "pt"})
+    check_pair(folder)
+    checkpoint = open_checkpoint(folder)
+    tensors = [(name, checkpoint.tensor(name), "f32") for name in checkpoint.names()]
+    write_checkpoint(tmp_path / "again", checkpoint.config, tensors, checkpoint)
+    check_pair(tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,19 @@ def beside(config: dict[str, Any]) -> tuple[str, ...]:
     return cast("tuple[str, ...]", getattr(family(config), "BESIDE", ()))
 
 
+def settled(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns a config in which nothing follows from whether the head is tied, so that a file's tensors may decide it.
+
+    Returns:
+        None where a head that is not tied must be there; otherwise the embedding stands for one that is missing.
+
+    Raises:
+        GossamerError: as `family`, or a key has another type.
+    """
+    settle = getattr(family(config), "settle", None)
+    return None if settle is None else cast("dict[str, Any]", settle(config))
+
+
 def stored(sources: Sources) -> dict[str, Sources]:
     """Returns what lies in each stored tensor: the canonical tensors of some sources, by stored name."""
     found: dict[str, Sources] = {}

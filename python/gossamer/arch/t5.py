@@ -13,7 +13,7 @@ from .relatives import no_biases as biases
 from .sources import ENCODER, Source, place
 from .spec import MOST_LAYERS, Attention, Block, Branch, Embedding, Head, Mlp, Norm, Stack, Transformer
 
-__all__ = ["PREFIX", "biases", "describe", "sources", "unread"]
+__all__ = ["PREFIX", "biases", "describe", "settle", "sources", "unread"]
 
 PREFIX = ""
 _KEYS = words(
@@ -49,6 +49,11 @@ def describe(config: dict[str, Any]) -> Transformer:
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
     return keys.unread(config, _KEYS)
+
+
+def settle(config: dict[str, Any]) -> dict[str, Any]:
+    """Says by a key of its own what follows from what is tied; see `gossamer.arch.settled`."""
+    return {"scale_decoder_outputs": flag(config, "tie_word_embeddings", True), **config}
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:

@@ -138,15 +138,21 @@ def _tell_context(checkpoint: Checkpoint, source: Path, described: Transformer) 
 
 
 def _untie(checkpoint: Checkpoint, source: Path) -> None:
-    """Takes a head of its own where one is stored, whatever the config says of it, as `transformers` does."""
+    """Takes a head of its own where one is stored, whatever the config says of it, as `transformers` does.
+
+    It also ties one that is not stored, in families whose config never unties it there.
+    """
     embedding, head = _ends(checkpoint)
-    if "head" in checkpoint.sources() or not {embedding, head} <= set(checkpoint.names()):
+    names, settled = set(checkpoint.names()), arch.settled(checkpoint.config)
+    tied = "head" not in checkpoint.sources()
+    if not tied and settled is not None and head not in names:
+        note = f"tie_word_embeddings is false, and {head} is not stored: the embedding is used"
+    elif tied and {embedding, head} <= names and not checkpoint.same(embedding, head):
+        note = f"tie_word_embeddings is true, and {head} is stored with values of its own: those are used"
+    else:
         return
-    if not checkpoint.same(embedding, head):
-        checkpoint.config["tie_word_embeddings"] = False
-        checkpoint.notes += (
-            f"{source}: tie_word_embeddings is true, and {head} is stored with values of its own: those are used",
-        )
+    checkpoint.config = {**(settled or checkpoint.config), "tie_word_embeddings": not tied}
+    checkpoint.notes += (f"{source}: {note}",)
 
 
 def _ends(checkpoint: Checkpoint) -> tuple[str, str]:
