@@ -7,6 +7,7 @@ import pytest
 
 from gguf_files import write_gguf
 from gossamer.checkpoints import open_checkpoint
+from gossamer.checkpoints.gguf_tokenizer import rebuild
 from gossamer.errors import GossamerError
 from gossamer.text.tokenizer import Tokenizer
 
@@ -71,3 +72,23 @@ def test_conversations_with_tools_have_a_template_of_their_own(tmp_path: Path) -
     messages = [{"role": "user", "content": "hi"}]
     assert tokenizer.render(messages) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.render(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == "T1"
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "llama"])
+def test_phi_3_takes_what_stands_behind_its_special_tokens(tmp_path: Path, architecture: str) -> None:
+    """As its own tokenizer.json says, and no key of a GGUF file."""
+    texts = ["<unk>", "<s>", "</s>", "<|user|>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "\u2581"]
+    keys: dict[str, Any] = {
+        "general.architecture": architecture,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": [2, 3, 3, 3, *[6] * 256, 1, 1],
+        "tokenizer.ggml.scores": [0.0] * len(texts),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    rebuilt = rebuild(tmp_path, keys)
+    ids = [texts[token] for token in rebuilt.encode("<|user|>\n a</s> \n<s> a", special=False)]
+    blanks = (["<0x0A>", "\u2581"], ["\u2581", "<0x0A>"]) if architecture == "llama" else ([], [])
+    assert ids == ["<|user|>", *blanks[0], "a", "</s>", *blanks[1], "<s>", "\u2581", "a"]

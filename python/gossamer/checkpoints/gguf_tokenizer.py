@@ -58,6 +58,8 @@ _END_TEXTS = frozenset(
 )
 _HARMONY = {"<|return|>", "<|call|>", "<|end|>"}  # where all three are there, the last one ends a part of an answer
 
+_NEVER_STRIP = ("<unk>", "<s>", "<|endoftext|>")  # of Phi-3
+
 # Keys of the tokenizer that are read, or change nothing in the kinds that there are here.
 _KEYS = frozenset(
     {
@@ -140,7 +142,7 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
 
     Args:
         path: The file, for errors.
-        keys: Its keys: those of `tokenizer.`, and of `general.sampling.`.
+        keys: Its keys: those of `tokenizer.`, and of `general.`.
 
     Raises:
         GossamerError: a key is missing or does not fit the others, or the kind of tokenizer is not supported.
@@ -166,7 +168,9 @@ def rebuild(path: Path, keys: dict[str, Any]) -> Tokenizer:
         backend, add_bos = _sentencepiece(path, keys, tokens, types), True
     else:
         raise GossamerError(f"{path}: tokenizer.ggml.model {model!r} is not supported; there are: gpt2, llama")
-    _add_special(backend, tokens, types)
+    # Of Phi-3's own tokenizer, which takes the line's end behind <|user|> for a part of it; no key says so.
+    strips = model == "llama" and keys.get("general.architecture") == "phi3"
+    _add_special(backend, tokens, types, strips)
 
     ids = {name: _token_id(path, keys, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in NAMED}
     around = [
@@ -277,16 +281,17 @@ def _numbered(tokens: list[str]) -> dict[str, int]:
     return {text: number for number, text in enumerate(tokens)}
 
 
-def _add_special(backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Registers the tokens that are found in a text before it is cut into words."""
+def _add_special(backend: tokenizers.Tokenizer, tokens: list[str], types: list[int], strips: bool) -> None:
+    """Registers the tokens that are found in a text before it is cut into words; some with the blanks behind them."""
     from tokenizers import AddedToken
 
     special, plain = [], []
     for text, kind in zip(tokens, types, strict=True):
+        rstrip = strips and text not in _NEVER_STRIP
         if kind in (_UNKNOWN, _CONTROL):
-            special.append(AddedToken(text, special=True, normalized=False))
+            special.append(AddedToken(text, rstrip=rstrip, special=True, normalized=False))
         elif kind == USER:
-            plain.append(AddedToken(text, special=False, normalized=False))
+            plain.append(AddedToken(text, rstrip=rstrip, special=False, normalized=False))
     backend.add_special_tokens(special)
     backend.add_tokens(plain)
 
