@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -173,24 +174,111 @@ def test_special_tokens_are_split_where_the_settings_say_so(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("steps", ["one", "several"])
-@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize(
+    ("kind", "model_type"),
+    [
+        ("GPT2Tokenizer", "llama"),
+        ("Qwen2Tokenizer", "llama"),
+        ("PreTrainedTokenizerFast", "llama"),
+        ("GPT2TokenizerFast", "granite"),  # whose files are taken as they are, whatever they name
+        ("GPTNeoXTokenizerFast", "gpt_neox"),
+        ("RobertaTokenizer", "roberta"),
+        ("BartTokenizer", "bart"),
+        ("CohereTokenizerFast", "cohere2"),
+        ("LlamaTokenizerFast", "qwen2"),
+        (None, "gpt2"),
+        (None, "olmo"),
+        (None, "llama"),
+    ],
+)
 @pytest.mark.parametrize("blank", [True, False, None])
 def test_byte_level_tokenizers_begin_with_a_blank_as_transformers_does(
-    tmp_path: Path, kind: str, steps: str, blank: bool | None
+    tmp_path: Path, kind: str | None, model_type: str, steps: str, blank: bool | None
 ) -> None:
     save_tokenizer(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(tiny_config(eos_token_id=None)))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     if steps == "several":
         backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "Qwen2Tokenizer")
+        regex = kind != "Qwen2Tokenizer" and model_type != "qwen2"
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
         backend.pre_tokenizer = pre_tokenizers.Sequence([byte_level])
         backend.save(str(tmp_path / "tokenizer.json"))
-    named: dict[str, Any] = {"tokenizer_class": kind, "eos_token": "<|im_end|>"}
-    named |= {} if blank is None else {"add_prefix_space": blank}
+    named: dict[str, Any] = {} if blank is None else {"add_prefix_space": blank}
+    named |= {} if kind is None else {"tokenizer_class": kind}
+    named |= {f"{name}_token": "<|im_end|>" for name in ("bos", "eos", "sep", "cls", "unk", "pad", "mask")}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     for text in ("ab c", " ab", "the net", "<|im_end|>ab"):
-        assert ours.encode(text) == theirs.encode(text)
+        assert ours.encode(text, special=False) == theirs.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("values", [{}, {"add_prefix_space": False}, {"legacy": True}])
+def test_code_llama_begins_as_transformers_has_it(tmp_path: Path, values: dict[str, Any]) -> None:
+    named = {"tokenizer_class": "CodeLlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write(tmp_path, tokenizer_config={**named, **values})
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("ab c", " ab", "  ab c ", "ab</s>ab c"):
+        ids = ours.encode(text, special=False)
+        assert ids == theirs.encode(text, add_special_tokens=False)
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_byte_level_tokenizer_that_says_llama_gets_none_of_its_tokens(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(eos_token_id=None)))
+    named = {"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<|im_end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode("a<s>b</s><unk>") == theirs.encode("a<s>b</s><unk>")
+    assert ours.eos_ids == {theirs.eos_token_id}
+
+
+def test_a_token_that_is_named_is_found_as_it_is_listed(tmp_path: Path) -> None:
+    """By a name it becomes special; the blanks that go with it stay."""
+    flags = {"special": False, "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+    listed = {"3": {"content": "[STOP]", **flags}}
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "[STOP]", "added_tokens_decoder": listed}
+    tokenizer = compare(write(tmp_path, tokenizer_config=named))
+    assert tokenizer.decode(tokenizer.encode("ab [STOP]")) == "ab"
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+def test_blanks_before_punctuation_go_where_the_settings_say_so(
+    tmp_path: Path, kind: str, asked: bool, forced: bool
+) -> None:
+    words = ["[UNK]", "</s>", "it", "is", "n", "t", "do", "s", "m", "ve", "re", *"'.,!?"]
+    backend = Backend(models.WordPiece({text: token for token, text in enumerate(words)}))
+    backend.decoder, backend.pre_tokenizer = decoders.WordPiece(cleanup=False), pre_tokenizers.BertPreTokenizer()
+    if kind != "wordpiece":
+        pieces = [*words, *(f"\u2581{word}" for word in words[2:])]
+        vocab = {text: token for token, text in enumerate(pieces)}
+        backend = Backend(models.Unigram([(piece, -1.0) for piece in pieces], 0))
+        if kind == "bpe":
+            backend = Backend(models.BPE(vocab, [], unk_token="[UNK]"))
+        backend.decoder = decoders.Metaspace()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(eos_token_id=None)))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": asked, "eos_token": "</s>"}
+    named |= {"clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": forced}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "saved").mkdir()
+    Tokenizer.from_folder(tmp_path).save(tmp_path / "saved")
+    behind = len(words) - 2 if kind != "wordpiece" else 0  # from a piece to the one that begins a word
+    random = np.random.default_rng(0)
+    changed = 0
+    both = [Tokenizer.from_folder(folder) for folder in (tmp_path, tmp_path / "saved")]
+    for _ in range(300):
+        ids = (random.integers(2, len(words), 12) + behind).tolist()
+        expected = theirs.decode(ids)
+        changed += expected != theirs.decode(ids, clean_up_tokenization_spaces=False)
+        for ours in both:
+            assert ours.decode(ids) == expected
+            stream = ours.stream(begins=True)
+            assert "".join(stream.push(token) for token in ids) + stream.flush() == expected
+    assert bool(changed) is (asked and (kind != "bpe" or forced))
 
 
 @pytest.mark.parametrize(

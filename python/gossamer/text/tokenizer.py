@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GossamerError
 from ..files import read_bytes, read_json, refuse_pointer
 from .chat_template import render
+from .cleaning import Cleaner, clean
 from .generation_config import STARTS, sampling_keys
 from .messages import Message, Tool, check_system, check_text, check_told, checked, completed, has_parts, joined
 from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
-from .tokenizer_settings import apply_settings, chat_templates
+from .tokenizer_settings import FORCED, apply_settings, chat_templates, cleans
 
 if TYPE_CHECKING:
     import tokenizers
@@ -38,6 +39,7 @@ class Tokenizer:
         chat_template: Jinja source; None where the model has none.
         tool_template: That for conversations with tools, where the model has another one for them.
         generation: What the model says about drawing tokens, as generation_config.json has it.
+        cleans: Whether texts are without the blanks that decoding puts before punctuation.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Tokenizer:
         chat_template: str | None = None,
         tool_template: str | None = None,
         generation: dict[str, Any] | None = None,
+        cleans: bool = False,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
@@ -58,6 +61,7 @@ class Tokenizer:
         self.chat_template = chat_template
         self.tool_template = tool_template
         self.generation = generation or {}
+        self.cleans = cleans
         self._takes_parts: bool | None = None  # whether the template knows contents that are lists
 
     @classmethod
@@ -93,7 +97,7 @@ class Tokenizer:
         templates = chat_templates(folder, settings)
         try:
             with refused("its special tokens"):
-                special = apply_settings(backend, settings, named, added, config.get("model_type"))
+                special = apply_settings(backend, settings, named, added, config)
             ends = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
             ends += [token for holder in (generation, config) for token in _end_tokens(holder.get("eos_token_id"))]
         except GossamerError as error:
@@ -105,6 +109,7 @@ class Tokenizer:
             chat_template=templates.get("default"),
             tool_template=templates.get("tool_use"),
             generation=sampling_keys({key: config[key] for key in STARTS if key in config} | generation),
+            cleans=cleans(backend, settings),
         )
 
     def save(self, folder: Path) -> None:
@@ -112,7 +117,8 @@ class Tokenizer:
         special = {name: text for name, text in self.special_tokens.items() if name.endswith("_token")}
         settings: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
+            "clean_up_tokenization_spaces": self.cleans,
+            **({FORCED: True} if self.cleans else {}),
             **special,
         }
         if self._backend.encode_special_tokens:
@@ -204,6 +210,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""
+        text = self.decode_raw(ids, special)
+        return clean(text) if self.cleans else text
+
+    def decode_raw(self, ids: Sequence[int], special: bool = False) -> str:
+        """Returns what `decode` does, before it is cleaned."""
         with refused("the tokenizer does not decode these tokens"):
             return self._backend.decode(ids, skip_special_tokens=not special)
 
@@ -300,7 +311,8 @@ class StreamDecoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), special: bool = False) -> None:
-        self._decode = partial(tokenizer.decode, special=True) if special else tokenizer.decode
+        self._decode = partial(tokenizer.decode_raw, special=special)
+        self._cleaner = Cleaner() if tokenizer.cleans else None
         self._ids = list(before)  # the window
         self._old = len(before)  # tokens of the window whose text is out already
         self._text = self._decode(before) if before else ""
@@ -319,10 +331,10 @@ class StreamDecoder:
             self._old = len(self._ids)
             self._text = self._decode(self._ids)
             self._done = len(self._text)
-        return piece
+        return self._cleaner.push(piece) if self._cleaner else piece
 
     def flush(self) -> str:
         """Ends the stream and returns what was held back."""
         piece = self._text[self._done :]
         self._ids, self._old, self._done, self._text = [], 0, 0, ""
-        return piece
+        return self._cleaner.push(piece, last=True) if self._cleaner else piece

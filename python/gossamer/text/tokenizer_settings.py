@@ -15,16 +15,38 @@ from .tokenizer_limits import LONGEST
 if TYPE_CHECKING:
     import tokenizers
 
-_LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
-_BYTE_LEVEL = ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast")
-# Those that make their normalizer themselves, whatever tokenizer.json has; and whose they are where none is named.
+# The class of a family's tokenizer where files name none; of those that have "" tokenizer.json is taken as it is,
+# whatever files name. Other families have the class that files name.
+_CLASSES = {
+    **dict.fromkeys(("bert", "distilbert"), "BertTokenizer"),
+    **dict.fromkeys(("gpt2", "opt", "starcoder2"), "GPT2Tokenizer"),
+    **dict.fromkeys(("gpt_neox", "mpt", "olmo", "olmoe"), "GPTNeoXTokenizer"),
+    **dict.fromkeys(("bart", "roberta"), "RobertaTokenizer"),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+    "cohere2": "CohereTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "whisper": "WhisperTokenizer",
+    **dict.fromkeys(("glm4", "granite", "granitemoe", "ministral3", "mistral", "mixtral", "modernbert"), ""),
+    **dict.fromkeys(("olmo2", "olmo3", "phi3", "stablelm"), ""),
+}
+_OVERRULED = ("qwen2",)  # whose files often name another
+_LLAMA, _CODE_LLAMA = "LlamaTokenizer", "CodeLlamaTokenizer"
+_BYTE_LEVEL = (
+    "BartTokenizer",
+    "CohereTokenizer",
+    "GPT2Tokenizer",
+    "GPTNeoXTokenizer",
+    "Qwen2Tokenizer",
+    "RobertaTokenizer",
+    "WhisperTokenizer",
+)
+# Those that make their normalizer themselves, whatever tokenizer.json has.
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer")
-_BERT_TYPES = ("bert", "distilbert", "mpnet")
-_MORE = ("additional_special_tokens", "extra_special_tokens")
+_MORE = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
+FORCED = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 """Where chat templates lie: the default one, and others by their names."""
-_SPECIAL = {"special": True, "normalized": False}
 _LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
@@ -33,7 +55,7 @@ def apply_settings(
     settings: dict[str, Any],
     named: dict[str, Any],
     added: dict[str, Any],
-    model_type: Any,
+    config: dict[str, Any],
 ) -> dict[str, str]:
     """Changes a tokenizer to what the files beside it say.
 
@@ -42,21 +64,19 @@ def apply_settings(
         settings: Content of tokenizer_config.json.
         named: Content of special_tokens_map.json. Newer settings, which list all added tokens, come before it.
         added: Content of added_tokens.json, which settings that list all added tokens replace.
-        model_type: Of config.json.
+        config: Content of config.json.
 
     Returns:
         The texts of "bos_token", "eos_token", …; they are found in any text from now on.
     """
     usual: dict[str, Any] = {}
-    if settings.get("tokenizer_class") in _LLAMA and model_type == "llama":
-        # Mistral's models name the same class, and transformers takes their tokenizer.json as it is.
+    kind = _class_of(settings, config)
+    if kind in (_LLAMA, _CODE_LLAMA) and getattr(backend.model, "byte_fallback", False):
         usual = _LLAMA_TOKENS
-        if getattr(backend.model, "byte_fallback", False):
-            _begin_as_llama(backend, settings)
-    if settings.get("tokenizer_class") in _BYTE_LEVEL and isinstance(settings.get("add_prefix_space"), bool):
-        _begin_with_blank(backend, settings["add_prefix_space"])
-    kind = settings.get("tokenizer_class")
-    if kind.removesuffix("Fast") in _BERT if isinstance(kind, str) else model_type in _BERT_TYPES:
+        _begin_as_llama(backend, settings, kind == _CODE_LLAMA)
+    if kind in _BYTE_LEVEL:
+        _begin_with_blank(backend, settings.get("add_prefix_space") is True)
+    if kind in _BERT:
         _normalize_as_bert(backend, settings)
     if settings.get("split_special_tokens") is True:  # special tokens that stand in a text are letters like others
         backend.encode_special_tokens = True
@@ -73,16 +93,39 @@ def apply_settings(
     for values in (named, settings):  # newer settings name what they add
         if isinstance(values.get("extra_special_tokens"), dict):
             special |= {key: entry for key, entry in values["extra_special_tokens"].items() if _text(entry)}
-    found = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    held = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    found = {text for text, token in held.items() if token.special}
     more = [values.get(key) for values in (settings, named) for key in _MORE]
     entries = [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]
     new = [
-        {**entry, "special": True} if isinstance(entry, dict) else {"content": entry, **_SPECIAL}
+        {**(entry if isinstance(entry, dict) else _flags(held.get(entry))), "content": _text(entry), "special": True}
         for entry in entries
         if _text(entry) not in found
     ]
     _register(backend, new)
     return {key: _text(entry) for key, entry in special.items()}
+
+
+def _class_of(settings: dict[str, Any], config: dict[str, Any]) -> str:
+    """The class of tokenizer that `transformers` takes; "" where it takes tokenizer.json as it is."""
+    named = next((name for holder in (settings, config) if (name := holder.get("tokenizer_class"))), "")
+    named = named.removesuffix("Fast") if isinstance(named, str) else ""
+    family = config.get("model_type")
+    usual = _CLASSES.get(family) if isinstance(family, str) else None
+    return named if usual is None or (usual and named and family not in _OVERRULED) else usual
+
+
+def _flags(token: Any) -> dict[str, bool]:
+    """How a token is found that a text names: as before, where it was known."""
+    return {"normalized": False} if token is None else {flag: getattr(token, flag) for flag in _FLAGS}
+
+
+def cleans(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> bool:
+    """Whether blanks before punctuation are taken out of texts: of BPE's only where that is insisted on."""
+    from tokenizers import models
+
+    asked = settings.get("clean_up_tokenization_spaces") is True
+    return asked and (settings.get(FORCED) is True or not isinstance(backend.model, models.BPE))
 
 
 def _text(entry: Any) -> str:
@@ -140,16 +183,19 @@ def _normalize_as_bert(backend: tokenizers.Tokenizer, settings: dict[str, Any]) 
         )
 
 
-def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """Puts a blank before a text as two settings of Llama's tokenizer say, whatever tokenizer.json does."""
+def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any], code: bool) -> None:
+    """Puts a blank before a text as two settings of Llama's tokenizer say, whatever tokenizer.json does.
+
+    Code Llama's heeds one of them, and takes a blank away from what it decodes in any case.
+    """
     from tokenizers import decoders, pre_tokenizers
 
     prefix = settings.get("add_prefix_space") is not False
-    scheme = ("always" if settings.get("legacy") is True else "first") if prefix else "never"
+    scheme = ("always" if settings.get("legacy") is True and not code else "first") if prefix else "never"
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix or code else steps)
 
 
 def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
