@@ -279,6 +279,27 @@ def test_a_tensor_that_the_index_does_not_list_is_seen(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_tensor_that_two_shards_have_must_be_the_same(tmp_path: Path, listed: bool) -> None:
+    """Readers differ in which of them they take."""
+    folder = tiny_llama(tmp_path / "m", shards=2)
+    index = folder / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    name, first = next((name, file) for name, file in places.items() if name.endswith("up_proj.weight"))
+    second = next(file for file in places.values() if file != first)
+    tensors = tiny_tensors(tiny_config())
+    if not listed:
+        edit_json(index, weight_map={key: file for key, file in places.items() if key != name})
+    for factor, words in ((1, None), (2, f"tensor {re.escape(name)} is in {first}, too, with other values")):
+        held = {key: tensors[key] for key, file in places.items() if file == second}
+        save_safetensors(folder / second, held | {name: tensors[name] * np.float32(factor)})
+        if words is None:
+            assert name in open_checkpoint(folder).names()
+        else:
+            with pytest.raises(GossamerError, match=words):
+                open_checkpoint(folder)
+
+
 def test_an_adapter_beside_the_model_is_told(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
     (folder / "adapter_config.json").write_text("{}")

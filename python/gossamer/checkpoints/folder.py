@@ -44,6 +44,13 @@ _COMPANIONS = (
 )
 
 
+def _same(name: str, one: File, other: File) -> bool:
+    """Whether two files store the same for a tensor."""
+    first, second = one.tensors[name], other.tensors[name]
+    alike = (first.dtype, first.shape) == (second.dtype, second.shape)
+    return alike and one.raw(name).tobytes() == other.raw(name).tobytes()
+
+
 class FolderCheckpoint(Checkpoint):
     """A Hugging Face checkpoint folder."""
 
@@ -91,7 +98,12 @@ class FolderCheckpoint(Checkpoint):
                 raise GossamerError(f"{path}: tensor {name} is missing; {index.name} says that it is there")
             self._files[name] = shards[shard]
         for file in shards.values():  # what the index does not list is stored all the same
-            self._files = dict.fromkeys(file.tensors, file) | self._files
+            for name in file.tensors:
+                if (other := self._files.setdefault(name, file)) is not file and not _same(name, other, file):
+                    raise GossamerError(
+                        f"{file.path}: tensor {name} is in {other.path.name}, too, with other values: which of them is "
+                        "meant cannot be told"
+                    )
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
         return list(self._tensors)
