@@ -92,3 +92,33 @@ def test_phi_3_takes_what_stands_behind_its_special_tokens(tmp_path: Path, archi
     ids = [texts[token] for token in rebuilt.encode("<|user|>\n a</s> \n<s> a", special=False)]
     blanks = (["<0x0A>", "\u2581"], ["\u2581", "<0x0A>"]) if architecture == "llama" else ([], [])
     assert ids == ["<|user|>", *blanks[0], "a", "</s>", *blanks[1], "<s>", "\u2581", "a"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([-3.0, -2.0, -1.0], ""),
+        ([-2.0, -2.0, -1.0], "tokenizer.ggml.scores: 1 tokens have the score of another"),
+        ([-1000.0] * 3, "tokenizer.ggml.scores are -1000 for all tokens that are merged of others"),
+    ],
+)
+def test_scores_that_give_no_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scores: list[float], words: str
+) -> None:
+    """Some programs wrote one score for all tokens; then the order of merges is lost."""
+    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "c", "ab", "bc", "abc"]
+    keys: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * 6],
+        "tokenizer.ggml.scores": [0.0] * 262 + scores,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    if scores[0] == -1000:
+        with pytest.raises(GossamerError, match=words):
+            rebuild(tmp_path, keys)
+    else:
+        assert [texts[token] for token in rebuild(tmp_path, keys).encode("abcb")] == ["abc", "b"]
+        assert [record.message.partition(": ")[2].partition(";")[0] for record in caplog.records] == [words] * bool(
+            words
+        )

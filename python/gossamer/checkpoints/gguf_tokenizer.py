@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -256,6 +257,8 @@ def _sentencepiece(path: Path, keys: dict[str, Any], tokens: list[str], types: l
         raise GossamerError(f"{path}: tokenizer.ggml.token_type must have 256 byte tokens and 1 unknown one")
     vocab = _numbered(tokens)
     pairs = sorted(_pairs(vocab, types), key=lambda pair: (-scores[vocab[pair[0] + pair[1]]], len(pair[0])))
+    made = {left + right for left, right in pairs}
+    _check_order(path, [scores[token] for text, token in vocab.items() if types[token] == NORMAL and text in made])
     bpe = models.BPE(vocab, pairs, unk_token=tokens[types.index(_UNKNOWN)], fuse_unk=True, byte_fallback=True)
     backend = Backend(bpe)
     prefix = bool(keys.get("tokenizer.ggml.add_space_prefix", True))
@@ -266,6 +269,23 @@ def _sentencepiece(path: Path, keys: dict[str, Any], tokens: list[str], types: l
         steps.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(steps)
     return backend
+
+
+def _check_order(path: Path, scores: list[float]) -> None:
+    """Refuses scores of merged tokens that give no order, and tells those that leave some of it open."""
+    several = len(scores) - len(set(scores))
+    if several and several == len(scores) - 1:
+        raise GossamerError(
+            f"{path}: tokenizer.ggml.scores are {scores[0]:g} for all tokens that are merged of others, and give no "
+            "order; convert the model with its tokenizer.model"
+        )
+    if several:
+        logging.getLogger("gossamer").warning(
+            "%s: tokenizer.ggml.scores: %d tokens have the score of another; where such tokens meet, a text may be cut "
+            "in another way than by llama.cpp",
+            path,
+            several,
+        )
 
 
 def _pairs(vocab: dict[str, int], types: list[int]) -> Iterator[tuple[str, str]]:
