@@ -16,6 +16,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     (folder / "low_rank").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("")
     (folder / "low_rank" / "adapter_config.json").write_text("{}")
     return folder
 
@@ -42,9 +43,18 @@ def test_what_fails_leaves_the_old_model(model: Path) -> None:
     assert [path.name for path in model.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("sign", ["gossamer.json", "config.json", "samples.json"])
-def test_folders_of_models_have_a_sign_and_no_other_folders(tmp_path: Path, sign: str) -> None:
-    (tmp_path / "weights.safetensors").write_text("")
+@pytest.mark.parametrize(
+    ("sign", "weights"),
+    [
+        ("gossamer.json", "weights.safetensors"),
+        ("config.json", "model-00001-of-00002.safetensors"),
+        ("config.json", "pytorch_model.bin"),
+    ],
+)
+def test_folders_of_models_have_a_sign_and_weights_and_no_other_folders(
+    tmp_path: Path, sign: str, weights: str
+) -> None:
+    (tmp_path / weights).write_text("")
     assert not holds_model(tmp_path)
     (tmp_path / sign).write_text("{}")
     assert holds_model(tmp_path)
@@ -54,9 +64,24 @@ def test_folders_of_models_have_a_sign_and_no_other_folders(tmp_path: Path, sign
         check_destination(tmp_path, force=True)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "train.py", "paper.pdf", "tokenizer.json~", "data"])
+def test_files_that_are_called_as_a_models_are_no_model(tmp_path: Path) -> None:
+    for name in ("config.json", "README.md", "LICENSE", "samples.json", ".gitattributes"):
+        (tmp_path / name).write_text("[1]")
+        with pytest.raises(GossamerError, match=r"exists already and holds no model and no samples; it is left as it"):
+            check_destination(tmp_path, force=True)
+    (tmp_path / "samples.json").write_text('{"tokenizer": "x"}')
+    check_destination(tmp_path, force=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("notes.txt", "train.py", "paper.pdf", "tokenizer.json~", "data"),
+        *("results.json", "embeddings.bin", "steering.safetensors", "my.model", "prompt.jinja", "2024_results"),
+    ],
+)
 def test_what_is_of_no_model_is_not_replaced(model: Path, name: str) -> None:
-    (model / name).mkdir() if name == "data" else (model / name).write_text("precious")
+    (model / name).mkdir() if name in ("data", "2024_results") else (model / name).write_text("precious")
     with pytest.raises(GossamerError, match=re.escape(f"holds more than a model or samples ({name})")):
         check_destination(model, force=True)
     with pytest.raises(GossamerError, match=re.escape(name)), new_folder(model, force=True):
@@ -64,10 +89,11 @@ def test_what_is_of_no_model_is_not_replaced(model: Path, name: str) -> None:
     assert (model / name).exists()
 
 
-def test_what_is_of_no_model_may_lie_deeper(model: Path) -> None:
-    (model / "2024_results").mkdir()
-    (model / "2024_results" / "table.csv").write_text("precious")
-    with pytest.raises(GossamerError, match=r"\(2024_results/table\.csv\)"):
+@pytest.mark.parametrize("name", ["low_rank/ranks.json", "1_Pooling/config", "additional_chat_templates/notes.txt"])
+def test_what_is_of_no_model_may_lie_deeper(model: Path, name: str) -> None:
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_text("precious")
+    with pytest.raises(GossamerError, match=re.escape(f"({name})")):
         check_destination(model, force=True)
 
 
@@ -91,12 +117,13 @@ def test_what_is_read_is_not_replaced(model: Path, tmp_path: Path) -> None:
 
 def test_a_way_through_a_folder_that_is_not_there_ends_at_the_same_place(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "config.json").write_text("{}")
-    name = tmp_path / "nowhere" / ".." / "m"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "m" / name).write_text("{}")
+    place = tmp_path / "nowhere" / ".." / "m"
     with pytest.raises(GossamerError, match="exists already; --force replaces it"):
-        check_destination(name)
+        check_destination(place)
     with pytest.raises(GossamerError, match=r"cannot be replaced, since .* is read"):
-        check_destination(name, force=True, reads=[tmp_path / "m"])
+        check_destination(place, force=True, reads=[tmp_path / "m"])
 
 
 def test_a_removed_folder_is_gone(model: Path) -> None:

@@ -26,6 +26,7 @@ LEVELS = (
         "folders",
         "formats",
         "hashes",
+        "model_files",
         "parts",
         "pictures",
         "progress",

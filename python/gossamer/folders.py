@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import GossamerError, one_line
+from .model_files import holds_model, stranger
 from .parts import Part, flush, new_file, new_name
-
-_SIGNS = ("gossamer.json", "config.json", "samples.json")
-_FILES = re.compile(r".+\.(json|safetensors|bin|model|jinja)|(merges|vocab)\.txt|LICENSE|README\.md|\.gitattributes")
-_FOLDERS = re.compile(r"low_rank|\d+_\w+|additional_chat_templates")
 
 
 def home() -> Path:
@@ -39,21 +35,6 @@ def shown_name(path: str | Path) -> str:
     if len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "snapshots":
         return one_line(parts[0].removeprefix("models--").replace("--", "/", 1))
     return one_line(path.name)
-
-
-def holds_model(folder: Path) -> bool:
-    """Whether a folder is one of a model or of samples, with nothing in it but what belongs to such."""
-    return any((folder / sign).exists() for sign in _SIGNS) and stranger(folder) is None
-
-
-def stranger(folder: Path) -> str | None:
-    """Returns the name of something in a folder that is of no model and of no samples."""
-    for path in sorted(folder.iterdir()):
-        if not (_FOLDERS if path.is_dir() else _FILES).fullmatch(path.name):
-            return path.name
-        if path.is_dir() and (inside := stranger(path)):
-            return f"{path.name}/{inside}"
-    return None
 
 
 def check_destination(
@@ -96,8 +77,9 @@ def check_destination(
     if there.is_dir() and not any(there.iterdir()):
         return
     if not there.is_dir() or not replaceable(there):
-        name = stranger(there) if there.is_dir() else None
-        what = "holds more than a model or samples" + (f" ({name})" if name else "")
+        what = "holds no model and no samples" if there.is_dir() else "is no folder"
+        if there.is_dir() and (name := stranger(there)):
+            what = f"holds more than a model or samples ({name})"
         raise GossamerError(one_line(f"{folder}: exists already and {what}; it is left as it is"))
     if not force:
         raise GossamerError(f"{folder}: exists already; --force replaces it")

@@ -110,9 +110,9 @@ def test_only_models_and_empty_folders_are_replaced(model: PackedModel, folder: 
     (mine / "thesis.txt").write_text("precious")
     (tmp_path / "project" / "src").mkdir(parents=True)
     (tmp_path / "project" / "config.json").write_text("{}")  # not a model's: there are other folders
-    for place in (mine, mine / "thesis.txt", tmp_path / "project"):
+    for place, what in ((mine, "holds more"), (mine / "thesis.txt", "is no folder"), (tmp_path / "project", "holds")):
         for force in (False, True):
-            with pytest.raises(GossamerError, match="exists already and holds more than a model or samples"):
+            with pytest.raises(GossamerError, match=f"exists already and {what}"):
                 write_packed(place, model, force=force)
     assert (mine / "thesis.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine", "packed", "project"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..files import read_json, refuse_pointer
+from ..model_files import COMPANIONS
 from ..safetensors_io import SafetensorsFile
 from ..text.pooling import Pooling, pooling_files, read_pooling
 from ..text.tokenizer import Tokenizer
@@ -29,19 +30,6 @@ _TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 TYPE_NAMES = {own: name for name, own in _TYPES.items()}
 _LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _PICKLES = ("consolidated.00.pth", "model.pt", "model.bin")
-_COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "LICENSE",
-)
 
 
 def _same(name: str, one: File, other: File) -> bool:
@@ -158,7 +146,7 @@ class FolderCheckpoint(Checkpoint):
         return read_pooling(self.path)
 
     def copy_companions(self, dst: Path) -> None:  # noqa: D102
-        for name in _COMPANIONS:
+        for name in COMPANIONS:
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, dst / name)
         templates = [str(path.relative_to(self.path)) for path in self.path.glob(TEMPLATE_FILES[1])]
