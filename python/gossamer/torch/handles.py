@@ -259,8 +259,16 @@ _handles: dict[int, Product] = {}
 _lock = threading.Lock()
 
 
-def handle_of(values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -> Product:
+def handle_of(
+    values: Tensor, index: Sequence[Tensor], numbers: Sequence[int], check: Callable[[], None] | None = None
+) -> Product:
     """Returns the handle of these tensors, made now or before.
+
+    Args:
+        values: As the next two, see `Handle`.
+        index: Streams beside the values.
+        numbers: Of the layout.
+        check: Called before one is made; may raise.
 
     Raises:
         GossamerError: they lie on a GPU, and it cannot be used.
@@ -279,6 +287,8 @@ def handle_of(values: Tensor, index: Sequence[Tensor], numbers: Sequence[int]) -
             raise ValueError(
                 f"the weights lie on device {values.device}, and there are kernels for {', '.join(MAKERS)}"
             )
+        if check is not None:
+            check()
         made = make(values, index, numbers)
         if found is None:
             weakref.finalize(values, _handles.pop, key, None).atexit = False

@@ -5,6 +5,8 @@ Bytes, since `half()` and `to(dtype)` convert whatever is floating point, and pa
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,17 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from ..errors import GossamerError
 from ..formats import FORMATS, INTEGER_TYPES, TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1  # of the numbers below, for streams laid out as docs/format.md says (cpu16x4-v1)
+
+_NUMBERS = 9
+_LOOKED_AT = 4096
+_MOST = (1 << 23) - 1  # a float has it exactly: averages of the same number are that number
 
 ACTIVATIONS = ("auto", "f32", "bf16", "a8")
 
@@ -94,17 +101,56 @@ class Layout:
     def from_numbers(cls, numbers: list[int]) -> Layout:
         """Reads what `numbers` returned.
 
+        Behind them may be what `bytes_sum` gave.
+
         Raises:
             ValueError: it is nothing that this version knows.
         """
-        if len(numbers) != 9 or numbers[0] != VERSION:
-            raise ValueError(f"the layout {numbers[:9]} is not one that this version of gossamer knows")
-        _, format, type, rows, cols, group, n, m, activations = numbers
+        if len(numbers) not in (_NUMBERS, _NUMBERS + 1) or numbers[0] != VERSION:
+            raise ValueError(f"the layout {numbers[:_NUMBERS]} is not one that this version of gossamer knows")
+        _, format, type, rows, cols, group, n, m, activations = numbers[:_NUMBERS]
         names = ((FORMATS, format), (TYPES, type), (ACTIVATIONS, activations))
         if not all(0 <= place < len(of) for of, place in names) or not all(0 < size < 1 << 31 for size in (rows, cols)):
             raise ValueError(f"the layout {numbers} names no format, type, activations or size")
         pattern = (n, m) if m else None
         return cls(FORMATS[format], TYPES[type], rows, cols, group, pattern, ACTIVATIONS[activations])
+
+
+def bytes_sum(streams: Iterable[Tensor]) -> int:
+    """Returns a checksum of the beginnings of packed streams; 0 where some have no values.
+
+    What averages or scales a model's tensors does so to all bytes of a stream, so that the first ones tell.
+    """
+    found = 0
+    for stream in streams:
+        if stream.is_meta:
+            return 0
+        if stream.dtype == torch.uint8:  # values that are trained change
+            found = zlib.crc32(stream.detach()[:_LOOKED_AT].cpu().contiguous().numpy().data, found)
+    return (found & _MOST) or 1
+
+
+def check_bytes(stored: Tensor, numbers: list[int], streams: Iterable[Tensor], begin: str = "") -> None:
+    """Refuses packed bytes that somebody has calculated with; copies of other layers' come with their own checksum.
+
+    Args:
+        stored: The layout's numbers and the checksum, as they lie beside the streams.
+        numbers: The layout's numbers.
+        streams: The packed streams.
+        begin: Of the error's line.
+
+    Raises:
+        GossamerError: the bytes are not those that were packed.
+    """
+    if stored.is_meta:
+        return
+    found = stored.tolist()
+    expected = bytes_sum(streams) if any(found[_NUMBERS:]) else 0
+    if found[:_NUMBERS] != numbers or (expected and found[_NUMBERS:] != [expected]):
+        raise GossamerError(
+            f"{begin}its packed bytes were changed, as by an average over buffers (AveragedModel(use_buffers=True)), "
+            "and are no weight any more; leave packed layers out of that, or make them dense first (desparsify)"
+        )
 
 
 def to_tensors(weight: _core.Weight) -> dict[str, Tensor]:

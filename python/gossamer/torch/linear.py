@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from ..errors import GossamerError
 from ..gpu.cuda import why_unavailable
-from ..gpu.dtypes import FLOATS, NAMES
+from ..gpu.dtypes import FLOATS
 from ..packing.matrix import Rounded
 from ..packing.planner import Choice
 from .attachments import marks
 from .dense import CONV1D, LINEAR, check_options, dense_parts, kind_of, machine_of, round_layer
 from .handles import MAKERS, Product, handle_of, trainable_length
-from .layout import STREAMS, Layout, to_tensors
-from .ops import each_part, nobody_watches
+from .layout import STREAMS, Layout, bytes_sum, check_bytes, to_tensors
+from .ops import check_input, each_part, nobody_watches, traced
 from .stand_in import PackedWeight
 
 
@@ -71,8 +70,9 @@ class SparseLinear(nn.Module):
         self.name = name
         self.kind = LINEAR
         device = streams["values"].device if "values" in streams else None
-        self.register_buffer("layout_numbers", torch.tensor(layout.numbers(), dtype=torch.int64, device=device))
         self._set_streams(layout, streams)
+        numbers = [*layout.numbers(), bytes_sum(self._fixed_streams())]
+        self.register_buffer("layout_numbers", torch.tensor(numbers, dtype=torch.int64, device=device))
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, bias.requires_grad))
         # Converted with the module, and so always of the type that a dense layer in its place would have.
         self.register_buffer("_like", torch.empty(0, dtype=dtype, device=device), persistent=False)
@@ -211,6 +211,15 @@ class SparseLinear(nn.Module):
     def _learns(self) -> bool:
         return self.trainable and self.values.requires_grad
 
+    def __delattr__(self, name: str) -> None:
+        """Refuses to take a part of the packed weight away, as parametrizations do."""
+        if name in STREAMS or name == "layout_numbers":
+            raise GossamerError(
+                f"{self._title()}: {name} is part of a packed weight, and nothing can be put in its place "
+                "(parametrizations, masks); make the layer dense first (to_dense, desparsify)"
+            )
+        super().__delattr__(name)
+
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Refuses a weight beside the packed one."""
         if name == "weight":
@@ -237,11 +246,23 @@ class SparseLinear(nn.Module):
         buffers = self._buffers
         return [buffers[name] for name in self.layout.index]  # type: ignore[misc]
 
+    def _fixed_streams(self) -> list[Tensor]:
+        return self._index() or [self.values]  # values beside an index may be written to
+
     def _handle(self) -> Product:
         try:
-            return handle_of(self.values, self._index(), self._numbers)
+            return handle_of(self.values, self._index(), self._numbers, self._check_bytes)
         except (ValueError, GossamerError) as error:
             raise type(error)(f"{self._title()}: {error}") from None
+
+    def _check_bytes(self, begin: str = "") -> None:
+        if nobody_watches(self.values.detach()):
+            check_bytes(self.layout_numbers, self._numbers, self._fixed_streams(), begin)
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        """Refuses to save bytes that are no weight."""
+        self._check_bytes(f"{self._title()}: ")
+        super()._save_to_state_dict(*arguments)
 
     def _title(self) -> str:
         return self.name or f"SparseLinear({self.in_features}, {self.out_features})"
@@ -260,10 +281,10 @@ class SparseLinear(nn.Module):
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
         if not isinstance(x, Tensor):
-            return self._traced(x)  # type: ignore[unreachable]
+            return traced(self, x)  # type: ignore[unreachable]
         if getattr(x, "is_nested", False):
             return each_part(self, x)
-        self._check(x)
+        check_input(self, x)
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(kind))
@@ -281,32 +302,6 @@ class SparseLinear(nn.Module):
             f"{self._title()}: torch.jit.script compiles no packed layers; torch.jit.trace, torch.export and "
             "torch.compile take them"
         )
-
-    def _traced(self, x: Any) -> Any:
-        """What stands for the output where `torch.fx` traces with something that stands for the input."""
-        if not isinstance(x, Proxy):
-            raise TypeError(f"{self._title()}: inputs must be a tensor, got {type(x).__name__}")
-        if x.tracer.root is self:  # type: ignore[attr-defined]
-            return torch.ops.gossamer.linear(x, self.values, self._index(), self._numbers, self.bias)
-        # One node, as for layers of torch, which tracers do not look into either.
-        return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})  # type: ignore[attr-defined]
-
-    def _check(self, x: Tensor) -> None:
-        if x.dtype not in NAMES and x.dtype != torch.float64:
-            raise TypeError(f"{self._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
-        if x.layout != torch.strided:
-            raise TypeError(f"{self._title()}: inputs must be dense tensors, got layout {x.layout} (use to_dense)")
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"{self._title()}: the last dimension of the inputs must be {self.in_features}, got {tuple(x.shape)}"
-            )
-        if x.device != self.values.device or x.device.type not in MAKERS:
-            raise ValueError(
-                f"{self._title()}: inputs lie on device {x.device} and weights on {self.values.device}; "
-                f"both must be on the same one, of type {' or '.join(MAKERS)}"
-            )
-        if self.bias is not None and self.bias.device != x.device:
-            raise ValueError(f"{self._title()}: inputs lie on device {x.device} and the bias on {self.bias.device}")
 
     def _apply(self, *arguments: Any, **options: Any) -> SparseLinear:
         """Moves and converts; on a GPU the kernels' own copy is made here, and not in a call that is captured."""
@@ -343,6 +338,8 @@ class SparseLinear(nn.Module):
             )
         whole = False
         if numbers is not None:
+            if len(numbers) < len(self.layout_numbers):  # of states without a checksum
+                numbers = state_dict[f"{prefix}layout_numbers"] = torch.cat((numbers, numbers.new_zeros(1)))
             layout = Layout.from_numbers([int(n) for n in numbers.tolist()])
             if (layout.rows, layout.cols) != (self.out_features, self.in_features):
                 raise ValueError(

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx import Proxy
 from torch.utils.flop_counter import register_flop_formula
 
 from .. import _core
+from ..gpu.dtypes import NAMES
 from . import derivatives
 from .gpus import GpuHandle
 from .handles import MAKERS, handle_of
@@ -127,3 +129,41 @@ def each_part(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         offsets, lengths = x.offsets(), x.lengths()  # type: ignore[attr-defined]
         return torch.nested.nested_tensor_from_jagged(layer(x.values()), offsets, lengths)
     return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])
+
+
+def traced(layer: Any, x: Any) -> Any:
+    """Returns what stands for a packed layer's output where `torch.fx` traces with something that stands for its input.
+
+    Raises:
+        TypeError: it is something else that is no tensor.
+    """
+    if not isinstance(x, Proxy):
+        raise TypeError(f"{layer._title()}: inputs must be a tensor, got {type(x).__name__}")
+    if x.tracer.root is layer:  # type: ignore[attr-defined]
+        return torch.ops.gossamer.linear(x, layer.values, layer._index(), layer._numbers, layer.bias)
+    # One node, as for layers of torch, which tracers do not look into either.
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})  # type: ignore[attr-defined]
+
+
+def check_input(layer: Any, x: Tensor) -> None:
+    """Refuses inputs that a packed layer cannot multiply.
+
+    Raises:
+        TypeError: they are no tensor of a float type.
+        ValueError: the last dimension is not in_features, or they lie on a device that the layer cannot run on.
+    """
+    if x.dtype not in NAMES and x.dtype != torch.float64:
+        raise TypeError(f"{layer._title()}: inputs must be float32, bfloat16 or float16, got {x.dtype}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{layer._title()}: inputs must be dense tensors, got layout {x.layout} (use to_dense)")
+    if x.dim() == 0 or x.shape[-1] != layer.in_features:
+        raise ValueError(
+            f"{layer._title()}: the last dimension of the inputs must be {layer.in_features}, got {tuple(x.shape)}"
+        )
+    if x.device != layer.values.device or x.device.type not in MAKERS:
+        raise ValueError(
+            f"{layer._title()}: inputs lie on device {x.device} and weights on {layer.values.device}; "
+            f"both must be on the same one, of type {' or '.join(MAKERS)}"
+        )
+    if layer.bias is not None and layer.bias.device != x.device:
+        raise ValueError(f"{layer._title()}: inputs lie on device {x.device} and the bias on {layer.bias.device}")
