@@ -26,6 +26,7 @@ LEVELS = (
         "folders",
         "formats",
         "hashes",
+        "kinds",
         "model_files",
         "parts",
         "pictures",

@@ -12,6 +12,7 @@ from .folders import home
 from .formats import KV_TYPES, TYPES
 from .generation.model import Model
 from .generation.ready import ready
+from .kinds import whole_number
 from .machine.threads import usable_threads
 from .progress import Progress
 from .text.generation_config import HEEDED_FOR_SPEECH, unheeded
@@ -67,8 +68,7 @@ def load(
     ):
         if value not in allowed:
             raise GossamerError(f"{option} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-    if kv_limit < 0:
-        raise GossamerError(f"kv_limit must not be negative, got {kv_limit}")
+    kv_limit = whole_number("kv_limit", kv_limit, 0)
     if kv_limit and device == "cuda":
         raise GossamerError("kv_limit is for the CPU: a GPU's caches have no limit but its memory")
     if kv == "int8" and device == "cuda":

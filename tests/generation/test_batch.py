@@ -44,7 +44,7 @@ def test_what_cannot_be_answered_is_named_by_its_number() -> None:
     with pytest.raises(GossamerError, match="prompt 2: the prompt has 5 tokens"):
         model.generate_batch(["a", "abcde", "b"])
     assert decoder_of(model).held == {}
-    with pytest.raises(GossamerError, match="at least 1 sequence at once, got 0"):
+    with pytest.raises(GossamerError, match="most must be at least 1, got 0"):
         model.generate_batch(["a"], most=0)
     with pytest.raises(TypeError, match="there is no option max_tokens"):
         model.generate_batch(["a"], max_tokens=3)

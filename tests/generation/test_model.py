@@ -325,3 +325,24 @@ def test_logits_of_what_is_no_token_id_are_refused(ids: Any):
 def test_what_would_do_nothing_is_refused(ask: Any, words: str):
     with pytest.raises(GossamerError, match=f"^{words}"):
         ask(fake_model())
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda model: model.generate("a", chat="no"), "chat must be true or false, got 'no'"),
+        (lambda model: model.generate_batch(["a"], chat=0), "prompt 1: chat must be true or false, got 0"),
+        (lambda model: model.generate("a", draft=False), "draft must be auto, ngram, self, off, or .* got False"),
+        (lambda model: model.generate("a", {}), "sampling must be SamplingOptions, or None, got {}"),
+        (lambda model: model.conversation().say("a", {"seed": 1}), "sampling must be SamplingOptions, or None"),
+        (lambda model: model.generate_batch(["a"], "b"), "sampling must be SamplingOptions, or None, got 'b'"),
+        (lambda model: model.completions("a", True), "n must be a whole number, got True"),
+        (lambda model: model.completions("a", 1.5), "n must be a whole number, got 1.5"),
+        (lambda model: model.completions("a", most=0), "most must be at least 1, got 0"),
+        (lambda model: model.generate_batch(["a"], most="2"), "most must be a whole number, got '2'"),
+        (lambda model: model.generate_batch({"role": "user", "content": "a"}), "prompts must be a list of them"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_by_name(ask: Any, words: str):
+    with pytest.raises(GossamerError, match=f"^{words}"):
+        ask(fake_model())

@@ -58,6 +58,7 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("logit_bias", {"x": 1}, "numbers from 0 to 319"),
         ("logit_bias", {"320": 1}, "numbers from 0 to 319"),
         ("logit_bias", {"3": 101}, "from -100 to 100"),
+        ("logit_bias", {"3": 1, "03": 2}, "token 3 has two biases"),
         ("tools", [{"type": "function", "function": {"name": "f"}}], "no form of calling tools"),
     ],
 )

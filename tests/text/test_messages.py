@@ -48,6 +48,13 @@ def test_contents_are_what_transformers_makes_of_them(folder: Path, template: st
     assert ours.render(messages) == expected
 
 
+@pytest.mark.parametrize("message", [{}, {"content": None}, {"text": "hi"}, {"Content": "hi"}])
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_who_says_nothing_is_told(folder: Path, message: dict[str, Any], role: str) -> None:
+    with pytest.raises(GossamerError, match=f"^message 2, of role {role}, has no content: "):
+        settings(folder, chat_template=PLAIN).render([ASK, {"role": role, **message}])
+
+
 @pytest.mark.parametrize(
     ("template", "expected"),
     [(PLAIN, "[user|ab]"), (PARTS, "[<a><b>]"), (JSON, '{"role": "user", "content": "ab"}'), (CHAT_TEMPLATE, "ab")],

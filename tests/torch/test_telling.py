@@ -296,3 +296,31 @@ def test_a_class_that_a_function_imports_is_known() -> None:
             (row,) = sparsify(model, format="bitmap")
             assert row.packed != asks
             torch.testing.assert_close(model(X), wanted)
+
+
+class Handing(nn.Module):
+    """Hands its layer to a function of Python's that is called elsewhere."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = pruned(SIZE, SIZE, 0.6), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "partial":
+            is_a = functools.partial(isinstance, self.layer)
+            return 2 * self.layer(x) if is_a(nn.Linear) else self.layer(x)
+        if self.how == "map":
+            return 2 * self.layer(x) if all(map(isinstance, [self.layer], [nn.Linear])) else self.layer(x)
+        has = functools.partial(hasattr, self.layer)
+        return 2 * self.layer(x) if not has("nbytes") else self.layer(x)
+
+
+@pytest.mark.parametrize("how", ["partial", "map", "hasattr"])
+def test_a_layer_that_is_handed_to_what_asks_stays_dense(how: str) -> None:
+    model = nn.Sequential(Handing(how))
+    with torch.no_grad():
+        wanted = model(X)
+        (row,) = sparsify(model, format="bitmap")
+        assert not row.packed
+        assert row.why == f"Handing.forward hands it to {'hasattr' if how == 'hasattr' else 'isinstance'}"
+        torch.testing.assert_close(model(X), wanted)

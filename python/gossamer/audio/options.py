@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import GossamerError
+from ..kinds import check_kinds
 
 TASKS = ("transcribe", "translate")
 
@@ -45,13 +47,16 @@ class SpeechOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name, low, high in (("beams", 1, 64), ("tries", 1, 64), ("seed", 0, 1 << 63)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise GossamerError(f"{name} must be a whole number from {low} to {high}, got {value!r:.80}")
         if self.task not in TASKS:
             raise GossamerError(f"task must be one of {', '.join(TASKS)}, got {self.task!r:.80}")
-        if not self.temperatures or not all(0 <= one < math.inf for one in self.temperatures):
+        given: Any = self.temperatures
+        fair = isinstance(given, (list, tuple)) and all(isinstance(one, (int, float)) for one in given)
+        if not given or not fair or not all(0 <= one < math.inf for one in given):
             raise GossamerError(f"temperatures must be finite numbers from 0 on, got {self.temperatures!r:.80}")
         for name in ("compression", "log_probability", "no_speech"):
             if math.isnan(getattr(self, name)):

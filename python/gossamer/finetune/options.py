@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from ..formats import STORED, check_group
+from ..kinds import check_kinds
 
 LENGTH = 256
 SCHEDULES = ("fixed", "cubic", "dense")
@@ -102,6 +103,10 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises `GossamerError` naming the first option that is out of range."""
+        check_kinds(self)
+        if not isinstance(self.loss, Parts):
+            raise GossamerError(f"loss must be Parts, got {self.loss!r:.80}")
+        check_kinds(self.loss)
         for name, allowed in (
             ("lr_schedule", LR_SCHEDULES),
             ("weights", WEIGHTS),

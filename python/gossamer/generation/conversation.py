@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .drafts import guessing
 from .prompt_cache import PromptCache
 from .prompts import encode, text_after
-from .sampling_options import CHAT, SamplingOptions, check_names, text_alone
+from .sampling_options import CHAT, SamplingOptions, check_names, chosen, text_alone
 from .single import Pieces, run_text
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Conversation:
         """
         self._end_turn()
         check_names(options, ["draft"])
-        run_options = text_alone((sampling or self.model.defaults(CHAT)).changed(options))
+        run_options = text_alone(chosen(sampling, lambda: self.model.defaults(CHAT), options))
         asked = [*self.messages, {"role": "user", "content": text}]
         drafts = guessing(self.model, draft, run_options)
         mix = self.model.mix(self.adapters)

@@ -232,6 +232,8 @@ def guessing(model: Model, draft: Draft, options: SamplingOptions | None = None)
     Raises:
         GossamerError: as `drafts`, where they are another model's, or are asked for beside beams, which have none.
     """
+    if draft is not None and not isinstance(draft, (str, Drafts)):
+        raise GossamerError(f"draft must be auto, ngram, self, off, or what Model.drafts returns, got {draft!r:.80}")
     kind = draft if isinstance(draft, str) else "off" if draft is None else draft.kind
     corpus = isinstance(draft, Drafts) and draft.corpus is not None
     if options is not None and options.beams > 1 and (kind in ("ngram", "self") or corpus):

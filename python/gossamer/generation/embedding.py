@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .._core import CacheFull
 from ..engine import Encoding
 from ..errors import GossamerError
+from ..kinds import check_flag
 from ..text.messages import check_text
 from ..text.pooling import Pooling
 
@@ -54,6 +55,7 @@ def embed(
 
 def tokens_of(model: Model, texts: Sequence[str], *, truncate: bool = False) -> list[NDArray[np.int32]]:
     """Returns the tokens of texts, as `embed` takes them; raises as it does."""
+    check_flag("truncate", truncate)
     if isinstance(texts, str):
         raise GossamerError("texts must be a list of them, not one text")
     _check_encodes(model)

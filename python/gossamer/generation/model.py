@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from .._core import CacheFull
 from ..errors import GossamerError
+from ..kinds import whole_number
 from ..text.messages import Message
 from .drafts import drafts, guessing
 from .held import Held
 from .prompts import as_ids, as_input, asked, chats, check_head, check_length, text_after
-from .sampling_options import GENERATE, SamplingOptions, check_names, model_defaults, text_alone
+from .sampling_options import GENERATE, SamplingOptions, check_names, chosen, model_defaults, text_alone
 from .scheduler import MOST
 from .single import Cancel, Pieces, run_text
 
@@ -146,7 +147,7 @@ class Model:
             TypeError: there is no such option.
         """
         check_names(options, ["adapters", "cancel", "chat", "draft", "prompt_cache"])
-        run_options = text_alone((sampling or self.defaults()).changed(options))
+        run_options = text_alone(chosen(sampling, self.defaults, options))
         chat, drafts = chats(self, prompt, chat), guessing(self, draft, run_options)
         tokens, reads = asked(self, prompt, chat, run_options.context_shift is not None)
         held = self._new_sequence(self.mix(adapters), reads)
@@ -226,9 +227,8 @@ class Model:
         from .batch import Request, completions
 
         check_names(options, ["adapters", "cancel", "chat", "draft", "most", "n"])
-        if n < 1:
-            raise GossamerError(f"n must be at least 1, got {n}")
-        run_options = (sampling or self.defaults()).changed(options)
+        n, most = whole_number("n", n, 1), whole_number("most", most, 1)
+        run_options = chosen(sampling, self.defaults, options)
         return completions(
             self,
             Request(prompt, run_options, chat, 0, adapters, cancel),
@@ -276,9 +276,9 @@ class Model:
         from .batch import Request, answers
 
         check_names(options, ["adapters", "chat", "draft", "most", "progress"])
-        if isinstance(prompts, str):
-            raise GossamerError("prompts must be a list of them, not one text")
-        run_options = text_alone((sampling or self.defaults()).changed(options))
+        if isinstance(prompts, (str, abc.Mapping)):
+            raise GossamerError("prompts must be a list of them, not one text or message")
+        run_options = text_alone(chosen(sampling, self.defaults, options))
         requests = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
         texts = []
         for answer in answers(self, requests, most=most, draft=guessing(self, draft, run_options)):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..kinds import check_flag
 from ..text.generation_config import unheeded
 from ..text.messages import Message, Tool, check_text
 from .scheduler import Task
@@ -33,8 +34,9 @@ def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
     """Returns whether a prompt goes through the chat template.
 
     Raises:
-        GossamerError: it has to, and there is none.
+        GossamerError: it has to, and there is none, or `chat` is no truth value.
     """
+    check_flag("chat", chat, or_none=True)
     if isinstance(prompt, str) and (chat is False or not (chat or model.tokenizer.has_chat_template)):
         return False
     if not isinstance(prompt, str) and chat is False:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
@@ -257,6 +257,15 @@ _OFF = {field.name: field.default for field in fields(SamplingOptions)}
 def check_names(options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `TypeError` where an option is none of these, or of some others; the line names those that there are."""
     refuse_others(options, [*_NAMES, *others])
+
+
+def chosen(
+    sampling: SamplingOptions | None, defaults: Callable[[], SamplingOptions], options: Mapping[str, Any]
+) -> SamplingOptions:
+    """Returns the options that are given, or else a model's own, with single ones replaced; raises as `changed`."""
+    if sampling is not None and not isinstance(sampling, SamplingOptions):
+        raise GossamerError(f"sampling must be SamplingOptions, or None, got {sampling!r:.80}")
+    return (defaults() if sampling is None else sampling).changed(options)
 
 
 def text_alone(options: SamplingOptions) -> SamplingOptions:

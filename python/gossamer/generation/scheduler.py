@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .._core import CacheFull
 from ..errors import GossamerError
+from ..kinds import whole_number
 from .held import Held, common_length, remember, same_input
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ class Scheduler:
         Raises:
             GossamerError: `most` is not a positive number.
         """
-        if most < 1:
-            raise GossamerError(f"there must be at least 1 sequence at once, got {most}")
+        most = whole_number("most", most, 1)
         self.most = most
         self._engine = engine
         self._drafts = drafts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ class Target:
     pattern: tuple[int, int] | None = None
 
     @classmethod
-    def parse(cls, sparsity: float | None, pattern: tuple[int, int] | None) -> Target:
+    def parse(cls, sparsity: float | None, pattern: Any) -> Target:
         """Checks the two ways to ask; exactly one must be given.
 
         Raises:
@@ -32,7 +34,10 @@ class Target:
         if (sparsity is None) == (pattern is None):
             raise GossamerError("give either a sparsity or an N:M pattern")
         if pattern is not None:
-            keep, group = pattern
+            pair = list(pattern) if isinstance(pattern, (list, tuple)) else []
+            if len(pair) != 2 or any(isinstance(one, bool) or not isinstance(one, Integral) for one in pair):
+                raise GossamerError(f"pattern must be two whole numbers, got {pattern!r:.80}")
+            keep, group = map(int, pair)
             if not 1 <= keep <= group:
                 raise GossamerError(f"pattern must be N:M with 1 <= N <= M, got {keep}:{group}")
             return cls(1.0 - keep / group, (keep, group))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import GossamerError
 from ..files import read_json
 from ..formats import STORED, check_group
+from ..kinds import check_kinds
 from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
 from .masks import Target
@@ -55,6 +56,7 @@ class PruneOptions:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         method, weights, rank = self.method, self.weights, self.rank
         if self.zeros is None:
             Target.parse(self.sparsity, self.pattern)
@@ -73,6 +75,10 @@ class PruneOptions:
         check_group(self.group)
         if self.windows < 1 or (self.length is not None and self.length < 1):
             raise GossamerError(f"calibration needs at least 1 window of 1 token, got {self.windows} of {self.length}")
+        if self.seed < 0:
+            raise GossamerError(f"seed must be at least 0, got {self.seed}")
+        if self.calibration is not None and not str(self.calibration):
+            raise GossamerError("calibration must name a file or folder, got an empty text")
         _ = self.way
 
     @property

@@ -73,7 +73,7 @@ def read_completion(body: Any, registry: Registry, settings: Settings) -> Comple
     echo = fields.take("echo", bool, False) or False
     if echo and logprobs is not None:
         raise fields.refuse("echo", "is not for logprobs: those of the prompt are not there", "unsupported_parameter")
-    fields.only("best_of", 1, choices)
+    fields.only("best_of", choices)
     fields.only("suffix", "")
     fields.end()
     wanted = Asked(

@@ -93,6 +93,8 @@ def _biases(fields: Fields, served: Served) -> dict[int, float] | None:
             raise fields.refuse("logit_bias", f"tokens are numbers from 0 to {vocab - 1}, got {token!r:.80}", _BAD)
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
             raise fields.refuse("logit_bias", f"a bias must be from -100 to 100, got {bias!r:.80}", _BAD)
+        if int(token) in biases:  # 3 and 03
+            raise fields.refuse("logit_bias", f"token {int(token)} has two biases", _BAD)
         biases[int(token)] = float(bias)
     return biases
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import GossamerError
 
+_SAYING = ("system", "developer", "user")  # whose messages are nothing without a content
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 """A function that a model may call, in OpenAI's form."""
@@ -30,7 +31,8 @@ def checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
             texts or `{"type": "text", "text": ...}`.
 
     Raises:
-        GossamerError: it is no list of messages, there are none, or a content is something else.
+        GossamerError: it is no list of messages, there are none, or a content is something else, or missing in a
+            message of a system or a user.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise GossamerError(f"messages must be a list of objects with role and content, got {messages!r:.80}")
@@ -43,6 +45,8 @@ def _checked(number: int, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise GossamerError(f"message {number} must be an object with role and content, got {message!r:.80}")
     copy = {key: value for key, value in message.items() if key != "content" or value is not None}
+    if "content" not in copy and message["role"] in _SAYING:
+        raise GossamerError(f"message {number}, of role {message['role']}, has no content: {message!r:.80}")
     content = copy.get("content", "")
     check_text(f"the role of message {number}", message["role"])
     if isinstance(content, (list, tuple)):

@@ -161,7 +161,7 @@ _PASSING = {
     *("list", "tuple", "set", "frozenset", "dict", "iter", "next", "reversed", "enumerate", "zip", "map", "filter"),
     *("sorted", "max", "min", "vars", "super", "getattr"),
 }
-_ASKING = {"vars", "dir", "id", "type"}
+_ASKING = {"vars", "dir", "id", "type", "isinstance", "hasattr"}
 _SHOWING = {
     *(("builtins", name) for name in ("repr", "str", "format", "ascii")),
     *(("_pickle", "dumps"), ("pickle", "dumps"), ("dataclasses", "asdict"), ("dataclasses", "astuple")),
