@@ -30,7 +30,7 @@ _CLASSES = {
     **dict.fromkeys(("olmo2", "olmo3", "phi3", "stablelm"), ""),
 }
 _OVERRULED = ("qwen2",)  # whose files often name another
-_LLAMA, _CODE_LLAMA = "LlamaTokenizer", "CodeLlamaTokenizer"
+_LLAMA, _CODE_LLAMA, _NLLB = "LlamaTokenizer", "CodeLlamaTokenizer", "NllbTokenizer"
 _BYTE_LEVEL = (
     "BartTokenizer",
     "CohereTokenizer",
@@ -103,7 +103,10 @@ def apply_settings(
         if _text(entry) not in found
     ]
     _register(backend, new)
-    return {key: _text(entry) for key, entry in special.items()}
+    names = {key: _text(entry) for key, entry in special.items()}
+    if kind == _NLLB and isinstance(language := settings.get("src_lang"), str):
+        _mark_language(backend, language, names.get("eos_token", "</s>"), settings.get("legacy_behaviour") is True)
+    return names
 
 
 def _class_of(settings: dict[str, Any], config: dict[str, Any]) -> str:
@@ -196,6 +199,20 @@ def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any], cod
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix or code else steps)
+
+
+def _mark_language(backend: tokenizers.Tokenizer, language: str, end: str, behind: bool) -> None:
+    """Puts the token of the language that is translated from at a text's begin, or once behind its end."""
+    from tokenizers import processors
+
+    marks = {text: backend.token_to_id(text) for text in (language, end)}
+    for text, token in marks.items():
+        if token is None:
+            raise GossamerError(f"src_lang {language!r:.80}: {text!r:.80} is no token of the model")
+    first, last = ([], [end, language]) if behind else ([language], [end])
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*first, "$A", *last], pair=[*first, "$A", "$B", *last], special_tokens=list(marks.items())
+    )
 
 
 def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
