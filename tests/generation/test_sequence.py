@@ -28,7 +28,7 @@ class Bytes:
         return bytes(ids).decode("utf-8", errors="replace")
 
     def stream(self, begins: bool = False) -> StreamDecoder:  # noqa: ARG002 - as the tokenizer has it
-        return StreamDecoder(self)  # type: ignore[arg-type]
+        return StreamDecoder(self.decode)  # type: ignore[arg-type]
 
 
 def likeliest(token: int, vocab: int = 300) -> Any:

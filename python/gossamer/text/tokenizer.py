@@ -284,7 +284,8 @@ class Tokenizer:
                 is dropped, as `decode` drops it. Otherwise the stream goes on with a text.
             special: Whether special tokens are part of the text.
         """
-        return StreamDecoder(self, [] if begins else self._word, special)
+        decode = partial(self.decode_raw, special=special)
+        return StreamDecoder(decode, [] if begins else self._word, Cleaner() if self.cleans else None)
 
     @cached_property
     def _word(self) -> list[int]:
@@ -310,9 +311,10 @@ class StreamDecoder:
     grow with the stream.
     """
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), special: bool = False) -> None:
-        self._decode = partial(tokenizer.decode_raw, special=special)
-        self._cleaner = Cleaner() if tokenizer.cleans else None
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], before: Sequence[int] = (), cleaner: Cleaner | None = None
+    ) -> None:
+        self._decode, self._cleaner = decode, cleaner
         self._ids = list(before)  # the window
         self._old = len(before)  # tokens of the window whose text is out already
         self._text = self._decode(before) if before else ""
