@@ -151,6 +151,13 @@ def test_a_system_message_stands_before_lines_without_one(served, tmp_path, caps
     assert "fake has no chat template" in failure(capsys, tmp_path, "--system", "h", "--force")
 
 
+def test_drafts_and_beams_exclude_each_other(served, tmp_path, capsys):
+    served(fake_model())
+    write(tmp_path / "in.jsonl", {"prompt": "a"})
+    assert "beams and draft ngram exclude each other" in failure(capsys, tmp_path, "--beams", "2", "--draft", "ngram")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_files_that_cannot_be_used(served, tmp_path, capsys):
     served(fake_model())
     assert "in.jsonl: no such file" in failure(capsys, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from .options import (
 )
 from .output import print_json
 from .sampling_arguments import add_logprobs_option, add_prompt_cache_option, add_sampling_options, chosen_sampling
+
+_log = logging.getLogger(__name__)
 
 SUMMARY = "generate text for one prompt"
 
@@ -70,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     asked: str | list[dict[str, str]] = prompt
     if args.system is not None:
         asked = [{"role": "system", "content": args.system}, {"role": "user", "content": prompt}]
-    options = {"chat": False if args.raw else None, "draft": chosen_drafts(args, model), **chosen_sampling(args, model)}
+    sampling = chosen_sampling(args, model)
+    options = {"chat": False if args.raw else None, "draft": chosen_drafts(args, model), **sampling}
+    if args.completions > 1 and (used := model.defaults().changed(sampling)).temperature == 0 and used.beams == 1:
+        _log.warning("--completions: at temperature 0 all texts are the same one; give --temperature, or --beams")
     with Interrupt() as interrupt:
         interrupt.begun = args.json or args.completions > 1
         if args.prompt_cache is None and interrupt.begun:

@@ -118,7 +118,8 @@ def add_packing_options(parser: argparse._ActionsContainer, types: Sequence[str]
     parser.add_argument(
         "--format",
         choices=("auto", *FORMATS),
-        help="format of the blocks' matrices; auto takes, for each, what should be fastest here (default auto)",
+        help="format of the blocks' matrices; auto takes, for each, what should be fastest here; nm is "
+        "bitmap where no N:M pattern holds (default auto)",
     )
     parser.add_argument(
         "--head",

@@ -24,6 +24,7 @@ from ..files import refuse_pointer
 from ..parts import new_file
 from .batch import Request, answers
 from .batch_rows import Rows, read_row
+from .drafts import guessing
 from .fingerprint import logits_digest
 from .scheduler import MOST
 
@@ -111,6 +112,7 @@ def batch_file(
             another model.
     """
     check_files(src, dst, force)
+    draft = guessing(model, draft, sampling)
     rows = Rows(model, sampling, chat, system)
     src, dst = Path(src), Path(dst)
     try:
