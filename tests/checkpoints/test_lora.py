@@ -28,6 +28,7 @@ SHAPES = {
         ({"lora_alpha": 6, "alpha_pattern": {"down_proj": 2}}, (1.5, 1.5, 0.5)),
         ({"alpha_pattern": {"layers.1.self_attn.q_proj": 8, "q_proj": 2}}, (0.5, 2, 1)),
         ({"alpha_pattern": {"^model.layers.0.self_attn.q_proj": 8, "^q_proj": 1}}, (2, 1, 1)),
+        ({"alpha_pattern": {"self.attn.q_proj": 2}}, (0.5, 0.5, 1)),
         ({"r": 64, "rank_pattern": {"q_proj": 4, "down_proj": 4}, "lora_alpha": 4}, (1, 1, 1)),
         ({"alpha_pattern": {"j": 2, "roj": 3, "_proj": 5}}, (1, 1, 1)),
     ],

@@ -164,13 +164,13 @@ def _scale(path: Path, config: dict[str, Any], module: str) -> tuple[int, float]
 
 
 def _of_module(path: Path, config: dict[str, Any], key: str, module: str, otherwise: Any) -> Any:
-    """What a key such as rank_pattern says of a module: the value of the first name that its own ends with."""
+    """What a key such as rank_pattern says of a module: the value of the first one that its name ends with."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
         raise GossamerError(f"{path}: {key} must be an object, got {patterns!r:.80}")
     for name, value in patterns.items():
         if not _NAME.fullmatch(name):
             raise GossamerError(f"{path}: {key}: {name!r:.80} is no name of a module, and other patterns are not read")
-        if module == name.removeprefix("^") or (name[0] != "^" and module.endswith(f".{name}")):
+        if re.match(rf"(.*\.)?({name})$", module):  # as PEFT has it: a dot is any letter
             return value
     return otherwise
