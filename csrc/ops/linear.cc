@@ -12,6 +12,18 @@ namespace {
 constexpr std::size_t kPieceBytes = 32 << 10;
 constexpr std::size_t kMostPieces = 256;
 
+// Many tokens are taken in turns, whose inputs stay in a core's own cache while all panels of a chunk go by; not fewer,
+// since each turn reads these panels again. A multiple of what kernels share an expanded panel among.
+constexpr std::int64_t kTurnBytes = 256 << 10;
+constexpr std::int64_t kFewestInTurn = 128;
+constexpr int kFewestOfTheirOwn = 32;  // fewer go with the turn before
+
+int tokens_in_turn(const Activations& x) {
+  const std::int64_t number = x.type == ActivationType::kF32 ? 4 : x.type == ActivationType::kBf16 ? 2 : 1;
+  const std::int64_t fitting = kTurnBytes / (number * std::max<std::int64_t>(x.stride, 1)) / kFewestInTurn;
+  return static_cast<int>(kFewestInTurn * std::max<std::int64_t>(fitting, 1));
+}
+
 ActivationType choose(const PackedWeight& weight, const std::string& wish) {
   const ValueType type = weight.view().type;
   if (wish == "auto") return is_integer(type) ? ActivationType::kA8 : ActivationType::kF32;
@@ -71,12 +83,16 @@ void Linear::run_pieces(std::int64_t begin, std::int64_t end, const Activations&
                         std::int64_t y_stride) const {
   LinearArgs args{};
   args.weight = weight_->view();
-  args.x = x;
   args.begin = bounds_[static_cast<std::size_t>(begin)];
   args.end = bounds_[static_cast<std::size_t>(end)];
-  args.y = y;
   args.y_stride = y_stride;
-  kernel_->run(args);
+  const int turn = tokens_in_turn(x);
+  for (int first = 0; first < x.tokens; first += args.x.tokens) {
+    const int left = x.tokens - first;
+    args.x = rows_of(x, first, left < turn + kFewestOfTheirOwn ? left : turn);
+    args.y = y + first * y_stride;
+    kernel_->run(args);
+  }
 }
 
 ActivationCache::Form& ActivationCache::form(ActivationType type, int unit) {

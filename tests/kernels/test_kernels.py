@@ -166,6 +166,16 @@ def test_no_tokens_give_no_rows() -> None:
     assert _core.linear(weight, np.zeros((0, 130), np.float32)).shape == (0, 20)
 
 
+@pytest.mark.parametrize("tokens", [159, 160, 300])
+@pytest.mark.parametrize(("type", "activation"), [("f32", "f32"), ("bf16", "bf16"), ("int8", "a8"), ("int4", "a8")])
+def test_many_tokens_are_taken_in_turns_that_change_no_bit(type: str, activation: str, tokens: int) -> None:
+    weight = packed("dense", type, 64 if type in reference.INTEGER else 0, (70, 2100), 0.0)
+    x = inputs(tokens, 2100)
+    together = _core.linear(weight, x, activation, 2)
+    alone = np.concatenate([_core.linear(weight, x[t : t + 1], activation) for t in range(tokens)])
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_wrong_requests_are_told() -> None:
     weight = packed("bitmap", "int8", 64, (20, 130), 0.5)
     with pytest.raises(ValueError, match="x must have 130 columns, got 131"):
