@@ -48,6 +48,7 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("max_tokens", 1.5, "whole number"),
         ("stop", ["a", ""], "none empty"),
         ("stop", ["a"] * 17, "16 texts"),
+        *(("stop", value, "a text or a list of texts") for value in ({}, 0, False, "")),
         ("stream", 1, "true or false"),
         ("seed", 1.5, "whole number"),
         ("user", "u" * 513, "512"),
@@ -79,6 +80,7 @@ def test_parameters_are_refused_by_name(running: Running, parameter: str, value:
         ([{"content": "x"}], "messages[0].role", "missing"),
         ([{"role": "narrator", "content": "x"}], "messages[0].role", "must be one of"),
         ([{"role": "user"}], "messages[0].content", "missing"),
+        ([{"role": "user", "content": []}], "messages[0].content", "a text or a list of parts, got []"),
         ([{"role": "user", "content": 3}], "messages[0].content", "a text or a list"),
         ([{"role": "user", "content": "x", "colour": "red"}], "messages[0].colour", "no such parameter"),
         ([{"role": "user", "content": "x", "name": "Ada"}], "messages", "leaves the name 'Ada' out"),
@@ -106,6 +108,7 @@ def test_messages_are_refused_by_their_part(running: Running, messages: Any, par
     [
         ("suffix", "end", "it may be ''"),
         ("best_of", 3, "it may be 1"),
+        ("best_of", True, "it may be 1"),
         ("logprobs", 6, "from 0 to 5"),
         ("prompt", [], "must be a text"),
         ("prompt", [1, -1], "from 0 to 319"),

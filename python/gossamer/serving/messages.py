@@ -53,7 +53,7 @@ def _message(fields: Fields) -> dict[str, Any]:
 def _content(fields: Fields, content: Any) -> Any:
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
+    if not isinstance(content, list) or not content:
         raise fields.refuse("content", f"must be a text or a list of parts, got {content!r:.80}", "invalid_type")
     return [_part(Fields(part, f"{fields.name('content')}[{number}]")) for number, part in enumerate(content)]
 

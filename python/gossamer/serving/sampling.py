@@ -101,7 +101,7 @@ def _biases(fields: Fields, served: Served) -> dict[int, float] | None:
 
 def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.raw("stop")
-    stops = [value] if isinstance(value, str) else value or []
+    stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise fields.refuse("stop", f"must be a text or a list of texts, none empty, got {value!r:.80}", "invalid_type")
     if len(stops) > _MOST_STOPS or any(len(stop) > _LONGEST_STOP for stop in stops):
