@@ -2,7 +2,7 @@
 #pragma once
 
 #include "bindings/bindings.h"
-#include "engine/spec.h"
+#include "engine/spec/transformer.h"
 
 namespace gossamer {
 

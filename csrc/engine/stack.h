@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/block.h"
+#include "engine/spec/transformer.h"
 
 namespace gossamer {
 

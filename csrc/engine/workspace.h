@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "common/buffer.h"
-#include "engine/spec.h"
+#include "engine/spec/attention.h"
 #include "ops/linear.h"
 
 namespace gossamer {

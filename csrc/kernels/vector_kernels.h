@@ -66,8 +66,8 @@ struct AttentionArgs {
 // A kind of norm, by the name that descriptions have for it.
 struct NormKernel {
   const char* name;
-  bool biased;  // whether bias[i] is added where there is one; others have none
-  void (*run)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* out) noexcept;
+  // In place, too.
+  void (*run)(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept;
 };
 
 // Outputs that lie together in the columns of a low-rank branch.

@@ -1,7 +1,5 @@
 #include "engine/layers/embedding.h"
 
-#include <cmath>
-
 #include "ops/tokens.h"
 
 namespace gossamer {
@@ -18,30 +16,8 @@ EmbeddingLayer::EmbeddingLayer(const spec::Transformer& spec, Build& build)
     narrow_ = &build.workspace.matrix("embed", *spec.embedding.project);
   }
   if (spec.embedding.types != 0) types_ = build.weights.take("types", spec.embedding.types, spec.hidden);
-  if (!spec.embedding.positions) {
-    if (types_) added_ = &build.workspace.matrix("positions", spec.hidden);
-    return;
-  }
-  added_ = &build.workspace.matrix("positions", spec.hidden);
-  if (const auto* learned = std::get_if<spec::Learned>(&*spec.embedding.positions)) {
-    positions_ = build.weights.take("positions", learned->count, spec.hidden);
-    offset_ = learned->offset;
-  } else {
-    make_sinusoids(std::get<spec::Sinusoids>(*spec.embedding.positions), spec.context);
-  }
-}
-
-void EmbeddingLayer::make_sinusoids(const spec::Sinusoids& spec, int context) {
-  const std::size_t half = spec.frequencies.size();
-  sinusoids_.resize(static_cast<std::size_t>(context) * 2 * half);
-  float* row = sinusoids_.data();
-  for (int position = 0; position < context; ++position, row += 2 * half) {
-    for (std::size_t j = 0; j < half; ++j) {
-      const float angle = static_cast<float>(position + spec.offset) * spec.frequencies[j];
-      row[j] = std::sin(angle);
-      row[half + j] = std::cos(angle);
-    }
-  }
+  positions_ = make_positions(spec, build);
+  if (types_ || positions_) added_ = &build.workspace.matrix("positions", spec.hidden);
 }
 
 void EmbeddingLayer::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
@@ -49,15 +25,15 @@ void EmbeddingLayer::visit(const std::function<void(const std::string&, const Li
 }
 
 void EmbeddingLayer::finish(Step& step, std::int64_t token, float* row) const {
-  const int position = step.chunk.positions[static_cast<std::size_t>(token)];
-  const auto add = [&](const Linear& table, int index) {
-    float* added = added_->row(token);
-    unpack_row(table.weight().view(), index, added);
-    vectors_.add(row, added, hidden_);
-  };
-  if (types_) add(*types_, step.chunk.types.empty() ? 0 : step.chunk.types[static_cast<std::size_t>(token)]);
-  if (positions_) add(*positions_, position + offset_);
-  if (!sinusoids_.empty()) vectors_.add(row, sinusoids_.data() + std::int64_t{position} * hidden_, hidden_);
+  if (types_) {
+    const int type = step.chunk.types.empty() ? 0 : step.chunk.types[static_cast<std::size_t>(token)];
+    unpack_row(types_->weight().view(), type, added_->row(token));
+    vectors_.add(row, added_->row(token), hidden_);
+  }
+  if (positions_) {
+    const int position = step.chunk.positions[static_cast<std::size_t>(token)];
+    vectors_.add(row, positions_->row(position, added_->row(token)), hidden_);
+  }
   if (norm_) norm_->run(row, row);
 }
 

@@ -9,7 +9,8 @@
 
 #include "engine/layers/mel.h"
 #include "engine/layers/norm.h"
-#include "engine/spec.h"
+#include "engine/layers/positions.h"
+#include "engine/spec/transformer.h"
 #include "engine/step.h"
 
 namespace gossamer {
@@ -27,7 +28,6 @@ class EmbeddingLayer {
   void run(Step& step, Matrix& out) const;
 
  private:
-  void make_sinusoids(const spec::Sinusoids& spec, int context);
   // What comes once the row has the stream's width.
   void finish(Step& step, std::int64_t token, float* row) const;
 
@@ -35,13 +35,11 @@ class EmbeddingLayer {
   std::unique_ptr<Linear> weight_;
   int hidden_;
   float scale_;
-  std::unique_ptr<Linear> project_;    // null: rows have the stream's width
-  Matrix* narrow_ = nullptr;           // rows before it
-  std::unique_ptr<Linear> types_;      // null: none
-  std::unique_ptr<Linear> positions_;  // null: none
-  int offset_ = 0;                     // the row of position 0
-  std::vector<float> sinusoids_;       // [context][hidden]; empty: none
-  Matrix* added_ = nullptr;            // rows of what is added
+  std::unique_ptr<Linear> project_;            // null: rows have the stream's width
+  Matrix* narrow_ = nullptr;                   // rows before it
+  std::unique_ptr<Linear> types_;              // null: none
+  std::unique_ptr<AddedPositions> positions_;  // null: none
+  Matrix* added_ = nullptr;                    // rows of what is added
   std::unique_ptr<NormLayer> norm_;
   const VectorKernels& vectors_;
 };

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "engine/spec.h"
+#include "engine/spec/embedding.h"
 #include "engine/step.h"
 
 namespace gossamer {

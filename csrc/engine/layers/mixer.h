@@ -7,6 +7,7 @@
 
 #include "engine/kv_cache.h"
 #include "engine/layers/projection.h"
+#include "engine/spec/stack.h"
 
 namespace gossamer {
 

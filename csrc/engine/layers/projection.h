@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/layers/part.h"
-#include "engine/spec.h"
+#include "engine/spec/linear.h"
 #include "engine/step.h"
 
 namespace gossamer {

@@ -1,5 +1,5 @@
-// Norms, rotary and their kin, and the table of them, of activations and of attentions. Results do not depend on the number of
-// tokens or threads.
+// Norms, rotary and their kin, and the table of them, of activations and of attentions. Results do not depend on the
+// number of tokens or threads.
 #include "kernels/cpu/activations-inl.h"
 #include "kernels/cpu/attend-inl.h"
 #include "kernels/cpu/attend_codes-inl.h"
@@ -61,7 +61,7 @@ void lift(float* x, const void* columns, FloatType type, int32_t rank, const flo
 }
 
 // x / sqrt(mean(x^2) + eps) * weight
-void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_t n, float eps, float* out) noexcept {
+void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept {
   F16 squares = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -78,8 +78,8 @@ void rms_norm(const float* x, const float* weight, const float* /*bias*/, int64_
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
-// The same of x - mean(x), with a bias.
-void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* out) noexcept {
+// The same of x - mean(x).
+void layer_norm(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept {
   F16 sums = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) sums += load(x + i);
@@ -97,10 +97,9 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
   for (i = 0; i + kLanes <= n; i += kLanes)
     store(out + i, (load(x + i) - splat(mean)) * splat(scale) * load(weight + i));
   for (; i < n; ++i) out[i] = (x[i] - mean) * scale * weight[i];
-  if (bias != nullptr) add(out, bias, n);
 }
 
-constexpr NormKernel kNorms[] = {{"rms", false, rms_norm}, {"layer", true, layer_norm}, {}};
+constexpr NormKernel kNorms[] = {{"rms", rms_norm}, {"layer", layer_norm}, {}};
 
 // A unit of kParts times 16 inputs.
 template <int kParts>

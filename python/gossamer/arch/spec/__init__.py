@@ -2,7 +2,7 @@
 
 Flags multiply; parts add. What a model needs follows from the description and is written nowhere else: the names and
 shapes of its weights, which of them read the same inputs, which outputs join the stream. It is data: packed folders
-hold it, the native engine is built from it (`csrc/engine/spec.h` mirrors it field for field), and what it does not
+hold it, the native engine is built from it (`csrc/engine/spec/` mirrors it field for field), and what it does not
 know is refused by name.
 """
 
