@@ -214,7 +214,6 @@ class Trunk(nn.Module):
             if name in config.weights
         } | ends
         self.positions = added(config.embedding, config.hidden, build.linears)
-        self._offset = config.embedding.positions.offset if config.embedding.positions else 0
         self.embed_norm = Norm(config.embedding.norm, "embed_norm", build) if config.embedding.norm else None
         self.layers = nn.ModuleList(
             Block(block, f"layers.{layer}.", build) for layer, block in enumerate(config.blocks)
@@ -234,7 +233,7 @@ class Trunk(nn.Module):
         if widen := self.ends.get(("embed_project",)):
             (states,) = widen(states)
         if self.positions is not None:
-            states = states + self.positions(places + self._offset)
+            states = states + self.positions(places)
         return states if self.embed_norm is None else self.embed_norm(states)
 
 

@@ -74,6 +74,21 @@ class Relative(nn.Module):
         return self.weight[:, torch.where(distances < 0, ahead, back)]
 
 
+class Learned(nn.Embedding):
+    """Positions that were learned, a row each."""
+
+    def __init__(self, described: spec.Learned, table: nn.Embedding) -> None:
+        """Takes a description and its matrix."""
+        expect(described, "count", "offset")
+        super().__init__(described.count, table.embedding_dim, device="meta")
+        self.weight = table.weight
+        self._offset = described.offset
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Returns what is added at places [..., n]: [..., n, hidden]."""
+        return super().forward(places + self._offset)
+
+
 class Sines(nn.Module):
     """Sines of some frequencies and cosines behind them."""
 
@@ -85,26 +100,22 @@ class Sines(nn.Module):
         expect(described, "frequencies", "offset")
         frequencies = torch.tensor(described.frequencies, dtype=torch.float32, device="cpu")
         self.register_buffer("frequencies", frequencies, persistent=False)
+        self._offset = described.offset
 
     def forward(self, places: Tensor) -> Tensor:
         """Returns what is added at places [..., n]: [..., n, hidden]."""
-        angles = places.float()[..., None] * self.frequencies
+        angles = (places + self._offset).float()[..., None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def _learned(described: spec.Learned, hidden: int, linears: Linears) -> nn.Module:
-    expect(described, "count", "offset")
-    return linears.table("positions", described.count, hidden)
-
-
 _ADDED: dict[str, Callable[[Any, int, Linears], nn.Module]] = {
-    "learned": _learned,
-    "sinusoids": lambda described, _hidden, _linears: Sines(described),
+    "learned": lambda own, hidden, linears: Learned(own, linears.table("positions", own.count, hidden)),
+    "sinusoids": lambda own, _hidden, _linears: Sines(own),
 }
 
 
 def added(embedding: spec.Embedding, hidden: int, linears: Linears) -> nn.Module | None:
-    """Returns what gives the rows [..., n, hidden] that are added at places [..., n], counted with their offset.
+    """Returns what gives the rows [..., n, hidden] that are added at places [..., n].
 
     Raises:
         GossamerError: they are of a kind that there is not.
