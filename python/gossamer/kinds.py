@@ -25,8 +25,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
     Raises:
         GossamerError: it is none, a truth value included, or less than `least`.
     """
-    if not _is(value, "int"):
-        raise GossamerError(f"{name} must be a whole number, got {value!r:.80}")
+    check_kind(name, value, "int")
     if value < least:
         raise GossamerError(f"{name} must be at least {least}, got {value}")
     return int(value)
@@ -34,8 +33,26 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 def check_flag(name: str, value: Any, *, or_none: bool = False) -> None:
     """Raises `GossamerError` where a value is neither true nor false, nor, if that is allowed, None."""
-    if not isinstance(value, bool) and not (or_none and value is None):
-        raise GossamerError(f"{name} must be true or false, got {value!r:.80}")
+    if not (or_none and value is None):
+        check_kind(name, value, "bool")
+
+
+def check_kind(name: str, value: Any, *kinds: str) -> str:
+    """Returns the first of some kinds, written as annotations are, that a value is of.
+
+    Raises:
+        GossamerError: it is of none; the line names it.
+    """
+    found = next((kind for kind in kinds if is_kind(value, kind)), None)
+    if found is None:
+        what = " or ".join(_KINDS[kind][1] for kind in kinds)
+        raise GossamerError(f"{name} must be {what}, got {value!r:.80}")
+    return found
+
+
+def is_kind(value: Any, kind: str) -> bool:
+    """Whether a value is of a kind; truth values are no numbers."""
+    return isinstance(value, _KINDS[kind][0]) and (kind == "bool" or not isinstance(value, bool))
 
 
 def check_kinds(options: Any) -> None:
@@ -50,13 +67,5 @@ def check_kinds(options: Any) -> None:
         kinds, value = [kind.strip() for kind in str(field.type).split("|")], getattr(options, field.name)
         if not all(kind in _KINDS for kind in kinds):
             continue
-        found = next((kind for kind in kinds if _is(value, kind)), None)
-        if found is None:
-            what = " or ".join(_KINDS[kind][1] for kind in kinds)
-            raise GossamerError(f"{field.name} must be {what}, got {value!r:.80}")
-        if found in ("int", "float") and type(value) not in (int, float):
+        if check_kind(field.name, value, *kinds) in ("int", "float") and type(value) not in (int, float):
             object.__setattr__(options, field.name, int(value) if isinstance(value, Integral) else float(value))
-
-
-def _is(value: Any, kind: str) -> bool:
-    return isinstance(value, _KINDS[kind][0]) and (kind == "bool" or not isinstance(value, bool))

@@ -50,7 +50,7 @@ class SpeechOptions:
         check_kinds(self)
         for name, low, high in (("beams", 1, 64), ("tries", 1, 64), ("seed", 0, 1 << 63)):
             value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
+            if not low <= value <= high:
                 raise GossamerError(f"{name} must be a whole number from {low} to {high}, got {value!r:.80}")
         if self.task not in TASKS:
             raise GossamerError(f"task must be one of {', '.join(TASKS)}, got {self.task!r:.80}")

@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
 from typing import Any
 
 from ..errors import GossamerError, did_you_mean
 from ..files import parse_json
+from ..kinds import check_flag, check_kind
 from ..text.generation_config import OPTION_NAMES
 from ..text.messages import check_text
 
@@ -34,8 +34,8 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
         for token, bias in pairs:
             digits = isinstance(token, str) and token.isascii() and token.isdigit()
             number = int(token) if digits and len(token) < 20 else token
-            _check("logit_bias: a token", number, Integral, lambda n: n >= 0, "at least 0")
-            _check(f"logit_bias: the bias of token {number}", bias, Real, _fits, _FITS)
+            _check("logit_bias: a token", number, "int", lambda n: n >= 0, "at least 0")
+            _check(f"logit_bias: the bias of token {number}", bias, "float", _fits, _FITS)
             if number in biases:
                 raise GossamerError(f"logit_bias: token {number} has two biases")
             biases[int(number)] = float(bias)
@@ -51,7 +51,7 @@ def _words(value: Any) -> tuple[tuple[int, ...], ...]:
         raise GossamerError(f"bad_words must be lists of tokens, none of them empty, got {value!r:.80}")
     for word in value:
         for token in word:
-            _check("bad_words: a token", token, Integral, lambda n: n >= 0, "at least 0")
+            _check("bad_words: a token", token, "int", lambda n: n >= 0, "at least 0")
     return tuple(tuple(map(int, word)) for word in value)
 
 
@@ -72,9 +72,8 @@ def _schema(value: Any) -> str | None:
         raise GossamerError(f"schema: not valid JSON: {error}") from None
 
 
-def _check(name: str, value: Any, kind: type, fair: Any, expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise GossamerError(f"{name} must be a {'whole ' if kind is Integral else ''}number, got {value!r:.80}")
+def _check(name: str, value: Any, kind: str, fair: Any, expected: str) -> None:
+    check_kind(name, value, kind)
     if not fair(value):
         raise GossamerError(f"{name} must be {expected}, got {value}")
 
@@ -151,27 +150,28 @@ class SamplingOptions:
     grammar: str | None = None
 
     def __post_init__(self) -> None:
-        _check("max_new_tokens", self.max_new_tokens, Integral, lambda n: n >= 1, "at least 1")
-        _check("temperature", self.temperature, Real, lambda t: math.isfinite(t) and t >= 0, "at least 0")
-        _check("top_k", self.top_k, Integral, lambda k: k >= 0, "at least 0")
-        _check("top_p", self.top_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
-        _check("min_p", self.min_p, Real, lambda p: 0 <= p <= 1, "between 0 and 1")
-        _check("typical_p", self.typical_p, Real, lambda p: 0 < p <= 1, "above 0 and at most 1")
-        _check("repeat_penalty", self.repeat_penalty, Real, lambda x: 1 / _MOST <= x <= _MOST, "between 1e-30 and 1e30")
-        _check("frequency_penalty", self.frequency_penalty, Real, _fits, _FITS)
-        _check("presence_penalty", self.presence_penalty, Real, _fits, _FITS)
+        _check("max_new_tokens", self.max_new_tokens, "int", lambda n: n >= 1, "at least 1")
+        _check("temperature", self.temperature, "float", lambda t: math.isfinite(t) and t >= 0, "at least 0")
+        _check("top_k", self.top_k, "int", lambda k: k >= 0, "at least 0")
+        _check("top_p", self.top_p, "float", lambda p: 0 < p <= 1, "above 0 and at most 1")
+        _check("min_p", self.min_p, "float", lambda p: 0 <= p <= 1, "between 0 and 1")
+        _check("typical_p", self.typical_p, "float", lambda p: 0 < p <= 1, "above 0 and at most 1")
+        _check(
+            "repeat_penalty", self.repeat_penalty, "float", lambda x: 1 / _MOST <= x <= _MOST, "between 1e-30 and 1e30"
+        )
+        _check("frequency_penalty", self.frequency_penalty, "float", _fits, _FITS)
+        _check("presence_penalty", self.presence_penalty, "float", _fits, _FITS)
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         object.__setattr__(self, "bad_words", _words(self.bad_words))
-        _check("seed", self.seed, Integral, lambda s: s >= 0, "at least 0")
+        _check("seed", self.seed, "int", lambda s: s >= 0, "at least 0")
         object.__setattr__(self, "stop", _stops(self.stop))
         if self.logprobs is not None:
-            _check("logprobs", self.logprobs, Integral, lambda n: n >= 0, "at least 0")
-        _check("beams", self.beams, Integral, lambda n: n >= 1, "at least 1")
-        _check("length_penalty", self.length_penalty, Real, math.isfinite, "finite")
-        if not isinstance(self.early_stopping, bool):
-            raise GossamerError(f"early_stopping must be true or false, got {self.early_stopping!r:.80}")
+            _check("logprobs", self.logprobs, "int", lambda n: n >= 0, "at least 0")
+        _check("beams", self.beams, "int", lambda n: n >= 1, "at least 1")
+        _check("length_penalty", self.length_penalty, "float", math.isfinite, "finite")
+        check_flag("early_stopping", self.early_stopping)
         if self.context_shift is not None:
-            _check("context_shift", self.context_shift, Integral, lambda n: n >= 0, "at least 0")
+            _check("context_shift", self.context_shift, "int", lambda n: n >= 0, "at least 0")
         object.__setattr__(self, "schema", _schema(self.schema))
         for name in ("regex", "grammar"):
             text = getattr(self, name)
@@ -299,8 +299,7 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
     if own.get("early_stopping") == "never":  # which is told as not done
         own["early_stopping"] = False
     draws = generation.get("do_sample")
-    if draws is not None and not isinstance(draws, bool):
-        raise GossamerError(f"do_sample must be true or false, got {draws!r:.80}")
+    check_flag("do_sample", draws, or_none=True)
     if draws is None and ("temperature" in own or own.get("beams", 1) != 1):
         draws = "temperature" in own
     if own.get("top_k") == -1:  # which some write for all tokens

@@ -116,8 +116,7 @@ class Scheduler:
         Raises:
             GossamerError: `most` is not a positive number.
         """
-        most = whole_number("most", most, 1)
-        self.most = most
+        self.most = whole_number("most", most, 1)
         self._engine = engine
         self._drafts = drafts
         self._kv_limit: int = getattr(engine, "kv_limit", 0)  # what steps a model may be somebody else's, with no limit

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..kinds import is_kind
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Target:
             raise GossamerError("give either a sparsity or an N:M pattern")
         if pattern is not None:
             pair = list(pattern) if isinstance(pattern, (list, tuple)) else []
-            if len(pair) != 2 or any(isinstance(one, bool) or not isinstance(one, Integral) for one in pair):
+            if len(pair) != 2 or not all(is_kind(one, "int") for one in pair):
                 raise GossamerError(f"pattern must be two whole numbers, got {pattern!r:.80}")
             keep, group = map(int, pair)
             if not 1 <= keep <= group:
