@@ -3,9 +3,7 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/layers/mel.h"
 #include "engine/layers/norm.h"
