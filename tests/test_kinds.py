@@ -63,8 +63,12 @@ def test_flags_are_true_or_false() -> None:
         (Options, {"loss": None}, "loss must be Parts, got None"),
         (SpeechOptions, {"timestamps": "no"}, "timestamps must be true or false, got 'no'"),
         (SpeechOptions, {"words": 1}, "words must be true or false, got 1"),
-        (SpeechOptions, {"temperatures": ("a",)}, "temperatures must be finite numbers from 0 on, got ('a',)"),
-        (SpeechOptions, {"temperatures": 0.0}, "temperatures must be finite numbers from 0 on, got 0.0"),
+        (SpeechOptions, {"temperatures": ("a",)}, "a temperature must be a number, got 'a'"),
+        (SpeechOptions, {"temperatures": (True,)}, "a temperature must be a number, got True"),
+        (SpeechOptions, {"temperatures": (0.0, NAN)}, "a temperature must be finite and at least 0, got nan"),
+        (SpeechOptions, {"temperatures": (0.0, -0.2)}, "a temperature must be finite and at least 0, got -0.2"),
+        (SpeechOptions, {"temperatures": ()}, "temperatures must be numbers, at least one, got ()"),
+        (SpeechOptions, {"temperatures": 0.0}, "temperatures must be numbers, at least one, got 0.0"),
         (SpeechOptions, {"prompt": None}, "prompt must be a text, got None"),
     ],
 )
@@ -72,6 +76,12 @@ def test_options_are_refused_by_name(make: Callable[..., Any], options: dict[str
     with pytest.raises(GossamerError) as error:
         make(**options)
     assert str(error.value) == words or str(error.value).startswith(words)
+
+
+def test_temperatures_of_numpy_become_pythons() -> None:
+    temperatures = SpeechOptions(temperatures=[np.float32(0.5), 1]).temperatures  # type: ignore[arg-type]
+    assert temperatures == (0.5, 1.0)
+    assert {type(one) for one in temperatures} == {float}
 
 
 def test_patterns_of_lists_are_pairs() -> None:

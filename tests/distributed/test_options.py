@@ -40,6 +40,8 @@ def test_keys_and_values_are_limited_in_any_case(monkeypatch: pytest.MonkeyPatch
         ({"model": "x", "replica": "2"}, "replica is no option; did you mean replicas?"),
         ({"model": "x", "replicas": "two"}, "replicas: Input should be a valid integer"),
         ({"model": "x", "replicas": 0}, "replicas: "),
+        ({"model": "x", "threads": "-1"}, "threads must be from 0 to 1024, got -1"),
+        ({"model": "x", "threads": 2000}, "threads must be from 0 to 1024, got 2000"),
         ({"model": "x", "replicas": 3, "most_replicas": 2}, "most_replicas must be at least replicas, 3, got 2"),
     ],
 )

@@ -203,7 +203,10 @@ def test_names_weights_and_types_are_checked(model: Model, tmp_path: Path) -> No
         (lambda: model.adapters.load(tmp_path / "task", "b", type="int8"), "type must be one of auto, f32, bf16"),
         (lambda: model.adapters.set("tusk"), r"no adapter 'tusk'; loaded: task; did you mean task\?"),
         (lambda: model.generate("a", adapters=["x"]), "there is no adapter 'x'"),
-        (lambda: model.logits([1], {"task": "much"}), "'task' must be a finite number, got 'much'"),
+        (lambda: model.logits([1], {"task": "much"}), "weight of adapter 'task' must be a number, got 'much'"),
+        (lambda: model.logits([1], {"task": True}), "weight of adapter 'task' must be a number, got True"),
+        (lambda: model.adapters.set({"task": "1"}), "weight of adapter 'task' must be a number, got '1'"),
+        (lambda: model.adapters.load(tmp_path / "task", "b", weight=10**400), "'b' must be a finite number"),
         (lambda: model.adapters.remove("b"), "there is no adapter 'b'"),
     ):
         with pytest.raises(GossamerError, match=words):

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 
+import gossamer
 from gossamer.errors import GossamerError
+from gossamer.finetune.options import Options as FinetuneOptions
+from gossamer.machine.roofline import roofline
 from gossamer.machine.threads import usable_threads, work_ahead
+from gossamer.pruning.options import PruneOptions
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +33,37 @@ def test_no_more_than_processors_and_that_is_told(count: int, caplog: pytest.Log
     assert record.getMessage() == f"{count} threads are asked for, and this process has 3 processors: it uses as many"
 
 
-@pytest.mark.parametrize("count", [-1, 1025, 3_000_000_000])
-def test_what_is_no_number_of_threads(count: int) -> None:
-    with pytest.raises(GossamerError, match=f"threads must be from 0 to 1024, got {count}"):
-        usable_threads(count)
+NO_THREADS: tuple[tuple[Any, str], ...] = (
+    (-1, "must be from 0 to 1024, got -1"),
+    (1025, "must be from 0 to 1024, got 1025"),
+    (3_000_000_000, "must be from 0 to 1024, got 3000000000"),
+    (True, "must be a whole number, got True"),
+    (2.0, "must be a whole number, got 2.0"),
+    (None, "must be a whole number, got None"),
+)
+
+
+@pytest.mark.parametrize(("count", "words"), NO_THREADS)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        usable_threads,
+        lambda count: list(work_ahead(abs, [1], count)),
+        lambda count: PruneOptions("magnitude", sparsity=0.5, threads=count),
+        lambda count: FinetuneOptions(threads=count),
+        lambda count: gossamer.load("nowhere", threads=count),
+        lambda count: roofline(threads=count),
+    ],
+    ids=["usable_threads", "work_ahead", "prune", "finetune", "load", "roofline"],
+)
+def test_what_is_no_number_of_threads(ask: Callable[[Any], Any], count: Any, words: str) -> None:
+    with pytest.raises(GossamerError, match=f"^threads {words}$"):
+        ask(count)
+
+
+def test_numbers_of_numpy_are_numbers_of_threads() -> None:
+    assert type(usable_threads(np.int64(2))) is int
+    assert type(PruneOptions("magnitude", sparsity=0.5, threads=np.int64(2)).threads) is int
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GossamerError
-from ..kinds import check_kinds
+from ..kinds import check_kind, check_kinds
 
 TASKS = ("transcribe", "translate")
 
@@ -55,9 +55,13 @@ class SpeechOptions:
         if self.task not in TASKS:
             raise GossamerError(f"task must be one of {', '.join(TASKS)}, got {self.task!r:.80}")
         given: Any = self.temperatures
-        fair = isinstance(given, (list, tuple)) and all(isinstance(one, (int, float)) for one in given)
-        if not given or not fair or not all(0 <= one < math.inf for one in given):
-            raise GossamerError(f"temperatures must be finite numbers from 0 on, got {self.temperatures!r:.80}")
+        if not isinstance(given, (list, tuple)) or not given:
+            raise GossamerError(f"temperatures must be numbers, at least one, got {given!r:.80}")
+        for one in given:
+            check_kind("a temperature", one, "float")
+            if not 0 <= one < math.inf:
+                raise GossamerError(f"a temperature must be finite and at least 0, got {one}")
+        object.__setattr__(self, "temperatures", tuple(map(float, given)))
         for name in ("compression", "log_probability", "no_speech"):
             if math.isnan(getattr(self, name)):
                 raise GossamerError(f"{name} must be a number")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import GossamerError, did_you_mean
 from ..generation.scheduler import MOST
 from ..machine.memory import available_memory
-from ..machine.threads import usable_threads
+from ..machine.threads import check_threads, usable_threads
 from ..serving.settings import MiB, Settings
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -47,7 +47,7 @@ class Options(BaseModel):
     replicas: int = Field(1, ge=1)
     most_replicas: int = Field(0, ge=0)
     fronts: int = Field(1, ge=1)
-    threads: int = Field(0, ge=0)
+    threads: Annotated[int, AfterValidator(check_threads)] = 0
     batch: int = Field(MOST, ge=1)
     api_keys: list[str] = []
     hosts: list[str] = list(LOCAL)

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import GossamerError
 from ..formats import STORED, check_group
 from ..kinds import check_kinds
+from ..machine.threads import check_threads
 
 LENGTH = 256
 SCHEDULES = ("fixed", "cubic", "dense")
@@ -125,7 +126,8 @@ class Options:
             raise GossamerError(f"length must be at least 2, got {self.length}")
         if self.top != 0 and self.top < 2:
             raise GossamerError(f"top must be 0 or at least 2, got {self.top}")
-        for name in ("validations", "save_steps", "seed", "threads"):
+        check_threads(self.threads)
+        for name in ("validations", "save_steps", "seed"):
             if getattr(self, name) < 0:
                 raise GossamerError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("budget_minutes", "weight_decay", "clip", "lr", "save_minutes"):

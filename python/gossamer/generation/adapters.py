@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..engine import Adaptable, Mix
 from ..errors import GossamerError, did_you_mean
 from ..formats import INTEGER_TYPES
+from ..kinds import check_kind
 from ..packing.matrix import round_values
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ Chosen = str | Iterable[str] | Mapping[str, float] | None
 """Names of adapters, with weights or without, which is 1; None takes what `Adapters.set` said last."""
 
 _GROUP = 64  # inputs a scale
+_MOST_WEIGHT = 3e38  # a float32
 
 
 class Adapters:
@@ -198,10 +199,8 @@ def packed(adapter: Adapter, type: str, sparse: str) -> dict[str, _core.Weight]:
 
 
 def _weight(name: str, weight: float) -> float:
-    try:
-        value = float(weight)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise GossamerError(f"the weight of adapter {name!r} must be a finite number, got {weight!r:.80}")
-    return value
+    what = f"the weight of adapter {name!r}"
+    check_kind(what, weight, "float")
+    if not abs(weight) <= _MOST_WEIGHT:
+        raise GossamerError(f"{what} must be a finite number, got {weight!r:.80}")
+    return float(weight)

@@ -10,10 +10,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from ..errors import GossamerError
+from ..kinds import check_kind
 
 _MOST = 1024
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+def check_threads(asked: int) -> int:
+    """Returns a number of threads, 0 where the choice is left to whoever uses them.
+
+    Raises:
+        GossamerError: it is no number of threads.
+    """
+    check_kind("threads", asked, "int")
+    if not 0 <= asked <= _MOST:
+        raise GossamerError(f"threads must be from 0 to {_MOST}, got {asked}")
+    return int(asked)
 
 
 def usable_threads(asked: int) -> int:
@@ -25,18 +38,14 @@ def usable_threads(asked: int) -> int:
         asked: 0 leaves the choice to whoever uses them.
 
     Raises:
-        GossamerError: it is no number of threads.
+        GossamerError: as `check_threads`.
     """
-    if type(asked) is not int:
-        raise GossamerError(f"threads must be a whole number, got {asked!r:.80}")
-    if not 0 <= asked <= _MOST:
-        raise GossamerError(f"threads must be from 0 to {_MOST}, got {asked}")
-    processors = _processors()
-    if asked > processors:
+    count, processors = check_threads(asked), _processors()
+    if count > processors:
         logging.getLogger("gossamer").warning(
-            "%s threads are asked for, and this process has %s processors: it uses as many", asked, processors
+            "%s threads are asked for, and this process has %s processors: it uses as many", count, processors
         )
-    return min(asked, processors)
+    return min(count, processors)
 
 
 def work_ahead(

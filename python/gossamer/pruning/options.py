@@ -9,6 +9,7 @@ from ..errors import GossamerError
 from ..files import read_json
 from ..formats import STORED, check_group
 from ..kinds import check_kinds
+from ..machine.threads import check_threads
 from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
 from .masks import Target
@@ -57,6 +58,7 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         check_kinds(self)
+        check_threads(self.threads)
         method, weights, rank = self.method, self.weights, self.rank
         if self.zeros is None:
             Target.parse(self.sparsity, self.pattern)
