@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +112,23 @@ def test_forms_that_the_config_does_not_speak_of_are_told(tmp_path: Path, form: 
     assert open_checkpoint(folder).notes == (
         f"{folder}/config.json: speaks of no quantization; the tensors have the form scaled",
     )
+
+
+@pytest.mark.parametrize("name", ["gptq v2", "awq"])
+@pytest.mark.parametrize("more", [{"adapter": {"name": "lora", "rank": 64}}, {"rotation": "hadamard"}])
+def test_what_goes_with_whole_numbers_and_is_not_done_is_refused(
+    tmp_path: Path, name: str, more: dict[str, Any]
+) -> None:
+    form = FORMS[name]
+    (key,) = more
+    for value in (None, more[key]):
+        settings = {"quantization_config": form.config["quantization_config"] | {key: value}}
+        folder, dense = write(tmp_path / str(value is None), replace(form, config=settings))
+        if value is None:
+            assert open_checkpoint(folder).tensor(next(iter(dense))).size
+        else:
+            with pytest.raises(GossamerError, match=f"config.json: {key} of its quantization is not supported, got "):
+                open_checkpoint(folder)
 
 
 def mutations(parts: dict[str, torch.Tensor], seed: int) -> Iterator[dict[str, torch.Tensor]]:

@@ -43,6 +43,8 @@ _FORMATS = (
 )
 _STATUSES = ("compressed", "frozen", "decompressed")
 _OFFLINE = ("weight_input", "weight_output")  # rotations that are in the weights already
+# GPTQModel's, of all its methods: what is added to products, and what weights and inputs are turned by.
+_OTHER_MATHEMATICS = ("adapter", "rotation")
 _UNSAID = {"sparse", "masked"}  # what no method is needed for
 _BITS = range(1, 33)
 _MOST_GROUP = 1 << 20
@@ -79,6 +81,11 @@ class Claims:
         self.sparse = isinstance(sparsity, dict) and sparsity.get("format") not in (None, "dense")
         if isinstance(sparsity, dict) and sparsity.get("format") is not None:
             self._word("sparsity_config.format", sparsity["format"], _FORMATS)
+        for key in _OTHER_MATHEMATICS:
+            if self.settings.get(key) is not None:
+                raise GossamerError(
+                    f"{self.path}: {key} of its quantization is not supported, got {self.settings[key]!r:.80}"
+                )
         if self.method == "compressed-tensors":
             self._check_compressed_tensors()
 
