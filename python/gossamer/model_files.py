@@ -23,12 +23,18 @@ COMPANIONS = (
 )
 """Files beside a checkpoint's weights that are copied where it is written again."""
 
+TEXTS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Files in which sentence-transformers says what texts become tokens; of several, the first counts."""
+
 _SIGNS = ("gossamer.json", "config.json")
 _SAMPLES = "samples.json"
 # Others that programs around models write beside weights, by their full names.
 _NAMES = {
     *(*COMPANIONS, *_SIGNS, _SAMPLES, "gossamer_prune.json", "gossamer_finetune.json"),
-    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "quantize_config.json"),
+    *("modules.json", "config_sentence_transformers.json", *TEXTS, "quantize_config.json"),
     *("adapter_config.json", "pytorch_diff.bin", "processor_config.json", "normalizer.json", "chat_template.json"),
     *("vocab.txt", "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "sentencepiece.bpe.model"),
     *("spiece.model", "training_args.bin", "trainer_state.json", "README.md", ".gitattributes"),

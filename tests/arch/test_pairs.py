@@ -184,3 +184,15 @@ def test_whisper(change: Config, tmp_path: Path) -> None:
     gossamer.convert(tmp_path / "pruned", tmp_path / "packed", weights="f32")
     packed = gossamer.load(tmp_path / "packed", activations="f32")
     near(packed.logits(ids, reads=frames), found.logits[0].numpy(), 5e-5)
+
+
+def test_padding_in_what_is_read(tmp_path: Path) -> None:
+    """Positions of M2M-100 begin behind the padding token's number and leave it out; BART's count all tokens."""
+    for name in ("m2m_100", "bart"):
+        model = gossamer.load(made_pair(tmp_path / name, CASES[name]))
+        padding = model.tokenizer.decode([1], special=True)
+        if name == "bart":
+            assert isinstance(model.generate(f"a {padding} b", max_new_tokens=2), str)
+            continue
+        with pytest.raises(GossamerError, match="the prompt holds token 1, the padding token"):
+            model.generate(f"a {padding} b", max_new_tokens=2)

@@ -21,26 +21,35 @@ from tiny import save_tokenizer, tiny_llama
 TEXTS = ["The spider spins.", "A thread", "The net of the weaver is thin, and the thread holds the spider."]
 
 
-def folder(path: Path, pooling: dict[str, bool] | None = None, modules: tuple[str, ...] = ()) -> Path:
+def folder(
+    path: Path,
+    pooling: dict[str, Any] | None = None,
+    modules: tuple[str, ...] = (),
+    *,
+    kind: str = "bert",
+    place: str = "1_Pooling",
+) -> Path:
     torch.manual_seed(0)
-    config = transformers.BertConfig(
+    config = transformers.AutoConfig.for_model(
+        kind,
         vocab_size=320,
         hidden_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=40,
+        pad_token_id=1,
     )
-    transformers.BertModel(config).save_pretrained(path)
+    transformers.AutoModel.from_config(config).save_pretrained(path)
     save_tokenizer(path)
     if pooling is not None:
-        (path / "1_Pooling").mkdir()
-        (path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        (path / place).mkdir()
+        (path / place / "config.json").write_text(json.dumps(pooling))
         names = ("Transformer", "Pooling", *modules)
         kinds = [f"sentence_transformers.models.{name}" for name in names]
         listed = [
-            {"idx": number, "path": "1_Pooling" if "Pooling" in kind else "", "type": kind}
-            for number, kind in enumerate(kinds)
+            {"idx": number, "path": place if "Pooling" in name else "", "type": name}
+            for number, name in enumerate(kinds)
         ]
         (path / "modules.json").write_text(json.dumps(listed))
     return path
@@ -75,7 +84,7 @@ def test_the_first_token_and_no_length(tmp_path: Path) -> None:
 
 
 def test_packed_and_pruned_folders_keep_how_vectors_are_made(tmp_path: Path) -> None:
-    path = folder(tmp_path / "model", {"pooling_mode_cls_token": True})
+    path = folder(tmp_path / "model", {"pooling_mode_cls_token": True}, place="pooling")
     prune(path, tmp_path / "pruned", method="magnitude", sparsity=0.5)
     gossamer.convert(tmp_path / "pruned", tmp_path / "packed", weights="f32")
     model = gossamer.load(tmp_path / "packed", activations="f32")
@@ -84,14 +93,32 @@ def test_packed_and_pruned_folders_keep_how_vectors_are_made(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("pooling", "first"),
+    [
+        ({"pooling_mode": "cls", "embedding_dimension": 48, "include_prompt": True}, True),
+        ({"pooling_mode": ["cls"], "pooling_mode_mean_tokens": True}, True),
+        ({"pooling_mode": "mean", "pooling_mode_cls_token": True}, False),
+        ({"pooling_mode_cls_token": False, "pooling_mode_max_tokens": False}, False),
+    ],
+)
+def test_newer_keys_come_before_older_ones(pooling: dict[str, Any], first: bool, tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", pooling)
+    model = gossamer.load(path, activations="f32")
+    expected = states(path, model, TEXTS[0])
+    np.testing.assert_allclose(model.embed(TEXTS[:1])[0], expected[0] if first else expected.mean(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
     ("pooling", "modules", "what"),
     [
         ({"pooling_mode_max_tokens": True}, (), "pooling_mode_max_tokens is not supported"),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, (), "pooling_mode_mean_tokens with"),
         ({"pooling_mode_mean_tokens": True}, ("Dense",), "models.Dense' is not supported"),
+        ({"pooling_mode": "lasttoken"}, (), "pooling_mode 'lasttoken' is not supported"),
+        ({"pooling_mode": ["mean", "cls"]}, (), r"pooling_mode \['mean', 'cls'\] is not supported"),
     ],
 )
-def test_other_ways_are_refused(pooling: dict[str, bool], modules: tuple[str, ...], what: str, tmp_path: Path) -> None:
+def test_other_ways_are_refused(pooling: dict[str, Any], modules: tuple[str, ...], what: str, tmp_path: Path) -> None:
     path = folder(tmp_path / "model", pooling, modules)
     with pytest.raises(GossamerError, match=what):
         gossamer.load(path)
@@ -120,6 +147,68 @@ def test_what_the_files_beside_say_of_texts_holds_packed_too(tmp_path: Path) -> 
         ids = model.tokenizer.encode(long)[:12]
         expected = states(path, model, model.tokenizer.decode(ids)).mean(0)
         np.testing.assert_allclose(model.embed([long], truncate=True)[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("sentence_roberta_config.json", {"max_seq_length": 12}),
+        ("sentence_xlm-roberta_config.json", {"max_seq_length": 12, "do_lower_case": False}),
+        ("tokenizer_config.json", {"model_max_length": 12}),
+    ],
+)
+def test_lengths_stand_in_other_files_too(name: str, texts: dict[str, Any], tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", {"pooling_mode_mean_tokens": True})
+    before = json.loads((path / name).read_text()) if (path / name).exists() else {}
+    (path / name).write_text(json.dumps({**before, **texts}))
+    with pytest.raises(GossamerError, match="the files beside the model allow 12"):
+        gossamer.load(path).embed(["the spider spins a thread of gossamer"])
+
+
+def test_what_sentence_transformers_6_writes_is_read(tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", {"pooling_mode": "mean"})
+    (path / "sentence_bert_config.json").write_text(
+        json.dumps(
+            {
+                "transformer_task": "feature-extraction",
+                "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+                "module_output_name": "token_embeddings",
+            }
+        )
+    )
+    (path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert gossamer.load(path).embed(TEXTS).shape == (3, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "what"),
+    [
+        ("config_sentence_transformers.json", {"truncate_dim": 16}, "truncate_dim is not supported, got 16"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name is not"),
+        (
+            "sentence_bert_config.json",
+            {"tokenizer_args": {"model_max_length": 8}},
+            "tokenizer_args .* is not supported",
+        ),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task 'fill-mask' is not"),
+        ("sentence_bert_config.json", {"modality_config": {"image": {}}}, "modality_config .* is not supported"),
+        ("sentence_albert_config.json", {"pad_to": 8}, "sentence_albert_config.json: pad_to 8 is not supported"),
+        ("modules.json", [{"path": "0_T", "type": "m.Transformer"}], "a Transformer that lies in '0_T' is not"),
+    ],
+)
+def test_what_changes_vectors_and_is_not_done_is_refused(name: str, said: Any, what: str, tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", {"pooling_mode_mean_tokens": True})
+    (path / name).write_text(json.dumps(said))
+    with pytest.raises(GossamerError, match=what):
+        gossamer.load(path)
+
+
+def test_padding_has_no_position_where_they_begin_behind_it(tmp_path: Path) -> None:
+    bert, roberta = (gossamer.load(folder(tmp_path / kind, kind=kind)) for kind in ("bert", "roberta"))
+    padding = bert.tokenizer.decode([1], special=True)
+    assert bert.embed([f"a {padding} thread"]).shape == (1, 48)
+    with pytest.raises(GossamerError, match="text 2 holds token 1, the padding token"):
+        roberta.embed(["a thread", f"a {padding} thread"])
 
 
 @pytest.mark.parametrize(

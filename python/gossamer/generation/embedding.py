@@ -15,6 +15,7 @@ from ..errors import GossamerError
 from ..kinds import check_flag
 from ..text.messages import check_text
 from ..text.pooling import Pooling
+from .prompts import refuse_padding
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -132,6 +133,7 @@ def _tokens(model: Model, own: Pooling, number: int, text: str, truncate: bool) 
         ids = ids[: most - around] + ids[len(ids) - around :]
     if max(ids) >= model.config.vocab:
         raise GossamerError(f"text {number + 1} holds token {max(ids)}, outside the vocabulary of {model.config.vocab}")
+    refuse_padding(f"text {number + 1}", ids, model.config.embedding)
     return np.array(ids, np.int32)
 
 

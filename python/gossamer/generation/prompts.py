@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arch.spec import Sinusoids
 from ..errors import GossamerError
 from ..kinds import check_flag
 from ..text.generation_config import unheeded
@@ -17,7 +18,7 @@ from .sequence import Sequence as Text
 from .stats import Stats
 
 if TYPE_CHECKING:
-    from ..arch.spec import Transformer
+    from ..arch.spec import Embedding, Transformer
     from ..engine import Mix
     from .adapters import Chosen
     from .model import Model
@@ -69,6 +70,8 @@ def asked(
     check_text("the prompt", prompt)
     ids = model.tokenizer.encode(prompt)
     _check_ids(ids, encoder)
+    if isinstance(encoder.embedding.positions, Sinusoids):  # those that are learned are BART's, which count all tokens
+        refuse_padding("the prompt", ids, encoder.embedding)
     return model.tokenizer.starts(), np.asarray(ids, np.int32)
 
 
@@ -107,6 +110,21 @@ def _check_ids(ids: list[int], config: Transformer, shifts: bool = False) -> Non
         _check_length(config, len(ids))
     if max(ids) >= config.vocab:
         raise GossamerError(f"the prompt holds token {max(ids)}, outside the model's vocabulary of {config.vocab}")
+
+
+def refuse_padding(what: str, ids: Sequence[int], embedding: Embedding) -> None:
+    """Refuses a text with the padding token where positions begin behind its number.
+
+    It has a position to itself there, and the tokens behind it are counted as if it were not there.
+
+    Args:
+        what: To call the text.
+        ids: Its tokens.
+        embedding: The way into the encoder, whose positions those are.
+    """
+    padding = embedding.positions.offset - 1 if embedding.positions else -1
+    if padding in ids:
+        raise GossamerError(f"{what} holds token {padding}, the padding token, which has no position among the others")
 
 
 def _check_shift(config: Transformer, keep: int | None) -> None:
