@@ -253,6 +253,9 @@ def test_words_that_a_model_must_not_write() -> None:
     assert "without 1 sequences of tokens" in model.last_stats.text()
     assert model.last_stats.to_dict()["sampling"]["bad_words"] == [[a, b]]
     assert model.generate("a", bad_words=[], max_new_tokens=9) == "ab"
+    end = next(iter(model.tokenizer.eos_ids))
+    model.tokenizer.generation = {"bad_words_ids": [[end], [a, end]]}  # transformers leaves the end alone
+    assert model.defaults().bad_words == ((a, end),)
     model.tokenizer.generation = {}
     for words, message in (
         ([[]], "bad_words must be lists of tokens, none of them empty"),

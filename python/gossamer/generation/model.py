@@ -349,7 +349,7 @@ class Model:
             GossamerError: what the model says is out of range.
         """
         try:
-            return model_defaults(self.tokenizer.generation, fallback)
+            return model_defaults(self.tokenizer.generation, fallback, self.tokenizer.eos_ids)
         except GossamerError as error:
             where = self.info.get("path") or self.info.get("name", "the model")
             raise GossamerError(f"{where}: the model's own sampling defaults: {error}") from None

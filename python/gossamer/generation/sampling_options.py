@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -282,7 +282,9 @@ def refuse_others(options: Iterable[str], names: Sequence[str]) -> None:
             raise TypeError(f"there is no option {name}; there are: {', '.join(names)}{did_you_mean(name, names)}")
 
 
-def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> SamplingOptions:
+def model_defaults(
+    generation: Mapping[str, Any], fallback: SamplingOptions, ends: Collection[int] = ()
+) -> SamplingOptions:
     """Returns the options that hold where none are given: the model's own, or some others where it has none.
 
     A model that says whether to draw is taken at its word: what it leaves out is off. `do_sample` decides, or else a
@@ -291,6 +293,7 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
     Args:
         generation: Content of generation_config.json; keys that are no sampling options do not matter.
         fallback: What holds for a model without defaults.
+        ends: Tokens that end a text, none of which is a bad word by itself.
 
     Raises:
         GossamerError: a value is out of range or of another type; the line names its key.
@@ -310,7 +313,8 @@ def model_defaults(generation: Mapping[str, Any], fallback: SamplingOptions) -> 
         own = {"temperature": 1.0, **own, "beams": 1}  # beams that are drawn are told as not done
     base = fallback if draws is None else SamplingOptions(max_new_tokens=fallback.max_new_tokens)
     try:
-        return replace(base, **own)
+        found = replace(base, **own)
+        return replace(found, bad_words=tuple(word for word in found.bad_words if len(word) > 1 or word[0] not in ends))
     except GossamerError as error:
         line = str(error).replace("repeat_penalty", "repetition_penalty").replace("bad_words", "bad_words_ids")
         raise GossamerError(f"num_{line}" if line.startswith("beams ") else line) from None
