@@ -6,16 +6,23 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import GossamerError
+from .errors import GossamerError, one_line
 from .files import read_json
 from .folders import write_file
 
 _SETTINGS, _LOCK = "settings.json", "lock"
+
+
+def stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """Returns size and time of the last change of files, and of those in folders: what tells them from others."""
+    files = (file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
+    found = {one_line(str(file.absolute())): file.stat() for file in files if file.is_file()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
 @contextmanager

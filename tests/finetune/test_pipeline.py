@@ -241,7 +241,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(files: Path, tmp_path: Path, sch
         assert values.tobytes() == stopped[name].tobytes(), name
 
 
-def test_other_data_is_not_gone_on_with(files: Path, tmp_path: Path) -> None:
+def test_other_data_and_other_models_are_not_gone_on_with(files: Path, tmp_path: Path) -> None:
     shutil.copytree(files, tmp_path / "own")
 
     def interrupt(_done: int, _total: int, what: str) -> None:
@@ -252,6 +252,10 @@ def test_other_data_is_not_gone_on_with(files: Path, tmp_path: Path) -> None:
         run(tmp_path / "own", tmp_path / "out", progress=interrupt)
     (tmp_path / "own" / "text.txt").write_text(TEXT * 39 + "Another end.", encoding="utf-8")
     with pytest.raises(GossamerError, match="the data has changed since the run began"):
+        run(tmp_path / "own", tmp_path / "out")
+    (tmp_path / "own" / "text.txt").write_bytes((files / "text.txt").read_bytes())
+    os.utime(tmp_path / "own" / "dense" / "model.safetensors", ns=(1, 1))
+    with pytest.raises(GossamerError, match=r"was begun with .*dense.model\.safetensors \["):
         run(tmp_path / "own", tmp_path / "out")
     assert (tmp_path / "out.training" / "state.safetensors").exists()
 

@@ -19,6 +19,7 @@ from ..machine.threads import usable_threads
 from ..nn import decoder as torch_decoder
 from ..nn.device import find_device
 from ..progress import Progress
+from ..runs import stamps
 from ..text.calibration import window_length
 from .allocator import kept_blocks
 from .batches import Source
@@ -131,6 +132,7 @@ def finetune(
         "data": [one_line(str(path.resolve())) for path in paths],
         **({"held_out": data.held_out} if isinstance(data, TaskFiles) and isinstance(data.held_out, float) else {}),
         **options.pinned(),
+        **stamps([Path(student), Path(teacher)]),
     }
     with _threads(options.threads), kept_blocks(), training_folder(folder, settings) as work:
         windows = _read(data, source, options, model, work, report)

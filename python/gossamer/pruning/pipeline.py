@@ -16,7 +16,7 @@ from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
 from ..generation.windows import sampled_windows
 from ..progress import Progress
-from ..runs import run_folder
+from ..runs import run_folder, stamps
 from ..text.calibration import LENGTH, read_text, text_windows, window_length
 from .allocation import Size
 from .calibrated import Calibrated, packed
@@ -93,10 +93,8 @@ def prune(
 def _settings(options: PruneOptions, reads: list[Path]) -> dict[str, Any]:
     """What must be the same for a run to go on: what is asked for, and the files that are read."""
     asked = {key: str(value) for key, value in asdict(options).items() if key != "threads"}
-    files = [file for path in reads for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return asked | {
-        str(file.absolute()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()
-    }
+    texts = [] if options.calibration is None else sorted(Path(options.calibration).rglob("*"))  # in folders, too
+    return asked | stamps([*reads, *texts])
 
 
 def _without_logits(source: Checkpoint, options: PruneOptions) -> PruneOptions:
