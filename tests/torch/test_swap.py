@@ -79,7 +79,7 @@ def test_integer_values_pay_at_any_number_of_zeros() -> None:
     assert {layer.type for layer in report} == {"int8"}
 
 
-def test_patterns_and_thresholds_choose_layers() -> None:
+def test_patterns_and_thresholds_choose_layers(caplog: pytest.LogCaptureFixture) -> None:
     def packed(**options: object) -> list[str]:
         layers = {f"layers_{i}": pruned(256, 256, 0.5 + i / 10) for i in range(3)}
         return [layer.name for layer in sparsify(nn.ModuleDict({"a": nn.ModuleDict(layers)}), **options).packed]
@@ -90,8 +90,15 @@ def test_patterns_and_thresholds_choose_layers() -> None:
     assert packed(include=["*_1", "a.*_2"]) == everything[1:]
     assert packed(exclude="*_1") == ["a.layers_0", "a.layers_2"]
     assert packed(include="a.*", exclude=["*_0", "*_1"]) == ["a.layers_2"]
+    assert packed(exclude=iter(["*_0", "*_1"])) == ["a.layers_2"]
     assert packed(min_zeros=0.65) == ["a.layers_2"]
     assert packed(format="csr") == everything
+    assert not caplog.messages
+    assert packed(include=["a.*", "b.*"], exclude="lm_head") == everything
+    assert caplog.messages == [
+        "include: no linear layer is called 'b.*'",
+        "exclude: no linear layer is called 'lm_head'",
+    ]
 
 
 def test_a_format_that_is_asked_for_is_taken() -> None:

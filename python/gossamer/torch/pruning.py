@@ -19,7 +19,7 @@ from ..pruning.methods.magnitude import magnitude
 from ..pruning.moments import Moments
 from .attachments import COMPUTED
 from .dense import CONV1D, is_linear, kind_of
-from .swap import Patterns, matches
+from .swap import Patterns, listed, matches
 
 
 @dataclass
@@ -108,9 +108,10 @@ def prune_linears(
     batches = list(batches)
     if method in CALIBRATED and not batches:
         raise ValueError(f"method {method!r} measures the inputs of layers and needs at least one batch")
+    names = [name for name, module in model.named_modules() if is_linear(module)]
     report = progress or (lambda *_: None)
     run = forward or _call
-    blocks = _blocks(model, exclude)
+    blocks = _blocks(model, listed("exclude", exclude, names))
     zeros: dict[str, float] = {}
     with _evaluating(model), torch.no_grad():
         calls: list[nn.Module] = []
@@ -149,7 +150,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _blocks(model: nn.Module, exclude: Patterns) -> list[tuple[nn.Module, list[_Matrix]]]:
+def _blocks(model: nn.Module, exclude: tuple[str, ...]) -> list[tuple[nn.Module, list[_Matrix]]]:
     """The blocks that hold anything to prune, with their matrices, each matrix once."""
     seen: dict[int, _Matrix] = {}
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -88,10 +89,12 @@ def sparsify(
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name}: has no shape yet, as in lazy modules; call the model once first")
     linears = {name: module for name, module in model.named_modules() if is_linear(module)}
+    wanted = ("*",) if include is None else listed("include", include, linears)
+    unwanted = listed("exclude", exclude, linears)
     owners = _owners(model)
     trained = trained_layers(model, linears, trainable)
     reasons = {
-        name: _left_alone(name, module, owners, include, exclude) or trained.get(name, "")
+        name: _left_alone(name, module, owners, wanted, unwanted) or trained.get(name, "")
         for name, module in linears.items()
     }
     asked = [module for name, module in linears.items() if not reasons[name]]
@@ -192,17 +195,31 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     return begin, begin + length * tensor.element_size() if begin else begin
 
 
-def matches(name: str, patterns: Patterns) -> bool:
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a name matches one of the patterns."""
-    several = () if patterns is None else (patterns,) if isinstance(patterns, str) else patterns
-    return any(fnmatchcase(name, pattern) for pattern in several)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def listed(option: str, patterns: Patterns, names: Iterable[str]) -> tuple[str, ...]:
+    """Returns patterns as a tuple; one that no linear layer's name matches does nothing, and is told.
+
+    Args:
+        option: What the patterns are given as.
+        patterns: One or several, or none.
+        names: Of the linear layers.
+    """
+    found = () if patterns is None else (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in found:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            logging.getLogger("gossamer").warning("%s: no linear layer is called %r", option, pattern)
+    return found
 
 
 def _left_alone(
-    name: str, module: nn.Module, owners: dict[int, list[str]], include: Patterns, exclude: Patterns
+    name: str, module: nn.Module, owners: dict[int, list[str]], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> str:
     """Why a layer is not looked at; empty where it is."""
-    if include is not None and not matches(name, include):
+    if not matches(name, include):
         return "not included"
     if matches(name, exclude):
         return "excluded"
