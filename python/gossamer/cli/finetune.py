@@ -256,6 +256,7 @@ def _dense_options(options: Options, args: argparse.Namespace) -> Options:
         weights=STORED,
         schedule="dense",
         sparsity=0.0,
+        scores=SCORES[0],
         tokens=tokens or 0,
         budget_minutes=minutes or 0.0,
         lr=args.dense_lr or options.lr,

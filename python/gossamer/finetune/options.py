@@ -144,6 +144,10 @@ class Options:
             raise GossamerError(f"the parts of the loss must have weights from 0, and one above it, got {parts}")
         if (self.schedule == "cubic") != (self.sparsity > 0):
             raise GossamerError("a sparsity goes with the schedule cubic, and cubic needs one")
+        if self.scores != SCORES[0] and self.schedule != "cubic":
+            raise GossamerError(f"scores {self.scores} go with the schedule cubic: {self.schedule} drops nothing")
+        if self.top and not self.loss.kl:
+            raise GossamerError(f"top {self.top} goes with a divergence in the loss (kl), which has no weight")
 
     @property
     def step_tokens(self) -> int:
