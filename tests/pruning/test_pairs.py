@@ -13,10 +13,12 @@ from gossamer.arch.relative import relative_bias
 from gossamer.arch.spec import Attention, Block, Branch, Embedding, Head, Mlp, Norm, Stack, Transformer, attention_scale
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.generation.pairs import pairing
 from gossamer.pruning import Target, prune
 from gossamer.pruning.methods.wanda import importance, keep_important
 from gossamer.pruning.sensitivity import Probe, probed
 from gossamer.pruning.walk import Texts
+from gossamer.text.tasks import TaskSample
 from pruned_blocks import pruned_blocks
 from reference_model import ReferenceModel, random_tensors
 
@@ -213,3 +215,24 @@ def test_speech_is_pruned_on_sound(tmp_path: Path) -> None:
         path.write_text(json.dumps(line), encoding="utf-8")
         with pytest.raises(GossamerError, match=message):
             prune(dense, tmp_path / "other", sparsity=0.5, calibration=path)
+
+
+def test_transcripts_end_where_no_config_names_the_token(tmp_path: Path) -> None:
+    """As in folders of CTranslate2: what ends a transcript is known by its name."""
+    pytest.importorskip("transformers", reason="its models are what is pruned")
+    soundfile = pytest.importorskip("soundfile", reason="reads sound")
+    pytest.importorskip("soxr", reason="resamples")
+    from pair_checks import made_whisper
+
+    dense = made_whisper(tmp_path / "dense")
+    (dense / "tokenizer_config.json").unlink()
+    (dense / "generation_config.json").unlink()
+    config = json.loads((dense / "config.json").read_text("utf-8"))
+    (dense / "config.json").write_text(json.dumps({**config, "eos_token_id": None}), encoding="utf-8")
+    soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).standard_normal(8000) * 0.1, 16000)
+    sample = TaskSample("clip", "", "a", audio=tmp_path / "clip.wav", language="en")
+    checkpoint = open_checkpoint(dense)
+    tokenizer = checkpoint.tokenizer()
+    assert not tokenizer.eos_ids
+    made = pairing(tokenizer, checkpoint.model)(sample)
+    assert made.target[-1] == tokenizer.vocabulary()["<|endoftext|>"]

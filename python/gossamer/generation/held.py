@@ -55,9 +55,8 @@ class Held:
         """Rolls back to the longest common prefix with `prompt`, short of its last token, whose logits are needed."""
         held = self._engine.length(self.id)  # Ctrl-C may have come between a step and its note in `tokens`
         common = common_length(self.tokens[:held], prompt[:-1])
-        if common < min(held, self._engine.shortest(self.id)):
-            common = 0
         if common < held:
+            common = common if common >= self._engine.shortest(self.id) else 0
             self._engine.rollback(self.id, held - common)
         del self.tokens[common:]
         return common

@@ -85,7 +85,11 @@ def _read(tokenizer: Tokenizer, model: Transformer, starts: tuple[int, ...], sam
     if sample.chats:
         raise GossamerError(f"{sample.where}: has messages, and a model with an encoder reads texts")
     source = np.array(encode_prompt(sample, tokenizer), np.int32)
-    return _checked(model, Pair(sample.where, source, starts, _target(tokenizer, sample, sample.completion)))
+    try:
+        target = tuple(ended(tokenizer.encode(sample.completion, special=False), tokenizer.eos_ids))
+    except GossamerError as error:
+        raise GossamerError(f"{sample.where}: {error}") from None
+    return _checked(model, Pair(sample.where, source, starts, target))
 
 
 def _heard(tokenizer: Tokenizer, model: Transformer, sample: TaskSample) -> Pair:
@@ -96,18 +100,12 @@ def _heard(tokenizer: Tokenizer, model: Transformer, sample: TaskSample) -> Pair
     if model.encoder.context * 2 != FRAMES:
         raise GossamerError(f"the model hears {model.encoder.context * 2} frames at once; {FRAMES} are supported")
     try:
-        begins = SpeechTokens.of(tokenizer, model.vocab).prompt(sample.language, "transcribe", timed=False)
+        speech = SpeechTokens.of(tokenizer, model.vocab)
+        begins = speech.prompt(sample.language, "transcribe", timed=False)
+        target = tuple(ended(tokenizer.encode(" " + sample.completion.strip(), special=False), [speech.end]))
     except GossamerError as error:
         raise GossamerError(f"{sample.where}: {error}") from None
-    target = _target(tokenizer, sample, " " + sample.completion.strip())
     return _checked(model, Pair(sample.where, sample.audio, tuple(begins), target, model.encoder.embedding.mel.bins))
-
-
-def _target(tokenizer: Tokenizer, sample: TaskSample, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(ended(tokenizer.encode(text, special=False), tokenizer))
-    except GossamerError as error:
-        raise GossamerError(f"{sample.where}: {error}") from None
 
 
 def _checked(model: Transformer, pair: Pair) -> Pair:

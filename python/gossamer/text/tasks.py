@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,18 +229,17 @@ def encode_sample(sample: TaskSample, tokenizer: Tokenizer) -> tuple[list[int], 
     except GossamerError as error:
         raise GossamerError(f"{sample.where}: {error}") from None
     try:
-        return prompt, ended(tokens, tokenizer)
+        return prompt, ended(tokens, tokenizer.eos_ids)
     except GossamerError as error:
         raise GossamerError(f"{sample.where}: {error}") from None
 
 
-def ended(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
-    """Returns tokens up to the first that ends a text, or with one behind them.
+def ended(tokens: list[int], ends: Collection[int]) -> list[int]:
+    """Returns tokens up to the first of those that end a text, or with one behind them.
 
     Raises:
-        GossamerError: the model has no token that ends a text.
+        GossamerError: there are none.
     """
-    ends = tokenizer.eos_ids
     if not ends:
         raise GossamerError("the model has no token that ends a text, and a completion has to end")
     at = next((place for place, token in enumerate(tokens) if token in ends), None)
