@@ -1,28 +1,35 @@
-"""Speech beside faster-whisper: words that are wrong, the whole pipeline, and a step of the decoder alone.
+"""Speech: the whole pipeline beside faster-whisper, a step of the decoder alone, and words that are wrong.
 
-    python bench/transcribe.py MODEL AUDIO... [--reference FILE] [--peer FOLDER] [--weights int8] [--json FILE]
+    python bench/transcribe.py "dense int8=PACKED" "50% int8=OTHER" --audio clips/*.wav --said clips/transcription \
+        --peer FOLDER_OF_CTRANSLATE2 [--peer-type int8]
 
-AUDIO are files; FILE has a line a file: its transcript, and its name without ending in parentheses, as the lists of
-CMU Sphinx have it. FOLDER is the same model in the form of CTranslate2, for faster-whisper, which is measured in turns
-with gossamer: same beams, same threads, everything from the file to the text.
+Models are folders as `gossamer convert` packs them; ratios are over the first one. The list of what is said has a line
+a file: its words, and its name without ending in parentheses, as the lists of CMU Sphinx have it. faster-whisper reads
+FOLDER with the same beams and threads. All take turns, each from the files to their text, and the median of the rounds
+counts. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import write_result
+from whole_models import over, turns
 
 import gossamer
 from gossamer.audio.features import FRAMES
 from gossamer.text.metrics import edits
+
+PEER = "faster-whisper"
+_SEQUENCE = 1 << 40  # of the steps alone, beside those of transcripts
 
 
 def words(text: str) -> list[str]:
@@ -31,83 +38,97 @@ def words(text: str) -> list[str]:
     return re.sub(r"[^\w\s']", "", re.sub(r"</?s>", "", plain)).split()
 
 
-def references(path: Path) -> dict[str, list[str]]:
+def wrong(found: Sequence[str], files: Sequence[str], said: dict[str, list[str]]) -> int:
+    """Words to insert, delete or replace in all the texts."""
+    return sum(edits(words(text), said[Path(file).stem]) for text, file in zip(found, files, strict=True))
+
+
+def read_said(path: Path, files: Sequence[str]) -> dict[str, list[str]]:
     """Words by the name of the file."""
-    found = re.findall(r"^(.*)\(([^()]+)\)\s*$", path.read_text("utf-8"), re.MULTILINE)
-    return {name: words(text) for text, name in found}
+    lines = re.findall(r"^(.*)\(([^()]+)\)\s*$", path.read_text("utf-8"), re.MULTILINE)
+    found = {name: words(text) for text, name in lines}
+    if missing := [file for file in files if Path(file).stem not in found]:
+        raise SystemExit(f"{path}: has no line of {missing[0]}")
+    return found
+
+
+def peer(args: argparse.Namespace) -> Callable[[str], str]:
+    """How faster-whisper transcribes a file."""
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(args.peer, device="cpu", compute_type=args.peer_type, cpu_threads=args.threads)
+
+    def transcribe(path: str) -> str:
+        segments, _ = model.transcribe(path, language="en", beam_size=args.beams)
+        return "".join(segment.text for segment in segments).strip()
+
+    return transcribe
 
 
 def step_seconds(model: Any, steps: int) -> float:
     """Median seconds of a step of one token, of one text that reads a window."""
     engine = model.decoder
-    bins = model.config.encoder.embedding.mel.bins
-    seq = 1 << 40
-    engine.remember([(seq, np.zeros((FRAMES, bins), np.float32))])
+    engine.remember([(_SEQUENCE, np.zeros((FRAMES, model.config.encoder.embedding.mel.bins), np.float32))])
     times = []
     for token in range(steps):
         start = time.perf_counter()
-        engine.step([(seq, np.asarray([100 + token], np.int32))])
+        engine.step([(_SEQUENCE, np.asarray([100 + token], np.int32))])
         times.append(time.perf_counter() - start)
-    engine.free(seq)
+    engine.free(_SEQUENCE)
     return statistics.median(times)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("audio", nargs="+")
-    parser.add_argument("--reference", type=Path)
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--audio", nargs="+", required=True)
+    parser.add_argument("--said", type=Path, help="what the files say")
     parser.add_argument("--peer", help="folder of CTranslate2")
     parser.add_argument("--peer-type", default="int8")
-    parser.add_argument("--weights")
-    parser.add_argument("--activations", default="auto")
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--name", default="transcribe", help="of the file of results")
     args = parser.parse_args()
-    options: dict[str, Any] = {} if args.weights is None else {"weights": args.weights}
-    model = gossamer.load(args.model, threads=args.threads, activations=args.activations, **options)
-    runs: dict[str, Callable[[str], str]] = {
-        "gossamer": lambda path: model.transcribe(path, language="en", beams=args.beams).text
+
+    named = dict(one.split("=", 1) for one in args.models)
+    models = {name: gossamer.load(folder, threads=args.threads) for name, folder in named.items()}
+    sides: dict[str, Callable[[str], str]] = {
+        name: partial(lambda model, path: model.transcribe(path, language="en", beams=args.beams).text, model)
+        for name, model in models.items()
     }
     if args.peer:
-        from faster_whisper import WhisperModel
+        sides[PEER] = peer(args)
+    texts: dict[str, list[str]] = {}
 
-        peer = WhisperModel(args.peer, device="cpu", compute_type=args.peer_type, cpu_threads=args.threads)
-        runs["faster-whisper"] = lambda path: "".join(
-            s.text for s in peer.transcribe(path, language="en", beam_size=args.beams)[0]
-        ).strip()
-    texts = {name: [run(path) for path in args.audio] for name, run in runs.items()}  # warms up, too
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(args.rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            for path in args.audio:
-                run(path)
-            seconds[name].append(time.perf_counter() - start)
-    result: dict[str, Any] = {"model": args.model, "options": vars(args) | {"reference": None, "json": None}}
-    known = references(args.reference) if args.reference else {}
-    for name in runs:
-        row: dict[str, Any] = {"seconds": statistics.median(seconds[name]), "all": seconds[name], "texts": texts[name]}
-        pairs = [(words(text), known.get(Path(path).stem)) for path, text in zip(args.audio, texts[name], strict=True)]
-        if known:
-            row["words"] = sum(len(right) for _, right in pairs if right is not None)
-            row["wrong"] = sum(edits(found, right) for found, right in pairs if right is not None)
-        result[name] = row
-        print(
-            f"{name:15} {row['seconds']:.3f} s" + (f", {row['wrong']} of {row['words']} words wrong" if known else "")
-        )
-    result["step"] = step_seconds(model, args.steps)
-    print(f"{'step':15} {1000 * result['step']:.3f} ms")
-    if len(runs) > 1:
-        result["ratio"] = statistics.median(
-            theirs / own for own, theirs in zip(seconds["gossamer"], seconds["faster-whisper"], strict=True)
-        )
-        print(f"{'ratio':15} {result['ratio']:.2f}, same text: {texts['gossamer'] == texts['faster-whisper']}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    def heard(name: str) -> float:
+        start = time.perf_counter()
+        texts[name] = [sides[name](path) for path in args.audio]
+        return time.perf_counter() - start
+
+    whole = turns({name: partial(heard, name) for name in sides}, args.rounds)
+    steps = turns({name: partial(step_seconds, model, args.steps) for name, model in models.items()}, args.rounds)
+    said = read_said(args.said, args.audio) if args.said else {}
+    base = next(iter(models))
+    rows = []
+    for name in sides:
+        row: dict[str, Any] = {"side": name, "seconds": statistics.median(whole[name]), "texts": texts[name]}
+        row["over_first"] = over(whole[base], whole[name])
+        if PEER in sides:
+            row["over_peer"] = over(whole[PEER], whole[name])
+            row["text_of_peer"] = texts[name] == texts[PEER]
+        if name in steps:
+            row["step_seconds"] = statistics.median(steps[name])
+            row["step_over_first"] = over(steps[base], steps[name])
+        if said:
+            row |= {"words": sum(map(len, said.values())), "wrong": wrong(texts[name], args.audio, said)}
+        rows.append(row)
+        shown = {key: value for key, value in row.items() if key != "texts"}
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in
+                        shown.items()))  # fmt: skip
+    options = {"beams": args.beams, "threads": args.threads, "rounds": args.rounds, "files": len(args.audio)}
+    print(write_result(args.name, {**options, "peer_type": args.peer_type, "rows": rows}))
 
 
 if __name__ == "__main__":
