@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import report_uses
 from report_plot import plot, roof
+from report_text import filled, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
@@ -97,7 +98,7 @@ def read_results() -> dict[str, Document]:
 
 def page(results: dict[str, Document]) -> str:
     """Returns the text of docs/performance.md; results that are not there are named at its end."""
-    parts = ["# Performance", _filled(_INTRODUCTION)]
+    parts = ["# Performance", filled(_INTRODUCTION)]
     missing = []
     for name, (title, command, render) in SECTIONS.items():
         found = [one for one in sorted(results) if one == name or one.startswith(f"{name}-")]
@@ -122,9 +123,9 @@ def kernels(document: Document) -> Iterator[str]:
     models = ", ".join(dict.fromkeys(model for row in document["rows"] for model in row["models"]))
     header = ["kernel", "zeros", "tokens", "G positions/s", "GB/s"]
     if document["in_cache"]:
-        yield _filled(_IN_CACHE, models=models, threads=document["threads"])
+        yield filled(_IN_CACHE, models=models, threads=document["threads"])
     else:
-        yield _filled(_KERNELS, models=models, threads=document["threads"], roof=roof(document))
+        yield filled(_KERNELS, models=models, threads=document["threads"], roof=roof(document))
         header.append("share of the roof")
     for isa in dict.fromkeys(name.partition("__")[2] for name, _, _ in groups):
         lines = []
@@ -138,7 +139,7 @@ def kernels(document: Document) -> Iterator[str]:
                 line.append(_span({"median": statistics.median(shares), "min": min(shares), "max": max(shares)}))
             lines.append(line)
         yield f"### {isa}"
-        yield _table(header, lines)
+        yield table(header, lines)
 
 
 def acceptance(document: Document) -> Iterator[str]:
@@ -148,10 +149,10 @@ def acceptance(document: Document) -> Iterator[str]:
         bound = f"at most {row['at_most']}" if "at_most" in row else f"at least {row['at_least']}"
         rates = ", ".join(f"{one['bandwidth']:.1f}" for one in row["measured"])
         lines.append([row["what"], f"{row['value']:.2f}", bound, "yes" if row["reached"] else "no", rates])
-    yield _table(["what", "measured", "wanted", "reached", "GB/s"], lines)
-    yield _filled(_WINS)
+    yield table(["what", "measured", "wanted", "reached", "GB/s"], lines)
+    yield filled(_WINS)
     wins = [(f"`{kernel}`", _bandwidth(limit)) for kernel, limit in document["avx2_wins_below"].items()]
-    yield _table(["kernel", "GB/s a core"], [line for line in wins if not line[0].startswith("`dense")])
+    yield table(["kernel", "GB/s a core"], [line for line in wins if not line[0].startswith("`dense")])
 
 
 def llama_cpp(document: Document) -> Iterator[str]:
@@ -160,7 +161,7 @@ def llama_cpp(document: Document) -> Iterator[str]:
     source = f"`{document['gguf']}`, and models pruned from it"
     if not document["gguf"]:
         source = f"Random weights in the shape of {pairs[0]['gossamer']['model']}, on both sides"
-    yield _filled(_LLAMA, source=source, threads=document["threads"], rounds=document["rounds"])
+    yield filled(_LLAMA, source=source, threads=document["threads"], rounds=document["rounds"])
     tests = [key.removesuffix("_ratio") for key in pairs[0] if re.fullmatch(r"(pp|tg)\d+_ratio", key)]
     header = ["llama.cpp", "gossamer", "file, MB", "ours a token, MB"]
     header += [f"{test}{what}" for test in tests for what in (", llama.cpp", ", ours", ", ratio")]
@@ -176,35 +177,35 @@ def llama_cpp(document: Document) -> Iterator[str]:
         if document["text"]:
             line += [f"{side['perplexity']:.1f}" for side in (theirs, ours)]
         lines.append(line)
-    yield _table(header, lines, left=2)
+    yield table(header, lines, left=2)
 
 
 def deepsparse(document: Document) -> Iterator[str]:
     """Stacks of layers beside DeepSparse."""
     version = ", ".join(dict.fromkeys(row["deepsparse_version"] for row in document["rows"]))
-    yield _filled(_DEEPSPARSE, version=version, **document)
+    yield filled(_DEEPSPARSE, version=version, **document)
     lines = []
     for row in document["rows"]:
         speeds = (f"{row[side]['positions_per_second']:.1f}" for side in ("deepsparse", "gossamer"))
         lines.append([str(row["layers"]), f"{row['sparsity']:.0%}", row["format"], *speeds, _span(row["ratio"])])
-    yield _table(["layers", "zeros", "our format", "DeepSparse", "ours", "ratio"], lines, left=0)
+    yield table(["layers", "zeros", "our format", "DeepSparse", "ours", "ratio"], lines, left=0)
 
 
 def overhead(document: Document) -> Iterator[str]:
     """What a step takes beside its products: a row for each model."""
-    yield _filled(_OVERHEAD, **document)
+    yield filled(_OVERHEAD, **document)
     lines = []
     for row in document["rows"]:
         times = (f"{1e3 * row['seconds'][name]:.2f}" for name in ("step", "regions", "no_barriers"))
         shares = (f"{row['overhead'][name]:.1%}" for name in ("regions", "no_barriers"))
         lines.append([row["model"], str(row["threads"]), *times, *shares])
     header = ["model", "threads", "step, ms", "products, ms", "without barriers, ms", "overhead", "without barriers"]
-    yield _table(header, lines)
+    yield table(header, lines)
 
 
 def whole_models(document: Document) -> Iterator[str]:
     """Sparse beside dense: a row for each model and fraction of zeros."""
-    yield _filled(_WHOLE)
+    yield filled(_WHOLE)
     lines = []
     for row in document["rows"]:
         ratios = [dense / sparse for dense, sparse in zip(*(row["seconds"][side] for side in _SIDES), strict=True)]
@@ -214,12 +215,12 @@ def whole_models(document: Document) -> Iterator[str]:
         line.append(_span({"median": row["speedup"], "min": min(ratios), "max": max(ratios)}))
         lines.append([*line, f"{row['bytes_allow']:.2f}", f"{row['asked']:.2f}"])
     header = ["model", "blocks", "head", "zeros", "formats", *_SIDES, "speedup", "bytes allow", "asked"]
-    yield _table(header, lines, left=5)
+    yield table(header, lines, left=5)
 
 
 def format_choices(document: Document) -> Iterator[str]:
     """`auto` beside every single format: a row for each model, type and fraction of zeros."""
-    yield _filled(_FORMATS)
+    yield filled(_FORMATS)
     rows = document["rows"]
     names = list(dict.fromkeys(name for row in rows for name in row["tokens_per_second"]))
     lines = []
@@ -227,7 +228,7 @@ def format_choices(document: Document) -> Iterator[str]:
         speeds = [f"{row['tokens_per_second'][name]:.1f}" for name in names]
         line = [row["model"], row["weights"], f"{float(row['zeros']):.0%}", ", ".join(row["auto"]), *speeds]
         lines.append([*line, f"{row['auto_over_best']:.2f}"])
-    yield _table(["model", "blocks", "zeros", "auto chooses", *names, "over best"], lines, left=4)
+    yield table(["model", "blocks", "zeros", "auto chooses", *names, "over best"], lines, left=4)
 
 
 def prompts(document: Document) -> Iterator[str]:
@@ -237,24 +238,24 @@ def prompts(document: Document) -> Iterator[str]:
 
 def batches(document: Document) -> Iterator[str]:
     """What steps of several tokens cost: a row for each type and fraction of zeros."""
-    yield _filled(_BATCH)
+    yield filled(_BATCH)
     rows = document["rows"]
     counts = [count for count in rows[0]["cost"] if count != "1"]
     lines = [
         [row["weights"], f"{float(row['zeros']):.0%}", *(f"{row['cost'][count]:.2f}" for count in counts)]
         for row in rows
     ]
-    yield _table(["blocks", "zeros", *(f"{count} tokens" for count in counts)], lines, left=1)
+    yield table(["blocks", "zeros", *(f"{count} tokens" for count in counts)], lines, left=1)
 
 
 def attention(document: Document) -> Iterator[str]:
     """How fast keys and values are read: a row for each shape and type."""
-    yield _filled(_ATTENTION)
+    yield filled(_ATTENTION)
     lines = [
         [f"{row['shape']}", row["kv"], f"{row['gigabytes_per_second']:.1f}", f"{row['share']:.0%}"]
         for row in document["rows"]
     ]
-    yield _table(["shape", "KV cache", "GB/s", "of plain reads"], lines, left=2)
+    yield table(["shape", "KV cache", "GB/s", "of plain reads"], lines, left=2)
 
 
 def depths(document: Document) -> Iterator[str]:
@@ -265,31 +266,31 @@ def depths(document: Document) -> Iterator[str]:
 def _by_cache(text: str, document: Document, ratio: str, *names: str) -> Iterator[str]:
     """Tokens a second by type of the KV cache, with what a row has as `ratio`: a row for each of what `names` name."""
     types = list(document["rows"][0]["tokens_per_second"])
-    yield _filled(text, base=types[0])
+    yield filled(text, base=types[0])
     lines = []
     for row in document["rows"]:
         times = row[ratio.format(base=types[0])]
         speeds = (f"{row['tokens_per_second'][kv]:.0f} ({times[kv]:.2f})" for kv in types)
         lines.append([*(str(row[name]) for name in names), *speeds])
-    yield _table([*names, *types], lines, left=len(names) - 1)
+    yield table([*names, *types], lines, left=len(names) - 1)
 
 
 def drafts(document: Document) -> Iterator[str]:
     """Drafts by kind of text: a row for each."""
-    yield _filled(_DRAFTS, **document["setup"])
+    yield filled(_DRAFTS, **document["setup"])
     lines = [[kind, f"{it['mean']:.2f}", f"{it['least']:.2f}"] for kind, it in document["summary"].items()]
-    yield _table(["text, and how it is chosen", "mean", "least"], lines)
+    yield table(["text, and how it is chosen", "mean", "least"], lines)
 
 
 def conversion(document: Document) -> Iterator[str]:
     """Large checkpoints: a row for each command."""
     rows = document["rows"]
-    yield _filled(_CONVERSION, **document["setting"], size=rows[0]["bytes"] / 1e9)
+    yield filled(_CONVERSION, **document["setting"], size=rows[0]["bytes"] / 1e9)
     lines = []
     for row in rows:
         command = " ".join([row["what"].split()[0], *row["options"]])
         lines.append([command, f"{row['seconds']:.1f}", f"{row['peak_bytes'] / 1e9:.2f}"])
-    yield _table(["command", "seconds", "GB at most"], lines)
+    yield table(["command", "seconds", "GB at most"], lines)
 
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
@@ -304,6 +305,9 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "drafts": ("Drafts", "python bench/drafts.py MODEL", drafts),
     "conversion": ("Large checkpoints", "python bench/conversion.py WORK", conversion),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
+    "serve_load": ("Serving", "python bench/serve_load.py --help", report_uses.serving),
+    "transcribe": ("Speech", "python bench/transcribe.py --help", report_uses.speech),
+    "vectors": ("Vectors of texts", "python bench/vectors.py", report_uses.vectors),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
     "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),
 }
@@ -315,12 +319,7 @@ def _origin(name: str, facts: Document) -> str:
     compiler = f", {facts['compiler']}" if "compiler" in facts else ""
     machine = f"{facts['processor']}, {facts['cores']} cores, {facts['isa']}{compiler}"
     when = f"{facts['date'][:10]}, commit {facts['commit'][:10]}"
-    return _filled("`bench/results/{name}.json`: {machine}; {when}.", name=name, machine=machine, when=when)
-
-
-def _filled(text: str, **values: Any) -> str:
-    """A paragraph in lines."""
-    return textwrap.fill(text.format(**values), 120, break_long_words=False, break_on_hyphens=False)
+    return filled("`bench/results/{name}.json`: {machine}; {when}.", name=name, machine=machine, when=when)
 
 
 def _median(rows: Sequence[Document], key: str) -> float:
@@ -340,12 +339,6 @@ def _span(ratio: Document) -> str:
 
 def _bandwidth(limit: float | None) -> str:
     return "any" if limit is None else f"{limit:.1f}" if limit else "none"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose columns behind the first `left` are right-aligned."""
-    marks = ["---" if index < left else "---:" for index in range(len(header))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, marks, *rows))
 
 
 def main() -> None:

@@ -26,15 +26,26 @@ int last_seen(const AttentionShape& shape, const TokenPlace& token) {
   return shape.window == 0 ? token.length : std::min(token.length, token.position + shape.window);
 }
 
-// Tokens from `first` on, `most` at most, that follow one another in one sequence and see the same spans.
+// Whether where a token stands changes nothing: it sees everything that its sequence, or the one that it reads, holds.
+bool stands_anywhere(const AttentionShape& shape) {
+  return !shape.causal && shape.window == 0 && shape.slopes == nullptr && shape.bias == nullptr;
+}
+
+// Whether a token can be taken together with the one that lies `count` before it. Sequences that read one memory have
+// tables of their own, of the same pages.
+bool follows(const AttentionShape& shape, const TokenPlace& first, const TokenPlace& next, int count) {
+  if (stands_anywhere(shape)) return next.pages[0] == first.pages[0] && next.length == first.length;
+  return next.pages == first.pages && next.position == first.position + count;
+}
+
+// Tokens from `first` on, `most` at most, that follow one another in what they read and see the same spans.
 int block_at(const AttentionShape& shape, const std::vector<TokenPlace>& tokens, std::size_t first, int most) {
   const int span = first_seen(shape, tokens[first].position) / kAttentionSpan;
   const int last_span = (last_seen(shape, tokens[first]) - 1) / kAttentionSpan;
   int count = 1;
   for (; count < most && first + static_cast<std::size_t>(count) < tokens.size(); ++count) {
     const TokenPlace& next = tokens[first + static_cast<std::size_t>(count)];
-    if (next.pages != tokens[first].pages || next.position != tokens[first].position + count ||
-        (last_seen(shape, next) - 1) / kAttentionSpan != last_span ||
+    if (!follows(shape, tokens[first], next, count) || (last_seen(shape, next) - 1) / kAttentionSpan != last_span ||
         first_seen(shape, next.position) / kAttentionSpan != span)
       break;
   }

@@ -47,8 +47,8 @@ void append(const KvKernels& kernels, const AttentionShape& shape, const KvPlace
 
 // out[t] = attention of q[t] over positions 0 .. position(t), or the window's last of them, or over all, or as many
 // behind; q and out are [tokens][stride], heads one behind the other. The work is split by position, never by the number
-// of threads, and tokens that follow one another in a sequence share what is read of it; a token's result is the same in
-// any company.
+// of threads, and tokens that follow one another in a sequence, or read the same memory, share what is read of it; a
+// token's result is the same in any company.
 class Attention {
  public:
   void run(Parallel& team, const KvKernels& kernels, const AttentionShape& shape, const KvPlace& place,

@@ -119,6 +119,27 @@ def test_forks_share_what_they_read() -> None:
     decoder.step([(0, ids)])
 
 
+@pytest.mark.parametrize("kv", ["f32", "bf16", "int8"])
+def test_readers_of_one_memory_are_what_they_are_alone(kv: str) -> None:
+    """They are taken together, wherever each stands, and others of the same length are not."""
+    sources, ids, then = {0: text(480), 2: text(480, 5)}, text(8, 4), text(9, 8)
+    reads, lengths = {0: 0, 1: 0, 2: 2, 3: 0, 4: 2}, {0: 7, 1: 5, 2: 7, 3: 3, 4: 1}
+    alone = []
+    for sequence, source in reads.items():
+        decoder, _ = made("int8", threads=1, kv=kv)
+        decoder.remember([(0, sources[source])])
+        decoder.step([(0, ids[: lengths[sequence]])])
+        alone.append(decoder.step([(0, then[sequence : sequence + 1])]))
+    decoder, _ = made("int8", threads=2, kv=kv)
+    decoder.remember(list(sources.items()))
+    decoder.step([(source, ids[:7]) for source in sources])
+    for sequence, source in reads.items():
+        if sequence != source:
+            decoder.fork(source, sequence, lengths[sequence])
+    together = decoder.step([(sequence, then[sequence : sequence + 1]) for sequence in reads])
+    np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
 def test_blocks_are_walked_as_they_run() -> None:
     decoder, reference = made()
     sources, ids = np.stack([text(20), text(20, 8)]), np.stack([text(9), text(9, 9)])

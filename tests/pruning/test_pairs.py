@@ -234,5 +234,5 @@ def test_transcripts_end_where_no_config_names_the_token(tmp_path: Path) -> None
     checkpoint = open_checkpoint(dense)
     tokenizer = checkpoint.tokenizer()
     assert not tokenizer.eos_ids
-    made = pairing(tokenizer, checkpoint.model)(sample)
-    assert made.target[-1] == tokenizer.vocabulary()["<|endoftext|>"]
+    made = pairing(tokenizer, checkpoint.model())(sample)
+    assert made.target[-1] == tokenizer.token_id("<|endoftext|>")

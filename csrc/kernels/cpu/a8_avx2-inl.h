@@ -67,18 +67,40 @@ inline Sums<1> dot_next(Cursor& at, int spans, const int8_t* x) {
   return sums;
 }
 
+// A word of 8 rows' codes times its inputs, added to 32-bit sums. Without a barrier between additions: what is expanded
+// already leaves registers enough, and the products of several tokens can be under way at once.
+template <ValueType kType>
+inline __m256i add_word(__m256i sum, __m256i codes, __m256i inputs) {
+  if constexpr (kDotInstruction || kType == ValueType::kInt4) return add_dots(sum, codes, inputs);
+  return add_dots(sum, _mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
+}
+
 // A unit of `kTokens` tokens from x, of codes that are expanded already.
 template <ValueType kType, int kTokens>
 inline Sums<kTokens> dot_stored(const uint8_t* codes, int spans, const int8_t* x, int64_t stride) {
+  constexpr bool kNarrow = kType == ValueType::kInt4 && !kDotInstruction;
   Sums<kTokens> sums;
   for (int t = 0; t < kTokens; ++t) sums.rows[t][0] = sums.rows[t][1] = _mm256_setzero_si256();
+  if constexpr (!kNarrow) {
+#pragma GCC unroll 2
+    for (int i = 0; i < spans * kSpanWords; ++i, codes += kWordBits, x += kWordCols) {
+      const __m256i first = unsigned_side<kType>(_mm256_load_si256((const __m256i*)codes));
+      const __m256i second = unsigned_side<kType>(_mm256_load_si256((const __m256i*)(codes + 32)));
+      for (int t = 0; t < kTokens; ++t) {
+        const __m256i inputs = broadcast4(x + t * stride);
+        sums.rows[t][0] = add_word<kType>(sums.rows[t][0], first, inputs);
+        sums.rows[t][1] = add_word<kType>(sums.rows[t][1], second, inputs);
+      }
+    }
+    return sums;
+  }
   for (int s = 0; s < spans; ++s) {
     __m256i span[kTokens][2];
     for (int t = 0; t < kTokens; ++t) span[t][0] = span[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (int i = 0; i < kSpanWords; ++i, codes += kWordBits, x += kWordCols) {
-      const __m256i first = unsigned_side<kType>(_mm256_load_si256((const __m256i*)codes));
-      const __m256i second = unsigned_side<kType>(_mm256_load_si256((const __m256i*)(codes + 32)));
+      const __m256i first = _mm256_load_si256((const __m256i*)codes);
+      const __m256i second = _mm256_load_si256((const __m256i*)(codes + 32));
       for (int t = 0; t < kTokens; ++t) {
         const __m256i inputs = broadcast4(x + t * stride);
         span[t][0] = add_products<kType>(span[t][0], first, inputs);

@@ -15,6 +15,9 @@ from .options import SpeechOptions
 from .rules import Rules
 from .tokens import SpeechTokens
 
+_RUN = 1024
+"""Scores whose largest is looked at before they are."""
+
 
 class Listener(Protocol):
     """The engine of a model that reads an encoder's states; `gossamer.engine` says more."""
@@ -171,9 +174,10 @@ def beam_search(
 
 def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Places of the largest finite values, falling."""
-    count = min(count, len(values))
-    found = np.argpartition(values, -count)[-count:]
-    found = found[np.argsort(-values[found], kind="stable")]
+    peaks = np.maximum.reduceat(values, np.arange(0, len(values), _RUN))
+    least = np.partition(peaks, -count)[-count] if count < len(peaks) else -np.inf
+    found = np.flatnonzero(values >= least)  # at least as many: every run has its peak
+    found = found[np.argsort(-values[found], kind="stable")][:count]
     return np.asarray(found[np.isfinite(values[found])], np.int64)
 
 

@@ -60,19 +60,19 @@ class SpeechTokens:
         Raises:
             GossamerError: some are missing: it is no tokenizer of a Whisper.
         """
-        known = tokenizer.vocabulary()
 
         def needed(*names: str) -> int:
             for name in names:
-                if name in known:
-                    return known[name]
+                if (token := tokenizer.token_id(name)) is not None:
+                    return token
             raise GossamerError(f"the tokenizer has no {names[0]}: this is no speech model that gossamer knows")
 
         untimed = needed("<|notimestamps|>")
         tasks = {task: needed(f"<|{task}|>") for task in ("transcribe", "translate")}
         start, previous = needed("<|startoftranscript|>"), needed("<|startofprev|>")
         silence = needed("<|nospeech|>", "<|nocaptions|>")
-        languages = {code: known[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in known}
+        spoken = ((code, tokenizer.token_id(f"<|{code}|>")) for code in LANGUAGES)
+        languages = {code: token for code, token in spoken if token is not None}
         end = needed("<|endoftext|>")
         said = tokenizer.generation
         if untimed + 1 + _MOST >= vocab:

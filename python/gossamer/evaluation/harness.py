@@ -233,7 +233,8 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
 
     def _token(self, name: str, otherwise: int) -> int:
         text = self.tokenizer.special_tokens.get(name)
-        return otherwise if text is None else self.tokenizer.vocabulary().get(text, otherwise)
+        token = None if text is None else self.tokenizer.token_id(text)
+        return otherwise if token is None else token
 
 
 def _score(logits: NDArray[np.float32], tokens: list[int]) -> tuple[float, bool]:

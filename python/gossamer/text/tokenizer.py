@@ -144,6 +144,11 @@ class Tokenizer:
         """Returns the id of every token, special ones included, by its text as the tokenizer writes it."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
 
+    def token_id(self, text: str) -> int | None:
+        """Returns the id of one token, special ones included, by its text as the tokenizer writes it; None of none."""
+        found: int | None = self._backend.token_to_id(text)
+        return found
+
     def added_tokens(self) -> dict[str, int]:
         """Returns the ids of the tokens that stand beside the learned vocabulary, special ones among them."""
         return {token.content: number for number, token in self._backend.get_added_tokens_decoder().items()}
