@@ -13,7 +13,7 @@ enum class ActivationType : uint8_t { kF32, kBf16, kA8 };
 constexpr int kActivationTypeCount = 3;
 
 // Tokens that a small-batch kernel serves with one expansion of the weights.
-constexpr int kMaxTokens = 16;
+constexpr int kMaxTokens = 48;
 
 // Inputs of one call, [tokens][stride], zero behind cols up to whole blocks; 64 readable bytes behind the last token.
 struct Activations {
