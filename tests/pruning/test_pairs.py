@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gossamer import arch
 from gossamer.arch.relative import relative_bias
 from gossamer.arch.spec import Attention, Block, Branch, Embedding, Head, Mlp, Norm, Stack, Transformer, attention_scale
 from gossamer.checkpoints import open_checkpoint
@@ -234,5 +235,5 @@ def test_transcripts_end_where_no_config_names_the_token(tmp_path: Path) -> None
     checkpoint = open_checkpoint(dense)
     tokenizer = checkpoint.tokenizer()
     assert not tokenizer.eos_ids
-    made = pairing(tokenizer, checkpoint.model())(sample)
+    made = pairing(tokenizer, arch.family(checkpoint.config).describe(checkpoint.config))(sample)
     assert made.target[-1] == tokenizer.token_id("<|endoftext|>")
