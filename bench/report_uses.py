@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from report_text import filled, table
@@ -31,8 +30,8 @@ _VECTORS = (
 def serving(document: dict[str, Any]) -> Iterator[str]:
     """The fixed load, a row for each number of clients; and the mixed one."""
     fixed, mixed = document["fixed"], document["mixed"]
-    peer = "none" if document["peer"] is None else f"`{Path(document['peer'].split()[0]).name}` with a slot a client"
-    yield filled(_SERVING, model=Path(document["model"]).name, peer=peer)
+    peer = "none" if document["peer"] is None else f"`{document['peer'].split()[0]}` with a slot a client"
+    yield filled(_SERVING, model=document["model"], peer=peer)
     rates = fixed["tokens_per_second"]
     header = [
         "clients",

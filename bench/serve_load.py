@@ -265,7 +265,8 @@ def main() -> int:
     ends = gossamer.load(args.model, threads=1).tokenizer.eos_ids
     special = {"logit_bias": {str(token): -100 for token in ends}, "repeat_penalty": 1}
     ours = f"{sys.executable} -m gossamer serve -m model={args.model} --port {{port}} {args.serve}"
-    result: dict[str, Any] = {"model": args.model, "serve": args.serve, "peer": args.peer}
+    peer = None if args.peer is None else " ".join(Path(word).name for word in args.peer.split())
+    result: dict[str, Any] = {"model": Path(args.model).name, "serve": args.serve, "peer": peer}
     result["fixed"] = throughput(args, ours, special)
     served = start(ours, "model", {"repeat_penalty": 1})
     try:
