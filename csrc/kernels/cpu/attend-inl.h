@@ -105,6 +105,8 @@ void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page
   for (int32_t d = 0; d < head_dim; ++d) to[d * kTogether] = Kv::narrow(v[d]);
 }
 
+// Loops over registers are unrolled early here, so that no sum stays in memory.
+
 // Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page. ahead: what is fetched
 // meanwhile, line by line as keys are read.
 template <class Kv, int kRows, int kParts>
@@ -114,13 +116,18 @@ void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv:
   for (int32_t d = 0; d < lanes; ++d, k += kPageTokens * Kv::kTogether) {
     fetch<kParts, kReadBytes<Kv>>(ahead, kPageTokens * Kv::kTogether * (int)sizeof *k);
     decltype(Kv::load16(k)) keys[kParts];
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes * Kv::kTogether);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const auto qd = Kv::splat_operand(q + r * lanes + d);
+#pragma GCC unroll 8
       for (int j = 0; j < kParts; ++j) acc[r][j] = Kv::add(acc[r][j], qd, keys[j]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) store(scores + r * kScoreStride + j * kLanes, acc[r][j] * splat(scale));
 }
 
@@ -131,21 +138,28 @@ void mix_page(const typename Kv::Operand* weights, int count, const typename Kv:
               Ahead ahead, float* const* outs, int32_t d) {
   constexpr int kTogether = Kv::kTogether;
   F16 acc[kRows][kParts];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) acc[r][j] = load(outs[r] + d + j * kLanes);
   for (int t = 0; t < count; ++t, v += kTogether * padded_dim) {
     fetch<kParts, kReadBytes<Kv>>(ahead, kTogether * padded_dim * (int)sizeof *v);
     decltype(Kv::load16(v)) values[kParts];
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) {
       values[j] = Kv::load16(v + j * kLanes * kTogether);
       if constexpr (kLower) values[j] = Kv::lower(values[j]);
     }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const auto weight = Kv::splat_operand(weights + r * kScoreStride + t);
+#pragma GCC unroll 8
       for (int j = 0; j < kParts; ++j) acc[r][j] = Kv::add(acc[r][j], weight, values[j]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) store(outs[r] + d + j * kLanes, acc[r][j]);
 }
 
