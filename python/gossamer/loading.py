@@ -92,13 +92,18 @@ def load(
 
 
 def _tell_unheeded(model: Model) -> None:
-    """Logs what the model's own options of generation ask for and do not get, so that other texts are no surprise."""
+    """Logs what the model's own options of generation ask for and do not get, so that other texts are no surprise.
+
+    That includes where a text ends: a model may name no token that ends it.
+    """
     generation = model.tokenizer.generation
+    name = model.info.get("path", model.info["name"])
     encoder = model.config.encoder
-    if encoder is not None and encoder.embedding.mel is not None:  # `transcribe` reads these
+    if encoder is not None and encoder.embedding.mel is not None:  # `transcribe` reads these, and its end by name
         generation = {key: value for key, value in generation.items() if key not in HEEDED_FOR_SPEECH}
-    if asked := unheeded(generation):
-        name = model.info.get("path", model.info["name"])
+    elif model.config.head is not None and not model.tokenizer.eos_ids:
+        _log.warning("%s: the model names no token that ends a text: it goes on to its limit", name)
+    if asked := unheeded(generation, model.config.context):
         _log.warning("%s: the model asks for %s, which is not done here", name, ", ".join(asked))
 
 

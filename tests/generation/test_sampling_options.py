@@ -16,6 +16,7 @@ from gguf_files import write_gguf
 from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
+from gossamer.generation.sampling import REPEAT_WINDOW
 from gossamer.generation.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
 from gossamer.packing.convert import convert
 from gossamer.pruning import prune
@@ -188,6 +189,61 @@ def test_what_a_model_asks_for_and_does_not_get_is_told(tmp_path: Path, caplog: 
     keys = {"general.sampling.mirostat": 2, "general.sampling.xtc_probability": 0.0}
     path = write_gguf(tmp_path / "m.gguf", keys=keys)
     assert unheeded(open_checkpoint(path).tokenizer().generation) == ["mirostat 2"]
+
+
+def test_the_most_tokens_that_a_model_says_hold_where_none_are_given(tmp_path: Path):
+    folder = tiny_llama(tmp_path / "m")
+    for asked in ({}, {"do_sample": False}, {"temperature": 0.5}):
+        (folder / "generation_config.json").write_text(json.dumps({"max_new_tokens": 3, "eos_token_id": 2, **asked}))
+        convert(folder, tmp_path / "packed", force=True)
+        for place in ("m", "packed"):
+            model = gossamer.load(tmp_path / place)
+            for fallback in (GENERATE, CHAT):
+                assert model.defaults(fallback).max_new_tokens == 3
+            model.generate("a")
+            assert model.last_stats is not None
+            assert model.last_stats.new_tokens <= 3
+            assert model.defaults().changed({"max_new_tokens": 5}).max_new_tokens == 5
+    for wrong in (0, "5", True):
+        with pytest.raises(GossamerError, match=r"^max_new_tokens must be "):
+            model_defaults({"max_new_tokens": wrong}, GENERATE)
+
+
+def test_lengths_that_are_not_heeded_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    assert unheeded({"max_length": 100}, 128) == ["max_length 100"]
+    for nothing in ({"max_length": 128}, {"max_length": 20}, {"max_length": 100, "max_new_tokens": 9}, {}):
+        assert unheeded(nothing, 128) == []
+    folder = tiny_llama(tmp_path / "m", max_length=100)  # as older programs have it, in config.json
+    convert(folder, tmp_path / "packed")
+    for place in ("m", "packed"):
+        caplog.clear()
+        model = gossamer.load(tmp_path / place)
+        assert caplog.messages == [f"{tmp_path / place}: the model asks for max_length 100, which is not done here"]
+        model.generate("a", max_new_tokens=1)
+        assert model.last_stats is not None
+        assert model.last_stats.unheeded == ("max_length 100",)
+    for tokens, told in ((REPEAT_WINDOW, []), (256, ["penalty_last_n 256"]), (0, ["penalty_last_n 0"])):
+        keys = {"general.sampling.penalty_last_n": tokens, "general.sampling.penalty_repeat": 1.1}
+        path = write_gguf(tmp_path / "m.gguf", keys=keys)
+        assert unheeded(open_checkpoint(path).tokenizer().generation) == told
+    path = write_gguf(tmp_path / "m.gguf", keys={"general.sampling.sequence": "top_k;temperature"})
+    assert unheeded(open_checkpoint(path).tokenizer().generation) == ["sequence 'top_k;temperature'"]
+
+
+def test_a_model_that_ends_no_text_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tiny_llama(tmp_path / "m", eos_token_id=None)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    convert(folder, tmp_path / "packed")
+    for place in ("m", "packed"):
+        caplog.clear()
+        model = gossamer.load(tmp_path / place)
+        assert not model.tokenizer.eos_ids
+        for _ in range(2):
+            model.generate("a", max_new_tokens=1)
+        assert caplog.messages == [
+            f"{tmp_path / place}: the model names no token that ends a text: it goes on to its limit"
+        ]
 
 
 def test_the_command_tells_it_once_beside_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -34,7 +34,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOpti
         "--max-new-tokens",
         type=integer(1),
         metavar="N",
-        help=f"most tokens to generate (default {defaults.max_new_tokens})",
+        help=f"most tokens to generate (default: the model's own max_new_tokens, or {defaults.max_new_tokens})",
     )
     group = parser.add_argument_group(
         "sampling",

@@ -209,7 +209,7 @@ def text_after(
     _check_shift(model.config, options.context_shift)
     weight_bytes = model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
     stats = Stats(len(prompt), weight_bytes, device=model.device, sampling=options)
-    stats.unheeded = tuple(unheeded(model.tokenizer.generation))
+    stats.unheeded = tuple(unheeded(model.tokenizer.generation, model.config.context))
     return Text(
         prompt,
         model.tokenizer,

@@ -249,7 +249,7 @@ CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0
 """What a conversation does with such a model."""
 
 # Matter though nothing is drawn.
-_NO_DRAWING = ("repeat_penalty", "bad_words", "beams", "length_penalty", "early_stopping")
+_NO_DRAWING = ("max_new_tokens", "repeat_penalty", "bad_words", "beams", "length_penalty", "early_stopping")
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
 _OFF = {field.name: field.default for field in fields(SamplingOptions)}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 # As generation_config.json calls the sampling options -> as gossamer does.
 OPTION_NAMES = {
+    "max_new_tokens": "max_new_tokens",
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
@@ -46,6 +47,7 @@ _UNHEEDED: dict[str, tuple[Any, ...]] = {
     "sequence_bias": ({}, []),
     "suppress_tokens": ([],),
     "begin_suppress_tokens": ([],),
+    "max_length": (20,),  # what transformers has where nothing is said
     "min_length": (0,),
     "min_new_tokens": (0,),
     "forced_bos_token_id": (),
@@ -59,13 +61,24 @@ _UNHEEDED: dict[str, tuple[Any, ...]] = {
     "constraints": ([],),
     "xtc_probability": (0.0,),
     "mirostat": (0,),
+    "penalty_last_n": (64,),  # tokens that the repeat penalty looks at
+    "sequence": (),  # of llama.cpp's samplers
 }
-_GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat")}
+_GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat", "penalty_last_n", "sequence")}
 
 
-def unheeded(generation: Mapping[str, Any]) -> list[str]:
-    """Returns what a model asks for and gossamer does not do: keys of generation_config.json, with their values."""
+def unheeded(generation: Mapping[str, Any], context: int = 0) -> list[str]:
+    """Returns what a model asks for and gossamer does not do: keys of generation_config.json, with their values.
+
+    Args:
+        generation: Content of generation_config.json.
+        context: Of the model: a `max_length` that it ends before asks for nothing, nor does one beside a
+            `max_new_tokens`, which comes first.
+    """
     asked = [(key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items()]
+    longest = generation.get("max_length")
+    if generation.get("max_new_tokens") is not None or (type(longest) is int and longest >= context):
+        asked = [one for one in asked if one[0] != "max_length"]
     if generation.get("do_sample", generation.get("temperature") is not None):
         asked.append(("num_beams", generation.get("num_beams"), (1,)))  # beams that are drawn
     if STARTS[0] in generation:
