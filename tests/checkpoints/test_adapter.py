@@ -27,6 +27,10 @@ NEOX: dict[str, Any] = {
     "rotary_pct": 0.25,
 }
 LLAMA = tiny_config()
+MIXTRAL = tiny_config(
+    model_type="mixtral", architectures=None, attention_bias=None, mlp_bias=None, num_local_experts=4,
+    num_experts_per_tok=2,
+)  # fmt: skip
 CONFIGS = {"llama": LLAMA, "gpt2": GPT2, "gpt_neox": NEOX}
 
 
@@ -88,6 +92,54 @@ def test_a_folder_may_hold_differences(tmp_path: Path) -> None:
     adapter = read_adapter(tmp_path, Places(LLAMA))
     assert (adapter.path, list(adapter.deltas), adapter.low_rank) == (tmp_path, ["layers.1.up"], {})
     np.testing.assert_array_equal(adapter.deltas["layers.1.up"], values)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "made", "missing"),
+    [
+        ("llama", {}, ("q_proj", "v_proj"), []),
+        ("llama", {"target_modules": ["q_proj", "k_proj"]}, ("q_proj",), ["0.self_attn.k_proj", "1.self_attn.k_proj"]),
+        (
+            "llama",
+            {"target_modules": ["q_proj", "k_proj"], "layers_to_transform": [1]},
+            ("1.self_attn.q_proj",),
+            ["1.self_attn.k_proj"],
+        ),
+        ("llama", {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]}, ("q_proj",), []),
+        (
+            "llama",
+            {"target_modules": "all-linear", "layers_to_transform": 0},
+            (
+                "0.self_attn.q_proj",
+                "0.mlp.up_proj",
+                "0.mlp.gate_proj",
+                "0.self_attn.o_proj",
+                "0.self_attn.k_proj",
+                "0.self_attn.v_proj",
+            ),
+            ["0.mlp.down_proj"],
+        ),
+        ("llama", {"target_modules": ["q_proj", "c_attn", "lm_head"]}, ("q_proj",), ["c_attn", "lm_head"]),
+        ("llama", {"target_modules": ".*proj"}, ("q_proj",), []),
+        ("llama", {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ".*k_proj"}, ("q_proj",), []),
+        ("gpt2", {"target_modules": ["c_attn", "c_fc"]}, ("c_attn", "0.mlp.c_fc"), ["1.mlp.c_fc"]),
+        ("mixtral", {"target_modules": ["q_proj", "w1"]}, ("q_proj",), ["w1"]),
+        ("mixtral", {"target_modules": "all-linear"}, ("q_proj", "k_proj", "v_proj", "o_proj"), []),
+    ],
+)
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_targets_that_there_are_no_factors_of(
+    family: str, config: dict[str, Any], made: tuple[str, ...], missing: list[str], prefixed: bool, tmp_path: Path
+) -> None:
+    model = CONFIGS.get(family, MIXTRAL)
+    prefix = arch.family(model).PREFIX
+    shapes = {module: shape for module, (_, shape) in linears(model).items() if module.endswith(made)}
+    assert shapes
+    named = {module if prefixed else module.removeprefix(prefix): shape for module, shape in shapes.items()}
+    more = {"fan_in_fan_out": True} if family == "gpt2" else {}
+    adapter = read_adapter(write_lora(tmp_path / "a", factors(named, 2), **config, **more), Places(model))
+    blocks = f"{prefix}{'h' if family == 'gpt2' else 'layers'}."
+    assert adapter.lacking == tuple(blocks + name if name[0].isdigit() else name for name in missing)
 
 
 Q, UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"

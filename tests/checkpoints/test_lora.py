@@ -81,6 +81,7 @@ MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
             "init_lora_weights 'pissa' is not supported, since it changes the model's",
         ),
         ({"init_lora_weights": "olora"}, {}, "init_lora_weights 'olora' is not supported"),
+        ({"base_model_name_or_path": ["x"]}, {}, "base_model_name_or_path must be a text, got ['x']"),
         ({"use_rslora": "yes"}, {}, "use_rslora must be true or false"),
         ({"r": 3}, {}, f"{MODULE} has a rank of 4, and adapter_config.json says 3"),
         ({"rank_pattern": {"q_proj": 3}}, {}, f"{MODULE} has a rank of 4, and adapter_config.json says 3"),

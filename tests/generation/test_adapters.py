@@ -54,6 +54,7 @@ def differences(seed: int) -> dict[str, NDArray[np.float32]]:
     return {f"{module}.weight": sparse(shape, seed + i) for i, (module, shape) in enumerate(MODULES.items())}
 
 
+BASE_IN_CACHE = "/x/models--somebody--base/snapshots/0123"
 # f32 all the way, as of logits between formats and against transformers; activations are of order 1 to 10.
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
@@ -212,6 +213,26 @@ def test_names_weights_and_types_are_checked(model: Model, tmp_path: Path) -> No
         with pytest.raises(GossamerError, match=words):
             call()
     assert model.adapters.weights == {"task": 1.0}
+
+
+def test_targets_without_factors_and_another_base_are_told(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = factors({module: shape for module, shape in MODULES.items() if "layers.0" in module}, 4)
+    for name, base in (("same", "somebody/Base"), ("none", None), ("path", r"C:\models\base"), ("hub", BASE_IN_CACHE)):
+        model.adapters.load(write_lora(tmp_path / name, made, base_model_name_or_path=base, layers_to_transform=[0]))
+    assert not caplog.messages
+    folder = write_lora(tmp_path / "task", made, base_model_name_or_path="somebody/other-base")
+    model.adapters.load(folder)
+    first = ", ".join(f"model.layers.1.self_attn.{name}_proj" for name in "qkv")
+    assert caplog.messages == [
+        f"{folder}: target_modules names {first} and 4 more, and there are no factors of them",
+        f"{folder}: was trained beside somebody/other-base, and this is base",
+    ]
+    caplog.clear()
+    convert(tmp_path / "base", tmp_path / "packed")
+    gossamer.load(tmp_path / "packed").adapters.load(tmp_path / "hub")
+    assert not caplog.messages
 
 
 def test_an_adapter_of_zeros_adds_nothing(model: Model, tmp_path: Path) -> None:

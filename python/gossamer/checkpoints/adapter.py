@@ -19,10 +19,11 @@ from .. import arch
 from ..arch.sources import Source, parts_of
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile
-from .lora import CONFIG, LowRank, read_lora
+from .lora import CONFIG, LowRank, lacking, read_config, read_lora
 from .torch_archive import floats, read_archive
 
 DIFFERENCES = ("diff.safetensors", "pytorch_diff.bin")
+_WEIGHT = ".weight"
 _INDICES, _VALUES = ".indices", ".values"
 
 
@@ -35,12 +36,16 @@ class Adapter:
         low_rank: Branches of linears.
         deltas: Matrices [outputs, inputs] of linears, most of them zero.
         biases: Vectors of linears.
+        base: The model that it was trained beside, as its config calls it; empty where nothing says so.
+        lacking: Modules that its config names and it has nothing for.
     """
 
     path: Path
     low_rank: dict[str, LowRank] = field(default_factory=dict)
     deltas: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     biases: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    base: str = ""
+    lacking: tuple[str, ...] = ()
 
 
 class Places:
@@ -66,6 +71,19 @@ class Places:
             if known in self._stored:
                 return self._stored[known]
         raise GossamerError(f"{file}: {name}: the model has no such tensor")
+
+    def modules(self) -> list[str]:
+        """Returns the linears that low-rank branches may be of, by the names of checkpoints; experts have none."""
+        return [
+            tensor.removesuffix(_WEIGHT)
+            for tensor, sources in self._stored.items()
+            if all(
+                _is_linear(name, source)
+                and source.index is None
+                and not parts_of(name)[1].startswith(("experts.", "router"))
+                for name, source in sources.items()
+            )
+        ]
 
 
 def read_adapter(path: str | Path, places: Places) -> Adapter:
@@ -95,9 +113,13 @@ def read_adapter(path: str | Path, places: Places) -> Adapter:
 
 
 def _placed_branches(folder: Path, places: Places) -> Adapter:
-    adapter = Adapter(folder)
-    for module, branch in read_lora(folder).items():
-        for name, source in places.find(folder, f"{module}.weight").items():
+    config, branches = read_config(folder), read_lora(folder)
+    found = {module: places.find(folder, module + _WEIGHT) for module in branches}
+    tensors = {source.tensor.removesuffix(_WEIGHT) for sources in found.values() for source in sources.values()}
+    missing = lacking(config, places.modules(), tensors)
+    adapter = Adapter(folder, base=config.get("base_model_name_or_path") or "", lacking=tuple(missing))
+    for module, branch in branches.items():
+        for name, source in found[module].items():
             if not _is_linear(name, source):
                 raise GossamerError(f"{folder}: {module}: only linears of blocks can have a low-rank branch")
             if source.index is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,37 @@ class LowRank:
     v: NDArray[np.float32]
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads adapter_config.json.
+
+    Raises:
+        GossamerError: it is not valid, or asks for what is not supported; the line names file and key.
+    """
+    config = read_json(folder / CONFIG)
+    _check(folder / CONFIG, config)
+    return config
+
+
+def lacking(config: dict[str, Any], modules: Iterable[str], found: Collection[str]) -> list[str]:
+    """Returns what a config names as targets and an adapter has no factors of: modules, and names that fit none.
+
+    PEFT begins such factors with what adds nothing, and warns. Expressions, which are not run, name nothing here.
+
+    Args:
+        config: Of the adapter.
+        modules: Of the model, those that may be targets.
+        found: Those that there are factors of.
+    """
+    targets = config.get("target_modules")
+    named = targets if isinstance(targets, list) else []
+    excluded = config.get("exclude_modules")
+    if (excluded and isinstance(excluded, str)) or not (named or targets == "all-linear"):
+        return []
+    modules = [module for module in modules if _among(config, "target_modules", module) is not False]
+    missing = [module for module in modules if module not in found and not _left_out(config, module)]
+    return missing + [str(name) for name in named if not any(_is_called(one, name) for one in (*modules, *found))]
+
+
 def read_lora(folder: Path) -> dict[str, LowRank]:
     """Reads an adapter's branches.
 
@@ -65,9 +97,7 @@ def read_lora(folder: Path) -> dict[str, LowRank]:
         GossamerError: a file is missing or not valid, or has something that is not supported; the line names the file,
             and the key or tensor.
     """
-    path = folder / CONFIG
-    config = read_json(path)
-    _check(path, config)
+    path, config = folder / CONFIG, read_config(folder)
     file = SafetensorsFile(folder / WEIGHTS)
     modules: dict[str, str] = {}  # module -> its gate, or ""
     for name in file.tensors:
@@ -122,27 +152,38 @@ def _check(path: Path, config: dict[str, Any]) -> None:
         raise GossamerError(
             f"{path}: init_lora_weights {start!r:.80} is not supported, since it changes the model's own weights, too"
         )
+    if not isinstance(base := config.get("base_model_name_or_path"), (str, type(None))):
+        raise GossamerError(f"{path}: base_model_name_or_path must be a text, got {base!r:.80}")
     if type(config.get("use_rslora", False)) is not bool:
         raise GossamerError(f"{path}: use_rslora must be true or false, got {config['use_rslora']!r:.80}")
 
 
-def _check_named(path: Path, config: dict[str, Any], file: Path, module: str) -> None:
-    """Refuses factors of a module that the config leaves out; expressions, which are not run, leave out none."""
+def _is_called(module: str, name: Any) -> bool:
+    return isinstance(name, str) and (module == name or module.endswith(f".{name}"))
 
-    def among(key: str) -> bool | None:
-        named = config.get(key)
-        if not isinstance(named, list) or not named:
-            return None
-        return any(isinstance(one, str) and (module == one or module.endswith(f".{one}")) for one in named)
 
-    left_out = "target_modules" if among("target_modules") is False else ""
-    left_out = left_out or ("exclude_modules" if among("exclude_modules") else "")
+def _among(config: dict[str, Any], key: str, module: str) -> bool | None:
+    """Whether a key of the config names a module; None where it has no names."""
+    named = config.get(key)
+    return any(_is_called(module, name) for name in named) if isinstance(named, list) and named else None
+
+
+def _left_out(config: dict[str, Any], module: str) -> str:
+    """Returns the key that leaves a module out, or an empty text; expressions, which are not run, leave out none."""
+    if _among(config, "target_modules", module) is False:
+        return "target_modules"
+    if _among(config, "exclude_modules", module):
+        return "exclude_modules"
     layers = config.get("layers_to_transform")
     layers = [layers] if type(layers) is int else layers
     numbers = [int(part) for part in module.split(".") if part.isascii() and part.isdecimal()]
-    if layers and numbers and isinstance(layers, list) and numbers[0] not in layers:
-        left_out = left_out or "layers_to_transform"
-    if left_out:
+    outside = layers and numbers and isinstance(layers, list) and numbers[0] not in layers
+    return "layers_to_transform" if outside else ""
+
+
+def _check_named(path: Path, config: dict[str, Any], file: Path, module: str) -> None:
+    """Refuses factors of a module that the config leaves out."""
+    if left_out := _left_out(config, module):
         raise GossamerError(f"{file}: has factors of {module}, which {left_out} of {path.name} leaves out")
 
 

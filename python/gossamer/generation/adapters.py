@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,16 @@ from ..checkpoints.adapter import Adapter, Places, read_adapter
 from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..engine import Adaptable, Mix
-from ..errors import GossamerError, did_you_mean
+from ..errors import GossamerError, did_you_mean, one_line
+from ..folders import shown_name
 from ..formats import INTEGER_TYPES
 from ..kinds import check_kind
 from ..packing.matrix import round_values
 
 if TYPE_CHECKING:
     from .model import Model
+
+_log = logging.getLogger("gossamer")
 
 Chosen = str | Iterable[str] | Mapping[str, float] | None
 """Names of adapters, with weights or without, which is 1; None takes what `Adapters.set` said last."""
@@ -80,6 +84,7 @@ class Adapters:
         weight = _weight(name, weight)
         engine = self._engine()
         adapter = read_adapter(path, self._find_places())
+        self._tell(adapter)
         weights = packed(adapter, *self._types() if type == "auto" else (type, type))
         if not weights and not adapter.biases:
             raise GossamerError(f"{path}: the adapter adds nothing: all of it is zero")
@@ -91,6 +96,19 @@ class Adapters:
         if weight:
             self._weights[name] = weight
         return name
+
+    def _tell(self, adapter: Adapter) -> None:
+        """Logs where an adapter is not what its own config says, or was made for a model of another name."""
+        if adapter.lacking:
+            first, more = ", ".join(adapter.lacking[:3]), len(adapter.lacking) - 3
+            shown = f"{first} and {more} more" if more > 0 else first
+            _log.warning("%s: target_modules names %s, and there are no factors of them", adapter.path, shown)
+        info = self._model.info
+        own = (info.get("name"), info.get("source"), info.get("path"), info.get("config", {}).get("_name_or_path"))
+        called = {_called(name) for name in own if isinstance(name, str)}
+        if adapter.base and _called(adapter.base) not in called:
+            name = info.get("name", "the model")
+            _log.warning("%s: was trained beside %s, and this is %s", adapter.path, one_line(adapter.base), name)
 
     def remove(self, name: str) -> None:
         """Forgets an adapter.
@@ -196,6 +214,11 @@ def packed(adapter: Adapter, type: str, sparse: str) -> dict[str, _core.Weight]:
         matrix = round_values(values, sparse, _GROUP if sparse in INTEGER_TYPES else 0)
         weights[delta_name(name, 1)] = matrix.pack(matrix.choose())
     return weights
+
+
+def _called(model: str) -> str:
+    """The last part of a model's name or path, in small letters."""
+    return shown_name(model.replace("\\", "/")).rpartition("/")[2].lower()
 
 
 def _weight(name: str, weight: float) -> float:
