@@ -85,6 +85,15 @@ Vectors to_vectors(const py::dict& vectors) {
   return floats;
 }
 
+// Adapters by number, each with its weight.
+using Choices = std::vector<std::pair<int, float>>;
+
+Mix to_mix(const Choices& adapters) {
+  Mix mix;
+  for (const auto& [adapter, weight] : adapters) mix.push_back({adapter, weight});
+  return mix;
+}
+
 class PyDecoder {
  public:
   PyDecoder(const py::dict& config, const py::dict& weights, const py::dict& vectors, int threads,
@@ -111,9 +120,10 @@ class PyDecoder {
   }
 
   // Normed states of inputs, one behind the other.
-  py::array encode(const std::vector<py::object>& inputs, const std::optional<std::vector<py::object>>& types) {
+  py::array encode(const std::vector<py::object>& inputs, const std::optional<std::vector<py::object>>& types,
+                   const Choices& adapters) {
     const Encoded encoded(inputs, types, spec_of_inputs());
-    return to_array(take([&] { return decoder_->encode(encoded.entries(), SignalPoll()); }),
+    return to_array(take([&] { return decoder_->encode(encoded.entries(), to_mix(adapters), SignalPoll()); }),
                     {encoded.rows(), decoder_->spec().hidden});
   }
 
@@ -249,10 +259,8 @@ class PyDecoder {
   std::int64_t adapter_bytes(int adapter) {
     return take([&] { return decoder_->adapter_bytes(adapter); });
   }
-  void choose(std::int64_t sequence, const std::vector<std::pair<int, float>>& adapters) {
-    Mix mix;
-    for (const auto& [adapter, weight] : adapters) mix.push_back({adapter, weight});
-    take([&] { decoder_->choose(sequence, mix); });
+  void choose(std::int64_t sequence, const Choices& adapters) {
+    take([&] { decoder_->choose(sequence, to_mix(adapters)); });
   }
 
   // The encoder beside it, which takes turns with it; null where there is none.
@@ -336,7 +344,7 @@ void register_decoder(py::module_& module) {
            arg("activations") = "auto", arg("kv_limit") = 0, arg("team_of") = py::none(), arg("draft_of") = py::none())
       .def("step", &PyDecoder::step, arg("batch"), arg("all_logits") = false, py::kw_only(), arg("into") = py::none(),
            arg("top_k") = 0)
-      .def("encode", &PyDecoder::encode, arg("inputs"), arg("types") = py::none())
+      .def("encode", &PyDecoder::encode, arg("inputs"), arg("types") = py::none(), arg("adapters") = Choices())
       .def("remember", &PyDecoder::remember, arg("batch"))
       .def("fork", &PyDecoder::fork, arg("seq"), arg("to"), arg("length"))
       .def("rollback", &PyDecoder::rollback, arg("seq"), arg("n"))

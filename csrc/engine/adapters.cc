@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "common/error.h"
 
@@ -27,8 +28,7 @@ void Adapters::remove(int adapter) {
   bytes_.erase(adapter);
 }
 
-void Adapters::choose(std::int64_t sequence, Mix mix) {
-  require(sequence >= 0, "sequence ids must not be negative, got ", sequence);
+Mix Adapters::checked(Mix mix) const {
   std::sort(mix.begin(), mix.end(), [](const Choice& a, const Choice& b) { return a.adapter < b.adapter; });
   for (std::size_t i = 0; i < mix.size(); ++i) {
     (void)bytes(mix[i].adapter);
@@ -37,6 +37,12 @@ void Adapters::choose(std::int64_t sequence, Mix mix) {
             mix[i].weight);
   }
   std::erase_if(mix, [](const Choice& choice) { return choice.weight == 0; });
+  return mix;
+}
+
+void Adapters::choose(std::int64_t sequence, Mix mix) {
+  require(sequence >= 0, "sequence ids must not be negative, got ", sequence);
+  mix = checked(std::move(mix));
   if (mix.empty())
     forget(sequence);
   else

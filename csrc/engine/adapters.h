@@ -31,7 +31,9 @@ class Adapters {
   // Throws InvalidArgument where there is no such adapter, or a sequence uses it.
   void remove(int adapter);
 
-  // Throws InvalidArgument naming what is wrong with the choices.
+  // Choices by rising adapter, without those of weight 0. Throws InvalidArgument naming what is wrong with them.
+  Mix checked(Mix mix) const;
+  // Throws as `checked`.
   void choose(std::int64_t sequence, Mix mix);
   // Empty where it uses none; stays where it is until the sequence chooses anew or is forgotten.
   const Mix& of(std::int64_t sequence) const;

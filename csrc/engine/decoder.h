@@ -76,8 +76,8 @@ class Decoder {
   void remember(const std::vector<std::int64_t>& sequences, const std::vector<EncodeInput>& inputs, const Poll& poll);
 
   // Of the encoder, where there is one beside: [tokens of all inputs][hidden]: the normed states behind the last block,
-  // of each input from an empty context.
-  std::vector<float> encode(const std::vector<EncodeInput>& inputs, const Poll& poll);
+  // of each input from an empty context. `mix`: of all inputs; that of an encoder beside a decoder has no adapters.
+  std::vector<float> encode(const std::vector<EncodeInput>& inputs, const Mix& mix, const Poll& poll);
 
   // [n][hidden]; consecutive sequences of `sequence_length` tokens (0: one), positions from 0.
   std::vector<float> embed(const std::int32_t* tokens, int n, int sequence_length);

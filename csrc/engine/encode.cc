@@ -32,8 +32,12 @@ class Begun {
 
 }  // namespace
 
-std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const Poll& poll) {
-  if (encoder_) return encoder_->encode(inputs, poll);
+std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const Mix& mix, const Poll& poll) {
+  if (encoder_) {
+    require(mix.empty(), "adapters are of the decoder, and not of the encoder that it reads");
+    return encoder_->encode(inputs, mix, poll);
+  }
+  const Mix used = adapters_.checked(mix);
   std::int64_t total = 0;
   for (const EncodeInput& input : inputs) {
     check(input);
@@ -56,7 +60,7 @@ std::vector<float> Decoder::encode(const std::vector<EncodeInput>& inputs, const
       for (int i = 0; i < input.rows(); ++i) {
         if (input.frames == nullptr) chunk_.ids.push_back(input.tokens[i]);
         chunk_.types.push_back(input.types == nullptr ? 0 : input.types[i]);
-        chunk_.push(sequence, i, {}, input.rows());
+        chunk_.push(sequence, i, used, input.rows());
       }
     }
     Step step = make_step(*cache_, chunk_);
@@ -121,7 +125,7 @@ void Decoder::remember(const std::vector<std::int64_t>& sequences, const std::ve
             " tokens that read something else");
     require(memory_->length(sequence) == 0, "sequence ", sequence, " remembers an input already");
   }
-  const std::vector<float> states = encoder_->encode(inputs, poll);
+  const std::vector<float> states = encoder_->encode(inputs, {}, poll);
   Begun begun(*memory_);
   const float* rows = states.data();
   for (std::size_t i = 0; i < sequences.size(); ++i) {

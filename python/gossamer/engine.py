@@ -109,19 +109,24 @@ class Encoding(Protocol):
     """An engine that runs encoders: states of inputs whose tokens see one another."""
 
     def encode(
-        self, inputs: Sequence[NDArray[np.int32]], types: Sequence[NDArray[np.int32]] | None = None
+        self,
+        inputs: Sequence[NDArray[np.int32]],
+        types: Sequence[NDArray[np.int32]] | None = None,
+        adapters: Mix = (),
     ) -> NDArray[np.float32]:
         """Returns the normed states behind the last block, the encoder's if there is one, of inputs that stand alone.
 
         Args:
             inputs: Token ids of each, of any lengths; or frames [frames, bins], of which two are a state.
             types: Token types of each; None for type 0.
+            adapters: Of all inputs; an encoder that a decoder reads has none.
 
         Returns:
             [tokens, hidden], of one input behind the other. An input's are bitwise the same in any company.
 
         Raises:
-            ValueError: an input is empty or beyond the context, a token is outside the vocabulary.
+            ValueError: an input is empty or beyond the context, a token is outside the vocabulary, there is no such
+                adapter.
             CacheFull: the keys and values of an input would take more than `kv_limit`.
         """
 

@@ -260,6 +260,8 @@ def test_choices_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             decoder.choose(0, mix)
+        with pytest.raises(ValueError, match=message):
+            decoder.encode([tokens(3)], None, mix)
     with pytest.raises(ValueError, match="sequence ids must not be negative"):
         decoder.choose(-1, [(adapter, 1.0)])
     decoder.choose(0, [(adapter, 1.0)])

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import gossamer
+from adapter_files import factors, write_lora
 from gossamer import GossamerError
 from gossamer.cli import main
 from gossamer.pruning import prune
@@ -81,6 +82,37 @@ def test_the_first_token_and_no_length(tmp_path: Path) -> None:
     mean = states(path, model, TEXTS[0]).mean(0)
     np.testing.assert_allclose(model.embed(TEXTS[:1], pool="mean")[0], mean, atol=1e-5, rtol=0)
     np.testing.assert_allclose(np.linalg.norm(model.embed(TEXTS, normalize=True), axis=1), 1, atol=1e-6)
+
+
+UP, DOWN = "encoder.layer.1.intermediate.dense", "encoder.layer.1.output.dense"
+
+
+def test_adapters_change_vectors_as_merged_weights_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder(tmp_path / "model")
+    model = gossamer.load(path, activations="f32")
+    bare = model.embed(TEXTS)
+    made = factors({UP: (64, 48), DOWN: (48, 64)}, 4)
+    task = write_lora(tmp_path / "task", made, target_modules=[UP, DOWN])
+    theirs = transformers.BertModel.from_pretrained(path)
+    for module, (b, a) in made.items():
+        theirs.get_submodule(module).weight.data += torch.from_numpy(b @ a)
+    theirs.save_pretrained(tmp_path / "merged")
+    expected = np.stack([states(tmp_path / "merged", model, text).mean(0) for text in TEXTS])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    model.adapters.load(task, weight=0)
+    found = model.embed(TEXTS, adapters="task")
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    assert np.abs(found - bare).max() > 0.01
+    np.testing.assert_array_equal(model.embed(TEXTS[1:2], adapters={"task": 1.0})[0], found[1])
+    np.testing.assert_array_equal(model.embed(TEXTS), bare)
+    model.adapters.set("task")
+    np.testing.assert_array_equal(model.embed(TEXTS), found)
+    np.testing.assert_array_equal(model.embed(TEXTS, adapters={}), bare)
+    with pytest.raises(GossamerError, match="there is no adapter 'tusk'; loaded: task"):
+        model.embed(TEXTS, adapters="tusk")
+    assert main(["embed", TEXTS[1], "-m", str(path), "--activations", "f32", "--adapter", str(task)]) == 0
+    told = np.float32(json.loads(capsys.readouterr().out)["embedding"])
+    np.testing.assert_array_equal(told, found[1])
 
 
 def test_packed_and_pruned_folders_keep_how_vectors_are_made(tmp_path: Path) -> None:

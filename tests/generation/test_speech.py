@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gossamer
+from adapter_files import factors, write_lora
 from gossamer.errors import GossamerError
 from gossamer.generation.speech import transcriber
 from tiny import tiny_llama
@@ -104,6 +105,16 @@ def test_heads_that_are_not_there_are_one_line(tmp_path: Path, whisper: Path) ->
     (tmp_path / "generation_config.json").write_text(json.dumps({"alignment_heads": [[0, HEADS]]}))
     with pytest.raises(GossamerError, match="no head 2 of layer 0"):
         gossamer.load(tmp_path).transcribe(sound(1), **options())
+
+
+def test_adapters_are_refused(tmp_path: Path, whisper: Path) -> None:
+    module = "model.decoder.layers.0.fc1"
+    model = gossamer.load(whisper)
+    model.adapters.load(write_lora(tmp_path / "accent", factors({module: (48, WIDTH)}, 4), target_modules=[module]))
+    with pytest.raises(GossamerError, match="speech is heard without adapters, and some are set"):
+        model.transcribe(sound(1), **options())
+    model.adapters.set({})
+    assert model.transcribe(sound(1), **options()) == gossamer.load(whisper).transcribe(sound(1), **options())
 
 
 def test_tokens_that_no_transcript_has_are_heeded_and_others_wishes_told(

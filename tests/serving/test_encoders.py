@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import gossamer
+from adapter_files import factors, write_lora
 from serving import Running, serving, tiny_model
 from tiny import save_tokenizer
 from whispers import END, VOCAB, backend, token
@@ -52,6 +53,13 @@ def whisper(folder: Path) -> Any:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("encoders")
     models = {"tiny": tiny_model(folder / "tiny"), "bert": bert(folder / "bert"), "ear": whisper(folder / "ear")}
+    block = "encoder.layer.1."
+    for model, adapter, shapes in (
+        ("bert", "task", {f"{block}intermediate.dense": (64, 48), f"{block}output.dense": (48, 64)}),
+        ("ear", "accent", {"model.decoder.layers.0.fc1": (48, 32)}),
+    ):
+        path = write_lora(folder / adapter, factors(shapes, 4), target_modules=list(shapes))
+        models[model].adapters.load(path, weight=0)
     with serving(models, max_sound=1 << 20) as server:
         yield server
 
@@ -71,6 +79,17 @@ def test_embeddings(running: Running, client: Any) -> None:
     np.testing.assert_array_equal(np.array(plain.data[0].embedding, np.float32), expected[1])
     raw = running.post("embeddings", model="bert", input=TEXTS[1], encoding_format="base64").json()
     assert base64.b64decode(raw["data"][0]["embedding"]) == expected[1].tobytes()
+
+
+def test_embeddings_with_an_adapter(running: Running, client: Any) -> None:
+    model = running.models["bert"]
+    vectors = {}
+    for name, adapters in (("bert", ()), ("task", "task")):
+        answer = client.embeddings.create(model=name, input=TEXTS)
+        vectors[name] = np.array([each.embedding for each in answer.data], np.float32)
+        assert answer.model == name
+        np.testing.assert_array_equal(vectors[name], model.embed(TEXTS, adapters=adapters))
+    assert np.abs(vectors["task"] - vectors["bert"]).max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -146,6 +165,7 @@ def test_translations(running: Running) -> None:
     ("more", "status", "param", "words"),
     [
         ({"model": "tiny"}, 400, "model", "is for /v1/chat/completions"),
+        ({"model": "accent"}, 400, "model", "is an adapter, and speech is heard without"),
         ({"language": "klingon"}, 400, "language", "not known"),
         ({"response_format": "xml"}, 400, "response_format", "must be one of"),
         ({"temperature": "hot"}, 400, "temperature", "from 0 to 1"),

@@ -14,6 +14,7 @@ from ..folders import write_file
 from ..text.pooling import POOLS
 from .options import (
     MODEL_HELP,
+    add_adapter_option,
     add_engine_options,
     add_force_option,
     add_revision_option,
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write float32 [texts, width]; without it, a JSON object a text on stdout, with text and embedding",
     )
     add_force_option(parser, "replace FILE.npy")
+    add_adapter_option(parser)
     add_engine_options(parser)
 
 

@@ -19,6 +19,7 @@ from .prompts import refuse_padding
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from .adapters import Chosen
     from .model import Model
 
 _TOKENS = 8192  # whose states are there at once
@@ -31,6 +32,7 @@ def embed(
     pool: str | None = None,
     normalize: bool | None = None,
     truncate: bool = False,
+    adapters: Chosen = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Returns vectors of texts; `embed_tokens` of what `tokens_of` gives.
@@ -42,16 +44,18 @@ def embed(
         normalize: As of `embed_tokens`.
         truncate: Whether texts beyond the context, or the max_seq_length of the files beside the checkpoint, are cut;
             otherwise they are an error.
+        adapters: As of `embed_tokens`.
         progress: As of `embed_tokens`.
 
     Returns:
         [texts, hidden].
 
     Raises:
-        GossamerError: the model is no encoder, a text has no tokens or too many, or `pool` is unknown.
+        GossamerError: the model is no encoder, a text has no tokens or too many, `pool` is unknown, or there is no such
+            adapter.
     """
     found = tokens_of(model, texts, truncate=truncate)
-    return embed_tokens(model, found, pool=pool, normalize=normalize, progress=progress)
+    return embed_tokens(model, found, pool=pool, normalize=normalize, adapters=adapters, progress=progress)
 
 
 def tokens_of(model: Model, texts: Sequence[str], *, truncate: bool = False) -> list[NDArray[np.int32]]:
@@ -70,6 +74,7 @@ def embed_tokens(
     *,
     pool: str | None = None,
     normalize: bool | None = None,
+    adapters: Chosen = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Returns vectors of texts whose tokens are there (Reimers and Gurevych 2019).
@@ -80,21 +85,23 @@ def embed_tokens(
         pool: "mean" of the states of a text's tokens, or "cls", that of the first one; None takes what the files beside
             the checkpoint say, and "mean" where they say nothing.
         normalize: Whether vectors get length 1; None likewise, and yes.
+        adapters: Names of loaded adapters, or weights by name; None takes what `Model.adapters` says.
         progress: Called with (texts done, texts, what).
 
     Returns:
         [texts, hidden]. A text's is bitwise the same in any company.
 
     Raises:
-        GossamerError: the model is no encoder, or `pool` is unknown.
+        GossamerError: the model is no encoder, `pool` is unknown, or there is no such adapter.
     """
     engine = _check_encodes(model)
     own = Pooling.from_dict(model.info.get("pooling"))
     chosen = Pooling(own.pool if pool is None else pool, own.normalize if normalize is None else normalize)
+    mix = model.mix(adapters)
     found = np.zeros((len(texts), model.config.hidden), np.float32)
     for first, batch in _batches(texts):
         try:
-            states = engine.encode(batch)
+            states = engine.encode(batch, adapters=mix)
         except CacheFull as error:
             raise GossamerError(f"texts {first + 1} to {first + len(batch)}: {error}") from None
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in batch])])

@@ -315,8 +315,8 @@ class Model:
     def embed(self, texts: abc.Sequence[str], **options: Any) -> NDArray[np.float32]:
         """Returns vectors of texts, [texts, hidden], of a model that is an encoder.
 
-        Takes the options of `gossamer.generation.embedding.embed` (`pool`, `normalize`, `truncate`, `progress`), and
-        raises the same.
+        Takes the options of `gossamer.generation.embedding.embed` (`pool`, `normalize`, `truncate`, `adapters`,
+        `progress`), and raises the same.
         """
         from .embedding import embed
 

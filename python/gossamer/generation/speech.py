@@ -52,6 +52,8 @@ def transcriber(model: Model) -> Transcriber:
     mel = model.config.encoder.embedding.mel if model.config.encoder is not None else None
     if mel is None or model.config.encoder is None or not isinstance(model.decoder, Reading):
         raise GossamerError(f"{name} is no speech model: it has no encoder that reads sound")
+    if model.mix():
+        raise GossamerError(f"{name}: speech is heard without adapters, and some are set: `Model.adapters.set({{}})`")
     if model.config.encoder.context * 2 != FRAMES:
         heard = model.config.encoder.context * 2
         raise GossamerError(f"{name} hears {heard} frames at once; {FRAMES}, 30 seconds, are supported")

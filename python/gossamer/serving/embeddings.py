@@ -31,7 +31,7 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     """
     fields = Fields(body)
     name = fields.need("model", str)
-    served, _ = registry.find(name)
+    served, adapters = registry.find(name)
     served.need("embeddings")
     texts = _texts(fields)
     form = fields.take("encoding_format", str, "float")
@@ -44,7 +44,7 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     log["model"] = name
     served.admit(1)
     try:
-        vectors, tokens = await while_there(receive, served.compute(partial(_embed, served, texts)))
+        vectors, tokens = await while_there(receive, served.compute(partial(_embed, served, texts, adapters)))
     finally:
         served.release()
     log["prompt_tokens"] = tokens
@@ -56,10 +56,10 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     return {"object": "list", "data": data, "model": name, "usage": usage}
 
 
-def _embed(served: Served, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+def _embed(served: Served, texts: list[str], adapters: tuple[str, ...]) -> tuple[NDArray[np.float32], int]:
     try:
         tokens = tokens_of(served.model, texts)
-        return embed_tokens(served.model, tokens), sum(map(len, tokens))
+        return embed_tokens(served.model, tokens, adapters=adapters), sum(map(len, tokens))
     except GossamerError as error:
         raise ApiError(400, str(error), param="input", code="invalid_value") from None
 

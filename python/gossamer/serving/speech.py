@@ -71,8 +71,10 @@ async def read_speech(
     values, sound = await _form(Request(scope, receive), settings)
     fields = Fields(values)
     name = fields.need("model", str)
-    served, _ = registry.find(name)
+    served, adapters = registry.find(name)
     served.need("speech")
+    if adapters:
+        raise fields.refuse("model", f"{name} is an adapter, and speech is heard without", "model_not_supported")
     form = fields.take("response_format", str, "json") or "json"
     if form not in _FORMS:
         raise fields.refuse("response_format", f"must be one of {', '.join(_FORMS)}, got {form!r:.80}", "invalid_value")
