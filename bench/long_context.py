@@ -80,7 +80,7 @@ def attention_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         sides["reads"] = partial(read_seconds, args.threads)
         found = turns(sides, args.rounds)
         for kv, decoder in deep.items():
-            size = decoder.kv_bytes_per_token * (args.context - SHORT)
+            size = decoder.kv_bytes_read(args.context) - decoder.kv_bytes_read(SHORT)
             rounds = zip(found[kv], found[f"{kv} short"], found["reads"], strict=True)
             rates = [(size / (long - short), READ_BYTES / read) for long, short, read in rounds]
             row = {"shape": shape, "kv": kv, "bytes": size}
@@ -104,7 +104,7 @@ def depth_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         for depth in sorted(args.depths, reverse=True):  # the text is filled once, and rolled back from there
             sides = {kv: partial(step_seconds, model.decoder, depth, args.steps) for kv, model in models.items()}
             found = turns(sides, args.rounds)
-            sizes = {kv: m.decoder.weight_bytes + depth * m.decoder.kv_bytes_per_token for kv, m in models.items()}
+            sizes = {kv: m.decoder.weight_bytes + m.decoder.kv_bytes_read(depth) for kv, m in models.items()}
             base = args.kv[0]
             row: dict[str, Any] = {"weights": weights, "depth": depth, "bytes": sizes}
             row["tokens_per_second"] = {kv: 1 / statistics.median(seconds) for kv, seconds in found.items()}

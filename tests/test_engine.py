@@ -51,12 +51,13 @@ def test_engines_have_all_that_may_be_asked_of_them(model: Model) -> None:
     assert isinstance(one.threads, int)
     assert one.kv in ("f32", "f16", "bf16")
     assert one.weight_bytes > 0
-    assert one.kv_bytes_per_token > 0
+    assert one.kv_bytes_of(3, 1) == one.kv_growth(3, 3, 1) >= one.kv_bytes_read(3) > one.kv_bytes_read(2)
     assert all(isinstance(word, str) for pair in one.kernels() for word in pair)
     logits = one.step([(3, [1, 2, 3]), (4, [5])], True)
     assert logits.shape == (4, one.vocab)
     assert logits.dtype == np.float32
     assert (one.length(3), one.length(4), one.length(5)) == (3, 1, 0)
+    assert one.kv_growth(3, 1, 1) == 0 < one.kv_growth(3, 2000, 1) < one.kv_growth(5, 2000, 1)
     one.rollback(3, 2)
     one.free(4)
     one.free(5)

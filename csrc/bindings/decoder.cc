@@ -186,6 +186,9 @@ class PyDecoder {
   std::int64_t kv_bytes() {
     return take([&] { return decoder_->kv_bytes(); });
   }
+  std::int64_t kv_growth(std::int64_t sequence, int tokens, int step, int forked) {
+    return take([&] { return decoder_->cache().growth(sequence, tokens, step, forked); });
+  }
   // The garbage collector may drop a sequence at any moment, in a thread that is inside a call too: this never waits.
   void free(std::int64_t sequence) {
     forgotten_.add(sequence);
@@ -366,13 +369,19 @@ void register_decoder(py::module_& module) {
       .def("adapter_bytes", &PyDecoder::adapter_bytes, arg("adapter"))
       .def("choose", &PyDecoder::choose, arg("seq"), arg("adapters"))
       .def("kernels", &PyDecoder::kernels)
+      .def(
+          "kv_bytes_of",
+          [](const PyDecoder& d, int tokens, int step) { return d.decoder().cache().bytes_of(tokens, step); },
+          arg("tokens"), arg("step"))
+      .def("kv_growth", &PyDecoder::kv_growth, arg("seq"), arg("tokens"), arg("step"), arg("forked") = 0)
+      .def(
+          "kv_bytes_read", [](const PyDecoder& d, int tokens) { return d.decoder().cache().read_bytes(tokens); },
+          arg("tokens"))
       .def_property_readonly("vocab", [](const PyDecoder& d) { return d.decoder().spec().vocab; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().team()->size(); })
       .def_property_readonly("kv", [](const PyDecoder& d) { return std::string(kv_name(d.decoder().cache().type())); })
       .def_property_readonly("config", &PyDecoder::config)
       .def_property_readonly("weight_bytes", &PyDecoder::weight_bytes)
-      .def_property_readonly("kv_bytes_per_token", [](const PyDecoder& d) { return d.decoder().cache().token_bytes(); })
-      .def_property_readonly("kv_bytes_per_input", [](const PyDecoder& d) { return d.decoder().memory_token_bytes(); })
       .def_property_readonly("encoder", &PyDecoder::encoder)
       .def_property_readonly("kv_bytes", &PyDecoder::kv_bytes)
       .def_property_readonly("kv_limit", [](const PyDecoder& d) { return d.decoder().cache().limit(); });

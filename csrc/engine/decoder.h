@@ -63,7 +63,6 @@ class Decoder {
   KvCache& cache() { return *cache_; }
   const KvCache& cache() const { return *cache_; }
   std::int64_t kv_bytes() const { return cache_->used_bytes() + (memory_ ? memory_->used_bytes() : 0); }
-  std::int64_t memory_token_bytes() const { return memory_ ? memory_->token_bytes() : 0; }
   // What one token reads: of experts, as many as are chosen, of the mean size.
   std::int64_t weight_bytes() const;
   std::vector<std::pair<std::string, std::string>> kernels() const;  // weight name -> kernel

@@ -18,6 +18,10 @@ constexpr int kTakenBack = 512;
 
 std::size_t pages_of(int length) { return static_cast<std::size_t>((length + kPageTokens - 1) / kPageTokens); }
 
+std::int64_t beyond(std::size_t have, std::size_t need) {
+  return need > have ? static_cast<std::int64_t>(need - have) : 0;
+}
+
 }  // namespace
 
 KvCache::KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit)
@@ -49,10 +53,52 @@ KvCache::~KvCache() {
   drop_spare();
 }
 
-std::int64_t KvCache::token_bytes() const {
+// `reserve` takes the pages of a step before `commit` gives back those of whole spans that the window does not reach from
+// kTakenBack tokens before its end, so that the pages of a window hold the rest of a span, those tokens, the window and
+// the step at most.
+std::size_t KvCache::most_pages(const Pool& pool, int length, int step) {
+  require(length >= 0 && step > 0, "a sequence grows to no less than no tokens, by one or more, got ", length, " by ",
+          step);
+  const std::int64_t window = pool.shape.window;
+  if (window == 0) return pages_of(length);
+  const std::int64_t most = (kAttentionSpan - 1) + (kTakenBack - 1) + window + step;
+  return pages_of(static_cast<int>(std::min<std::int64_t>(length, most)));
+}
+
+std::int64_t KvCache::bytes_of(int length, int step) const {
   std::int64_t total = 0;
-  for (const Pool& pool : pools_) total += pool.page_bytes;
-  return total / kPageTokens;
+  for (const Pool& pool : pools_) total += pool.page_bytes * static_cast<std::int64_t>(most_pages(pool, length, step));
+  return total;
+}
+
+std::int64_t KvCache::growth(std::int64_t id, int length, int step, int forked) const {
+  require(forked >= 0, "no less than no tokens are forked, got ", forked);
+  const auto found = sequences_.find(id);
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < pools_.size(); ++i) {
+    const Pool& pool = pools_[i];
+    std::size_t alone = 0;  // pages that are gone once it gives them back
+    // Pages that it goes on with; of a window none that it is to fork, since these may be left to it alone.
+    std::size_t there = pool.shape.window == 0 ? static_cast<std::size_t>(forked / kPageTokens) : 0;
+    if (found != sequences_.end()) {
+      const std::vector<Page*>& pages = found->second.tables[i].pages;
+      const auto whole = static_cast<std::size_t>(found->second.length / kPageTokens);
+      for (std::size_t p = 0; p < pages.size(); ++p) {
+        const bool mine = pages[p] != nullptr && pages[p]->users == 1;
+        if (mine) ++alone;
+        if (mine || p < whole) ++there;  // otherwise it is copied
+      }
+    }
+    total += pool.page_bytes * std::min(beyond(there, pages_of(length)), beyond(alone, most_pages(pool, length, step)));
+  }
+  return total;
+}
+
+std::int64_t KvCache::read_bytes(int length) const {
+  std::int64_t total = 0;
+  for (const Pool& pool : pools_)
+    total += pool.page_bytes / kPageTokens * (pool.shape.window == 0 ? length : std::min(length, pool.shape.window));
+  return total;
 }
 
 KvCache::Sequence& KvCache::sequence(std::int64_t id) {

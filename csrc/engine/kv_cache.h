@@ -59,9 +59,14 @@ class KvCache {
   const std::vector<KvShape>& shapes() const { return shapes_; }
   const Layer& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
   std::size_t pools() const { return pools_.size(); }
-  std::int64_t token_bytes() const;                  // K and V of one token, all layers
   std::int64_t used_bytes() const { return used_; }  // pages that sequences have, a shared one once
   std::int64_t limit() const { return limit_; }
+  // Most bytes of the pages of a sequence while it grows to `length` tokens, by `step` at most each time.
+  std::int64_t bytes_of(int length, int step) const;
+  // The same beyond those that it has, whatever others do meanwhile; where it is to be forked, of so many tokens.
+  std::int64_t growth(std::int64_t id, int length, int step, int forked = 0) const;
+  // Bytes that the last of so many tokens reads.
+  std::int64_t read_bytes(int length) const;
   // The limit is for both together from now on; the other outlives this.
   void count_with(const KvCache& other) { beside_ = &other; }
 
@@ -109,6 +114,7 @@ class KvCache {
   void shorten(Sequence& sequence, int length);
   void check_cut(std::int64_t id, const char* what, int length) const;
   Page* copy(Pool& pool, const Page& page);
+  static std::size_t most_pages(const Pool& pool, int length, int step);
   // The first page that layers of a pool see when a sequence of such a length goes on.
   static std::size_t first_page(const Pool& pool, int length);
   std::int64_t saved_bytes(int length) const;

@@ -72,6 +72,27 @@ class Engine(Protocol):
     def length(self, seq: int) -> int:
         """Returns the tokens that a sequence holds, 0 for an unknown one."""
 
+    def kv_bytes_of(self, tokens: int, step: int) -> int:
+        """Returns the most bytes of keys and values that a sequence has at any moment while it grows.
+
+        Args:
+            tokens: It grows to so many.
+            step: It gets so many at once, at most.
+        """
+
+    def kv_growth(self, seq: int, tokens: int, step: int, forked: int = 0) -> int:
+        """Returns the same beyond what a sequence has now, whatever others that share memory with it do meanwhile.
+
+        Args:
+            seq: The sequence.
+            tokens: As of `kv_bytes_of`.
+            step: As of `kv_bytes_of`.
+            forked: Tokens of another sequence that it is to begin with, while it has none.
+        """
+
+    def kv_bytes_read(self, tokens: int) -> int:
+        """Returns the bytes of keys and values that the last of so many tokens of a sequence reads."""
+
     def kernels(self) -> list[tuple[str, str]]:
         """Returns (weight name, kernel) pairs, of a step with one token."""
 
@@ -90,10 +111,6 @@ class Engine(Protocol):
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that a step of one token reads; the embedding's row is not counted."""
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values that a token of a sequence takes."""
 
     @property
     def kv_bytes(self) -> int:
@@ -166,10 +183,6 @@ class Reading(Protocol):
             ValueError: an input is empty or too long, a sequence has tokens or an input; nothing has changed then.
             CacheFull: keys and values would take more than `kv_limit`.
         """
-
-    @property
-    def kv_bytes_per_input(self) -> int:
-        """Bytes of keys and values that a state of the input of a sequence takes."""
 
 
 @runtime_checkable

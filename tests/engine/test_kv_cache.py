@@ -18,7 +18,7 @@ PAGE = 64
 
 
 def page_bytes(d: _core.Decoder) -> int:
-    return d.kv_bytes_per_token * PAGE
+    return d.kv_bytes_of(1, 1)
 
 
 def continued(d: Any, sequence: int, text: np.ndarray) -> np.ndarray:

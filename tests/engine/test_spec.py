@@ -187,7 +187,7 @@ def test_parts_may_differ_from_layer_to_layer_or_be_absent() -> None:
     # Without a norm at the end values grow; f32 against f64 through five blocks.
     assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
     decoder = _core.Decoder(whole.to_dict(), packed, vectors, threads=1)
-    assert decoder.kv_bytes_per_token == 3 * 2 * (24 + 32) * 4 + 2 * 4 * (10 + 16) * 4
+    assert decoder.kv_bytes_read(1) == 3 * 2 * (24 + 32) * 4 + 2 * 4 * (10 + 16) * 4
     parts = [decoder.step([(7, text[:100])], all_logits=True), decoder.step([(7, text[100:])], all_logits=True)]
     np.testing.assert_array_equal(np.concatenate(parts), logits)
     hidden = decoder.embed(text)

@@ -112,7 +112,7 @@ def test_texts_are_those_of_transformers(beams: int, penalty: float, early: bool
 
 def test_pages_are_shared_and_given_back_whatever_happens() -> None:
     engine = decoder(config(), threads=1)
-    page = 64 * engine.kv_bytes_per_token
+    page = engine.kv_bytes_of(1, 1)
     prompt = np.random.default_rng(0).integers(0, VOCAB, 130).tolist()
     most = []
 

@@ -12,9 +12,10 @@ import pytest
 from engine_cases import config, decoder
 from fakes import decoder_of, fake_model
 from gossamer.generation import cost_measured
-from gossamer.generation.cost import StepCost, Table, estimated, known_table
+from gossamer.generation.cost import StepCost, Table, context_read, estimated, known_table
 from gossamer.generation.model import Model
 from gossamer.machine import format_rates, roofline
+from windowed import windowed_decoder
 
 TABLE = Table((1, 2, 4, 16), (1.0, 1.5, 2.0, 8.0), (0.01, 0.02, 0.04, 0.16), 0.75, measured=True)
 
@@ -27,6 +28,14 @@ def test_steps_are_predicted_by_parts() -> None:
     assert cost.predict([20], [0]).total == pytest.approx(10.0)
     assert cost.predict([1, 1, 2], [10, 20, 30]) == pytest.approx((0.75, 0.1 + 0.2 + 0.6, 1.25))
     assert cost.seconds([3], [100]) == pytest.approx(cost.predict([3], [100]).total)
+
+
+def test_context_behind_a_window_costs_nothing() -> None:
+    engine = windowed_decoder(40, None)
+    whole, half = (StepCost(TABLE, *reads) for reads in ((), (context_read(engine),)))
+    assert whole.predict([1], [40]) == half.predict([1], [40])
+    assert half.predict([1], [1000]).kv == pytest.approx(0.01 * (40 + 1000) / 2)
+    assert half.seconds([2], [1000]) == pytest.approx(1.5 + 0.02 * 520)
 
 
 def test_what_steps_take_is_followed_and_predictions_stay() -> None:
@@ -159,7 +168,7 @@ def test_measuring_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cache_without_room_is_left_alone() -> None:
     described = config(context=300)
     made = decoder(described, type="int8", threads=1)
-    engine = decoder(described, type="int8", threads=1, kv_limit=64 * made.kv_bytes_per_token)
+    engine = decoder(described, type="int8", threads=1, kv_limit=made.kv_bytes_of(1, 1))
     model = Model(engine, described.describe(), None, {}, {})  # type: ignore[arg-type]
     cost_measured.measure(model)
     assert model.cost is not None
@@ -190,7 +199,7 @@ def test_an_engine_that_says_nothing_of_threads_has_no_cost() -> None:
     class Engine:
         def __init__(self, inner: Any) -> None:
             self.step, self.length, self.rollback, self.free = inner.step, inner.length, inner.rollback, inner.free
-            self.weight_bytes, self.kv_bytes_per_token = inner.weight_bytes, inner.kv_bytes_per_token
+            self.weight_bytes, self.kv_bytes_read = inner.weight_bytes, inner.kv_bytes_read
             self.shortest = inner.shortest
 
     expected = fake_model("aaabc.").generate("a", max_new_tokens=5)

@@ -76,7 +76,7 @@ def test_a_prompt_is_kept_before_windows_leave_it_behind(tmp_path: Path) -> None
     again = gossamer.load(folder, threads=1)
     assert again.generate(prompt, prompt_cache=path, **options) == plain
     assert reused(again) == count - 1
-    assert path.stat().st_size < count * model.decoder.kv_bytes_per_token
+    assert path.stat().st_size < model.decoder.kv_bytes_of(count, count)
 
 
 def test_a_flipped_bit_is_refused_wherever_it_is(model: Model, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_chat_goes_on_in_another_process(model: Model, folder: Path, tmp_path:
 def test_a_full_cache_is_told(folder: Path, model: Model, tmp_path: Path) -> None:
     path = tmp_path / "kept"
     model.generate(PROMPT, chat=False, max_new_tokens=1, prompt_cache=path)
-    tight = gossamer.load(folder, threads=1, kv_limit=64 * model.decoder.kv_bytes_per_token)
+    tight = gossamer.load(folder, threads=1, kv_limit=model.decoder.kv_bytes_of(1, 1))
     with pytest.raises(GossamerError, match=f"^{path}: the KV cache is at its limit"):
         tight.generate("a", chat=False, prompt_cache=path)
     assert tight.decoder.kv_bytes == 0

@@ -13,6 +13,8 @@ from copying import drafts
 from gossamer import _core
 from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
 from scheduled import CONTEXT, PAGE, Counted, Texts, finished, native, prompts
+from windowed import CONTEXT as LONG
+from windowed import windowed_decoder
 
 
 @pytest.mark.parametrize("most", [1, 3, 16])
@@ -177,14 +179,33 @@ def test_what_never_fits_fails_alone() -> None:
     grows = texts.task([25] * (2 * PAGE - 3), max_new_tokens=40)
     finished(Scheduler(texts.engine, 4), [tasks[0], never, tasks[1], grows, tasks[2]])
     assert [task.text.tokens for task in tasks] == expected
-    limit = 2 * PAGE * texts.engine.kv_bytes_per_token
+    page = texts.engine.kv_bytes_of(1, 1)
     assert str(never.error) == (
-        f"the text's 129 tokens take {129 * texts.engine.kv_bytes_per_token} bytes of keys and values, and kv_limit is "
-        f"{limit}"
+        f"the text's 129 tokens take {3 * page} bytes of keys and values, and kv_limit is {2 * page}"
     )
     assert str(grows.error).startswith("the text's 129 tokens do not fit, even alone: the KV cache is at its limit")
     assert len(grows.text.tokens) == 129
     assert texts.engine.kv_bytes == 0
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_long_texts_of_windows_fit_where_all_that_they_have_had_would_not(most: int) -> None:
+    """Whatever is behind a window is gone when the next part of a prompt comes."""
+    free = windowed_decoder(40, 40)
+    limit = free.kv_bytes_of(1800, STEP_TOKENS)
+    assert limit < 1700 // PAGE * free.kv_bytes_of(1, 1)
+    asked = [(prompt * 1700)[: 1700 - 9 * i] for i, prompt in enumerate(prompts(4, seed=2))]
+    expected = [Texts(free, LONG).alone(prompt, max_new_tokens=90) for prompt in asked]
+    texts = Texts(Counted(windowed_decoder(40, 40, kv_limit=limit)), LONG)
+    tasks = [texts.task(prompt, max_new_tokens=90) for prompt in asked]
+    finished(Scheduler(texts.engine, most), tasks)
+    assert [task.error for task in tasks] == [None] * 4
+    assert [task.text.tokens for task in tasks] == expected
+    assert texts.engine.kv_bytes == 0
+    never = Texts(windowed_decoder(40, 40, kv_limit=limit - 1), LONG)
+    refused = never.task(asked[0])
+    finished(Scheduler(never.engine, most), [refused])
+    assert f"1700 tokens take {limit} bytes of keys and values, and kv_limit is {limit - 1}" in str(refused.error)
 
 
 def test_what_others_hold_in_the_cache_counts() -> None:
@@ -219,7 +240,7 @@ def test_a_cancelled_text_gives_its_pages_back_at_once() -> None:
     assert (scheduler.active, scheduler.waiting) == (2, 1)
     scheduler.cancel(tasks[2])
     scheduler.cancel(tasks[0])
-    assert texts.engine.kv_bytes == PAGE * texts.engine.kv_bytes_per_token
+    assert texts.engine.kv_bytes == texts.engine.kv_bytes_of(1, 1)
     scheduler.cancel(tasks[0])  # again: nothing
     scheduler.close()
     assert texts.engine.kv_bytes == 0

@@ -104,7 +104,7 @@ def test_nothing_is_guessed_where_that_does_not_pay_but_now_and_then() -> None:
 
 def test_guesses_take_nobodys_place_in_a_full_cache() -> None:
     free = native()
-    limit = 64 * free.decoder.kv_bytes_per_token
+    limit = free.decoder.kv_bytes_of(1, 1)
     model = native(kv_limit=limit)
     own = SelfDraft(model, zeros=0.1)
     prompt = prompts(1, 5, VOCAB, 30)[0]

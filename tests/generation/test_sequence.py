@@ -37,7 +37,9 @@ def likeliest(token: int, vocab: int = 300) -> Any:
 
 def sequence(prompt: list[int], tokenizer: Any = None, *, context: int = 100, **options: Any) -> Sequence:
     stats = Stats(len(prompt), 1000, sampling=GENERATE.changed(options))
-    return Sequence(prompt, tokenizer or FakeTokenizer(WORDS), stats, context=context, kv_bytes_per_token=10)
+    return Sequence(
+        prompt, tokenizer or FakeTokenizer(WORDS), stats, context=context, kv_bytes_read=lambda tokens: 10 * tokens
+    )
 
 
 def pushed(text: Sequence, tokens: list[int]) -> list[str]:

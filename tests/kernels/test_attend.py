@@ -25,7 +25,7 @@ def test_a_narrow_cache_is_near_and_half_as_large(kv: str, bits: int) -> None:
     wide, narrow = decoder(c), decoder(c, kv=kv)
     error = np.abs(narrow.step([(0, text)], all_logits=True) - wide.step([(0, text)], all_logits=True)).max()
     assert 0 < error < 20 * 2.0**-bits  # keys and values of order 1 through two blocks
-    assert (narrow.kv, narrow.kv_bytes_per_token * 2) == (kv, wide.kv_bytes_per_token)
+    assert (narrow.kv, narrow.kv_bytes_read(1) * 2) == (kv, wide.kv_bytes_read(1))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving import Running, serving, tiny_model
 
-PAGE = 64
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -71,7 +69,7 @@ def test_gauges_tell_of_texts_that_run(running: Running) -> None:
         running.until(busy)
     now = seen[-1]
     assert now["kv_pages"] >= 4
-    assert now["kv_bytes"] == now["kv_pages"] * PAGE * model.decoder.kv_bytes_per_token
+    assert now["kv_bytes"] == now["kv_pages"] * model.decoder.kv_bytes_of(1, 1)
 
 
 def test_health(running: Running) -> None:

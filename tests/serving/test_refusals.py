@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -23,6 +24,17 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
     return dict(body["error"])
+
+
+def test_a_prompt_that_the_cache_never_holds(tmp_path: Path) -> None:
+    page = tiny_model(tmp_path / "free").decoder.kv_bytes_of(1, 1)
+    with serving({"tiny": tiny_model(tmp_path / "tiny", kv_limit=2 * page)}) as server:
+        ask: dict[str, Any] = {"model": "tiny", "max_tokens": 1}
+        error = refused(server.post("completions", prompt=[5] * 128, **ask))
+        assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+        words = f"the prompt has 128 tokens, and 129 tokens take {3 * page} bytes of keys and values, and kv_limit is"
+        assert words in error["message"]
+        assert server.post("completions", prompt=[5] * 127, **ask).status_code == 200
 
 
 @pytest.mark.parametrize(

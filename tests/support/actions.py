@@ -18,7 +18,7 @@ from gossamer.arch.spec import Attention, Experts, Mlp, Routing, Transformer
 from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from gossamer.engine import Mix
 from gossamer.generation.held import Held
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
 from reference_model import random_tensors
 from scheduled import CONTEXT, PAGE, Counted, Texts
 
@@ -92,7 +92,7 @@ class Setup:
             return made
 
         made = built(0)
-        return Counted(built(self.pages * PAGE * made.kv_bytes_per_token) if limited else made)
+        return Counted(built(self.pages * made.kv_bytes_of(1, 1)) if limited else made)
 
 
 SETUPS = {
@@ -145,7 +145,7 @@ class Actions:
         self._oracle = Texts(setup.engine(limited=False))
         self._engine = self._texts.engine
         self._scheduler = Scheduler(self._engine, setup.most, drafts() if setup.drafts else None)
-        self._page = PAGE * self._engine.kv_bytes_per_token
+        self._page = self._engine.kv_bytes_of(1, 1)
         self._beginning = self._rng.integers(8, VOCAB, 150).tolist()
         self._running: dict[Task, Asked] = {}
         self._chats: list[Chat] = []
@@ -260,7 +260,7 @@ class Actions:
         asked = self._running.pop(task)
         expected = self._oracle.alone(asked.prompt, asked.mix, **asked.options)
         if task.error is not None:
-            need = _pages(len(task.text.window)) * self._page
+            need = self._engine.kv_bytes_of(len(task.text.window), STEP_TOKENS)
             assert need + self._engine.kv_bytes > self._engine.kv_limit, "it had room"
             assert "kv_limit is" in str(task.error)
             self.counts["too long"] += 1

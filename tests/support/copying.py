@@ -46,7 +46,6 @@ class Copying:
         self.steps: list[list[int]] = []
         self.kv_limit = 0
         self.kv_bytes = 0
-        self.kv_bytes_per_token = 1
         self.threads = 1
         self.most_tokens = 10**9
 

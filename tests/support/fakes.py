@@ -21,7 +21,6 @@ class FakeDecoder:
     """
 
     weight_bytes = 1000
-    kv_bytes_per_token = 10
     threads = 2
     kv = "f32"
     kv_limit = 0
@@ -77,7 +76,16 @@ class FakeDecoder:
 
     @property
     def kv_bytes(self) -> int:
-        return self.kv_bytes_per_token * sum(map(len, self.held.values()))
+        return self.kv_bytes_read(sum(map(len, self.held.values())))
+
+    def kv_bytes_of(self, tokens: int, step: int) -> int:  # noqa: ARG002
+        return self.kv_bytes_read(tokens)
+
+    def kv_growth(self, seq: int, tokens: int, step: int, forked: int = 0) -> int:  # noqa: ARG002
+        return self.kv_bytes_read(max(tokens - max(self.length(seq), forked), 0))
+
+    def kv_bytes_read(self, tokens: int) -> int:
+        return 10 * tokens
 
     def kernels(self) -> list[tuple[str, str]]:
         return [("head", "script")]

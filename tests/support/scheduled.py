@@ -45,7 +45,7 @@ class Counted:
 def native(pages: int = 0, **options: Any) -> Any:
     made = decoder(config(context=CONTEXT), type="int8", threads=1)
     if pages:
-        limit = pages * PAGE * made.kv_bytes_per_token
+        limit = pages * made.kv_bytes_of(1, 1)
         made = decoder(config(context=CONTEXT), type="int8", threads=1, kv_limit=limit, **options)
     return Counted(made)
 

@@ -222,7 +222,7 @@ def measure(model: Model, prompt: int | None, new: int | None, repeats: int, rep
         rows.append(_row(f"pp{prompt}", decoder.threads, prefills[1:]))
     if new:
         context = START + new // 2
-        size = weight_bytes(model) + decoder.kv_bytes_per_token * (START + (new + 1) / 2)
+        size = weight_bytes(model) + sum(decoder.kv_bytes_read(START + i + 1) for i in range(new)) / new
         row = _row(f"tg{new}", decoder.threads, decodes[1:], size)
         predicted = model.cost.predict([1], [context]) if model.cost else None
         row["percent_of_roof"] = percent_of_roof(row["gigabytes_per_second"], size, model.device)

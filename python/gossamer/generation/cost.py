@@ -9,7 +9,7 @@ when it was measured.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,7 +61,7 @@ class Table:
     Attributes:
         tokens: Numbers of tokens, rising from 1.
         base: Seconds of a step of so many, without context.
-        kv: Seconds that each token of context adds.
+        kv: Seconds that each token of context adds, while every layer sees it.
         weights: Seconds of `base` that are reading weights.
         measured: Whether it was measured; otherwise it is an estimate.
     """
@@ -87,9 +87,11 @@ class StepCost:
 
     Attributes:
         table: What is known of it.
+        reads: Tokens of so many of context whose keys and values are read; what half of the layers read is half of one.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, reads: Callable[[int], float] = float) -> None:
+        self.reads = reads
         self.adopt(table)
 
     def adopt(self, table: Table) -> None:
@@ -137,7 +139,10 @@ class StepCost:
                 self._level[n] += _FORGET * (level - self._level[n])
 
     def _attention(self, counts: Sequence[int], contexts: Sequence[int]) -> float:
-        return sum(self._of(self._kv, self.table.kv, n) * context for n, context in zip(counts, contexts, strict=True))
+        return sum(
+            self._of(self._kv, self.table.kv, n) * self.reads(context)
+            for n, context in zip(counts, contexts, strict=True)
+        )
 
     def _of(self, row: list[float], values: Sequence[float], tokens: int) -> float:
         return row[tokens] if tokens <= MOST else self.table.at(values, tokens)
@@ -168,7 +173,7 @@ def estimated(engine: Engine, weights: dict[str, _core.Weight]) -> Table:
     read = reading_seconds(engine)
     one = max(read, work) + _UNHIDDEN * min(read, work)
     more = _MORE.get(_core.isa(), _MORE_OTHERWISE) if integers else _MORE_FLOATS
-    kv = engine.kv_bytes_per_token / _bandwidth(engine, engine.weight_bytes)
+    kv = engine.kv_bytes_read(1) / _bandwidth(engine, engine.weight_bytes)
     tokens = (1, MOST)
     return Table(
         tokens,
@@ -177,6 +182,12 @@ def estimated(engine: Engine, weights: dict[str, _core.Weight]) -> Table:
         read,
         measured=False,
     )
+
+
+def context_read(engine: Engine) -> Callable[[int], float]:
+    """Returns `StepCost.reads` of an engine, whose layers may have windows."""
+    one = max(engine.kv_bytes_read(1), 1)
+    return lambda context: engine.kv_bytes_read(context) / one
 
 
 def reading_seconds(engine: Engine) -> float:

@@ -16,7 +16,7 @@ from .._core import CacheFull
 from ..folders import write_file
 from ..machine.format_rates import agree, settled, wanted
 from ..machine.roofline import kept_file, machine_key
-from .cost import Table, estimated, known_table, reading_seconds
+from .cost import Table, context_read, estimated, known_table, reading_seconds
 from .held import any_input
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from .model import Model
 
-_SCHEMA = 1  # raised when what is measured, or how, changes
+_SCHEMA = 2  # raised when what is measured, or how, changes
 _TOKENS = (1, 2, 3, 4, 6, 8, 12, 16)
 _NEAR, _FAR = 64, 4096  # contexts
 _FAR_SECONDS = 2.0  # for the tokens between; a slow model's far context is nearer
@@ -119,14 +119,15 @@ def _measure(engine: Engine, context: int, sequence: int, progress: Progress) ->
             _append(engine, sequence, min(_CHUNK, room))
             far = engine.length(sequence)
     kv: NDArray[np.float64] = np.zeros(len(counts))
-    if far > near:
+    reads = context_read(engine)
+    if reads(far) > reads(near):
         longer = _times(engine, sequence, counts, lambda done: progress(_ROUNDS + 2 + done, total, what))
-        slopes = (np.array(longer) - base) / (far - near)
+        slopes = (np.array(longer) - base) / (reads(far) - reads(near))
         # Differences of few measurements: a line is surer. No context takes most of a short one's time.
         line = np.polyval(np.polyfit(counts, slopes, 1, w=1 / np.array(longer)), counts)
-        kv = np.clip(line, 0.0, np.array(base) / (2 * near))
+        kv = np.clip(line, 0.0, np.array(base) / (2 * reads(near)))
     progress(total, total, what)
-    return known_table(counts, (np.array(base) - kv * near).tolist(), kv.tolist(), reading_seconds(engine))
+    return known_table(counts, (np.array(base) - kv * reads(near)).tolist(), kv.tolist(), reading_seconds(engine))
 
 
 def _append(engine: Engine, sequence: int, count: int) -> None:

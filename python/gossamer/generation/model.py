@@ -93,11 +93,11 @@ class Model:
     @cached_property
     def cost(self) -> StepCost | None:
         """What steps cost here: measured before, or else estimated; None for engines without threads, as on a GPU."""
-        from .cost import StepCost
+        from .cost import StepCost, context_read
         from .cost_measured import known
 
         threads = getattr(self.decoder, "threads", 0)
-        return StepCost(known(self.decoder, self.config, self.weights)) if threads else None
+        return StepCost(known(self.decoder, self.config, self.weights), context_read(self.decoder)) if threads else None
 
     def drafts(
         self, kind: str = "auto", corpus: str | Path | None = None, progress: Progress | None = None

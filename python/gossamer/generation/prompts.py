@@ -215,7 +215,7 @@ def text_after(
         model.tokenizer,
         stats,
         context=model.config.context,
-        kv_bytes_per_token=model.decoder.kv_bytes_per_token,
+        kv_bytes_read=model.decoder.kv_bytes_read,
         draw=draw,
         begins=begins,
         special=special,

@@ -35,6 +35,18 @@ pass over the weights."""
 _LEAST_SHARED = 32  # tokens of a common beginning that are worth a fork, which copies up to a page, and waiting for
 
 
+def never_fits(engine: Engine, tokens: int) -> str:
+    """Says why a text of so many tokens never fits into the engine's cache, whoever else is there; "" where it does."""
+    limit = _kv_limit(engine)
+    size = engine.kv_bytes_of(tokens, STEP_TOKENS) if limit else 0
+    return f"{tokens} tokens take {size} bytes of keys and values, and kv_limit is {limit}" if size > limit else ""
+
+
+def _kv_limit(engine: Engine) -> int:
+    limit: int = getattr(engine, "kv_limit", 0)  # what steps a model may be somebody else's, with no limit
+    return limit
+
+
 class Task:
     """A text that is scheduled, and the sequence that holds it.
 
@@ -119,7 +131,7 @@ class Scheduler:
         self.most = whole_number("most", most, 1)
         self._engine = engine
         self._drafts = drafts
-        self._kv_limit: int = getattr(engine, "kv_limit", 0)  # what steps a model may be somebody else's, with no limit
+        self._kv_limit = _kv_limit(engine)
         self._waiting: deque[Task] = deque()
         self._active: list[Task] = []  # oldest first
         self._ended: list[Task] = []  # since the last step; others may still begin as they did
@@ -212,12 +224,8 @@ class Scheduler:
         hopeless: list[Output] = []
         while self._waiting and len(self._active) < self.most:
             task = self._waiting[0]
-            size = len(task.text.window) * self._engine.kv_bytes_per_token
-            if 0 < self._kv_limit < size:
-                task.error = GossamerError(
-                    f"the text's {len(task.text.window)} tokens take {size} bytes of keys and values, and kv_limit is "
-                    f"{self._kv_limit}"
-                )
+            if why := never_fits(self._engine, len(task.text.window)):
+                task.error = GossamerError(f"the text's {why}")
                 hopeless.append(Output(self._waiting.popleft(), ""))
                 continue
             if self._active and (self._full or not self._fits(task)):
@@ -229,12 +237,15 @@ class Scheduler:
         return hopeless
 
     def _fits(self, task: Task) -> bool:
-        """Whether the cache should have room for what there is of a task beside the others."""
+        """Whether the cache has room for what there is of a task beside the others, and for a token more of each."""
         if not self._kv_limit:
             return True
-        _, ready, coming = self._shared(task)
-        tokens = task.pending - max(ready, coming) + 1 + sum(other.pending for other in self._active)
-        return self._engine.kv_bytes + tokens * self._engine.kv_bytes_per_token <= self._kv_limit
+        growth = 0
+        for one in (*self._active, task):
+            _, ready, coming = (None, 0, 0) if one.begun else self._shared(one)
+            shared = coming if coming - ready >= _LEAST_SHARED else ready
+            growth += self._engine.kv_growth(one.held.id, len(one.text.window) + 1, STEP_TOKENS, shared)
+        return self._engine.kv_bytes + growth <= self._kv_limit
 
     def _make_room(self, error: CacheFull) -> list[Output]:
         """Sends the youngest task back to those who wait; one that is alone has failed and is returned."""
@@ -275,7 +286,7 @@ class Scheduler:
         entries = []
         for task in ready:
             count = task.pending
-            if count > 1 and self.most > 1:  # else nobody can ever wait
+            if count > 1 and (self.most > 1 or self._kv_limit):  # else nobody can ever wait, and there is room
                 count = min(count, room)
                 room -= count
             if count:

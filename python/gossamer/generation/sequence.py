@@ -40,7 +40,7 @@ class Sequence:
         stats: Stats,
         *,
         context: int,
-        kv_bytes_per_token: int = 0,
+        kv_bytes_read: abc.Callable[[int], int] = lambda _: 0,
         draw: int = 0,
         begins: bool = True,
         special: bool = False,
@@ -53,7 +53,7 @@ class Sequence:
             tokenizer: Decodes them, and says which end a text.
             stats: Counts them; its `sampling` are the options.
             context: Tokens that the model holds.
-            kv_bytes_per_token: Of the engine.
+            kv_bytes_read: Of the engine.
             draw: Texts of the same options but another number are drawn with other random numbers.
             begins: Whether the text that comes begins with it, and does not go on with the prompt's.
             special: Whether special tokens are part of the text.
@@ -72,8 +72,8 @@ class Sequence:
         self._pieces = tokenizer.stream(begins, special=True) if special else tokenizer.stream(begins)
         self._stop = _StopText(stats.sampling.stop)
         self._constraint = constraint
-        self._kv_bytes_per_token = kv_bytes_per_token
-        self._kv_tokens = 0  # read in decode steps so far
+        self._kv_bytes_read = kv_bytes_read
+        self._kv_bytes = 0  # read in decode steps so far
         self._steps = 0
         self._keep = stats.sampling.context_shift
         while self._keep is not None and len(self.window) > context:
@@ -172,9 +172,9 @@ class Sequence:
             self.stats.prefill_seconds = seconds
         else:
             self.stats.decode_seconds += seconds
-            self._kv_tokens += seen
+            self._kv_bytes += self._kv_bytes_read(seen)
             self._steps += 1
-            self.stats.kv_bytes = self._kv_bytes_per_token * self._kv_tokens / self._steps
+            self.stats.kv_bytes = self._kv_bytes / self._steps
 
 
 class _StopText:

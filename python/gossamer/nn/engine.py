@@ -192,16 +192,25 @@ class Engine:
         shares = [linears[rows.names[0]].share if rows.names[0] in linears else 1.0 for rows in self._rows]
         return round(sum(rows.nbytes * share for rows, share in zip(self._rows, shares, strict=True)))
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values a token."""
-        return 2 * sum(heads * width for heads, width in self._network.slots) * self.dtype.itemsize
+    def kv_bytes_of(self, tokens: int, step: int) -> int:  # noqa: ARG002
+        """Returns bytes of a cache; see `gossamer.engine.Engine.kv_bytes_of`. Caches grow to twice what they were."""
+        return self.kv_bytes_read(max(2 * tokens, _FIRST))
+
+    def kv_growth(self, seq: int, tokens: int, step: int, forked: int = 0) -> int:  # noqa: ARG002
+        """Returns what comes beyond a sequence's cache; see `gossamer.engine.Engine.kv_growth`."""
+        with self._turns():
+            held = self._caches[seq].capacity if seq in self._caches else 0
+        return 0 if tokens <= held else self.kv_bytes_of(tokens, step) - self.kv_bytes_read(held)
+
+    def kv_bytes_read(self, tokens: int) -> int:
+        """Returns bytes of so many places of a cache: what windows do not reach is masked."""
+        return 2 * sum(heads * width for heads, width in self._network.slots) * self.dtype.itemsize * tokens
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values that sequences have room for now."""
         with self._turns():
-            return self.kv_bytes_per_token * sum(cache.capacity for cache in self._caches.values())
+            return self.kv_bytes_read(sum(cache.capacity for cache in self._caches.values()))
 
     @property
     def kv_limit(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..generation.prompts import TooLong, task
+from ..generation.scheduler import never_fits
 from .engine_thread import Event, Reply
 from .errors import ApiError
 
@@ -202,9 +203,8 @@ class Exchange:
         model, most = self.asked.served.model, self.settings.max_prompt
         if 0 < most < len(prompt):
             raise TooLong(f"the prompt has {len(prompt)} tokens, and this server takes {most}")
-        limit = getattr(model.decoder, "kv_limit", 0) // max(model.decoder.kv_bytes_per_token, 1)
-        if 0 < limit <= len(prompt):
-            raise TooLong(f"the prompt has {len(prompt)} tokens, and this server's cache holds {limit}")
+        if why := never_fits(model.decoder, len(prompt) + 1):
+            raise TooLong(f"the prompt has {len(prompt)} tokens, and {why}")
 
 
 STOPPING = "the server is stopping"

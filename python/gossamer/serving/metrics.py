@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .served import Registry, Served
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PAGE = 64  # tokens of a page of keys and values
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
@@ -119,7 +118,7 @@ class _Gauges:
             "read_gigabytes_per_second": read / 1e9,
             "kv_bytes": engine.kv_bytes,
             "kv_limit_bytes": getattr(engine, "kv_limit", 0),
-            "kv_pages": engine.kv_bytes // max(engine.kv_bytes_per_token * PAGE, 1),
+            "kv_pages": engine.kv_bytes // max(engine.kv_bytes_of(1, 1), 1),
         }
         if measured is not None:
             values["percent_of_roof"] = 100 * read / 1e9 / measured.roof(step)

@@ -31,7 +31,7 @@ class Rates:
     def add(self, model: Model, seconds: float, tokens: int, outputs: list[Output]) -> None:
         """Notes a step: how long it took, and what it brought."""
         read = model.decoder.weight_bytes
-        read += model.decoder.kv_bytes_per_token * sum(len(task.text.window) for task, _ in outputs)
+        read += sum(model.decoder.kv_bytes_read(len(task.text.window)) for task, _ in outputs)
         now = time.monotonic()
         self._steps.append(_Step(now, seconds, tokens, read))
         self.steps += 1
