@@ -118,6 +118,7 @@ def test_arrays_are_taken_as_they_are() -> None:
         (np.zeros(100, np.int16), "int16"),
         (np.zeros(0), "no samples"),
         (np.array([0.0, np.nan]), "no number"),
+        (np.full(100, 1e300), "no number"),
     ],
 )
 def test_bad_arrays_are_one_line(values: Any, line: str) -> None:
@@ -144,6 +145,9 @@ def bad_file(folder: Path, what: str) -> Path:
         soundfile.write(path, tone(0, RATE), RATE)
     if what == "endless":
         soundfile.write(path, np.full(100, np.nan, np.float32), RATE, subtype="FLOAT")
+    if what == "raw":
+        path = folder / "a.raw"
+        path.write_bytes(bytes(1000))
     if what == "pointer":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
     return folder if what == "folder" else folder / "none.wav" if what == "missing" else path
@@ -157,6 +161,7 @@ def bad_file(folder: Path, what: str) -> Path:
         ("text", "not audio that libsndfile reads"),
         ("silent", "has no sound"),
         ("endless", "no number"),
+        ("raw", "not audio that libsndfile reads: samplerate must be specified"),
         ("pointer", "git-lfs"),
         ("missing", "No such file"),
         ("folder", "Is a directory"),
@@ -177,3 +182,12 @@ def test_missing_packages_are_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(GossamerError, match=r"gossamer\[audio\]"):
         whole(tmp_path / "a.wav")
     assert reading.RATE == RATE
+
+
+def test_a_rate_that_no_sound_has_takes_no_memory(tmp_path: Path) -> None:
+    """A block is some seconds of what a header says, and no more samples than a sound may have of those."""
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), (1 << 31) - 1)
+    with open_sound(tmp_path / "a.wav") as sound:
+        assert len(sound.window(0, RATE)) < 100

@@ -228,6 +228,16 @@ def test_a_run_that_was_stopped_before_its_first_line_begins(served, tmp_path):
     assert [line["text"] for line in read(tmp_path / "out.jsonl")] == ["b"]
 
 
+@pytest.mark.parametrize("foreign", [b"notes of mine\n", b"notes", b"[1]\n"])
+def test_what_no_run_left_is_not_written_over(served, tmp_path, capsys, foreign):
+    write(tmp_path / "in.jsonl", {"prompt": "a"})
+    (tmp_path / "out.jsonl.part").write_bytes(foreign)
+    served(fake_model())
+    assert "was not left by a run that was stopped; --force replaces it" in failure(capsys, tmp_path)
+    assert (tmp_path / "out.jsonl.part").read_bytes() == foreign
+    assert run(tmp_path, "--force") == 0
+
+
 def test_a_run_of_other_prompts_options_or_another_model_is_not_gone_on_with(served, tmp_path, capsys):
     write(tmp_path / "in.jsonl", *LINES)
     served(interrupted_after(fake_model(), 40))

@@ -91,6 +91,12 @@ def test_a_context_out_of_range(context: int) -> None:
         perplexity(Model(), TEXT, context=context)
 
 
+@pytest.mark.parametrize("option", [{"context": 2.0}, {"context": True}, {"max_windows": "2"}, {"max_windows": True}])
+def test_options_of_other_kinds(option: dict[str, Any]) -> None:
+    with pytest.raises(GossamerError, match=f"{next(iter(option))} must be a whole number"):
+        perplexity(Model(), TEXT, **option)
+
+
 def test_a_negative_number_of_windows() -> None:
     with pytest.raises(GossamerError, match="must not be negative, got -1"):
         perplexity(Model(), TEXT, context=8, max_windows=-1)

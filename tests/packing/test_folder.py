@@ -26,7 +26,7 @@ from tiny import tiny_llama
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
     folder = tiny_llama(tmp_path_factory.mktemp("src") / "m", sparsity=0.5, attention_bias=True)
-    return pack_checkpoint(open_checkpoint(folder))
+    return pack_checkpoint(open_checkpoint(folder), format="bitmap")  # whatever this machine would choose
 
 
 @pytest.fixture
@@ -331,6 +331,14 @@ def test_bad_streams_are_refused_before_they_are_used(folder: Path, case: str) -
         read_packed(folder)
     assert words in str(error.value)
     assert str(folder / "weights.safetensors") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+def test_what_was_written_beside_must_be_there(folder: Path, name: str) -> None:
+    """Without it a text would end elsewhere, or a conversation have no template."""
+    (folder / name).unlink()
+    with pytest.raises(GossamerError, match=f"{name}: missing; gossamer.json says"):
+        read_packed(folder)
 
 
 @pytest.mark.parametrize("name", ["gossamer.json", "weights.safetensors", "tokenizer.json"])

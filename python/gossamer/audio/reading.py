@@ -22,7 +22,7 @@ from .features import RATE, Samples
 Source = str | Path | BinaryIO | NDArray[Any]
 """A path, an open binary file (a pipe, too), or mono samples at 16 kHz as an array of floats."""
 
-_BLOCK = 5  # seconds read at once
+_BLOCK, _MOST = 5, 1 << 20  # seconds read at once, and samples, whatever rate a header names
 _LOOK, _PAGE = 4096, 1 << 16  # bytes of what may follow; a page of OGG has no more
 
 
@@ -110,7 +110,7 @@ def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
     file.seek(0)
     try:
         sound = stack.enter_context(soundfile.SoundFile(file))
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # the latter of names that say that there is no header
         raise GossamerError(f"{name}: not audio that libsndfile reads: {_said(error)}") from None
     sound.seekable = lambda: False  # otherwise each read seeks, and MP3 is no longer what it was behind that
     rate = int(sound.samplerate)
@@ -120,7 +120,7 @@ def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
         done = 0
         while True:
             try:
-                block = sound.read(_BLOCK * rate, dtype="float32", always_2d=True)
+                block = sound.read(min(_BLOCK * rate, _MOST), dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise GossamerError(f"{name}: broken after {done / rate:.1f} s: {_said(error)}") from None
             if not np.isfinite(block).all():
@@ -171,9 +171,11 @@ def _array(values: NDArray[Any]) -> Sound:
         raise GossamerError(f"audio must be mono samples, floats at 16 kHz, got {values.dtype} {list(values.shape)}")
     if not len(values):
         raise GossamerError("audio has no samples")
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):
+        samples = np.asarray(values, np.float32)
+    if not np.isfinite(samples).all():
         raise GossamerError("audio has a sample that is no number")
-    return Sound(iter([np.asarray(values, np.float32)]), "audio", len(values))
+    return Sound(iter([samples]), "audio", len(samples))
 
 
 def _packages() -> tuple[Any, Any]:

@@ -205,13 +205,15 @@ def same_run(line: bytes, about: dict[str, Any], path: Path, force: bool) -> boo
         force: Begins anew instead of raising.
 
     Raises:
-        GossamerError: it came from something else.
+        GossamerError: it came from something else, or the file is no such run's.
     """
     head = whole_record(line)
-    if head is None or head == about:
-        return head is not None
-    if force:
+    if head == about:
+        return True
+    if force or not line or (line.startswith(b"{") and not line.endswith(b"\n")):  # which was not written to its end
         return False
+    if head is None:
+        raise GossamerError(f"{path}: was not left by a run that was stopped; --force replaces it")
     other = [name for name in about if head.get(name) != about[name]]
     raise GossamerError(f"{path}: a run that was stopped had other {' and '.join(other)}; --force begins anew")
 

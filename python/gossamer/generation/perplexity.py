@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..kinds import check_kind
 from ..text.calibration import window_length
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def perplexity(
         GossamerError: the text is shorter than two tokens, or `context` is below 2 or beyond the model's.
     """
     started = time.perf_counter()
+    check_kind("context", context, "int", "None")
+    check_kind("max_windows", max_windows, "int")
     context = window_length(context, CONTEXT, model.config.context, "context")
     if context < 2:
         raise GossamerError(f"context must be at least 2 tokens, got {context}")

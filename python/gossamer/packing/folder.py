@@ -210,6 +210,12 @@ def _is_own(document: dict[str, Any]) -> bool:
     return _OWN_DIGEST not in document or document[_OWN_DIGEST] == document_digest(document)
 
 
+def _written_beside(document: dict[str, Any]) -> list[str]:
+    """Names of the files that were written with a document; folders packed earlier do not say."""
+    digests = document.get("sha256")
+    return [name for name in digests if Path(name).name == name] if isinstance(digests, dict) else []
+
+
 def changed_files(folder: str | Path) -> dict[str, bool]:
     """Says of each file of a packed folder whether it is no longer what was written: it is missing, or has other bytes.
 
@@ -256,6 +262,9 @@ def read_packed(folder: str | Path) -> PackedModel:
             )
     if not _is_own(document):
         raise GossamerError(f"{path}: was changed since it was written: {_OWN_DIGEST} is not that of its content")
+    for name in _written_beside(document):
+        if not (folder / name).is_file():
+            raise GossamerError(f"{folder / name}: missing; {_CONFIG} says that it was written")
     file = SafetensorsFile(folder / _WEIGHTS)
     config = _describe_model(path, document, file.tensors)
     entries, info = document.get("weights"), document.get("info")
