@@ -215,7 +215,8 @@ def text_after(
         model.tokenizer,
         stats,
         context=model.config.context,
-        kv_bytes_read=model.decoder.kv_bytes_read,
+        # What steps a model may be somebody else's, that does not tell.
+        kv_bytes_read=getattr(model.decoder, "kv_bytes_read", lambda _: 0),
         draw=draw,
         begins=begins,
         special=special,
