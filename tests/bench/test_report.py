@@ -90,6 +90,7 @@ def results() -> dict[str, Any]:
         "long_context_attention": {"facts": FACTS, "rows": [read]},
         "drafts": {"facts": FACTS, "setup": {"weights": "int4", "tokens": 9, "rounds": 5}, "summary": kinds},
         "conversion": {"facts": FACTS, "setting": {"model": "shape"}, "rows": [converted | {"peak_bytes": 0.75e9}]},
+        **uses(),
         "whole_models_batch": {"facts": FACTS, "rows": [step_cost]},
         "whole_models_prompts": {"facts": FACTS, "rows": [prompt]},
         "whole_models_zeros": {"facts": FACTS, "rows": [whole, {**whole, "zeros": "2:4"}]},
@@ -105,6 +106,27 @@ def results() -> dict[str, Any]:
         "llama_cpp-shape": made_up,
         "deepsparse": stacks,
     }  # fmt: skip
+
+
+def uses() -> dict[str, Any]:
+    """Of serving, with a peer; of speech, with one; of vectors."""
+    fixed = {
+        "tokens_per_second": {"gossamer": {"1": 100.0, "8": 300.0}, "peer": {"1": 50.0, "8": 200.0}},
+        "over_one_client": {"1": 1.0, "8": 3.0},
+        "over_peer": {"1": 2.0, "8": 1.5},
+    }
+    mixed = {"answers": 9, "wrong": 0, "errors": ["one"], "tokens_per_second": 80.0, "memory_ratio": 1.25}
+    mixed |= {"first_token_p50": 1.5, "first_token_p95": 2.5}
+    side = {"seconds": 2.0, "over_first": 1.0, "over_peer": 1.5, "wrong": 1, "words": 71}
+    row = {"side": "dense int8", "batch": 32, "per_second": 200.0, "over_torch": 2.25, "least_cosine": 0.99875}
+    served = {"model": "packed", "peer": "other -p 1", "fixed": fixed, "mixed": mixed, "gone": {"kv_bytes": 0.0}}
+    heard = [{"side": "dense", **side, "step_seconds": 0.005, "step_over_first": 1.0}, {"side": "peer", **side}]
+    speech = {"files": 5, "beams": 5, "threads": 2, "peer_type": "int8", "rows": heard}
+    return {
+        "serve_load": {"facts": FACTS, **served},
+        "transcribe": {"facts": FACTS, **speech},
+        "vectors": {"facts": FACTS, "texts": 256, "threads": 2, "rows": [row]},
+    }
 
 
 def test_the_committed_page_is_made_from_the_committed_results(report: ModuleType) -> None:
@@ -140,6 +162,10 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         "| [9, 3, 64, 30] | f16 | 24.2 | 81% |",
         "| copy greedy | 2.50 | 1.75 |",
         "| convert --weights int4 | 12.5 | 0.75 |",
+        "| 8 | 300 | 3.00 | 200 | 1.50 |",
+        "| dense | 2.00 | 1.00 | 1.50 | 5.0 (1.00) | 1 of 71 |",
+        "| peer | 2.00 | 1.00 | 1.50 |  | 1 of 71 |",
+        "| dense int8 | 32 | 200 | 2.25 | 0.99875 |",
         "| shape | int8 | 30% | bitmap | 39.0 | 20.0 | 30.0 | 0.97 |",
     ):
         assert line in lines
