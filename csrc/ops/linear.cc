@@ -16,9 +16,9 @@ constexpr std::size_t kMostPieces = 256;
 // since each turn reads these panels again. A multiple of what kernels share an expanded panel among.
 // A token counts by its stride, not by its width. They differ where f32 inputs lie in a wider matrix, of which less has
 // to fit; but where the stride is a power of two, rows share the sets of the cache as if they were as wide as that. For
-// the width to change anything it would have to be 256 or less: beyond that a turn has the fewest tokens anyway.
+// the width to change anything it would have to be some 200 or less: beyond that a turn has the fewest tokens anyway.
 constexpr std::int64_t kTurnBytes = 256 << 10;
-constexpr std::int64_t kFewestInTurn = 128;
+constexpr std::int64_t kFewestInTurn = 3 * kMaxTokens;
 constexpr int kFewestOfTheirOwn = 32;  // fewer go with the turn before
 
 int tokens_in_turn(const Activations& x) {

@@ -24,23 +24,29 @@ constexpr int kBias = kType == ValueType::kInt4 ? 8
                       : kDotInstruction         ? 128
                                                 : 0;
 
-// Adds words of a span to 32-bit sums, or without the instruction (int4) to 16-bit ones that hold a whole span.
+// Whether products of a span are summed in 16 bits: without the instruction, codes of int4 leave room for that.
+template <ValueType kType>
+constexpr bool kNarrow = kType == ValueType::kInt4 && !kDotInstruction;
+
+// A word of 8 rows' codes times its inputs, added to 32-bit sums.
+template <ValueType kType>
+inline __m256i add_word(__m256i sum, __m256i codes, __m256i inputs) {
+  if constexpr (kDotInstruction) return add_dots(sum, codes, inputs);
+  return add_dots(sum, _mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
+}
+
+// The same, to the 16-bit sums of a span where they are narrow.
 template <ValueType kType>
 inline __m256i add_products(__m256i sum, __m256i codes, __m256i inputs) {
   __asm__("" : "+x"(sum));  // one addition after the other: gathering the products first would spill them
-  if constexpr (kDotInstruction) {
-    return add_dots(sum, codes, inputs);
-  } else if constexpr (kType == ValueType::kInt4) {
-    // Codes are 0..15 and |x| <= 127: the sum of 8 words' pairs, at most 30480, fits 16 bits.
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, inputs));
-  } else {
-    return add_dots(sum, _mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
-  }
+  // Codes are 0..15 and |x| <= 127: the sum of 8 words' pairs, at most 30480, fits 16 bits.
+  if constexpr (kNarrow<kType>) return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, inputs));
+  return add_word<kType>(sum, codes, inputs);
 }
 
 template <ValueType kType>
 inline __m256i widen_sum(__m256i sum) {
-  return !kDotInstruction && kType == ValueType::kInt4 ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum;
+  return kNarrow<kType> ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum;
 }
 
 // Exact sums of a unit for `kTokens` tokens, 16 rows each; without the surplus of int4 codes.
@@ -67,21 +73,13 @@ inline Sums<1> dot_next(Cursor& at, int spans, const int8_t* x) {
   return sums;
 }
 
-// A word of 8 rows' codes times its inputs, added to 32-bit sums. Without a barrier between additions: what is expanded
-// already leaves registers enough, and the products of several tokens can be under way at once.
-template <ValueType kType>
-inline __m256i add_word(__m256i sum, __m256i codes, __m256i inputs) {
-  if constexpr (kDotInstruction || kType == ValueType::kInt4) return add_dots(sum, codes, inputs);
-  return add_dots(sum, _mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
-}
-
-// A unit of `kTokens` tokens from x, of codes that are expanded already.
+// A unit of `kTokens` tokens from x, of codes that are expanded already. Wide sums take no barrier between additions:
+// there are registers enough, and the products of several tokens can be under way at once.
 template <ValueType kType, int kTokens>
 inline Sums<kTokens> dot_stored(const uint8_t* codes, int spans, const int8_t* x, int64_t stride) {
-  constexpr bool kNarrow = kType == ValueType::kInt4 && !kDotInstruction;
   Sums<kTokens> sums;
   for (int t = 0; t < kTokens; ++t) sums.rows[t][0] = sums.rows[t][1] = _mm256_setzero_si256();
-  if constexpr (!kNarrow) {
+  if constexpr (!kNarrow<kType>) {
 #pragma GCC unroll 2
     for (int i = 0; i < spans * kSpanWords; ++i, codes += kWordBits, x += kWordCols) {
       const __m256i first = unsigned_side<kType>(_mm256_load_si256((const __m256i*)codes));
@@ -138,7 +136,6 @@ template <ValueType kType, bool kHigh, int kTokens>
 inline Sums<kTokens> dot_pairs(Cursor& at, int words, const int8_t* x, int64_t stride) {
   const __m256i low = _mm256_set1_epi8(0x0f);
   const __m256i ones = _mm256_set1_epi16(1);
-  constexpr bool kNarrow = kType == ValueType::kInt4 && !kDotInstruction;
   __m256i acc[kTokens][2][2];  // rows' halves of 4; kNarrow: 16-bit sums in the first alone
   for (int t = 0; t < kTokens; ++t)
     for (int h = 0; h < 2; ++h) acc[t][h][0] = acc[t][h][1] = _mm256_setzero_si256();
@@ -184,7 +181,7 @@ inline Sums<kTokens> dot_pairs(Cursor& at, int words, const int8_t* x, int64_t s
         for (int j = 0; j < 2; ++j)
           products[j] =
               _mm256_maddubs_epi16(sizes[j], _mm256_sign_epi8(_mm256_shuffle_epi8(inputs, which[j]), codes[j]));
-        if constexpr (kNarrow) {
+        if constexpr (kNarrow<kType>) {
           // |w| <= 8 and |x| <= 127: a unit's 8 sums of two products fit 16 bits.
           sum[0] = _mm256_add_epi16(sum[0], _mm256_add_epi16(products[0], products[1]));
         } else {
@@ -200,10 +197,10 @@ inline Sums<kTokens> dot_pairs(Cursor& at, int words, const int8_t* x, int64_t s
   for (int t = 0; t < kTokens; ++t) {
     for (int h = 0; h < 2; ++h) {
       const __m256i(&sum)[2] = acc[t][h];
-      sums.rows[t][h] = kNarrow ? _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[0])),
-                                                   _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[0], 1)))
-                                : _mm256_add_epi32(_mm256_permute2x128_si256(sum[0], sum[1], 0x20),
-                                                   _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
+      sums.rows[t][h] = kNarrow<kType> ? _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[0])),
+                                                          _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[0], 1)))
+                                       : _mm256_add_epi32(_mm256_permute2x128_si256(sum[0], sum[1], 0x20),
+                                                          _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
     }
   }
   return sums;
