@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import arch
 from ..arch.sources import parts_of
 from ..arch.spec import Transformer
-from ..errors import GossamerError
+from ..errors import GossamerError, one_line
 from .base import Checkpoint
 from .ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
 from .folder import FolderCheckpoint
@@ -107,7 +107,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if (shape := (len(branch.u), branch.v.shape[1])) != shapes[name]:
             raise GossamerError(f"{path}: the low-rank branch of {name} is {list(shape)}, not {list(shapes[name])}")
     for note in checkpoint.notes:
-        logging.getLogger("gossamer").warning("%s", note)
+        logging.getLogger("gossamer").warning("%s", one_line(note))
     return checkpoint
 
 
