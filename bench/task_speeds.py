@@ -22,10 +22,10 @@ from common import write_result
 from peers import Llama
 from tasks import LLAMA_TYPES, kind
 
-from gossamer.cli.bench import measure
 from gossamer.cli.task_rows import DENSE_FORMS, size
 from gossamer.generation.model import Model
 from gossamer.generation.ready import ready
+from gossamer.generation.speeds import measure
 from gossamer.zoo import builtin, synthetic
 
 SHAPE = "smollm2-135m"

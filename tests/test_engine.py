@@ -14,9 +14,9 @@ from engine_cases import config, decoder, tokens
 from fakes import FakeDecoder
 from gossamer import engine
 from gossamer.checkpoints import open_checkpoint
-from gossamer.cli.bench import measure
 from gossamer.generation.model import Model
 from gossamer.generation.ready import ready
+from gossamer.generation.speeds import measure
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.packing.folder import PackedModel
 from reference_model import ReferenceModel, random_tensors

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from checkout import ROOT
-from gossamer.cli import layer_picture
+from gossamer.cli import layer_picture, speed_picture
 from gossamer.cli.layers import Layer
 
 pytest.importorskip("matplotlib")
@@ -112,6 +112,27 @@ def test_inspect(check: Any, tmp_path: Path, blocks: int, parts: tuple[str, ...]
     layer_picture.draw(figure, layers, tmp_path / "a.svg")
     names = check(figure)
     assert {"embed", "zeros, %", "50.0%", "0.0%"} <= set(names)
+
+
+@pytest.mark.parametrize("roof", [None, 40.0])
+@pytest.mark.parametrize("depths", [(0,), (0, 512, 4096)])
+@pytest.mark.parametrize("kinds", ["pp", "tg", "pp tg"])
+def test_bench(check: Any, tmp_path: Path, kinds: str, depths: tuple[int, ...], roof: float | None) -> None:
+    rows: list[dict[str, Any]] = []
+    for depth in depths:
+        common = {"threads": 2, "depth": depth}
+        if "pp" in kinds:
+            rows.append({**common, "batch": 1, "tokens_per_second": 500.0, "bytes_per_token": None})
+        for batch in (1, 2, 4, 8, 16) if "tg" in kinds else ():
+            parts = {"attn": 2e7 / batch, "mlp": 8e7 / batch, "KV": 4e4 * depth}
+            read = {"bytes_per_token": sum(parts.values()), "bytes_by_part": parts, "percent_of_roof": roof}
+            rows.append({**common, "batch": batch, "tokens_per_second": 70.0 * batch**0.5, **read})
+    figure = new_figure(tmp_path / "a.svg", 12.0, 4.0)
+    speed_picture.draw(figure, rows, "a-model", tmp_path / "a.svg")
+    names = check(figure)
+    assert ("bytes: mlp" in names) == ("16 texts at once" in names) == ("tg" in kinds)
+    assert ("what bandwidth allows" in names) == (roof is not None and "tg" in kinds)
+    assert ("tokens/s of prompts" in names) == ("pp" in kinds)
 
 
 def test_parts_are_found_by_names_alone() -> None:

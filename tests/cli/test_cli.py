@@ -312,28 +312,6 @@ def test_chat_on_a_terminal_outlives_ctrl_c_and_errors(served, capsys, monkeypat
     assert next(lines, None) is None
 
 
-def test_bench_rows_and_spread(served, capsys):
-    model = fake_model(context=64)
-    decoder = model.decoder
-    assert isinstance(decoder, FakeDecoder)
-    served(model)
-    assert main(["bench", "m", "-p", "32", "-n", "16", "-r", "3"]) == 0
-    out = capsys.readouterr().out
-    assert [line.split()[:2] for line in out.splitlines()[-2:]] == [["pp32", "2"], ["tg16", "2"]]
-    fed = [len(tokens) for _, tokens in decoder.steps]
-    assert fed == ([32, 8] + [1] * 16) * 4  # one round warms up
-    assert decoder.held == {}
-
-
-def test_bench_options_that_do_not_fit_the_context(served, capsys):
-    model = fake_model(context=64)
-    served(model)
-    assert "-p 65 is more than the model's context of 64 tokens" in failure(capsys, "bench", "m", "-p", "65", "-n", "0")
-    assert "-n 60, behind 8 others, is more than the model's context of 64" in failure(
-        capsys, "bench", "m", "-p", "0", "-n", "60"
-    )
-
-
 def test_eval_refuses_a_text_that_is_not_there_before_loading(served, capsys, tmp_path):
     calls = served(fake_model())
     assert "gone.txt" in failure(capsys, "eval", "m", "--text", str(tmp_path / "gone.txt"))

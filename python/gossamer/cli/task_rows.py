@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..arch.sources import ENCODER
 from ..generation.ready import ready
+from ..generation.speeds import measure
 from ..generation.tasks import TaskResult, evaluate_task
 from ..packing.convert import pack_checkpoint
 from ..packing.folder import Entry
 from ..tables import table
 from ..text.metrics import FEWER
-from .bench import measure
 from .layers import Layer, totals
 
 if TYPE_CHECKING:
