@@ -23,7 +23,8 @@ from whole_models import ONE, SMALL, over, turns
 from gossamer import Model
 from gossamer.generation.held import Held
 from gossamer.generation.sampling_options import GENERATE
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import Scheduler
 from gossamer.generation.sequence import Sequence
 from gossamer.generation.stats import Stats
 from gossamer.zoo import synthetic

@@ -29,7 +29,8 @@ from gossamer.generation.cost_measured import measure
 from gossamer.generation.drafts import Drafts
 from gossamer.generation.held import Held
 from gossamer.generation.sampling_options import GENERATE
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import Scheduler
 from gossamer.generation.self_drafts import SelfDraft
 from gossamer.generation.sequence import Sequence
 from gossamer.generation.stats import Stats

@@ -16,7 +16,8 @@ from fakes import FakeDecoder, FakeTokenizer
 from gossamer.generation.cost import Table
 from gossamer.generation.held import Held
 from gossamer.generation.sampling_options import GENERATE
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import Scheduler
 from gossamer.generation.sequence import Sequence
 from gossamer.generation.stats import Stats
 

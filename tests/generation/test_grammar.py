@@ -17,7 +17,8 @@ from fakes import fake_model
 from gossamer.errors import GossamerError
 from gossamer.generation.model import Model
 from gossamer.generation.prompts import text_after
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import Scheduler
 from tiny import tiny_llama
 
 pytest.importorskip("llguidance")

@@ -11,7 +11,8 @@ import pytest
 from actions import KINDS, SETUPS, Actions
 from copying import drafts
 from gossamer import _core
-from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import STEP_TOKENS, Scheduler
 from scheduled import CONTEXT, PAGE, Counted, Texts, finished, native, prompts
 from windowed import CONTEXT as LONG
 from windowed import windowed_decoder

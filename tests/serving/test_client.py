@@ -41,7 +41,16 @@ def test_a_whole_answer(running: Running, client: Any) -> None:
     prompt = len(running.models["tiny"].tokenizer.chat(ASKED))
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt, 12)
     assert answer.usage.total_tokens == prompt + 12
-    assert answer.usage.prompt_tokens_details.cached_tokens == 0
+    assert 0 <= answer.usage.prompt_tokens_details.cached_tokens < prompt
+
+
+def test_the_next_turn_of_a_conversation_computes_what_is_new(client: Any) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Which spider spins the net that nobody else has asked for?"}]
+    once = client.chat.completions.create(model="tiny", messages=asked, max_tokens=5, temperature=0)
+    asked += [{"role": "assistant", "content": "A spider."}, {"role": "user", "content": "And what is it made of?"}]
+    again = client.chat.completions.create(model="tiny", messages=asked, max_tokens=5, temperature=0)
+    cached = again.usage.prompt_tokens_details.cached_tokens
+    assert once.usage.prompt_tokens - 1 <= cached < again.usage.prompt_tokens
 
 
 def test_a_stream(running: Running, client: Any) -> None:

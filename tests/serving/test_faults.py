@@ -223,7 +223,7 @@ def test_nonsense_is_no_request(model: Any) -> None:
 
 def test_a_client_that_does_not_read_keeps_nobody(model: Any) -> None:
     """Its answer is larger than what sockets hold: it is cut off, and the others are answered meanwhile."""
-    with serving({"tiny": model}, send_buffer=4096, request_seconds=0.5) as running:
+    with serving({"tiny": model}, send_buffer=4096, request_seconds=0.5, retained=0) as running:
         body = {"model": "tiny", "prompt": ["x" * 300] * 8, "max_tokens": 150, "stream": True}
         raw = json.dumps(body).encode()
         head = HEAD.replace(b"chat/", b"") + f"content-length: {len(raw)}\r\n\r\n".encode()
@@ -252,7 +252,7 @@ def test_connections_beyond_the_limit_are_told(model: Any) -> None:
 
 def test_a_model_that_fails_fails_its_texts_and_goes_on(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = model.decoder
-    with serving({"tiny": model}) as running:
+    with serving({"tiny": model}, retained=0) as running:
         stream = stream_lines(running)
         next(stream)
         failing = Slow(engine, 0)

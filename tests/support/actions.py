@@ -18,7 +18,8 @@ from gossamer.arch.spec import Attention, Experts, Mlp, Routing, Transformer
 from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from gossamer.engine import Mix
 from gossamer.generation.held import Held
-from gossamer.generation.scheduler import STEP_TOKENS, Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import STEP_TOKENS, Scheduler
 from reference_model import random_tensors
 from scheduled import CONTEXT, PAGE, Counted, Texts
 
@@ -47,6 +48,7 @@ class Setup:
         threads: Of the engine.
         pages: That it may have.
         most: Texts at once.
+        retained: Ended texts whose keys and values stay.
     """
 
     kv: str = "f32"
@@ -59,6 +61,7 @@ class Setup:
     threads: int = 1
     pages: int = 10
     most: int = 5
+    retained: int = 0
 
     def description(self) -> Transformer:
         """Returns the model."""
@@ -98,11 +101,11 @@ class Setup:
 SETUPS = {
     "plain": Setup(),
     "drafts": Setup(drafts=True, kv="bf16"),
-    "crowded": Setup(pages=6, most=8, kv="int8", weights="int4", drafts=True),
-    "windows": Setup(window=37, kv="f16", pages=8, drafts=True),
+    "crowded": Setup(pages=6, most=8, retained=9, kv="int8", weights="int4", drafts=True),
+    "windows": Setup(window=37, kv="f16", pages=8, drafts=True, retained=4),
     "experts": Setup(experts=True, threads=2, weights="int4"),
     "shifts": Setup(shifts=True, drafts=True, kv="f16", pages=9),
-    "adapters": Setup(adapters=True, pages=7),
+    "adapters": Setup(adapters=True, pages=7, retained=3),
 }
 
 
@@ -144,7 +147,7 @@ class Actions:
         self._texts = Texts(setup.engine())
         self._oracle = Texts(setup.engine(limited=False))
         self._engine = self._texts.engine
-        self._scheduler = Scheduler(self._engine, setup.most, drafts() if setup.drafts else None)
+        self._scheduler = Scheduler(self._engine, setup.most, drafts() if setup.drafts else None, setup.retained)
         self._page = self._engine.kv_bytes_of(1, 1)
         self._beginning = self._rng.integers(8, VOCAB, 150).tolist()
         self._running: dict[Task, Asked] = {}
@@ -179,6 +182,7 @@ class Actions:
             self._step()
         assert not self._running, "texts wait for one another forever"
         assert (self._scheduler.active, self._scheduler.waiting) == (0, 0)
+        self._scheduler.close()
         for chat in self._chats:
             chat.held.free()
         for sequence in self._others:
@@ -250,7 +254,7 @@ class Actions:
             assert self._engine.length(one.id) == len(one.tokens)
         known = [*held, *(chat.held for chat in self._chats if chat.task is None)]
         pages = sum(_pages(len(one.tokens)) for one in known) + sum(map(_pages, map(len, self._others.values())))
-        ending = self._scheduler._ended  # freed with the next step
+        ending = self._scheduler._ended  # freed with the next step, or later
         pages += sum(_pages(len(task.held.tokens)) for task in ending)
         assert self._engine.kv_bytes <= pages * self._page, "pages are nobody's"
         assert self._engine.kv_bytes <= self._engine.kv_limit

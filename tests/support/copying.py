@@ -14,7 +14,8 @@ from gossamer.generation.drafts import Drafts
 from gossamer.generation.held import Held
 from gossamer.generation.ngrams import Corpus
 from gossamer.generation.sampling_options import GENERATE
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import Scheduler
 from gossamer.generation.sequence import Sequence
 from gossamer.generation.stats import Stats
 

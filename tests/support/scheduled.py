@@ -13,7 +13,8 @@ from gossamer import _core
 from gossamer.engine import Mix
 from gossamer.generation.held import Held
 from gossamer.generation.sampling_options import GENERATE
-from gossamer.generation.scheduler import Scheduler, Task
+from gossamer.generation.scheduled import Task
+from gossamer.generation.scheduler import Scheduler
 from gossamer.generation.sequence import Sequence
 from gossamer.generation.stats import Stats
 

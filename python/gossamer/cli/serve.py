@@ -101,6 +101,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts that may wait beside these; more are told to try again (default %(default)s)",
     )
     limits.add_argument(
+        "--prefix-cache",
+        dest="retained",
+        type=integer(0),
+        default=16,
+        metavar="N",
+        help="ended texts whose keys and values stay for those that begin alike, as the next turn of a conversation "
+        "does, until others need the room (default %(default)s)",
+    )
+    limits.add_argument(
         "--kv-memory",
         dest="kv_limit",
         type=size,
@@ -179,6 +188,7 @@ def settings(args: argparse.Namespace) -> Settings:
         hosts=() if "*" in hosts else tuple(hosts),
         most=args.batch,
         max_queue=args.max_queue,
+        retained=args.retained,
         max_body=args.max_body,
         max_sound=args.max_sound,
         max_prompt=args.max_prompt,

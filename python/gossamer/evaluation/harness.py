@@ -21,7 +21,7 @@ from ..generation.scheduler import MOST, Scheduler
 from ..loading import load
 
 if TYPE_CHECKING:
-    from ..generation.scheduler import Task
+    from ..generation.scheduled import Task
 
 Pair = tuple[Any, list[int], list[int]]
 """What is asked, the tokens of the context, those of the continuation."""

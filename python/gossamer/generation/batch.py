@@ -10,7 +10,8 @@ from ..errors import GossamerError
 from .drafts import guessing
 from .prompts import asked, chats, task, text_after
 from .sampling_options import SamplingOptions
-from .scheduler import MOST, Scheduler, Task
+from .scheduled import Task
+from .scheduler import MOST, Scheduler
 
 if TYPE_CHECKING:
     from ..text.messages import Message

@@ -13,7 +13,7 @@ from ..errors import GossamerError
 from ..kinds import check_flag
 from ..text.generation_config import unheeded
 from ..text.messages import Message, Tool, check_text
-from .scheduler import Task
+from .scheduled import Task
 from .sequence import Sequence as Text
 from .stats import Stats
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from .._core import CacheFull
 from ..errors import GossamerError
 from ..kinds import whole_number
-from .held import Held, common_length, remember, same_input
+from .held import common_length, remember, same_input
+from .retained import Retained
+from .scheduled import Output, Task
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from .drafts import Drafter, Drafts
-    from .sequence import Sequence
+    from .drafts import Drafts
 
 MOST = 16
 """Sequences in a step by default: as many tokens as kernels take in one pass over the weights."""
@@ -47,65 +48,6 @@ def _kv_limit(engine: Engine) -> int:
     return limit
 
 
-class Task:
-    """A text that is scheduled, and the sequence that holds it.
-
-    Attributes:
-        text: The text.
-        held: What the engine has of it.
-        error: Why there is no more of it, beside what `text.finish` says; None while all is well.
-        keep: Whether its tokens stay in the engine when the text ends.
-        begun: Whether the engine has some of it, or is to compute all of it.
-        seconds: That steps took since the last token.
-        cancelled: Asked before each step: whether the text is to end as far as it came. None never ends it.
-        drafter: Guesses its tokens, once it is being written; None where nobody does.
-    """
-
-    def __init__(
-        self,
-        text: Sequence,
-        held: Held,
-        *,
-        keep: bool = False,
-        seconds: float = 0.0,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> None:
-        """Makes a task; it may be added once.
-
-        Args:
-            text: The text; nothing of it was computed yet, but for what `held` has.
-            held: Holds a beginning of the text's tokens, short of the last one, or nothing.
-            keep: Whether the tokens stay in the engine when the text ends.
-            seconds: That it took to get here.
-            cancelled: May be called from the thread that steps, and must not wait.
-        """
-        self.text = text
-        self.held = held
-        self.keep = keep
-        self.error: GossamerError | None = None
-        self.begun = bool(held.tokens)
-        self.seconds = seconds
-        self.cancelled = cancelled
-        self.drafter: Drafter | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the text has ended, well or not."""
-        return bool(self.text.finish) or self.error is not None
-
-    @property
-    def pending(self) -> int:
-        """Tokens that the engine has to see before the next one is chosen."""
-        return len(self.text.window) - len(self.held.tokens)
-
-
-class Output(NamedTuple):
-    """What a step brought one task: a piece of text, which may be empty; `task.done` tells whether it was the last."""
-
-    task: Task
-    piece: str
-
-
 class Scheduler:
     """Runs any number of texts, some at once and the others as soon as there is room.
 
@@ -114,27 +56,32 @@ class Scheduler:
     it waits for them. When the engine's cache is full, the youngest text gives its memory back and queues again: what
     it lost is computed anew. Only a text that does not fit alone fails.
 
+    What ended texts hold may stay for those to come, such as the next turn of a conversation; it goes when somebody
+    needs the room.
+
     It belongs to one thread. After a step that raised, Ctrl-C included, `close` is all that is left to do.
     """
 
-    def __init__(self, engine: Engine, most: int = MOST, drafts: Drafts | None = None) -> None:
+    def __init__(self, engine: Engine, most: int = MOST, drafts: Drafts | None = None, retained: int = 0) -> None:
         """Makes a scheduler without texts.
 
         Args:
             engine: Runs the model. Others may use it at the same time.
             most: Texts at once.
             drafts: Guesses tokens where that pays, and predicts what steps take; None does neither.
+            retained: Ended texts whose keys and values stay, the latest ones.
 
         Raises:
-            GossamerError: `most` is not a positive number.
+            GossamerError: `most` is not a positive number, or `retained` a negative one.
         """
         self.most = whole_number("most", most, 1)
+        self._retained = whole_number("retained", retained, 0)
         self._engine = engine
         self._drafts = drafts
         self._kv_limit = _kv_limit(engine)
         self._waiting: deque[Task] = deque()
         self._active: list[Task] = []  # oldest first
-        self._ended: list[Task] = []  # since the last step; others may still begin as they did
+        self._ended = Retained()  # others may still begin as they did
         self._full = False  # since the cache was, nothing has left
 
     @property
@@ -156,9 +103,12 @@ class Scheduler:
         if task in self._waiting:
             self._waiting.remove(task)
         elif task in self._active:
-            self._leave(task)
+            self._active.remove(task)
+            self._full = False
+            if not task.keep:
+                task.held.free()
         if not self._waiting:
-            self._free_ended()
+            self._ended.free(self._retained)
         return "" if task.done else task.text.close()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Output]:
@@ -215,7 +165,7 @@ class Scheduler:
             if not task.keep:
                 task.held.free()
         self._active.clear()
-        self._free_ended()
+        self._ended.free()
 
     # --- who is there ------------------------------------------------------------------------------------------------
 
@@ -233,22 +183,32 @@ class Scheduler:
             self._active.append(self._waiting.popleft())
             if not task.begun:
                 self._begin(task)
-        self._free_ended()
+        self._ended.free(self._retained)
         return hopeless
 
     def _fits(self, task: Task) -> bool:
-        """Whether the cache has room for what there is of a task beside the others, and for a token more of each."""
-        if not self._kv_limit:
-            return True
-        growth = 0
-        for one in (*self._active, task):
-            _, ready, coming = (None, 0, 0) if one.begun else self._shared(one)
-            shared = coming if coming - ready >= _LEAST_SHARED else ready
-            growth += self._engine.kv_growth(one.held.id, len(one.text.window) + 1, STEP_TOKENS, shared)
-        return self._engine.kv_bytes + growth <= self._kv_limit
+        """Whether the cache has room for what there is of a task beside the others, and for a token more of each.
+
+        As many ended ones give theirs back as it takes, the latest last.
+        """
+        while self._kv_limit:
+            growth = 0
+            for one in (*self._active, task):
+                _, ready, coming = (None, 0, 0) if one.begun else self._shared(one)
+                shared = coming if coming - ready >= _LEAST_SHARED else ready
+                growth += self._engine.kv_growth(one.held.id, len(one.text.window) + 1, STEP_TOKENS, shared)
+            if self._engine.kv_bytes + growth <= self._kv_limit:
+                break
+            if not self._ended:
+                return False
+            self._ended.free(len(self._ended) - 1)
+        return True
 
     def _make_room(self, error: CacheFull) -> list[Output]:
-        """Sends the youngest task back to those who wait; one that is alone has failed and is returned."""
+        """Frees what ended, or sends the youngest task back to those who wait; one alone has failed and is returned."""
+        if self._ended:
+            self._ended.free()
+            return []
         task = self._active.pop()
         task.held.free()
         task.begun = False
@@ -264,15 +224,9 @@ class Scheduler:
         self._full = False
         if task.keep:
             return
-        if self._waiting:
-            self._ended.append(task)
-        else:
-            task.held.free()
-
-    def _free_ended(self) -> None:
-        for task in self._ended:
-            task.held.free()
-        self._ended.clear()
+        self._ended.add(task)
+        if not self._waiting:
+            self._ended.free(self._retained)
 
     # --- what they compute -------------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from .scheduler import Scheduler, Task
+from .scheduled import Task
+from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from .drafts import Drafts

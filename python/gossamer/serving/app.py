@@ -68,7 +68,7 @@ def build(registry: Registry, settings: Settings) -> tuple[ASGIApp, State]:
 
     The engine's thread has to be started in the event loop that serves.
     """
-    engine = EngineThread(registry, settings.most)
+    engine = EngineThread(registry, settings.most, settings.retained)
     metrics = Metrics(registry, engine)
     state = State(settings, registry, engine, metrics)
     posts: dict[str, Endpoint] = {

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
-from ..generation.scheduler import Output, Scheduler, Task
+from ..generation.scheduled import Output, Task
+from ..generation.scheduler import Scheduler
 from .rates import Rates
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ class Reply:
 class EngineThread:
     """Steps models while there are texts; its methods are for the event loop's thread."""
 
-    def __init__(self, served: Iterable[Served], most: int) -> None:
-        self._most = most
+    def __init__(self, served: Iterable[Served], most: int, retained: int) -> None:
+        self._most, self._retained = most, retained
         self._schedulers = {each: self._scheduler(each) for each in served}
         self._rates = {each: Rates() for each in self._schedulers}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -150,7 +151,7 @@ class EngineThread:
         return self._rates[served]
 
     def _scheduler(self, served: Served) -> Scheduler:
-        return Scheduler(served.model.decoder, self._most, served.drafts)
+        return Scheduler(served.model.decoder, self._most, served.drafts, self._retained)
 
     # --- in the thread -----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..generation.sampling_options import SamplingOptions
-    from ..generation.scheduler import Task
+    from ..generation.scheduled import Task
     from ..generation.stats import Stats
     from .engine_thread import EngineThread
     from .metrics import Metrics

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ..generation.model import Model
-    from ..generation.scheduler import Output
+    from ..generation.scheduled import Output
 
 SECONDS = 10.0
 """Of the past that count."""

@@ -19,6 +19,8 @@ class Settings:
             else that a browser shows cannot then reach a server of this machine under a name of its own.
         most: Texts of a model that are written at once.
         max_queue: Texts of a model that may wait beside these.
+        retained: Ended texts of a model whose keys and values stay for texts that begin alike; they go when others
+            need the room.
         max_body: Bytes of a request.
         max_sound: Bytes of a request that has a file of sound.
         max_prompt: Tokens of a prompt; 0 leaves it at the model's context.
@@ -36,6 +38,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     most: int = 16
     max_queue: int = 256
+    retained: int = 16
     max_body: int = 4 * MiB
     max_sound: int = 32 * MiB
     max_prompt: int = 0
