@@ -107,14 +107,15 @@ void store_v(const float* v, int32_t head_dim, int32_t padded_dim, uint8_t* page
 
 // Loops over registers are unrolled early here, so that no sum stays in memory.
 
-// Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page. ahead: what is fetched
+// Scores of kRows queries, of `lanes` operands each, with kParts times 16 positions of a page. coming: what is fetched
 // meanwhile, line by line as keys are read.
 template <class Kv, int kRows, int kParts>
-void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv::Element* k, float scale, Ahead ahead,
+void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv::Element* k, float scale, Ahead& coming,
                 float* scores) {
+  Ahead ahead = coming;
   F16 acc[kRows][kParts] = {};
   for (int32_t d = 0; d < lanes; ++d, k += kPageTokens * Kv::kTogether) {
-    fetch<kParts, kReadBytes<Kv>>(ahead, kPageTokens * Kv::kTogether * (int)sizeof *k);
+    fetch<kParts * kReadBytes<Kv>>(ahead);
     decltype(Kv::load16(k)) keys[kParts];
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) keys[j] = Kv::load16(k + j * kLanes * Kv::kTogether);
@@ -129,21 +130,23 @@ void score_page(const typename Kv::Operand* q, int32_t lanes, const typename Kv:
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) store(scores + r * kScoreStride + j * kLanes, acc[r][j] * splat(scale));
+  coming = ahead;
 }
 
 // Adds kParts times 16 elements of `count` times kTogether rows of V, each times its weight, to the outputs of kRows
 // queries. kLower: what lies together with the first of them must not reach the outputs, were it infinite.
 template <class Kv, int kRows, int kParts, bool kLower = false>
 void mix_page(const typename Kv::Operand* weights, int count, const typename Kv::Element* v, int32_t padded_dim,
-              Ahead ahead, float* const* outs, int32_t d) {
+              Ahead& coming, float* const* outs, int32_t d) {
   constexpr int kTogether = Kv::kTogether;
+  Ahead ahead = coming;
   F16 acc[kRows][kParts];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) acc[r][j] = load(outs[r] + d + j * kLanes);
   for (int t = 0; t < count; ++t, v += kTogether * padded_dim) {
-    fetch<kParts, kReadBytes<Kv>>(ahead, kTogether * padded_dim * (int)sizeof *v);
+    fetch<kParts * kReadBytes<Kv>>(ahead);
     decltype(Kv::load16(v)) values[kParts];
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) {
@@ -161,6 +164,7 @@ void mix_page(const typename Kv::Operand* weights, int count, const typename Kv:
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) store(outs[r] + d + j * kLanes, acc[r][j]);
+  coming = ahead;
 }
 
 // Turns the scores of a query that are seen into weights exp(score - largest), zero beside them in the same 16.
@@ -234,21 +238,21 @@ void attend(const AttentionArgs& a) noexcept {
   float* scores = a.scratch;
   const Operand* q = operands<Kv>(a, scores + (int64_t)rows * kScoreStride);
   const int lanes = k_rows<Kv>(a.head_dim) / Kv::kTogether;  // of a query
-  const Coming coming = {
-      pages, count, a.offset, v_at - a.offset, v_at, a.padded_dim * (int64_t)sizeof(Element), a.padded_dim / kLanes};
+  const int64_t k_row = kPageTokens * Kv::kTogether * (int64_t)sizeof(Element);
+  const Coming coming = {pages, count, a.offset, v_at - a.offset, v_at, k_row, a.padded_dim * (int64_t)sizeof(Element)};
+  Ahead nothing = kNothing;
   for (int at = start; at < count; at += kPageTokens) {
     const Element* k = (const Element*)(pages[at / kPageTokens] + a.offset);
-    const Ahead ahead = at + kPageTokens < count ? coming.keys(at + kPageTokens) : coming.values(start);
+    Ahead ahead = at + kPageTokens < count ? coming.keys(at + kPageTokens) : coming.values(start);
     const int parts = coming.parts(at);
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = parts_a_pass<kRows>();
       for (int part = 0; part < parts; part += kMost)
         with_parts<kMost>(parts - part, [&](auto some) {
-          score_page<Kv, kRows, decltype(some)::value>(q + (int64_t)first * lanes, lanes,
-                                                       k + part * kLanes * Kv::kTogether, a.scale,
-                                                       first == 0 ? ahead.from(part, kReadBytes<Kv>) : kNothing,
-                                                       scores + (int64_t)first * kScoreStride + at + part * kLanes);
+          score_page<Kv, kRows, decltype(some)::value>(
+              q + (int64_t)first * lanes, lanes, k + part * kLanes * Kv::kTogether, a.scale,
+              first == 0 ? ahead : nothing, scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
   }
@@ -262,7 +266,7 @@ void attend(const AttentionArgs& a) noexcept {
   }
   // Adds the positions [at, at + some) of one page, `at` one that begins values that lie together, for `many` rows from
   // `begin` on.
-  const auto mix = [&](int begin, int many, int at, int some, const Ahead& ahead) {
+  const auto mix = [&](int begin, int many, int at, int some, Ahead ahead) {
     const Element* v = (const Element*)(pages[at / kPageTokens] + v_at) + (int64_t)(at % kPageTokens) * a.padded_dim;
     for_tiles(many, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
@@ -279,12 +283,12 @@ void attend(const AttentionArgs& a) noexcept {
           constexpr int kParts = decltype(width)::value;
           const Element* from = v + part * kLanes * Kv::kTogether;
           const int whole = some / Kv::kTogether;
-          mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim,
-                                      first == 0 ? ahead.from(part, kReadBytes<Kv>) : kNothing, outs, part * kLanes);
+          mix_page<Kv, kRows, kParts>(weights, whole, from, a.padded_dim, first == 0 ? ahead : nothing, outs,
+                                      part * kLanes);
           if constexpr (Kv::kTogether == 2) {
             if (some % 2 != 0)
               mix_page<Kv, kRows, kParts, true>(weights + whole, 1, from + (int64_t)whole * 2 * a.padded_dim,
-                                                a.padded_dim, kNothing, outs, part * kLanes);
+                                                a.padded_dim, nothing, outs, part * kLanes);
           }
         });
     });

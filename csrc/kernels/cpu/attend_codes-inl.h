@@ -114,11 +114,12 @@ GOSSAMER_INLINE void write_query(const float* q, int head_dim, float scale, uint
 
 // Loops over registers are unrolled early here, and bodies stand apart, so that no sum stays in memory.
 
-// Scores of kRows queries with kParts times 16 positions of a page. ahead: what is fetched meanwhile, line by line as
+// Scores of kRows queries with kParts times 16 positions of a page. coming: what is fetched meanwhile, line by line as
 // keys are read.
 template <int kRows, int kParts>
 __attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* numbers, int groups, const uint8_t* k,
-                                           const float* k_scales, Ahead ahead, float* scores) {
+                                           const float* k_scales, Ahead& coming, float* scores) {
+  Ahead ahead = coming;
   I16::Part sums[kRows][kParts][kDotParts];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -127,7 +128,7 @@ __attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* 
   }
   const int digits = groups * kFour;
   for (int g = 0; g < groups; ++g, k += kPageTokens * kFour) {
-    fetch<kParts, kCodeBytes>(ahead, kPageTokens * kFour);
+    fetch<kParts * kCodeBytes>(ahead);
     I16 codes[kParts];
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) codes[j] = load_int(k + j * kCodeBytes);
@@ -145,13 +146,15 @@ __attribute__((noinline)) void score_codes(const Query* queries, const uint8_t* 
     for (int j = 0; j < kParts; ++j)
       store(scores + r * kScoreStride + j * kLanes, total_of(sums[r][j]) * load(k_scales + j * kLanes) * scale);
   }
+  coming = ahead;
 }
 
 // Adds kParts times 16 elements of `groups` times 4 rows of V, each times its weight, to the outputs of kRows queries.
 // weights: of a page, in the memory of its scores; scales: theirs.
 template <int kRows, int kParts>
 __attribute__((noinline)) void mix_codes(const float* weights, const float* scales, int groups, const uint8_t* v,
-                                         int32_t padded_dim, Ahead ahead, float* const* outs, int32_t d) {
+                                         int32_t padded_dim, Ahead& coming, float* const* outs, int32_t d) {
+  Ahead ahead = coming;
   static const int32_t kNone[2] = {0, 0};
   I16::Part sums[kRows][kParts][kDotParts];
 #pragma GCC unroll 8
@@ -160,7 +163,7 @@ __attribute__((noinline)) void mix_codes(const float* weights, const float* scal
     for (int j = 0; j < kParts; ++j) begin_dots(sums[r][j], kNone);
   }
   for (int g = 0; g < groups; ++g, v += kFour * padded_dim) {
-    fetch<kParts, kCodeBytes>(ahead, kFour * padded_dim);
+    fetch<kParts * kCodeBytes>(ahead);
     I16 codes[kParts];
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) codes[j] = load_int(v + j * kCodeBytes);
@@ -178,6 +181,7 @@ __attribute__((noinline)) void mix_codes(const float* weights, const float* scal
 #pragma GCC unroll 8
     for (int j = 0; j < kParts; ++j) store(out + j * kLanes, load(out + j * kLanes) + total_of(sums[r][j]) * scale);
   }
+  coming = ahead;
 }
 
 // Turns the scores of a query into weights exp(score - largest) times the scale of the value that they meet, zero where
@@ -219,7 +223,10 @@ void attend_codes(const AttentionArgs& a) noexcept {
   const int start = seen_by(a, 0).from / kPageTokens * kPageTokens;  // of the first page of which one sees some
   const int64_t v_at = a.offset + code_k_bytes(a.head_dim) + kScaleBytes;
   const int groups = fours(a.head_dim);
-  const Coming coming = {pages, count, a.offset, code_k_bytes(a.head_dim), v_at, a.padded_dim, a.padded_dim / kLanes};
+  // The scales of keys are fetched as one lane more of them.
+  const int64_t k_bytes = code_k_bytes(a.head_dim) + kScaleBytes;
+  const Coming coming = {pages, count, a.offset, k_bytes, v_at, kPageTokens * kFour, a.padded_dim};
+  Ahead nothing = kNothing;
   float* scores = a.scratch;
   Query* queries = (Query*)(scores + (int64_t)rows * kScoreStride);
   uint8_t* numbers = (uint8_t*)(queries + rows);
@@ -231,17 +238,18 @@ void attend_codes(const AttentionArgs& a) noexcept {
     const uint8_t* page = pages[at / kPageTokens];
     const uint8_t* k = page + a.offset;
     const float* k_scales = (const float*)(k + code_k_bytes(a.head_dim));
-    const Ahead ahead = at + kPageTokens < count ? coming.keys(at + kPageTokens) : coming.values(start);
+    Ahead v_scales = Coming::all(page + v_at + (int64_t)kPageTokens * a.padded_dim, kScaleBytes);
+    fetch<kScaleBytes>(v_scales);
+    Ahead ahead = at + kPageTokens < count ? coming.keys(at + kPageTokens) : coming.values(start);
     const int parts = coming.parts(at);
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
       constexpr int kMost = code_parts_a_pass<kRows>();
       for (int part = 0; part < parts; part += kMost)
         with_parts<kMost>(parts - part, [&](auto some) {
-          score_codes<kRows, decltype(some)::value>(queries + first, numbers + first * query_stride, groups,
-                                                    k + part * kCodeBytes, k_scales + part * kLanes,
-                                                    first == 0 ? ahead.from(part, kCodeBytes) : kNothing,
-                                                    scores + (int64_t)first * kScoreStride + at + part * kLanes);
+          score_codes<kRows, decltype(some)::value>(
+              queries + first, numbers + first * query_stride, groups, k + part * kCodeBytes, k_scales + part * kLanes,
+              first == 0 ? ahead : nothing, scores + (int64_t)first * kScoreStride + at + part * kLanes);
         });
     });
   }
@@ -257,7 +265,7 @@ void attend_codes(const AttentionArgs& a) noexcept {
   for (int at = start; at < count; at += kPageTokens) {
     const uint8_t* v = pages[at / kPageTokens] + v_at;
     const int end = at + kPageTokens;
-    const Ahead ahead = end < count ? coming.values(end) : coming.next(a.next);
+    Ahead ahead = end < count ? coming.values(end) : coming.next(a.next);
     const int some = fours(coming.positions(at));
     for_tiles(rows, [&](auto tile, int first) {
       constexpr int kRows = decltype(tile)::value;
@@ -271,9 +279,9 @@ void attend_codes(const AttentionArgs& a) noexcept {
       const int parts = a.padded_dim / kLanes;
       for (int part = 0; part < parts; part += kMost)
         with_parts<kMost>(parts - part, [&](auto width) {
-          mix_codes<kRows, decltype(width)::value>(
-              mine + at, mine + kAttentionSpan + at / kPageTokens, some, v + part * kCodeBytes, a.padded_dim,
-              first == 0 ? ahead.from(part, kCodeBytes) : kNothing, outs, part * kLanes);
+          mix_codes<kRows, decltype(width)::value>(mine + at, mine + kAttentionSpan + at / kPageTokens, some,
+                                                   v + part * kCodeBytes, a.padded_dim, first == 0 ? ahead : nothing,
+                                                   outs, part * kLanes);
         });
     });
   }

@@ -13,7 +13,7 @@ constexpr int parts_a_pass() {
 #if defined(__AVX512F__)
   return 4;
 #else
-  return kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
+  return kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
 #endif
 }
 
@@ -56,26 +56,30 @@ GOSSAMER_INLINE Seen seen_by(const AttentionArgs& a, int token) {
   return {a.window == 0 || next <= a.window ? 0 : next - a.window, last < count ? last : count};
 }
 
-// What is fetched while something else is read: rows up to `end`, the first `parts` times 16 lanes of each.
+// What is fetched while something else is read, in the order of memory: the first bytes of each row.
 struct Ahead {
-  const uint8_t* at;
-  const uint8_t* end;
-  int parts;
-
-  GOSSAMER_INLINE Ahead from(int part, int bytes) const { return {at + part * bytes, end, parts - part}; }
+  const uint8_t* row;  // that is being fetched
+  const uint8_t* end;  // of all rows
+  int64_t stride;      // from row to row
+  int64_t bytes;       // of a row that are wanted
+  int64_t done;        // of these
 };
 
-constexpr Ahead kNothing = {0, 0, 0};
+constexpr Ahead kNothing = {0, 0, 0, 0, 0};
 
-// Fetches as much as kParts times 16 lanes of kBytes read, a row of `row` bytes further on each time: into the second
-// cache, since the first is left waiting for each line before it lets go of it, and then has few under way at once.
-template <int kParts, int kBytes>
-GOSSAMER_INLINE void fetch(Ahead& ahead, int row) {
-  constexpr int kStep = kBytes < 64 ? 64 / kBytes : 1;
-  if (ahead.at >= ahead.end) return;
-  for (int j = 0; j < kParts; j += kStep)
-    if (j < ahead.parts) __builtin_prefetch(ahead.at + j * kBytes, 0, 2);
-  ahead.at += row;
+// Fetches as many lines as kBytes are, one at least: into the second cache, since the first is left waiting for each line
+// before it lets go of it, and then has few under way at once. Lines in order are what memory gives fastest, whatever the
+// order that they are read in.
+template <int kBytes>
+GOSSAMER_INLINE void fetch(Ahead& ahead) {
+  for (int i = 0; i < kBytes || i == 0; i += 64) {
+    if (ahead.row >= ahead.end) return;
+    __builtin_prefetch(ahead.row + ahead.done, 0, 2);
+    ahead.done += 64;
+    if (ahead.done < ahead.bytes) continue;
+    ahead.done = 0;
+    ahead.row += ahead.stride;
+  }
 }
 
 // Where a head's keys and values come next in a span. What nobody will read, the rest of the last page, is left there.
@@ -83,22 +87,25 @@ struct Coming {
   const uint8_t* const* pages;
   int count;  // positions
   int64_t k_at, k_bytes, v_at;
+  int64_t k_row;        // bytes from lanes of K to the next
   int64_t value_bytes;  // of a position of V
-  int v_parts;
 
   GOSSAMER_INLINE int positions(int at) const { return count - at < kPageTokens ? count - at : kPageTokens; }
   GOSSAMER_INLINE int parts(int at) const { return (positions(at) + kLanes - 1) / kLanes; }
   GOSSAMER_INLINE Ahead keys(int at) const {
     const uint8_t* first = pages[at / kPageTokens] + k_at;
-    return {first, first + k_bytes, parts(at)};
+    if (parts(at) * kLanes == kPageTokens) return all(first, k_bytes);
+    return {first, first + k_bytes, k_row, k_row / kPageTokens * kLanes * parts(at), 0};
   }
   GOSSAMER_INLINE Ahead values(int at) const {
-    const uint8_t* first = pages[at / kPageTokens] + v_at;
-    return {first, first + positions(at) * value_bytes, v_parts};
+    return all(pages[at / kPageTokens] + v_at, positions(at) * value_bytes);
   }
   // What comes behind the span, of which nothing else is known; null for nothing.
   GOSSAMER_INLINE Ahead next(const uint8_t* first) const {
-    return {first, first == 0 ? 0 : first + kPageTokens * value_bytes, v_parts};
+    return first == 0 ? kNothing : all(first, kPageTokens * value_bytes);
+  }
+  static GOSSAMER_INLINE Ahead all(const uint8_t* first, int64_t bytes) {
+    return {first, first + bytes, bytes, bytes, 0};
   }
 };
 
