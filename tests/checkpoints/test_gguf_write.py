@@ -97,10 +97,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         write_gguf(source, tmp_path / "m.gguf")
     assert (tmp_path / "m.gguf").read_text() == "mine"
     write_gguf(source, tmp_path / "m.gguf", force=True)
-    source.config["model_type"] = "gpt_neox"
-    with pytest.raises(GossamerError, match="model_type 'gpt_neox' cannot be written as GGUF"):
+    source.config["model_type"] = "opt"
+    with pytest.raises(GossamerError, match="model_type 'opt' cannot be written as GGUF"):
         write_gguf(source, tmp_path / "n.gguf")
-    scaled = open_checkpoint(tiny_llama(tmp_path / "s", rope_scaling={"rope_type": "dynamic", "factor": 2.0}))
-    with pytest.raises(GossamerError, match="rope_type 'dynamic' cannot be written"):
-        write_gguf(scaled, tmp_path / "s.gguf")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.gguf", "s"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.gguf"]

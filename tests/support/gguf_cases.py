@@ -176,6 +176,40 @@ CASES: dict[str, tuple[str, Config, Config]] = {
         },
         {**_RMS, "attention.scale": 0.1, "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 8.0},
     ),
+    "olmo3": (
+        "olmo2",
+        {
+            "model_type": "olmo3", **_CONFIG, "num_hidden_layers": 4, "rms_norm_eps": 1e-6, "sliding_window": 8,
+            **_rope(5e5),
+        },
+        {**_RMS, "block_count": 4, "attention.sliding_window": 8, "rope.freq_base": 5e5},
+    ),
+    "granitemoe": (
+        "granitemoe",
+        {
+            "model_type": "granitemoe", **_CONFIG, "attention_multiplier": 0.1, "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22, "logits_scaling": 8.0, "num_local_experts": 4, "num_experts_per_tok": 2,
+        },
+        {
+            **_RMS, "attention.scale": 0.1, "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 8.0,
+            "expert_count": 4, "expert_used_count": 2,
+        },
+    ),
+    "mistral3": (
+        "mistral3",
+        {
+            "model_type": "ministral3", **_CONFIG, "head_dim": 16, "rms_norm_eps": 1e-6, "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 16,
+                "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+            },
+        },
+        {
+            **_RMS, "attention.key_length": 16, "attention.value_length": 16, "attention.temperature_scale": 0.1,
+            "rope.freq_base": 1e6, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 16, "rope.scaling.yarn_beta_fast": 32.0,
+            "rope.scaling.yarn_beta_slow": 1.0, "rope.scaling.yarn_log_multiplier": 1.0,
+        },
+    ),
     "glm4": (
         "glm4",
         {
@@ -197,4 +231,70 @@ CASES: dict[str, tuple[str, Config, Config]] = {
         {"model_type": "smollm3", **_CONFIG, "num_hidden_layers": 4, "rms_norm_eps": 1e-6, **_rope(2e6)},
         {**_RMS, "block_count": 4, "rope.freq_base": 2e6, "rope.dimension_count": 12},
     ),
+}  # fmt: skip
+
+_QWEN3_MOE: Config = CASES["qwen3moe"][1]
+_STABLELM: Config = CASES["stablelm"][1]
+_GEMMA3: Config = CASES["gemma3"][1]
+_GPT_OSS: Config = CASES["gpt-oss"][1]
+_TURNED: Config = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+
+# Models that are written as files, too: what a config may say otherwise than that of the case above.
+VARIANTS: dict[str, Config] = {
+    "llama with biases": {"model_type": "llama", **_CONFIG, "attention_bias": True},
+    "llama3": {
+        "model_type": "llama", **_CONFIG, "rope_parameters": {
+            **_TURNED, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        },
+    },
+    "linear": {"model_type": "llama", **_CONFIG, "rope_parameters": {**_TURNED, "rope_type": "linear"}},
+    "yarn": {"model_type": "qwen3", **_CONFIG, "head_dim": 16, "rope_parameters": {**_TURNED, "rope_type": "yarn"}},
+    "mistral": {"model_type": "mistral", **_CONFIG, "head_dim": 16, "sliding_window": None, **_rope(1e6)},
+    "mistral with a window": {"model_type": "mistral", **_CONFIG, "sliding_window": 8, **_rope(1e4)},
+    "qwen3_moe, as wide as its experts": {**_QWEN3_MOE, "intermediate_size": 40},
+    "gemma3 by kind": {
+        **_GEMMA3, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        },
+    },
+    "stablelm in parallel": {**_STABLELM, "use_parallel_residual": True},
+    "stablelm with norms of heads": {**_STABLELM, "qk_layernorm": True, "use_qkv_bias": True},
+    "gpt_neox in turn": {**CASES["gptneox"][1], "use_parallel_residual": False},
+    "gpt2 of another width": {**CASES["gpt2"][1], "n_inner": 64},
+    "phi3 with longrope": {
+        **CASES["phi3"][1], "original_max_position_embeddings": 32, "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5], "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        },
+    },
+    "gpt_oss with yarn": {
+        **_GPT_OSS, "rope_parameters": {**_TURNED, "rope_type": "yarn", "truncate": False},
+    },
+}  # fmt: skip
+
+# What files do not say, and the words that tell.
+UNSAID: dict[str, tuple[Config, str]] = {
+    "windows in some layers": (
+        {
+            "model_type": "qwen2", **_CONFIG, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1,
+            **_rope(1e4),
+        },
+        "window",
+    ),
+    "weights of experts": ({**_QWEN3_MOE, "norm_topk_prob": False}, "normalized: False would be read as True"),
+    "layers without experts": ({**_QWEN3_MOE, "mlp_only_layers": [1]}, "tensor"),
+    "scaled frequencies": (
+        {
+            **_QWEN3_MOE, "rope_parameters": {
+                **_TURNED, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            },
+        },
+        "no qwen3moe file has a tensor rope_freqs.weight",
+    ),
+    "frequencies that grow": (
+        {"model_type": "llama", **_CONFIG, "rope_parameters": {**_TURNED, "rope_type": "dynamic"}},
+        "rope_type 'dynamic' is none that files have",
+    ),
+    "softcap": ({**_GEMMA3, "final_logit_softcapping": 30.0}, "softcap"),
 }  # fmt: skip

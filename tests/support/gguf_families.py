@@ -81,11 +81,22 @@ def turned_apart(name: str, values: Array, _: Config) -> Iterator[tuple[str, Arr
         yield name + ".weight" * name.endswith("sinks"), values
 
 
+def halved(name: str, values: Array, config: Config) -> Iterator[tuple[str, Array]]:
+    """Granite with experts: its gates and its ups, which lie one behind the other, apart."""
+    if name.endswith("block_sparse_moe.input_linear.weight"):
+        stem = name.replace("block_sparse_moe.input_linear", "mlp.experts.{}")
+        for own, part in zip(("gate_proj", "up_proj"), np.split(values, 2, 1), strict=True):
+            yield stem.format(own), part
+    else:
+        yield from interleaved(name, values, config)
+
+
 CHANGES: dict[str, Change] = {
-    **dict.fromkeys(("llama", "granite", "smollm3", "olmo"), interleaved),
+    **dict.fromkeys(("llama", "granite", "smollm3", "olmo", "mistral3"), interleaved),
     **dict.fromkeys(("gemma", "gemma2", "gemma3"), shifted),
     **dict.fromkeys(("gptneox", "bloom"), apart),
     "gpt2": turned,
+    "granitemoe": halved,
     "falcon": by_group,
     "gpt-oss": turned_apart,
 }

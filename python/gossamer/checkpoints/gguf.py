@@ -30,14 +30,18 @@ _MOST_PARTS = 999
 class GgufCheckpoint(Checkpoint):
     """A GGUF file: tensors of a description, put together as the family's checkpoints have them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: tuple[dict[str, Any], dict[str, Any]] | None = None) -> None:
         """Reads the keys and the list of tensors.
+
+        Args:
+            path: The file.
+            content: Both of one that is not written yet, tensors by name as the package describes them.
 
         Raises:
             GossamerError: the file is not a valid GGUF file, or holds a model of another family.
         """
         self.path = path
-        self._keys, stored = _read(path)
+        self._keys, stored = content or _read(path)
         kind, architecture = (self._keys.get(f"general.{name}") for name in ("type", "architecture"))
         if kind not in (None, "model"):
             raise GossamerError(f"{path}: holds no model: its general.type is {kind!r:.80}")
@@ -67,6 +71,11 @@ class GgufCheckpoint(Checkpoint):
         }
         taken = {self._own[name].tensor for held in self._held.values() for name in held}
         self._left = [name for name in shapes if name not in taken]
+
+    @property
+    def places(self) -> arch.Sources:
+        """Where those of the family's canonical tensors lie in the file that it has."""
+        return self._own
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
         return [*self._held, *self._left, *self._zeros]

@@ -19,7 +19,7 @@ _ROPE = {
     "beta_fast": "rope.scaling.yarn_beta_fast",
     "beta_slow": "rope.scaling.yarn_beta_slow",
 }
-_ROTARY = (
+ROTARY = (
     *_ROPE.values(),
     "rope.dimension_count",
     "rope.freq_base",
@@ -27,7 +27,8 @@ _ROTARY = (
     "rope.scaling.finetuned",
     "rope.scaling.type",
 )
-_KNOWN = (
+"""Keys of all architectures that have rotary positions."""
+KNOWN = (
     "attention.causal",
     "attention.head_count_kv",
     "attention.key_length",
@@ -37,6 +38,7 @@ _KNOWN = (
     "tensor_data_layout",
     "vocab_size",  # the embedding has it
 )
+"""Keys of all architectures beside those of their tables."""
 
 
 def find(path: Path, architecture: Any) -> Architecture:
@@ -119,12 +121,12 @@ def read_config(
         raise GossamerError(f"{path}: models that look ahead ({prefix}attention.causal) are not supported")
     # Zero switches any other off.
     others = {key: value for key, value in keys.items() if key.startswith(prefix) and value != 0}
-    read = (*family.needed.values(), *family.optional.values(), *family.known, *_KNOWN)
-    known = {prefix + key for key in (*read, *(_ROTARY if family.rotary else ()))}
+    read = (*family.needed.values(), *family.optional.values(), *family.known, *KNOWN)
+    known = {prefix + key for key in (*read, *(ROTARY if family.rotary else ()))}
     arch_keys.unread(others, known, str(path), {f"{prefix}attention.scale": head_dim**-0.5})
-    family.more(config, get, names)
     if family.rotary:
         _add_rotary(path, prefix, get, config, factors, family.partial, head_dim)
+    family.more(config, get, names)
     tokens = {name: keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     config |= {
         "vocab_size": vocab,

@@ -26,8 +26,16 @@ _GROUPED = {"num_key_value_heads": "attention.head_count_kv", "rope_theta": "rop
 _HEAD_DIM = {"head_dim": "attention.key_length"}
 _WINDOW = {"sliding_window": "attention.sliding_window"}
 _EXPERTS = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
+_LOCAL_EXPERTS = {"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
+_GRANITE = {
+    "attention_multiplier": "attention.scale",
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "logits_scaling": "logit_scale",
+}
 _LAYER_EPS = "attention.layer_norm_epsilon"
 _SHARE = "partial_rotary_factor"
+_QKV = ("attn_qkv",)
 _SHARED_NORM = {"norm": "attn_norm"}  # of parallel branches
 
 
@@ -47,8 +55,10 @@ class Architecture:
         partial: What the config calls the share of a head that is rotated, as "rope.dimension_count" says; "" where all
             of it is.
         permuted: Whether rotary pairs of q and k lie side by side in the file.
-        fused: Whether readers want what checkpoints fuse in one tensor; such files are read alone.
-        more: Adds what does not follow key by key.
+        fused: Tensors of a block in which several lie, one behind the other, in files that are written.
+        also: Other families whose files are called so.
+        unheeded: Keys that other programs leave out.
+        more: Adds what does not follow key by key, and changes what follows otherwise here.
     """
 
     model_type: str
@@ -61,7 +71,9 @@ class Architecture:
     rotary: bool = True
     partial: str = ""
     permuted: bool = False
-    fused: bool = False
+    fused: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    unheeded: tuple[str, ...] = ()
     more: More = lambda _config, _get, _names: None
 
 
@@ -79,6 +91,35 @@ def _mistral(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
     if get("expert_count"):
         config |= {"model_type": "mixtral", "num_local_experts": get("expert_count")}
         config["num_experts_per_tok"] = get("expert_used_count")
+
+
+def _ministral3(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
+    """Queries grow beyond the context before scaling; of its two magnitudes the first is one."""
+    own = {"llama_4_scaling_beta": get("attention.temperature_scale"), "mscale": 1.0}
+    config["rope_scaling"] = {
+        **config.get("rope_scaling", {}),
+        **own,
+        "mscale_all_dim": get("rope.scaling.yarn_log_multiplier"),
+    }
+
+
+def _olmo3(config: dict[str, Any], _get: Get, _: Collection[str]) -> None:
+    """Files of OLMo 3 are written as those of OLMo 2, with a window."""
+    if "sliding_window" in config:
+        config["model_type"] = "olmo3"
+
+
+def _phi3(config: dict[str, Any], _get: Get, _: Collection[str]) -> None:
+    """What the context was before scaling stands beside it, too, where a default would win."""
+    name = "original_max_position_embeddings"
+    if trained := config.get("rope_scaling", {}).get(name):
+        config[name] = trained
+
+
+def _gpt_oss(config: dict[str, Any], _get: Get, _: Collection[str]) -> None:
+    """Its bounds between frequencies are no whole numbers."""
+    if config["rope_scaling"]["rope_type"] == "yarn":
+        config["rope_scaling"]["truncate"] = False
 
 
 def _parallel(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
@@ -133,7 +174,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         permuted=True,
         fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
         known=("expert_count",),
+        also=("mistral", "mixtral"),
+        unheeded=("attention.sliding_window",),
         more=_mistral,
+    ),
+    "mistral3": _llama(
+        "ministral3",
+        known=("attention.temperature_scale", "rope.scaling.yarn_log_multiplier"),
+        permuted=True,
+        more=_ministral3,
     ),
     "qwen2": _llama("qwen2", wide=False, optional=_WINDOW),
     "qwen3": _llama("qwen3", optional=_WINDOW),
@@ -153,11 +202,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "gpt-oss": _llama(
         "gpt_oss",
-        optional=_WINDOW | {"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
+        optional=_WINDOW | _LOCAL_EXPERTS,
         fixed={"rope_scaling": {"rope_type": "default"}},  # which its config has others than by default
         known=("expert_feed_forward_length",),
         inside={"sinks": "attn_sinks", "mlp_norm": "post_attention_norm"},
-        fused=True,
+        more=_gpt_oss,
     ),
     "olmoe": _llama("olmoe", wide=False, optional=_EXPERTS),
     "smollm3": _llama("smollm3", wide=False, permuted=True),
@@ -170,22 +219,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "gemma3": _llama("gemma3_text", optional=_WINDOW, known=("rope.freq_base_swa",), more=_gemma3),
     "phi3": _llama(
-        "phi3", wide=False, optional=_WINDOW, known=("rope.scaling.attn_factor",), partial=_SHARE, fused=True
+        "phi3",
+        wide=False,
+        optional=_WINDOW,
+        known=("rope.scaling.attn_factor",),
+        partial=_SHARE,
+        fused=("attn_qkv", "ffn_up"),
+        more=_phi3,
     ),
     "olmo": _llama("olmo", wide=False, eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
-    "olmo2": _llama("olmo2", wide=False, optional=_WINDOW),
-    "granite": _llama(
-        "granite",
-        wide=False,
-        optional={
-            "attention_multiplier": "attention.scale",
-            "embedding_multiplier": "embedding_scale",
-            "residual_multiplier": "residual_scale",
-            "logits_scaling": "logit_scale",
-        },
-        permuted=True,
-    ),
-    "glm4": _llama("glm4", partial=_SHARE, fused=True),
+    "olmo2": _llama("olmo2", wide=False, optional=_WINDOW, also=("olmo3",), more=_olmo3),
+    "granite": _llama("granite", wide=False, optional=_GRANITE, permuted=True),
+    "granitemoe": _llama("granitemoe", wide=False, optional=_GRANITE | _LOCAL_EXPERTS, permuted=True),
+    "glm4": _llama("glm4", partial=_SHARE, fused=("ffn_up",)),
     "cohere2": _llama(
         "cohere2",
         eps={"layer_norm_eps": _LAYER_EPS},
@@ -214,7 +260,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         ends={"positions": "position_embd"},
         rotary=False,
-        fused=True,
+        fused=_QKV,
     ),
     "gptneox": Architecture(
         "gpt_neox",
@@ -222,7 +268,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"rotary_emb_base": "rope.freq_base"},
         known=("use_parallel_residual",),
         partial="rotary_pct",
-        fused=True,
+        fused=_QKV,
         more=_parallel,
     ),
     "bloom": Architecture(
@@ -237,7 +283,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         known=("feed_forward_length",),
         ends={"embed_norm": "token_embd_norm"},
         rotary=False,
-        fused=True,
+        fused=_QKV,
     ),
     "mpt": Architecture(
         "mpt",
@@ -250,7 +296,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         known=("feed_forward_length", "attention.clamp_kqv", "attention.max_alibi_bias"),
         rotary=False,
-        fused=True,
+        fused=_QKV,
         more=_mpt,
     ),
     "falcon": Architecture(
@@ -266,7 +312,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         {"rope_theta": "rope.freq_base"},
         inside=_SHARED_NORM | {"attn_norm": "attn_norm_2", "mlp_norm": "attn_norm"},
-        fused=True,
+        fused=_QKV,
         more=_falcon,
     ),
 }

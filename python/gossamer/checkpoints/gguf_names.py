@@ -6,7 +6,8 @@ shifted by: what is left is the description's own tensors, some of them one behi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 from .. import arch
 from ..arch.sources import Source, parts_of
@@ -46,6 +47,31 @@ def own_name(name: str, architecture: Architecture) -> str:
     if layer:
         return f"blk.{layer}.{architecture.inside.get(own) or _BLOCK.get(own, own)}.{kind}"
     return f"{architecture.ends.get(own) or _TOP.get(own, own)}.{kind}"
+
+
+def layout(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the tensors that a file of an architecture has, by name.
+
+    Args:
+        shapes: Those of the canonical tensors that lie in them, by name.
+        architecture: The file's.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        *others, last = _places(name, {}, architecture)
+        holder, index = next((one for one in others if _part(one[0]) in architecture.fused), last)
+        before = found.get(holder, (0,))[0]
+        found[holder] = (before + shape[0], *shape[1:]) if index is None else (max(before, index + 1), *shape)
+    return found
+
+
+def unknown(names: Iterable[str], architecture: str) -> list[str]:
+    """Returns those names of tensors that no file of an architecture has."""
+    import gguf
+
+    kind = next(one for one, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    known = {gguf.TENSOR_NAMES[tensor] for tensor in gguf.MODEL_TENSORS[kind]}
+    return [name for name in names if re.sub(r"^blk\.\d+\.", "blk.{bid}.", name.rpartition(".")[0]) not in known]
 
 
 def sources(
@@ -103,7 +129,7 @@ def _fused(
 ) -> tuple[tuple[int, ...], tuple[int, int, int]] | None:
     """The shape of what several tensors lie in, and the rows of one; None where it lies there alone."""
     _, own, _ = parts_of(name)
-    parts = _FUSED.get(holder.split(".")[2] if holder.count(".") > 2 else "", ())
+    parts = _FUSED.get(_part(holder), ())
     others = [_renamed(name, own, part) for part in parts]
     if own not in parts or not all(other in shapes for other in others):
         return None
@@ -111,6 +137,11 @@ def _fused(
     if stored[0] != sum(sizes):
         return None
     return (sum(sizes), *shapes[name][1:]), (sum(sizes[: parts.index(own)]), shapes[name][0], sum(sizes))
+
+
+def _part(holder: str) -> str:
+    """What a tensor of a block is called there; "" for one of no block."""
+    return holder.split(".")[2] if holder.count(".") > 2 else ""
 
 
 def _renamed(name: str, own: str, other: str) -> str:

@@ -1,8 +1,14 @@
-"""GGUF files out of checkpoints, for programs that read them: keys and tensors by the tables that reading has."""
+"""GGUF files out of checkpoints, for programs that read them: keys and tensors by the tables that reading has.
+
+What is written is what reading would make the same description of, which is asked before anything is.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arch
-from ..arch.sources import Source, parts_of
-from ..arch.spec import Attention, Rope, Transformer
+from ..arch.spec import Transformer
+from ..arch.spec.parse import difference
 from ..errors import GossamerError
 from ..folders import shown_name
 from ..parts import new_file
 from ..progress import Progress
 from .base import Checkpoint, refuse_branches
+from .gguf import GgufCheckpoint
 from .gguf_families import ARCHITECTURES, Architecture
-from .gguf_names import own_name
+from .gguf_keys import described_keys
+from .gguf_names import layout, unknown
 from .gguf_tokenizer_write import tokenizer_keys
+from .open import check
 
 if TYPE_CHECKING:
     import gguf
@@ -29,8 +38,6 @@ TYPES = tuple(_FILE_TYPES)
 """What matrices may be stored as."""
 
 _QUANTIZATION = 2  # version of the quantized types
-
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def write_gguf(
@@ -46,12 +53,14 @@ def write_gguf(
     Args:
         checkpoint: The source.
         path: The file; must not exist yet.
-        type: One of `TYPES`, for matrices; vectors are float32, as are matrices whose rows are no whole blocks of 32.
+        type: One of `TYPES`, for matrices; vectors are float32, as are matrices whose rows are no whole blocks of 32,
+            and those that all else depends on.
         force: Whether a file that is there is replaced.
         progress: Called with (done, total, what).
 
     Raises:
-        GossamerError: GGUF files cannot hold this family or its tokenizer, or the file cannot be written.
+        GossamerError: GGUF files cannot hold this family or its tokenizer, what would be read back is not the same
+            model, or the file cannot be written.
     """
     import gguf
 
@@ -64,145 +73,155 @@ def write_gguf(
     refuse_branches(checkpoint, "written as GGUF")
     name, architecture = _architecture(checkpoint)
     described = arch.family(checkpoint.config).describe(checkpoint.config)
-    keys = {
+    try:
+        keys, factors = described_keys(checkpoint.config, architecture, described)
+        tensors = _tensors(described, architecture, factors, type)
+        if others := unknown(tensors, name):
+            raise GossamerError(f"no {name} file has a tensor {others[0]}")
+        own = {"general.architecture": name} | {f"{name}.{key}": value for key, value in keys.items()}
+        places = _places(path, described, own, tensors)
+    except GossamerError as error:
+        raise GossamerError(f"{checkpoint.path}: cannot be written as GGUF: {error}") from None
+    del own["general.architecture"]  # which the writer adds
+    every = {
         "general.type": "model",
         "general.name": shown_name(checkpoint.path).removesuffix(".gguf"),
         "general.file_type": _FILE_TYPES[type],
         "general.quantization_version": _QUANTIZATION,
         f"{name}.vocab_size": described.vocab,
-        **_keys(checkpoint, name, architecture, described),
+        **own,
         **tokenizer_keys(checkpoint),
     }
-    sources = checkpoint.sources()
+    for key in set(architecture.unheeded) & set(keys):
+        logging.getLogger("gossamer").warning(
+            "%s: other programs do not heed %s.%s, which is %s", path, name, key, keys[key]
+        )
+    held, sources = arch.stored(places), checkpoint.sources()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as part:
             writer = gguf.GGUFWriter(part.path, name, use_temp_file=False)
-            for key, value in keys.items():
+            for key, value in every.items():
                 _add(writer, key, value)
-            factors = _factors(checkpoint, described)
-            if factors is not None:
-                writer.add_tensor_info(
-                    _ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes, gguf.GGMLQuantizationType.F32
-                )
-            for own, shape in described.tensors.items():
-                kind = _kind(shape, type)
-                stored = gguf.quant_shape_to_byte_shape(shape, kind)
-                writer.add_tensor_info(own_name(own, architecture), stored, np.dtype(np.uint8), math.prod(stored), kind)
+            for one in tensors.values():
+                stored = gguf.quant_shape_to_byte_shape(one.outputs_first, one.tensor_type)
+                writer.add_tensor_info(one.name, stored, np.dtype(np.uint8), math.prod(stored), one.tensor_type)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            if factors is not None:
-                writer.write_tensor_data(factors)
-            for done, (own, shape) in enumerate(described.tensors.items()):
+            for done, one in enumerate(tensors.values()):
                 if progress:
-                    progress(done, len(sources), f"writing {own}")
-                values = _permuted(checkpoint.read(sources[own], finite=True), own, described, architecture)
-                data = gguf.quants.quantize(np.ascontiguousarray(values, np.float32), _kind(shape, type))
-                writer.write_tensor_data(data.view(np.uint8))
+                    progress(done, len(tensors), f"writing {one.name}")
+                writer.write_tensor_data(_stored(checkpoint, one, held.get(one.name, {}), sources))
             writer.close()
     except OSError as error:
         raise GossamerError(f"{path}: cannot write: {error.strerror or error}") from None
     if progress:
-        progress(len(sources), len(sources), "writing")
+        progress(len(tensors), len(tensors), "writing")
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the file that will be, as the package describes those of one that is.
+
+    Attributes:
+        name: Its name.
+        outputs_first: Its shape.
+        tensor_type: What its values are stored as.
+        data: Its values, where they are known already.
+    """
+
+    name: str
+    outputs_first: tuple[int, ...]
+    tensor_type: gguf.GGMLQuantizationType
+    data: NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> list[int]:
+        """Inputs first."""
+        return list(self.outputs_first[::-1])
 
 
 def _architecture(checkpoint: Checkpoint) -> tuple[str, Architecture]:
     """What GGUF files call the family."""
     model_type = checkpoint.config.get("model_type")
-    plain = {one.model_type: (name, one) for name, one in ARCHITECTURES.items() if not one.fused}
-    if model_type not in plain:
+    known = {own: (name, one) for name, one in ARCHITECTURES.items() for own in (one.model_type, *one.also)}
+    if model_type not in known:
         raise GossamerError(
-            f"{checkpoint.path}: model_type {model_type!r:.80} cannot be written as GGUF; there are: {', '.join(plain)}"
+            f"{checkpoint.path}: model_type {model_type!r:.80} cannot be written as GGUF; there are: "
+            f"{', '.join(sorted(known))}"
         )
-    return plain[str(model_type)]
+    return known[str(model_type)]
 
 
-def _keys(checkpoint: Checkpoint, name: str, architecture: Architecture, described: Transformer) -> dict[str, Any]:
-    config, found = checkpoint.config, dict[str, Any]()
-    attention = _attention(described)
-    implied = {
-        "attention.head_count_kv": attention.kv_heads,
-        "attention.key_length": attention.head_dim,
-        "context_length": described.context,
-    }
-    for own, key in {**architecture.needed, **architecture.optional}.items():
-        value = implied.get(key, config.get(own))
-        if value is None and key in architecture.needed.values():
-            raise GossamerError(f"{checkpoint.path}: {own} is missing from its config")
-        if value is not None and value is not False:
-            found[f"{name}.{key}"] = float(value) if key in _FLOATS else value
-    found[f"{name}.attention.value_length"] = attention.head_dim
-    if isinstance(attention.positions, Rope):
-        theta, scaling = _rotary(checkpoint)
-        found |= {f"{name}.rope.dimension_count": 2 * len(attention.positions.inv_freq)}
-        found |= {f"{name}.rope.freq_base": theta} | {f"{name}.rope.scaling.{key}": one for key, one in scaling.items()}
+def _tensors(
+    described: Transformer, architecture: Architecture, factors: Mapping[str, list[float]], type: str
+) -> dict[str, _Tensor]:
+    """The file's tensors by name, in the order of the computation."""
+    import gguf
+
+    exact = layout({name: described.tensors[name] for name in _exact(described)}, architecture)
+    found = {}
+    for name, values in factors.items():
+        data = np.array(values, np.float32)
+        found[name] = _Tensor(name, data.shape, gguf.GGMLQuantizationType.F32, data)
+    for name, shape in layout(described.tensors, architecture).items():
+        whole = name in exact or (type == "q8_0" and shape[-1] % 32)
+        found[name] = _Tensor(name, shape, gguf.GGMLQuantizationType["F32" if whole else type.upper()])
     return found
 
 
-_FLOATS = frozenset(
-    key
-    for one in ARCHITECTURES.values()
-    for key in (*one.needed.values(), *one.optional.values())
-    if key.endswith(("epsilon", "scale", "softcapping", "kqv", "freq_base"))
-)
+def _exact(described: Transformer) -> list[str]:
+    """Canonical names of vectors, and of matrices that are small, or that all else depends on."""
+    matrices = described.linears.keys() | {"embed", "head"}
+    return [name for name in described.tensors if name not in matrices]
 
 
-def _rotary(checkpoint: Checkpoint) -> tuple[float, dict[str, Any]]:
-    """The base of rotary frequencies, and the keys of their scaling."""
-    config = checkpoint.config
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(parameters.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    original = parameters.get("original_max_position_embeddings")
-    if kind == "linear":
-        return theta, {"type": "linear", "factor": float(parameters["factor"])}
-    if kind == "yarn" and not set(parameters) & {"mscale", "mscale_all_dim", "attention_factor", "truncate"}:
-        own = {"yarn_beta_fast": parameters.get("beta_fast"), "yarn_beta_slow": parameters.get("beta_slow")}
-        keys = {"type": "yarn", "factor": float(parameters["factor"]), "original_context_length": original}
-        return theta, keys | {key: float(value) for key, value in own.items() if value}
-    if kind not in ("default", "llama3"):
-        raise GossamerError(f"{checkpoint.path}: rope_type {kind!r:.80} cannot be written as GGUF")
-    return theta, {}
+def _places(path: Path, described: Transformer, keys: dict[str, Any], tensors: Mapping[str, _Tensor]) -> arch.Sources:
+    """Where the canonical tensors will lie, by what reading will make of the file.
+
+    Raises:
+        GossamerError: that is another model.
+    """
+    rounded = {key: float(np.float32(value)) if isinstance(value, float) else value for key, value in keys.items()}
+    try:
+        file = GgufCheckpoint(path, (rounded, dict(tensors)))
+        back = check(file, path)
+    except GossamerError as error:
+        raise GossamerError(str(error).removeprefix(f"{path}: ")) from None
+    if differs := difference(_layer_by_layer(described), _layer_by_layer(back)):
+        where, own, other = differs
+        raise GossamerError(f"no key tells {where}: {own!r:.80} would be read as {other!r:.80}")
+    return file.places
 
 
-def _factors(checkpoint: Checkpoint, described: Transformer) -> NDArray[np.float32] | None:
-    """Divisors of the rotary frequencies where keys do not tell their scaling: Llama 3's, evaluated."""
-    parameters = checkpoint.config.get("rope_parameters") or checkpoint.config.get("rope_scaling") or {}
-    positions = _attention(described).positions
-    if "llama3" not in (parameters.get("rope_type"), parameters.get("type")) or not isinstance(positions, Rope):
-        return None
-    theta, _ = _rotary(checkpoint)
-    count = len(positions.inv_freq)
-    plain = theta ** -(np.arange(count) / count)
-    return np.array(plain / np.array(positions.inv_freq), np.float32)
+def _layer_by_layer(described: Transformer) -> Transformer:
+    """The same with a kind of blocks for each layer."""
+    stack = described.stack
+    return replace(described, stack=replace(stack, kinds=described.blocks, layers=tuple(range(described.layers))))
 
 
-def _attention(described: Transformer) -> Attention:
-    mixers = [branch.mixer for branch in described.blocks[0].branches]
-    return next(mixer for mixer in mixers if isinstance(mixer, Attention))
-
-
-def _permuted(
-    values: NDArray[np.float32], name: str, described: Transformer, architecture: Architecture
-) -> NDArray[np.float32]:
-    """Rotary pairs side by side, where files of the architecture have them so."""
-    _, own, _ = parts_of(name)
-    attention = _attention(described)
-    heads = {"q": attention.heads, "k": attention.kv_heads}.get(own, 0) if architecture.permuted else 0
-    if not heads:
-        return values
-    stored = np.empty_like(values)
-    Source(name, values.shape, heads=heads).write(stored, values)
-    return stored
-
-
-def _kind(shape: tuple[int, ...], type: str) -> gguf.GGMLQuantizationType:
+def _stored(checkpoint: Checkpoint, tensor: _Tensor, places: arch.Sources, sources: arch.Sources) -> NDArray[np.uint8]:
+    """The bytes of a tensor, one of a stack after the other: of the canonical ones that have places in it."""
     import gguf
 
-    if len(shape) == 1 or (type == "q8_0" and shape[-1] % 32):
-        return gguf.GGMLQuantizationType.F32
-    return gguf.GGMLQuantizationType[type.upper()]
+    def packed(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        data = gguf.quants.quantize(np.ascontiguousarray(values, np.float32), tensor.tensor_type)
+        return data.view(np.uint8).reshape(-1)
+
+    if tensor.data is not None:
+        return packed(tensor.data)
+    wholes: dict[int, NDArray[np.float32]] = {}
+    parts: dict[int, NDArray[np.uint8]] = {}
+    for name, place in places.items():
+        values = checkpoint.read(sources[name], finite=True)
+        if place.index is not None:
+            stacked = np.empty(place.shape[1:], np.float32)
+            replace(place, shape=stacked.shape, index=None).write(stacked, values)
+            parts[place.index] = packed(stacked)
+        else:
+            place.write(wholes.setdefault(0, np.empty(place.shape, np.float32)), values)
+    return np.concatenate([parts[index] for index in sorted(parts)]) if parts else packed(wholes[0])
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

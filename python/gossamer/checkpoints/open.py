@@ -72,6 +72,26 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         source = path
     else:
         raise GossamerError(f"{path}: No such file or directory")
+    check(checkpoint, source)
+    for note in checkpoint.notes:
+        logging.getLogger("gossamer").warning("%s", one_line(note))
+    return checkpoint
+
+
+def check(checkpoint: Checkpoint, source: Path) -> Transformer:
+    """Holds every tensor that the model needs against its config, and has it say in its notes what that came to.
+
+    Args:
+        checkpoint: One that was only just opened.
+        source: The file that its config came from, for errors.
+
+    Returns:
+        The description that it has from then on.
+
+    Raises:
+        GossamerError: as `open_checkpoint`.
+    """
+    path = checkpoint.path
     _refuse_compressed(checkpoint)
     try:
         family = arch.family(checkpoint.config)
@@ -106,9 +126,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise GossamerError(f"{path}: no linear of a block goes with the low-rank branch of {name}")
         if (shape := (len(branch.u), branch.v.shape[1])) != shapes[name]:
             raise GossamerError(f"{path}: the low-rank branch of {name} is {list(shape)}, not {list(shapes[name])}")
-    for note in checkpoint.notes:
-        logging.getLogger("gossamer").warning("%s", one_line(note))
-    return checkpoint
+    return described
 
 
 def _check_parallel(checkpoint: Checkpoint, needed: arch.Sources) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,6 +13,7 @@ from ...errors import GossamerError
 
 LARGEST = 1 << 24
 """The most that any size may be, so that sizes multiply without overflow."""
+_ROUNDED = 1e-6  # of what float32 rounds, and of a step or two computed with it
 
 
 def require(fair: bool, *words: object) -> None:
@@ -71,6 +73,27 @@ def parse(part: Any, values: Any, where: str) -> Any:
 def _hints(part: type) -> dict[str, Any]:
     own = typing.get_type_hints(part)
     return {field.name: own[field.name] for field in fields(part)}
+
+
+def difference(one: Any, other: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """Returns where two parts differ, and what they have there; None where they do in nothing but what float32 rounds.
+
+    Args:
+        one: A part, or a value in one.
+        other: Likewise.
+        where: What it is called.
+    """
+    pairs: list[tuple[str, Any, Any]] = []
+    if is_dataclass(one) and type(one) is type(other):
+        names = [field.name for field in fields(one)]
+        pairs = [(f"{where}.{name}".strip("."), getattr(one, name), getattr(other, name)) for name in names]
+    elif isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        pairs = [(f"{where}[{at}]", *both) for at, both in enumerate(zip(one, other, strict=True))]
+    elif isinstance(one, float) and isinstance(other, float):
+        return None if math.isclose(one, other, rel_tol=_ROUNDED) else (where, one, other)
+    elif one != other:
+        return where, one, other
+    return next((found for name, *both in pairs if (found := difference(both[0], both[1], name))), None)
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
