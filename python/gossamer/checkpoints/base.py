@@ -68,6 +68,10 @@ class Checkpoint(ABC):
         """
         return None
 
+    def form(self, name: str) -> str | None:  # noqa: ARG002
+        """Returns what a tensor's values are, where they are made of codes and scales; None for floats as they are."""
+        return None
+
     def has_rows(self, name: str) -> bool:  # noqa: ARG002
         """Whether `rows` reads a matrix piece by piece, and no more than is asked for."""
         return False

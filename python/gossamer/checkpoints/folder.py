@@ -109,6 +109,9 @@ class FolderCheckpoint(Checkpoint):
     def codes(self, name: str) -> Codes | None:  # noqa: D102
         return self._tensor(name).codes()
 
+    def form(self, name: str) -> str | None:  # noqa: D102
+        return self._tensor(name).form
+
     def has_rows(self, name: str) -> bool:  # noqa: D102
         tensor = self._tensor(name)
         plain = isinstance(tensor, StoredTensor) and isinstance(tensor.file, SafetensorsFile)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .. import _core
     from ..arch.spec import Transformer
 
+_LOG = logging.getLogger("gossamer")
 _TURNS = 64  # more than there are threads that work ahead; measuring takes them all
 
 
@@ -202,6 +205,7 @@ class Packing:
         self._checkpoint, self._progress = checkpoint, progress or (lambda *_: None)
         self._sources = checkpoint.sources()
         self._searched: dict[str, str] = {}
+        self._changed: list[tuple[str, str]] = []  # what matrices are stored as, and become where nobody asked for it
         self._turns = Semaphore(_TURNS)
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
@@ -269,6 +273,11 @@ class Packing:
                 added = self._rounded(values, made.type, what)
                 yield delta_name(name, number), self._packed(added, self._format, what)
         self._progress(len(self._sources), len(self._sources), "packing")
+        for (form, type_), count in Counter(self._changed).items():
+            why = "rounded once more" if type_ in INTEGER_TYPES else "which holds their values"
+            _LOG.warning(
+                "%s: %d matrices are not kept as %s: they become %s, %s", self.info["name"], count, form, type_, why
+            )
 
     def _pieces(self) -> Iterator[tuple[str, slice | None]]:
         """What is read at once: a tensor, or some rows of one that needs no floats but those."""
@@ -291,7 +300,12 @@ class Packing:
             if codes is not None and (kept := keep_codes(codes, self._wanted(name), self._group)) is not None:
                 return kept
             values = self._checkpoint.read(source)
-            return np.array(values, np.float32) if values.ndim == 1 else self._rounded(values, self._type(name), what)
+            if values.ndim == 1:
+                return np.array(values, np.float32)
+            form, type_ = self._checkpoint.form(source.tensor), self._type(name)
+            if form and self._wanted(name) in ("auto", STORED):
+                self._changed.append((form, type_))
+            return self._rounded(values, type_, what)
 
     def _wanted(self, name: str) -> str:
         if name in self.config.exact:

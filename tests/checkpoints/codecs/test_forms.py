@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,27 @@ def test_scales_that_no_half_holds_are_rounded_where_values_may_be(tmp_path: Pat
     codes, scales = pack_checkpoint(checkpoint, weights="int8").weights["layers.0.down"].codes()
     np.testing.assert_array_equal(codes, exact.codes)
     np.testing.assert_array_equal(scales, exact.scales.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "told"),
+    [
+        ("bitsandbytes nf4", "auto", "nf4: they become int8, rounded once more"),
+        ("nvfp4", "auto", "nvfp4: they become int8, rounded once more"),
+        ("nvfp4", "stored", "nvfp4: they become f32, which holds their values"),
+        ("gptq act-order", "auto", "int4: they become int8, rounded once more"),
+        ("nvfp4", "int4", None),  # which somebody asked for
+        ("gptq 4 bits", "auto", None),
+    ],
+)
+def test_what_is_not_kept_as_it_is_stored_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, weights: str, told: str | None
+) -> None:
+    folder, _ = write(tmp_path / "m", FORMS[name])
+    with caplog.at_level(logging.WARNING, "gossamer"):
+        pack_checkpoint(open_checkpoint(folder), weights=weights)
+    lines = [record.getMessage() for record in caplog.records if "not kept as" in record.getMessage()]
+    assert lines == ([f"m: 7 matrices are not kept as {told}"] if told else [])
 
 
 def test_golden_vectors_of_packed_words() -> None:

@@ -46,13 +46,13 @@ class TableTensor(Tensor):
 
     dtype = "F32"
 
-    def __init__(self, values: Tensor, state: Tensor, tensors: Tensors) -> None:
+    def __init__(self, values: Tensor, state: Tensor, tensors: Tensors, kind: str) -> None:
         """Takes the parts out; reads only the state.
 
         Raises:
             GossamerError: a part is missing, or contradicts another.
         """
-        name = values.name
+        name, self._kind = values.name, kind
         self._state = _read_state(state)
         shape = self._state.get("shape")
         if not isinstance(shape, list) or not all(type(size) is int and 0 < size < _LARGEST for size in shape):
@@ -68,7 +68,11 @@ class TableTensor(Tensor):
             parts = ("nested_absmax", "nested_quant_map")
             self._nested = [tensors.needed(f"{name}.{part}", values) for part in parts]
 
-    def raw(self) -> NDArray[Any]:  # noqa: D102 - as in the base class, as is the one below
+    @property
+    def form(self) -> str:  # noqa: D102 - as in the base class, as are those below
+        return self._kind
+
+    def raw(self) -> NDArray[Any]:  # noqa: D102
         raise self.bad("is quantized, and something else is to be applied to it")
 
     def float32(self) -> NDArray[np.float32]:  # noqa: D102
@@ -143,5 +147,5 @@ def decode(tensors: Tensors, claims: Claims) -> None:
         state = tensors.pop(part)
         if kind not in _KINDS:
             raise state.bad(f"is of no type that is known; there are: {', '.join(_KINDS)}")
-        tensors.put(name, TableTensor(tensors.needed(name, state), state, tensors))
+        tensors.put(name, TableTensor(tensors.needed(name, state), state, tensors, kind))
         claims.found("bitsandbytes")

@@ -14,7 +14,8 @@ from .numbers import FP4_DOUBLED, scales_of
 from .quantized import Product, QuantizedTensor
 from .tensor import Tensor, Tensors
 
-_GROUPS = {"F8_E4M3": 16, "U8": 32, "F8_E8M0": 32}  # inputs that a scale of such a type serves
+_NV = 16
+_GROUPS = {"F8_E4M3": _NV, "U8": 32, "F8_E8M0": 32}  # inputs that a scale of such a type serves
 
 
 class Fp4Tensor(QuantizedTensor):
@@ -48,7 +49,11 @@ class Fp4Tensor(QuantizedTensor):
         self._size, self._divide, self._stacked = size, divide, stacked
         self._values, self._scale, self._whole = values, scale, whole
 
-    def product(self) -> Product:  # noqa: D102 - as in the base class
+    @property
+    def form(self) -> str:  # noqa: D102 - as in the base class, as is the one below
+        return "nvfp4" if self._group == _NV else "mxfp4"
+
+    def product(self) -> Product:  # noqa: D102
         packed = self._values.raw().reshape(*self._size[:-1], -1)
         numbers = np.empty(self._size, np.int8)
         numbers[..., 0::2] = FP4_DOUBLED[packed & 15]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import GossamerError
+from ...formats import INTEGER_TYPES
 from ...safetensors_io import TensorInfo
 from ..codes import Codes
 
@@ -66,6 +67,11 @@ class Tensor(ABC):
             GossamerError: its parts contradict each other.
         """
         return None
+
+    @property
+    def form(self) -> str | None:
+        """What its values are, where they were made of codes: what a type of packed weights may not hold as it is."""
+        return self.dtype if self.dtype in INTEGER_TYPES else None
 
     def bad(self, what: str) -> GossamerError:
         """Returns the error that says what is wrong with it, after its name."""
