@@ -67,11 +67,11 @@ def test_keys_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_conversations_with_tools_have_a_template_of_their_own(tmp_path: Path) -> None:
-    keys = {"tokenizer.chat_template.tool_use": "T{{ tools | length }}"}
+    keys = {"tokenizer.chat_template.tool_use": "T{{ tools[0].function.name }}{{ messages[0].content }}"}
     tokenizer = open_checkpoint(write_gguf(tmp_path / "m.gguf", keys=keys)).tokenizer()
     messages = [{"role": "user", "content": "hi"}]
     assert tokenizer.render(messages) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.render(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == "T1"
+    assert tokenizer.render(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == "Tfhi"
 
 
 @pytest.mark.parametrize("architecture", ["phi3", "llama"])

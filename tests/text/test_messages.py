@@ -100,7 +100,7 @@ def test_what_is_no_conversation_is_refused_in_one_line(folder: Path, messages: 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("template", [PLAIN, JSON, "{{ messages[0].content | trim }}."])
+@pytest.mark.parametrize("template", [PLAIN, JSON, "{% for m in messages %}{{ m.content | trim }}.{% endfor %}"])
 @pytest.mark.parametrize(
     "content", ['you are "short"\nand kind\t', [{"type": "text", "text": "you are kind"}], "  ", ""]
 )
@@ -132,3 +132,63 @@ def test_half_a_surrogate_pair_is_refused_with_the_number_of_its_message(
 ) -> None:
     with pytest.raises(GossamerError, match=words):
         Tokenizer.from_folder(folder).chat([ASK, message])
+
+
+SOME_ROLES = (
+    "{% for m in messages %}{% if m.role == 'user' %}U{{ m.content }}{% elif m.role == 'assistant' %}A{{ m.content }}"
+    "{% endif %}{% endfor %}"
+)
+CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "tool", "content": "it rains", "tool_call_id": "c"}, "leaves message 2 out: this model takes none"),
+        ({"role": "developer", "content": "be kind"}, "leaves message 2 out: this model takes none of role developer"),
+        ({"role": "tool", "content": [{"type": "text", "text": "it rains"}]}, "leaves message 2 out"),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            "message 2: the chat template leaves the call of weather",
+        ),
+        (
+            {"role": "user", "content": "look", "images": ["cat.png"]},
+            "message 2: the chat template has no use for 'images'",
+        ),
+    ],
+)
+def test_what_a_template_has_no_word_of_is_an_error(folder: Path, message: dict[str, Any], words: str) -> None:
+    (folder / "chat_template.jinja").write_text(SOME_ROLES)
+    tokenizer = Tokenizer.from_folder(folder)
+    with pytest.raises(GossamerError, match=words):
+        tokenizer.chat([ASK, message])
+    with pytest.raises(GossamerError, match=words):
+        tokenizer.render([ASK, message])
+    (folder / "chat_template.jinja").write_text(JSON)  # which has all of it, and names no key
+    if "images" not in message:
+        assert Tokenizer.from_folder(folder).chat([ASK, message])
+
+
+def test_thoughts_that_a_template_drops_and_keys_that_ask_for_nothing_are_no_error(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{{ m.mood }}{% endfor %}"
+    )
+    said = {"role": "assistant", "content": "<think>the longest run of words</think>yes", "refusal": None, "audio": {}}
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.render([ASK, said, {**ASK, "mood": "glad"}], False) == "hiyeshiglad"
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"])
+@pytest.mark.parametrize("begun", ["the answer is", "The answer: ", " hi", "hi"])
+def test_a_last_message_that_goes_on_ends_as_that_of_transformers(folder: Path, template: str, begun: str) -> None:
+    ours = settings(folder, chat_template=template)
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    messages = [ASK, {"role": "assistant", "content": begun}]
+    expected = theirs.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    assert ours.render_begun(messages) == expected
+
+
+def test_a_last_message_that_a_template_writes_otherwise_cannot_go_on(folder: Path) -> None:
+    ours = settings(folder, chat_template="{% for m in messages %}[{{ m.content | upper }}]{% endfor %}")
+    with pytest.raises(GossamerError, match="does not write the last message as it is"):
+        ours.render_begun([{"role": "assistant", "content": "hello"}])

@@ -103,8 +103,10 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
         return self.tokenizer.chat_template if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Returns a conversation as text."""
-        return self.tokenizer.render(chat_history, add_generation_prompt)
+        """Returns a conversation as text; without a prompt of generation the last message is the answer's beginning."""
+        return (
+            self.tokenizer.render(chat_history) if add_generation_prompt else self.tokenizer.render_begun(chat_history)
+        )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Returns a text's tokens, with what the model wants around them unless they begin so already."""

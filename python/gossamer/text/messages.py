@@ -9,6 +9,8 @@ from typing import Any
 from ..errors import GossamerError
 
 _SAYING = ("system", "developer", "user")  # whose messages are nothing without a content
+# Of a message, what is looked for in the text, or only says to what it belongs.
+_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 """A function that a model may call, in OpenAI's form."""
@@ -90,23 +92,54 @@ def completed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"content": "", **message} for message in messages]
 
 
-def check_system(messages: Sequence[Message], text: str) -> None:
-    """Raises `GossamerError` where a system message is not in what a template made of the messages."""
-    for message in joined(checked(messages)):
-        if message["role"] == "system":
-            # A template may trim or quote: the longest run of plain words stays what it is.
-            words = max(re.split(r"[^\w ]+", str(message.get("content", ""))), key=len).strip()
-            if words not in text:
-                raise GossamerError("the chat template leaves the system message out: this model takes none")
+def check_told(messages: Sequence[Message], tools: Sequence[Tool], text: str, template: str) -> None:
+    """Refuses a conversation of which a chat template leaves something out, as roles that it does not know.
 
+    What an assistant has said is not looked for: templates drop thoughts, and words beside calls.
 
-def check_told(messages: Sequence[Message], tools: Sequence[Tool], text: str) -> None:
-    """Raises `GossamerError` where a template has left out the tools, or the name of who speaks."""
+    Args:
+        messages: The conversation.
+        tools: That the model is told of.
+        text: What the template made of both.
+        template: The template.
+
+    Raises:
+        GossamerError: the text lacks a message, a call, a tool or the name of who speaks, or the template has no use
+            for a key of a message.
+    """
     for tool in tools:
         name = str(tool.get("function", tool).get("name", ""))
         if name not in text:
             raise GossamerError(f"the chat template leaves the tool {name} out: this model takes none")
-    for number, message in enumerate(messages, 1):
+    for number, message in enumerate(checked(messages), 1):
+        role = message["role"]
+        said = all(words in text for words in _words(message))
+        if role == "system" and not said:
+            raise GossamerError("the chat template leaves the system message out: this model takes none")
+        if role != "assistant" and not said:
+            raise GossamerError(f"the chat template leaves message {number} out: this model takes none of role {role}")
+        for called in _called(message):
+            if called not in text:
+                raise GossamerError(f"message {number}: the chat template leaves the call of {called:.80} out")
         speaker = message.get("name")
-        if isinstance(speaker, str) and message["role"] != "tool" and speaker not in text:
+        if isinstance(speaker, str) and role != "tool" and speaker not in text:
             raise GossamerError(f"message {number}: the chat template leaves the name {speaker!r:.80} out")
+        for key, value in message.items():
+            if key not in _KEYS and value and not re.search(rf"(?<!\w){re.escape(str(key))}(?!\w)", template):
+                raise GossamerError(f"message {number}: the chat template has no use for {key!r:.80}")
+
+
+def _words(message: Message) -> list[str]:
+    """Of each text of a message the longest run of plain words, which stays where a template trims or quotes."""
+    content = message.get("content", "")
+    texts = [part["text"] for part in content] if isinstance(content, list) else [content]
+    return [max(re.split(r"[^\w ]+", text), key=len).strip() for text in texts]
+
+
+def _called(message: Message) -> list[str]:
+    """The names of the functions that a message calls, in OpenAI's form or without its envelope."""
+    calls = message.get("tool_calls")
+    found = (
+        [call.get("function", call) for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    )
+    return [str(call.get("name", "")) for call in found if isinstance(call, Mapping)]

@@ -13,7 +13,7 @@ from ..files import read_bytes, read_json, refuse_pointer
 from .chat_template import render
 from .cleaning import Cleaner, clean
 from .generation_config import STARTS, sampling_keys
-from .messages import Message, Tool, check_system, check_text, check_told, checked, completed, has_parts, joined
+from .messages import Message, Tool, check_text, check_told, checked, completed, has_parts, joined
 from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
 from .tokenizer_settings import FORCED, apply_settings, chat_templates, cleans
@@ -235,13 +235,10 @@ class Tokenizer:
             tools: Functions that the model may call, in OpenAI's form.
 
         Raises:
-            GossamerError: there is no chat template, it does not take these messages, or it drops the system's, a name
-                or a tool.
+            GossamerError: there is no chat template, it does not take these messages, or it leaves something of them
+                or a tool out.
         """
-        text = self.render(messages, add_generation_prompt, tools)
-        check_system(messages, text)
-        check_told(messages, tools or (), text)
-        return self.encode(text, special=False)
+        return self.encode(self.render(messages, add_generation_prompt, tools), special=False)
 
     def render(
         self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[Tool] | None = None
@@ -253,11 +250,27 @@ class Tokenizer:
                 self._takes_parts = self._knows_parts()
             plain = plain if self._takes_parts else joined(plain)
         try:
-            return self._render(plain, add_generation_prompt, tools)
+            text = self._render(plain, add_generation_prompt, tools)
         except GossamerError:
             if all("content" in message for message in plain):
                 raise
-            return self._render(completed(plain), add_generation_prompt, tools)  # it takes every content for a text
+            text = self._render(completed(plain), add_generation_prompt, tools)  # it takes every content for a text
+        check_told(messages, tools or (), text, self._template(tools))
+        return text
+
+    def render_begun(self, messages: Sequence[Message]) -> str:
+        """Returns the text of a conversation up to the end of its last message, which is to be gone on with.
+
+        Raises:
+            GossamerError: as `render`, or the template writes the last message otherwise.
+        """
+        text = self.render(messages, add_generation_prompt=False)
+        last = joined(checked(messages))[-1].get("content", "").lstrip()
+        if (at := text.rfind(last.rstrip())) < 0 or not last:
+            raise GossamerError(
+                "the chat template does not write the last message as it is, so it cannot be gone on with"
+            )
+        return text[:at] + (last if text.startswith(last, at) else last.rstrip())
 
     def _knows_parts(self) -> bool:
         """Whether the template writes the text of a part, and not the part as Python or JSON would write it."""
@@ -279,7 +292,11 @@ class Tokenizer:
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
-        return render((tools and self.tool_template) or self.chat_template, variables)
+        return render(self._template(tools), variables)
+
+    def _template(self, tools: Sequence[Tool] | None) -> str:
+        """The template of a conversation with these tools; empty where there is none."""
+        return (tools and self.tool_template) or self.chat_template or ""
 
     def stream(self, begins: bool = False, special: bool = False) -> StreamDecoder:
         """Returns a decoder for one stream of tokens.
