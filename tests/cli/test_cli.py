@@ -64,13 +64,13 @@ def test_generate_passes_every_sampling_option_on(served, monkeypatch):
     monkeypatch.setattr(model, "stream", lambda prompt, **options: seen.update(options, prompt=prompt) or iter(()))
     line = "--temperature 0.7 --top-k 40 --top-p 0.9 --min-p 0.05 --repeat-penalty 1.1 --seed 7 -n 9 --stop x --stop yy"
     line += " --typical-p 0.8 --frequency-penalty 0.3 --presence-penalty -0.2 --logit-bias 3=-100 --logit-bias 4=1.5"
-    assert main(["generate", "ab", "--raw", "--context-shift", "3", *line.split()]) == 0
+    assert main(["generate", "ab", "--raw", "--context-shift", "3", "--repeat-window", "0", *line.split()]) == 0
     del seen["cancel"], seen["prompt_cache"]
     assert seen.pop("draft").kind == "auto"
     assert seen == {
         "typical_p": 0.8, "frequency_penalty": 0.3, "presence_penalty": -0.2, "logit_bias": [(3, -100.0), (4, 1.5)],
         "prompt": "ab", "chat": False, "max_new_tokens": 9, "temperature": 0.7, "top_k": 40, "top_p": 0.9,
-        "min_p": 0.05, "repeat_penalty": 1.1, "seed": 7, "stop": ["x", "yy"], "context_shift": 3,
+        "min_p": 0.05, "repeat_penalty": 1.1, "repeat_window": 0, "seed": 7, "stop": ["x", "yy"], "context_shift": 3,
     }  # fmt: skip
     seen.clear()
     assert main(["generate", "ab", "--draft", "off"]) == 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gossamer
 from gossamer.errors import GossamerError
 from gossamer.generation.sampling import (
-    REPEAT_WINDOW,
     draw,
     keep_min_p,
     keep_top_k,
@@ -24,6 +26,7 @@ from gossamer.generation.sampling import (
     without,
 )
 from gossamer.generation.sampling_options import SamplingOptions
+from tiny import tiny_llama
 
 
 def logits_of(*probs: float) -> np.ndarray:
@@ -131,10 +134,12 @@ def test_penalty_lowers_each_recent_token_once_whatever_its_sign():
 def test_penalty_looks_back_over_the_window_only():
     logits = np.array([3, 2], np.float32)
     sample = sampler(SamplingOptions(repeat_penalty=2.0))
-    assert sample(logits, [0] + [1] * (REPEAT_WINDOW - 1)) == 0  # 1.5 against 1
+    assert sample(logits, [0] + [1] * (SamplingOptions().repeat_window - 1)) == 0  # 1.5 against 1
     assert sample(np.array([3, 2.9], np.float32), [0] + [5 % 1] * 3) == 1
-    assert sample(np.array([3, 1], np.float32), [1] * 3 + [0] * REPEAT_WINDOW) == 0  # 1 lies outside: 1.5 against 1
-    assert sample(np.array([3, 2], np.float32), [1] * 3 + [0] * REPEAT_WINDOW) == 1
+    assert (
+        sample(np.array([3, 1], np.float32), [1] * 3 + [0] * SamplingOptions().repeat_window) == 0
+    )  # 1 lies outside: 1.5 against 1
+    assert sample(np.array([3, 2], np.float32), [1] * 3 + [0] * SamplingOptions().repeat_window) == 1
 
 
 def test_filters_apply_in_the_documented_order():
@@ -219,3 +224,24 @@ def test_without_forbids_the_token_that_would_end_a_word():
         found = without(logits, tokens, words)
         assert np.flatnonzero(np.isinf(found)).tolist() == forbidden
     assert not logits.any()
+    with pytest.raises(GossamerError, match="bad_words leave no token"):
+        without(logits, [], [(token,) for token in range(6)])
+
+
+def test_a_repetition_penalty_looks_at_all_tokens_as_that_of_transformers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = tiny_llama(tmp_path / "m", max_position_embeddings=256, eos_token_id=None)
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.6, "do_sample": False}))
+    model = gossamer.load(folder, activations="f32")
+    prompt = "The spider spins a thread of gossamer. "
+    tokens = [
+        entry.token for entry in model.completions(prompt, chat=False, max_new_tokens=150, logprobs=0)[0].logprobs
+    ]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([model.tokenizer.encode(prompt)])
+    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=150, pad_token_id=0)
+    assert len(tokens) > 80
+    assert tokens == expected[0, ids.shape[1] :].tolist()[: len(tokens)]  # which knows no token that ends a text
+    within = model.completions(prompt, chat=False, max_new_tokens=150, logprobs=0, repeat_window=64)[0].logprobs
+    assert [entry.token for entry in within] != tokens

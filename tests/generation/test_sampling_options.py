@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gossamer
@@ -16,15 +18,15 @@ from gguf_files import write_gguf
 from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
 from gossamer.errors import GossamerError
-from gossamer.generation.sampling import REPEAT_WINDOW
 from gossamer.generation.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
 from gossamer.packing.convert import convert
 from gossamer.pruning import prune
 from gossamer.text.generation_config import unheeded
 from tiny import tiny_llama
 
+ALL = {"repeat_window": 0}  # tokens, which transformers looks at
 OWN = {"do_sample": True, "temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2}
-DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_penalty": 1.2}
+DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_penalty": 1.2, **ALL}
 
 
 @pytest.mark.parametrize(
@@ -82,14 +84,25 @@ def test_options_do_not_change():
         ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
         # The likeliest token: what filters the model has would change nothing.
         ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {}, {}),
-        ({"do_sample": False, "repetition_penalty": 1.1}, {"repeat_penalty": 1.1}, {"repeat_penalty": 1.1}),
+        (
+            {"do_sample": False, "repetition_penalty": 1.1},
+            {"repeat_penalty": 1.1, **ALL},
+            {"repeat_penalty": 1.1, **ALL},
+        ),
         (
             {"do_sample": True, "typical_p": 0.9},
             {"temperature": 1.0, "typical_p": 0.9},
             {"temperature": 1.0, "typical_p": 0.9},
         ),
         # Whether to draw is not said: only what is said is laid over ours.
-        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}, dataclasses.replace(CHAT, repeat_penalty=1.1)),
+        (
+            {"repetition_penalty": 1.1},
+            {"repeat_penalty": 1.1, **ALL},
+            dataclasses.replace(CHAT, repeat_penalty=1.1, **ALL),
+        ),
+        ({"repetition_penalty": 1.0}, {}, dataclasses.replace(CHAT, repeat_penalty=1.0)),
+        ({"penalty_last_n": 0}, {}, dataclasses.replace(CHAT, repeat_penalty=1.0)),  # in llama.cpp, as -1 is
+        ({"penalty_last_n": -1}, ALL, dataclasses.replace(CHAT, **ALL)),
         ({"top_p": 0.8}, {"top_p": 0.8}, dataclasses.replace(CHAT, top_p=0.8)),
     ],
 )
@@ -120,7 +133,7 @@ def test_they_are_read_from_a_checkpoint_and_kept_by_packing_and_pruning(tmp_pat
     folder = tiny_llama(tmp_path / "m")
     (folder / "generation_config.json").write_text(json.dumps({**OWN, "eos_token_id": [2, 1], "cache": "x"}), "utf-8")
     convert(folder, tmp_path / "packed")
-    prune(folder, tmp_path / "pruned", method="magnitude", sparsity=0.5, length=32)
+    prune(folder, tmp_path / "pruned", method="magnitude", sparsity=0.5)
     convert(tmp_path / "pruned", tmp_path / "both")
     for place in ("m", "packed", "pruned", "both"):
         model = gossamer.load(tmp_path / place)
@@ -134,9 +147,9 @@ def test_they_are_read_from_a_gguf_file_and_kept(tmp_path: Path):
     path = write_gguf(tmp_path / "m.gguf", keys=keys)
     assert model_defaults(open_checkpoint(path).tokenizer().generation, CHAT).changed(
         {"max_new_tokens": 128}
-    ) == SamplingOptions(**DRAWN)
+    ) == SamplingOptions(**{**DRAWN, "repeat_window": 64})
     convert(path, tmp_path / "packed")
-    prune(path, tmp_path / "pruned", method="magnitude", sparsity=0.5, length=32)
+    prune(path, tmp_path / "pruned", method="magnitude", sparsity=0.5)
     for place in ("packed", "pruned"):
         assert gossamer.load(tmp_path / place).defaults() == SamplingOptions(**DRAWN)
     plain = write_gguf(tmp_path / "plain.gguf")
@@ -222,10 +235,13 @@ def test_lengths_that_are_not_heeded_are_told(tmp_path: Path, caplog: pytest.Log
         model.generate("a", max_new_tokens=1)
         assert model.last_stats is not None
         assert model.last_stats.unheeded == ("max_length 100",)
-    for tokens, told in ((REPEAT_WINDOW, []), (256, ["penalty_last_n 256"]), (0, ["penalty_last_n 0"])):
-        keys = {"general.sampling.penalty_last_n": tokens, "general.sampling.penalty_repeat": 1.1}
+    for tokens, window in ((None, 64), (256, 256)):
+        keys = {"general.sampling.penalty_repeat": 1.5}
+        keys |= {} if tokens is None else {"general.sampling.penalty_last_n": tokens}
         path = write_gguf(tmp_path / "m.gguf", keys=keys)
-        assert unheeded(open_checkpoint(path).tokenizer().generation) == told
+        generation = open_checkpoint(path).tokenizer().generation
+        assert unheeded(generation) == []
+        assert model_defaults(generation, GENERATE) == SamplingOptions(repeat_penalty=1.5, repeat_window=window)
     path = write_gguf(tmp_path / "m.gguf", keys={"general.sampling.sequence": "top_k;temperature"})
     assert unheeded(open_checkpoint(path).tokenizer().generation) == ["sequence 'top_k;temperature'"]
 
@@ -337,3 +353,31 @@ def test_options_of_beams_alone_are_refused_without_beams():
             GENERATE.changed({name: value})
         assert getattr(SamplingOptions(beams=2).changed({name: value}), name) == value
     assert GENERATE.changed({"length_penalty": 1.0, "early_stopping": False}) == GENERATE
+
+
+def test_numbers_of_other_libraries_are_those_of_python() -> None:
+    options = SamplingOptions(
+        temperature=Fraction(1, 2), top_k=np.uint8(40), top_p=np.float32(0.5), seed=np.int64(3), repeat_penalty=2
+    )
+    assert options == SamplingOptions(temperature=0.5, top_k=40, top_p=0.5, seed=3, repeat_penalty=2)
+    assert [type(getattr(options, name)) for name in ("temperature", "top_k", "top_p", "seed")] == [
+        float,
+        int,
+        float,
+        int,
+    ]
+    json.dumps(options.to_dict())
+
+
+def test_small_whole_numbers_of_numpy_draw_what_those_of_python_draw(tmp_path: Path) -> None:
+    model = gossamer.load(tiny_llama(tmp_path / "m"))  # whose vocabulary is no 8-bit number
+    ask = {"chat": False, "max_new_tokens": 8, "seed": 1}
+    drawn = model.generate("The spider", temperature=0.5, top_k=5, **ask)
+    assert model.generate("The spider", temperature=Fraction(1, 2), top_k=np.uint8(5), **ask) == drawn
+
+
+def test_a_window_without_a_penalty_is_refused_and_is_told_with_one() -> None:
+    with pytest.raises(GossamerError, match="repeat_window would do nothing without a repeat_penalty"):
+        GENERATE.changed({"repeat_window": 9})
+    assert "repeat penalty 1.5 over 9 tokens" in GENERATE.changed({"repeat_window": 9, "repeat_penalty": 1.5}).text()
+    assert "repeat penalty 1.5 over all tokens" in SamplingOptions(repeat_penalty=1.5, repeat_window=0).text()

@@ -77,8 +77,14 @@ def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOpti
         "--repeat-penalty",
         type=number(0, above=True),
         metavar="X",
-        help="make tokens among the last 64, prompt included, less likely; 1 is off "
-        f"(default {defaults.repeat_penalty:g})",
+        help=f"make tokens that came lately less likely; 1 is off (default {defaults.repeat_penalty:g})",
+    )
+    group.add_argument(
+        "--repeat-window",
+        type=integer(0),
+        metavar="N",
+        help="of the repeat penalty: the latest N tokens, prompt included, are looked at; 0 is all "
+        f"(default {defaults.repeat_window})",
     )
     group.add_argument(
         "--frequency-penalty",

@@ -21,9 +21,6 @@ Filter = Callable[[Logits], NDArray[np.intp]]
 Change = Callable[[Logits, Sequence[int]], Logits]
 Sampler = Callable[[Logits, Sequence[int]], int]
 
-REPEAT_WINDOW = 64
-"""How many of the latest tokens, prompt included, the repeat penalty looks at (llama.cpp's `repeat_last_n`)."""
-
 
 def sampler(options: SamplingOptions, draw_number: int = 0, prompt: int = 0) -> Sampler:
     """Builds a sampler; the same options and logits always choose the same tokens.
@@ -90,7 +87,8 @@ def changes(options: SamplingOptions, prompt: int) -> list[Change]:
     if words := options.bad_words:
         steps.append(lambda logits, tokens: without(logits, tokens, words))
     if (repeat := options.repeat_penalty) != 1:
-        steps.append(lambda logits, tokens: penalize(logits, tokens[-REPEAT_WINDOW:], repeat))
+        window = options.repeat_window  # -0 is the begin: all of them
+        steps.append(lambda logits, tokens: penalize(logits, tokens[-window:], repeat))
     frequency, presence = options.frequency_penalty, options.presence_penalty
     if frequency or presence:
         steps.append(lambda logits, tokens: lower(logits, tokens[prompt:], frequency, presence))
@@ -110,6 +108,8 @@ def without(logits: Logits, tokens: Sequence[int], words: Sequence[Sequence[int]
     for *begun, last in words:
         if list(tokens[len(tokens) - len(begun) :]) == begun:
             result[last] = -math.inf
+    if result.max() == -math.inf < logits.max():
+        raise GossamerError("bad_words leave no token that a text could go on with")
     return result
 
 

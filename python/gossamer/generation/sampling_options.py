@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..errors import GossamerError, did_you_mean
 from ..files import parse_json
-from ..kinds import check_flag, check_kind
+from ..kinds import check_flag, check_kind, check_kinds
 from ..text.generation_config import OPTION_NAMES
 from ..text.messages import check_text
 
@@ -104,6 +105,7 @@ class SamplingOptions:
         typical_p: Keep the fewest tokens of the least surprising information whose probabilities reach p (locally
             typical sampling); 1 keeps all.
         repeat_penalty: Divides positive logits of tokens that came lately, multiplies negative ones; 1 is off.
+        repeat_window: How many of the latest tokens, prompt included, it looks at; 0 is all.
         frequency_penalty: Lowers the logit of a token by so much for each time that the text, without its prompt, has
             it; 0 is off.
         presence_penalty: Lowers the logits of all tokens that the text, without its prompt, has; 0 is off.
@@ -134,6 +136,7 @@ class SamplingOptions:
     min_p: float = 0.0
     typical_p: float = 1.0
     repeat_penalty: float = 1.0
+    repeat_window: int = 64
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -159,6 +162,7 @@ class SamplingOptions:
         _check(
             "repeat_penalty", self.repeat_penalty, "float", lambda x: 1 / _MOST <= x <= _MOST, "between 1e-30 and 1e30"
         )
+        _check("repeat_window", self.repeat_window, "int", lambda n: n >= 0, "at least 0")
         _check("frequency_penalty", self.frequency_penalty, "float", _fits, _FITS)
         _check("presence_penalty", self.presence_penalty, "float", _fits, _FITS)
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
@@ -184,6 +188,7 @@ class SamplingOptions:
             raise GossamerError(f"{given[0]} and {given[1]} exclude each other")
         for name in self._against_beams() if self.beams > 1 else ():
             raise GossamerError(f"beams and {name} exclude each other")
+        check_kinds(self)  # has numbers of other libraries be Python's
 
     def _against_beams(self) -> list[str]:
         """The options that beams exclude."""
@@ -207,6 +212,8 @@ class SamplingOptions:
         for name in ("length_penalty", "early_stopping") if changed.beams == 1 else ():
             if options.get(name, _OFF[name]) != _OFF[name]:
                 raise GossamerError(f"{name} is of beams, and would do nothing: give beams, too")
+        if "repeat_window" in options and changed.repeat_penalty == 1:
+            raise GossamerError("repeat_window would do nothing without a repeat_penalty: give that, too")
         return changed
 
     def to_dict(self) -> dict[str, Any]:
@@ -218,7 +225,10 @@ class SamplingOptions:
 
     def text(self) -> str:
         """Returns for people how tokens are chosen."""
-        penalties = _told(self, {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0})
+        penalties = _told(self, {"repeat_penalty": 1})
+        if penalties and self.repeat_window != GENERATE.repeat_window:
+            penalties[0] += f" over {self.repeat_window or 'all'} tokens"
+        penalties += _told(self, {"frequency_penalty": 0, "presence_penalty": 0})
         if self.logit_bias:
             penalties.append(f"biases of {len(self.logit_bias)} tokens")
         if self.bad_words:
@@ -249,7 +259,10 @@ CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0
 """What a conversation does with such a model."""
 
 # Matter though nothing is drawn.
-_NO_DRAWING = ("max_new_tokens", "repeat_penalty", "bad_words", "beams", "length_penalty", "early_stopping")
+_NO_DRAWING = (
+    *("max_new_tokens", "repeat_penalty", "repeat_window", "bad_words"),
+    *("beams", "length_penalty", "early_stopping"),
+)
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
 _OFF = {field.name: field.default for field in fields(SamplingOptions)}
 
@@ -305,6 +318,11 @@ def model_defaults(
     check_flag("do_sample", draws, or_none=True)
     if draws is None and ("temperature" in own or own.get("beams", 1) != 1):
         draws = "temperature" in own
+    window = own.get("repeat_window", GENERATE.repeat_window if own.get("repeat_penalty", 1) == 1 else -1)
+    if window == 0:  # llama.cpp's way of no penalty
+        own |= {"repeat_window": GENERATE.repeat_window, "repeat_penalty": 1.0}
+    elif window == -1:  # its way of all tokens, and what transformers looks at
+        own["repeat_window"] = 0
     if own.get("top_k") == -1:  # which some write for all tokens
         own["top_k"] = 0
     if draws is False:
@@ -316,5 +334,7 @@ def model_defaults(
         found = replace(base, **own)
         return replace(found, bad_words=tuple(word for word in found.bad_words if len(word) > 1 or word[0] not in ends))
     except GossamerError as error:
-        line = str(error).replace("repeat_penalty", "repetition_penalty").replace("bad_words", "bad_words_ids")
-        raise GossamerError(f"num_{line}" if line.startswith("beams ") else line) from None
+        line = str(error)
+        for key, ours in OPTION_NAMES.items():
+            line = re.sub(rf"^{ours}(?=[ :])", key, line)
+        raise GossamerError(line) from None

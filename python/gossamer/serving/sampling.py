@@ -47,6 +47,7 @@ def read_sampling(
         "min_p": fields.number("min_p", 0, 1),
         "typical_p": fields.number("typical_p", 0.001, 1),
         "repeat_penalty": fields.number("repeat_penalty", 0.01, 100),
+        "repeat_window": fields.count("repeat_window", 0, 1 << 31),
         "presence_penalty": fields.number("presence_penalty", -2, 2),
         "frequency_penalty": fields.number("frequency_penalty", -2, 2),
         "logit_bias": _biases(fields, served),

@@ -14,6 +14,7 @@ OPTION_NAMES = {
     "min_p": "min_p",
     "typical_p": "typical_p",
     "repetition_penalty": "repeat_penalty",
+    "penalty_last_n": "repeat_window",
     "num_beams": "beams",
     "length_penalty": "length_penalty",
     "early_stopping": "early_stopping",
@@ -30,7 +31,9 @@ _GGUF = {
     "general.sampling.top_p": "top_p",
     "general.sampling.min_p": "min_p",
     "general.sampling.penalty_repeat": "repetition_penalty",
+    "general.sampling.penalty_last_n": "penalty_last_n",
 }
+_LAST_N = 64  # that llama.cpp has where a file says nothing
 
 # What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
 _UNHEEDED: dict[str, tuple[Any, ...]] = {
@@ -61,10 +64,9 @@ _UNHEEDED: dict[str, tuple[Any, ...]] = {
     "constraints": ([],),
     "xtc_probability": (0.0,),
     "mirostat": (0,),
-    "penalty_last_n": (64,),  # tokens that the repeat penalty looks at
     "sequence": (),  # of llama.cpp's samplers
 }
-_GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat", "penalty_last_n", "sequence")}
+_GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat", "sequence")}
 
 
 def unheeded(generation: Mapping[str, Any], context: int = 0) -> list[str]:
@@ -97,5 +99,7 @@ def sampling_keys(generation: Mapping[str, Any]) -> dict[str, Any]:
 def gguf_sampling(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the sampling options among the keys of a GGUF file, as generation_config.json would have them."""
     found = {ours: keys[key] for key, ours in _GGUF.items() if keys.get(key) is not None}
+    if "repetition_penalty" in found:
+        found.setdefault("penalty_last_n", _LAST_N)
     # The file has them as float32: 0.05 is meant, and not 0.05000000074505806.
     return {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in found.items()}
