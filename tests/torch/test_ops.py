@@ -247,3 +247,11 @@ def test_operations_are_counted_as_the_dense_layers() -> None:
             layer(random(2, 3, 70).requires_grad_()).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 3 * 2 * 6 * 50 * 70
+
+
+def test_inputs_may_be_given_by_the_name_that_a_linear_has_for_them() -> None:
+    linear = nn.Linear(6, 4)
+    layer = SparseLinear.from_dense(linear)
+    x = torch.randn(3, 6)
+    assert torch.equal(layer(input=x), layer(x))
+    torch.testing.assert_close(layer(input=x), linear(input=x))

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from gossamer.errors import GossamerError
 from gossamer.pruning import Target, admm
-from gossamer.torch import prune_linears
+from gossamer.torch import prune_linears, sparsify
 
 COLS = 24
 
@@ -284,3 +284,20 @@ def test_what_are_no_batches_and_no_values(model: Model, batches: list[Tensor]) 
         prune_linears(model, {"x": batches[0]}, sparsity=0.5)
     with pytest.raises(ValueError, match=r"blocks\.0\.up: its weight is on device meta"):
         prune_linears(model.to("meta"), sparsity=0.5, method="magnitude")
+
+
+def test_inputs_that_are_given_by_name_are_measured(batches: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(batches[0].shape[-1], 8))
+    other = copy.deepcopy(one)
+    other.forward = lambda x: other[0](input=x)  # type: ignore[method-assign]
+    assert prune_linears(other, batches, sparsity=0.5) == prune_linears(one, batches, sparsity=0.5)
+    assert torch.equal(one[0].weight, other[0].weight)
+
+
+def test_nothing_to_prune_is_told(batches: list[Tensor]) -> None:
+    packed = nn.Sequential(nn.Linear(256, 256))
+    sparsify(packed, weights="int8")
+    for model in (nn.Sequential(nn.Conv1d(4, 4, 1)), packed):
+        with pytest.raises(ValueError, match="no linear layer to prune"):
+            prune_linears(model, batches, sparsity=0.5)

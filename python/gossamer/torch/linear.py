@@ -267,19 +267,20 @@ class SparseLinear(nn.Module):
     def _title(self) -> str:
         return self.name or f"SparseLinear({self.in_features}, {self.out_features})"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in torch.nn.Linear, which is called by that name
         """Returns x W^T + b.
 
         Args:
-            x: [..., in_features], float32, bfloat16 or float16; any number of leading dimensions, any strides.
+            input: [..., in_features], float32, bfloat16 or float16; any number of leading dimensions, any strides.
 
         Returns:
-            [..., out_features], of x's type; under autocast of its type.
+            [..., out_features], of the input's type; under autocast of its type.
 
         Raises:
-            TypeError: x is no tensor of a float type.
+            TypeError: it is no tensor of a float type.
             ValueError: its last dimension is not in_features, or it lies on a device that the layer cannot run on.
         """
+        x = input
         if not isinstance(x, Tensor):
             return traced(self, x)  # type: ignore[unreachable]
         if getattr(x, "is_nested", False):

@@ -96,9 +96,9 @@ def prune_linears(
 
     Raises:
         GossamerError: the sparsity or the pattern is out of range.
-        ValueError: the method is unknown, batches are missing or do not reach a layer, a weight is computed from others
-            (a pruning mask, a parametrization) or has no values, or a weight or an input is not finite; the line
-            names the layer. In the last two cases, blocks before it may be pruned then.
+        ValueError: the method is unknown, there is nothing to prune, batches are missing or do not reach a layer, a
+            weight is computed from others (a pruning mask, a parametrization) or has no values, or a weight or an input
+            is not finite; the line names the layer. In the last two cases, blocks before it may be pruned then.
     """
     target = Target.parse(sparsity, pattern)
     if method not in METHODS:
@@ -112,6 +112,8 @@ def prune_linears(
     report = progress or (lambda *_: None)
     run = forward or _call
     blocks = _blocks(model, listed("exclude", exclude, names))
+    if not blocks:
+        raise ValueError("the model has no linear layer to prune: none is dense, or all are excluded")
     zeros: dict[str, float] = {}
     with _evaluating(model), torch.no_grad():
         calls: list[nn.Module] = []
@@ -210,12 +212,14 @@ def _measure(block: nn.Module, matrices: Sequence[_Matrix], calls: int, run: Cal
         if left == 0:
             raise _Enough
 
-    def add(matrix: _Matrix, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        matrix.add(inputs[0])
+    def add(matrix: _Matrix, _: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        matrix.add(next(iter((*inputs, *named.values()))))
 
     hooks = [block.register_forward_hook(count)]
     hooks += [
-        module.register_forward_pre_hook(partial(add, matrix)) for matrix in matrices for module in matrix.modules
+        module.register_forward_pre_hook(partial(add, matrix), with_kwargs=True)
+        for matrix in matrices
+        for module in matrix.modules
     ]
     try:
         run()
