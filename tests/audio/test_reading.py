@@ -119,6 +119,7 @@ def test_arrays_are_taken_as_they_are() -> None:
         (np.zeros(0), "no samples"),
         (np.array([0.0, np.nan]), "no number"),
         (np.full(100, 1e300), "no number"),
+        (np.array([3.0, -12000.0, 5.0]), "a sample of 12000; floats are from -1 to 1"),
     ],
 )
 def test_bad_arrays_are_one_line(values: Any, line: str) -> None:
@@ -145,6 +146,9 @@ def bad_file(folder: Path, what: str) -> Path:
         soundfile.write(path, tone(0, RATE), RATE)
     if what == "endless":
         soundfile.write(path, np.full(100, np.nan, np.float32), RATE, subtype="FLOAT")
+    if what == "loud":  # 16-bit samples that somebody wrote as floats
+        path = folder / "a.wav"
+        soundfile.write(path, np.full(100, 9000.0, np.float32), RATE, subtype="FLOAT")
     if what == "raw":
         path = folder / "a.raw"
         path.write_bytes(bytes(1000))
@@ -161,6 +165,7 @@ def bad_file(folder: Path, what: str) -> Path:
         ("text", "not audio that libsndfile reads"),
         ("silent", "has no sound"),
         ("endless", "no number"),
+        ("loud", "a sample of 9000 after 0.0 s; floats are from -1 to 1"),
         ("raw", "not audio that libsndfile reads: samplerate must be specified"),
         ("pointer", "git-lfs"),
         ("missing", "No such file"),

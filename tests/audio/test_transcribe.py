@@ -84,6 +84,16 @@ def test_no_more_is_told_than_half_the_context() -> None:
     assert max(map(len, engine.prompts)) == 1 + 223 + 3
 
 
+def test_a_prompt_that_is_cut_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    text = says([time(0), *letters(" one"), time(3)])
+    run(Scripted(text), 10, prompt="a" * 222)
+    assert not caplog.messages
+    engine = Scripted(text)
+    run(engine, 10, prompt="b" + "a" * 223)
+    assert caplog.messages == ["prompt: has 225 tokens, of which the last 223 are told to the model"]
+    assert engine.prompts[-1][:224] == [token("startofprev"), *letters("a" * 223)]
+
+
 def test_silence_is_skipped() -> None:
     text = [time(0), *letters(" one"), time(3)]
     found, _ = run(Scripted(says(text, text, silence=[0])), 40, log_probability=math.inf, temperatures=(0.0,))

@@ -105,6 +105,10 @@ def test_files_are_replaced_with_force_alone(tmp_path: Path, capsys: pytest.Capt
         (["a.wav"], "-m/--model"),
         (["a.wav", "-m", "m", "--language", "klingon"], "language 'klingon' is not known"),
         (["a.wav", "-m", "m", "--words"], "--words: needs --format"),
+        (["a.wav", "-m", "m", "--json", "--format", "srt"], "--json: not allowed with argument --format srt"),
+        (["a.wav", "-m", "m", "--timestamps", "--format", "vtt"], "--timestamps: is for txt"),
+        (["a.wav", "-m", "m", "--timestamps", "--json"], "--timestamps: is for txt"),
+        (["a.wav", "-m", "m", "--force"], "--force: needs -o/--output"),
     ],
 )
 def test_wrong_usage_is_one_line(line: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

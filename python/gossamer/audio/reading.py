@@ -23,6 +23,7 @@ Source = str | Path | BinaryIO | NDArray[Any]
 """A path, an open binary file (a pipe, too), or mono samples at 16 kHz as an array of floats."""
 
 _BLOCK, _MOST = 5, 1 << 20  # seconds read at once, and samples, whatever rate a header names
+_LOUDEST = 64.0  # of samples from -1 to 1, which mixing may take some way beyond
 _LOOK, _PAGE = 4096, 1 << 16  # bytes of what may follow; a page of OGG has no more
 
 
@@ -123,8 +124,7 @@ def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
                 block = sound.read(min(_BLOCK * rate, _MOST), dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise GossamerError(f"{name}: broken after {done / rate:.1f} s: {_said(error)}") from None
-            if not np.isfinite(block).all():
-                raise GossamerError(f"{name}: has a sample that is no number after {done / rate:.1f} s")
+            _check(block, name, f" after {done / rate:.1f} s")
             done += len(block)
             mono = block.mean(axis=1)
             if resampler is not None:
@@ -173,9 +173,19 @@ def _array(values: NDArray[Any]) -> Sound:
         raise GossamerError("audio has no samples")
     with np.errstate(over="ignore"):
         samples = np.asarray(values, np.float32)
-    if not np.isfinite(samples).all():
-        raise GossamerError("audio has a sample that is no number")
+    _check(samples, "audio")
     return Sound(iter([samples]), "audio", len(samples))
+
+
+def _check(samples: Samples, name: str, where: str = "") -> None:
+    """Refuses samples that are no numbers, and whole numbers that were made floats and never scaled."""
+    loudest = float(np.abs(samples).max(initial=0))
+    if not np.isfinite(loudest):
+        raise GossamerError(f"{name}: has a sample that is no number{where}")
+    if loudest > _LOUDEST:
+        raise GossamerError(
+            f"{name}: has a sample of {loudest:g}{where}; floats are from -1 to 1, so divide by its scale"
+        )
 
 
 def _packages() -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from .tokens import SECONDS, SpeechTokens
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
+
+_log = logging.getLogger("gossamer")
 
 _FRAMES_A_TIME = round(SECONDS * RATE) // HOP
 _FORGET = 0.5  # a text that was drawn hotter than this tells nothing to the window behind it
@@ -134,6 +137,8 @@ class Transcriber:
         rules = Rules(self._tokens, timed=options.timestamps)
         random = np.random.default_rng(options.seed)
         before = self._tokenizer.encode(f" {options.prompt.strip()}", special=False) if options.prompt.strip() else []
+        if len(before) > (most := self._context // 2 - 1):
+            _log.warning("prompt: has %s tokens, of which the last %s are told to the model", len(before), most)
         language = options.language or ("" if self._tokens.languages else "en")
         at = 0  # frames that are done
         while True:

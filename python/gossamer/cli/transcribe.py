@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--words", action="store_true", default=None, help="tell when each word is said (srt, vtt, json)"
     )
-    parser.add_argument("--format", choices=FORMATS, default="txt", help="of what is written (default %(default)s)")
+    parser.add_argument("--format", choices=FORMATS, help="of what is written (default txt)")
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     parser.add_argument(
         "-o",
@@ -87,8 +87,13 @@ def _language(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribes, and returns the exit code: 1 where some file failed, after a line for each."""
-    if args.json:
-        args.format = "json"
+    if args.json and args.format not in (None, "json"):
+        args.parser.error(f"argument --json: not allowed with argument --format {args.format}")
+    args.format = "json" if args.json else args.format or "txt"
+    if args.timestamps and args.format != "txt":
+        args.parser.error(f"argument --timestamps: is for txt; {args.format} has times anyway")
+    if args.force and args.output is None:
+        args.parser.error("argument --force: needs -o/--output, which is what it replaces")
     if args.words and args.format == "txt":
         args.parser.error("argument --words: needs --format srt, vtt or json")
     if len(args.audio) > 1 and args.output is None and args.format != "txt":
