@@ -12,7 +12,7 @@ import pytest
 import gossamer
 from gossamer import GossamerError, hashes
 from gossamer.cli import main
-from gossamer.hashes import is_intact, sha256
+from gossamer.hashes import is_intact, sampled_sha256, sha256
 from gossamer.packing.convert import convert
 from gossamer.packing.folder import changed_files, read_packed
 from packed import read_document, write_document
@@ -129,3 +129,32 @@ def test_what_has_no_checksums_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     write_document(tmp_path / "packed", document | elsewhere)
     with pytest.raises(GossamerError, match="is no file's name"):
         changed_files(tmp_path / "packed")
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 1 << 20])
+def test_samples_tell_sizes_ends_and_other_contents(tmp_path: Path, size: int) -> None:
+    path, content = tmp_path / "file", os.urandom(size)
+
+    def told(data: bytes) -> str:
+        path.write_bytes(data)
+        return sampled_sha256(path)
+
+    own = told(content)
+    assert own == told(content)
+    assert own != told(content + b"a")
+    for other in (os.urandom(size), content[:-1] + bytes([255 - content[-1]]) if size else b"a"):
+        assert (told(other) == own) == (other == content)
+
+
+def test_weights_of_another_folder_are_told(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        convert(tiny_llama(tmp_path / f"m{seed}", seed=seed), tmp_path / f"p{seed}")
+    weights = tmp_path / "p1" / "weights.safetensors"
+    weights.write_bytes((tmp_path / "p2" / "weights.safetensors").read_bytes())
+    with pytest.raises(GossamerError, match=r"is not the file that gossamer\.json was written with") as error:
+        gossamer.load(tmp_path / "p1")
+    assert str(error.value).startswith(f"{weights}: ")
+    document = read_document(tmp_path / "p1")
+    del document["weights_sampled_sha256"]  # as folders packed earlier
+    write_document(tmp_path / "p1", document)
+    assert read_packed(tmp_path / "p1").weights

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from .folders import write_file
 
 _RECORD = "verified.json"
+_SAMPLES, _SAMPLE = 32, 4096
 
 
 def sha256(path: Path) -> str:
@@ -23,6 +25,23 @@ def sha256(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's size and of some pages of it, evenly spread: cheap, however large it is.
+
+    It tells a file from another one, not from the same with a wrong bit.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(f"{size} ".encode())
+        for number in range(_SAMPLES):
+            file.seek(max(size - _SAMPLE, 0) * number // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
 
 

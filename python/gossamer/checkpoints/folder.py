@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 TYPE_NAMES = {own: name for name, own in _TYPES.items()}
+_SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+")
 _LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _PICKLES = ("consolidated.00.pth", "model.pt", "model.bin")
 
@@ -50,6 +52,8 @@ class FolderCheckpoint(Checkpoint):
             if (folder / one).is_file():
                 file = opened(folder / one)
                 self._files = dict.fromkeys(file.tensors, file)
+                if (folder / index).is_file():
+                    self.notes += (f"{folder / index}: is left out, with its shards: {one} lies beside it",)
             elif (folder / index).is_file():
                 self._open_shards(folder / index, opened)
             if self._files:
@@ -85,6 +89,9 @@ class FolderCheckpoint(Checkpoint):
             if name not in shards[shard].tensors:
                 raise GossamerError(f"{path}: tensor {name} is missing; {index.name} says that it is there")
             self._files[name] = shards[shard]
+        for path in sorted(index.parent.glob(f"*-of-*{ending}")):
+            if _SHARD.fullmatch(path.stem) and path.name not in shards:
+                self.notes += (f"{path}: is left out: {index.name} does not name this shard",)
         for file in shards.values():  # what the index does not list is stored all the same
             for name in file.tensors:
                 if (other := self._files.setdefault(name, file)) is not file and not _same(name, other, file):

@@ -24,7 +24,7 @@ from ..errors import GossamerError
 from ..files import read_json
 from ..folders import new_folder
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, PATTERN_LENGTHS, TYPES
-from ..hashes import json_sha256, sha256
+from ..hashes import json_sha256, sampled_sha256, sha256
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 from ..text.tokenizer import Tokenizer
 
@@ -36,6 +36,7 @@ _CONFIG = "gossamer.json"
 _WEIGHTS = "weights.safetensors"
 _LARGEST = 1 << 24
 _OWN_DIGEST = "document_sha256"  # of the document without this key; folders packed earlier have none
+_SAMPLED = "weights_sampled_sha256"  # of the weights beside it, so that those of another folder are told on loading
 _STREAMS = {
     "values": "U8",
     "masks": "U64",
@@ -172,6 +173,7 @@ class PackedWriter:
         }
         tokenizer.save(self._part)
         document["sha256"] = {path.name: sha256(path) for path in sorted(self._part.iterdir())}
+        document[_SAMPLED] = sampled_sha256(self._part / _WEIGHTS)
         document[_OWN_DIGEST] = document_digest(json.loads(json.dumps(document)))  # as it will be read
         (self._part / _CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -302,6 +304,8 @@ def read_packed(folder: str | Path) -> PackedModel:
             weights[name] = _core.weight_from_streams(*description, streams[name])
         except ValueError as error:
             raise GossamerError(f"{file.path}: weight {name}: {error}") from None
+    if _SAMPLED in document and sampled_sha256(file.path) != document[_SAMPLED]:
+        raise GossamerError(f"{file.path}: is not the file that {_CONFIG} was written with: {_SAMPLED} is another")
     reasons = {name: str(entry.get("reason", "")) for name, entry in entries.items()}
     return PackedModel(config, weights, vectors, Tokenizer.from_folder(folder), info, reasons)
 
