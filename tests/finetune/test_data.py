@@ -130,12 +130,23 @@ def test_samples_go_on_where_a_run_stopped(model: Path, tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_samples_do_not_go_on_with_other_weights_of_the_same_name(model: Path, tmp_path: Path) -> None:
+    sample(gossamer.load(model), tmp_path / "parts", tokens=60, length=20)
+    other = tiny_llama(tmp_path / "other" / model.name, seed=77)
+    for teacher in (gossamer.load(other), gossamer.load(model, weights="int4")):
+        with pytest.raises(GossamerError, match="was begun with other weights, or multiplied in another way"):
+            sample(teacher, tmp_path / "parts", tokens=100, length=20)
+    assert sample(gossamer.load(other), tmp_path / "parts", tokens=40, length=20, force=True) == 40
+    assert sample(gossamer.load(other), tmp_path / "parts", tokens=60, length=20) == 60
+
+
 def test_samples_of_before_parts_had_sizes_go_on(model: Path, tmp_path: Path) -> None:
     teacher = gossamer.load(model)
     sample(teacher, tmp_path / "parts", tokens=60, length=20)
     about = tmp_path / "parts" / "samples.json"
     written = json.loads(about.read_text(encoding="utf-8"))
     assert written.pop("part_windows") == 48
+    assert written.pop("logits")
     about.write_text(json.dumps(written), encoding="utf-8")
     assert sample(teacher, tmp_path / "parts", tokens=100, length=20) == 100
 
@@ -197,6 +208,11 @@ def test_conversations_become_samples_and_a_text(
         again = [other if options[i - 1] == f"--{option}" else each for i, each in enumerate(options)]
         assert main([*command, *again]) == 1
         assert f"was begun with {option}" in capsys.readouterr().err
+
+
+def test_conversations_without_a_share_are_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(GossamerError, match="conversations have no share"):
+        sample(gossamer.load(model), tmp_path / "parts", tokens=60, length=20, conversations=[["hi"]], documents=1)
 
 
 def test_samples_of_unusable_options(model: Path, tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_cubic_reaches_what_is_asked_exactly_and_revives_nothing(scores: str, be
         assert found == pytest.approx(start + (0.7 - start) * reached, abs=0.02)
 
 
+def test_more_zeros_than_cubic_is_asked_for_are_told() -> None:
+    with pytest.raises(
+        GossamerError, match=r"every matrix of the student has \d\d\.\d% zeros or more: sparsity 0\.2 raises"
+    ):
+        Masks(parameters(0.5), "cubic", 0.2)
+    values = parameters(0.5)
+    values["layers.0.q.weight"] = torch.randn(24, 36)  # which has none to begin with
+    assert Masks(values, "cubic", 0.2).due(8, 1.0)
+
+
 def test_dense_holds_nothing() -> None:
     values = parameters(0.5)
     masks = Masks(values, "dense")

@@ -11,6 +11,7 @@ import pytest
 
 from engine_cases import config, decoder
 from fakes import decoder_of, fake_model
+from gossamer.errors import GossamerError
 from gossamer.generation import cost_measured
 from gossamer.generation.cost import StepCost, Table, context_read, estimated, known_table
 from gossamer.generation.model import Model
@@ -162,6 +163,9 @@ def test_measuring_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.cost is not None
     assert not model.cost.table.measured
     assert not format_rates.wanted()
+    monkeypatch.setenv("GOSSAMER_MEASURE", "no")
+    with pytest.raises(GossamerError, match="GOSSAMER_MEASURE must be 0 or 1, got 'no'"):
+        format_rates.wanted()
 
 
 @pytest.mark.usefixtures("measuring")

@@ -74,6 +74,16 @@ def test_vectors_are_means_of_length_one(tmp_path: Path) -> None:
     assert model.embed([]).shape == (0, 48)
 
 
+def test_damaged_weights_are_a_clear_error(tmp_path: Path) -> None:
+    path = folder(tmp_path / "model")
+    theirs = transformers.BertModel.from_pretrained(path)
+    with torch.no_grad():
+        theirs.encoder.layer[0].output.dense.weight[0, 0] = torch.nan
+    theirs.save_pretrained(path)
+    with pytest.raises(GossamerError, match="states are not finite"):
+        gossamer.load(path, activations="f32").embed(TEXTS)
+
+
 def test_the_first_token_and_no_length(tmp_path: Path) -> None:
     path = folder(tmp_path / "model", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
     model = gossamer.load(path, activations="f32")

@@ -42,6 +42,17 @@ def test_a_type_that_is_given_is_kept(source: Path) -> None:
     assert {one.head for one in tried} == {"int4", "int8", "stored"}
 
 
+@pytest.mark.parametrize("type", ["bf16", "f32", "f16"])
+def test_a_type_that_is_never_tried_otherwise_is_kept_too(source: Path, type: str) -> None:
+    checkpoint = open_checkpoint(source)
+    packed, tried = lightest(checkpoint, TEXT, bound=1e-12, weights=type)
+    assert [(one.weights, one.head) for one in tried] == [(type, "int4"), (type, "int8"), (type, "stored")]
+    assert {weight.type for name, weight in packed.weights.items() if "." in name} == {type}
+    packed, tried = lightest(checkpoint, TEXT, bound=1e-12, head=type)
+    assert {(one.weights, one.head) for one in tried} == {("int4", type), ("int8", type), ("stored", type)}
+    assert packed.weights["head"].type == type
+
+
 def test_a_text_is_needed(source: Path) -> None:
     with pytest.raises(GossamerError, match="at least 2 tokens"):
         lightest(open_checkpoint(source), "")

@@ -304,7 +304,7 @@ def test_a_model_says_what_it_is(tmp_path):
     assert "<gossamer.Model spider (llama): " in repr(gossamer.load(tmp_path / "packed"))
 
 
-@pytest.mark.parametrize("ids", [[1.0, 2.5], [True, False], np.array([2**32 + 1]), [-(2**40)], ["a"]])
+@pytest.mark.parametrize("ids", [[1.0, 2.5], [True, False], np.array([2**32 + 1]), [-(2**40)], [-(2**63), 1], ["a"]])
 def test_logits_of_what_is_no_token_id_are_refused(ids: Any):
     with pytest.raises(GossamerError, match=r"^token ids must be whole numbers below 2\^31, got"):
         fake_model().logits(ids)
@@ -340,7 +340,18 @@ def test_what_would_do_nothing_is_refused(ask: Any, words: str):
         (lambda model: model.completions("a", 1.5), "n must be a whole number, got 1.5"),
         (lambda model: model.completions("a", most=0), "most must be at least 1, got 0"),
         (lambda model: model.generate_batch(["a"], most="2"), "most must be a whole number, got '2'"),
+        (lambda model: model.completions("a", 2, most="2"), "most must be a whole number, got '2'"),
         (lambda model: model.generate_batch({"role": "user", "content": "a"}), "prompts must be a list of them"),
+        (lambda model: model.generate(b"a", chat=False), "the prompt must be a text or a list of messages, got b'a'"),
+        (
+            lambda model: model.generate([1, 2], chat=False),
+            r"the prompt must be a text or a list of messages, got \[1, 2\]",
+        ),
+        (lambda model: model.generate(None), "the prompt must be a text or a list of messages, got None"),
+        (
+            lambda model: model.generate_batch(["a", 3]),
+            "prompt 2: the prompt must be a text or a list of messages, got 3",
+        ),
     ],
 )
 def test_what_is_of_another_kind_is_refused_by_name(ask: Any, words: str):

@@ -73,6 +73,12 @@ def test_the_command(model: Model, folder: Path, tmp_path: Path, capsys: pytest.
     written = [json.loads(text) for text in results.read_text(encoding="utf-8").splitlines()]
     assert [(one["id"], one["exact"]) for one in written] == [(0, True), (1, False), (2, True)]
     assert document["value"] == sum(one["points"] for one in written) / sum(one["units"] for one in written)
+    assert main([*line, "--limit", "1", "--results", str(results)]) == 1
+    assert f"{results}: exists already; --force replaces it" in capsys.readouterr().err
+    assert len(results.read_text(encoding="utf-8").splitlines()) == 3
+    assert main([*line, "--limit", "1", "--results", str(results), "--force"]) == 0
+    assert len(results.read_text(encoding="utf-8").splitlines()) == 1
+    capsys.readouterr()
     assert main([*line, "--limit", "2"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("exact 50.0% ± 50.0%, 2 answers")
@@ -83,4 +89,5 @@ def test_the_command(model: Model, folder: Path, tmp_path: Path, capsys: pytest.
 def test_options_of_the_other_kind_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--metric: goes with --task" in usage_error(capsys, "eval", "m", "--text", "t", "--metric", "words")
     assert "--windows: goes with --text" in usage_error(capsys, "eval", "m", "--task", "t", "--windows", "2")
+    assert "--force: needs --results" in usage_error(capsys, "eval", "m", "--task", "t", "--force")
     assert "--text" in usage_error(capsys, "eval", "m")

@@ -98,6 +98,11 @@ def test_parameters_are_refused_by_name(running: Running, parameter: str, value:
         ([{"role": "user", "content": "x", "name": "Ada"}], "messages", "leaves the name 'Ada' out"),
         ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id", "missing"),
         (
+            [{"role": "tool", "content": "x", "tool_call_id": "7"}],
+            "messages[0].tool_call_id",
+            "no call before it has the id '7'",
+        ),
+        (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             "messages[0].content[0].type",
             "text alone",

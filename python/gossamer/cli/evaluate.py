@@ -19,6 +19,7 @@ from .options import (
     add_adapter_option,
     add_device_option,
     add_engine_options,
+    add_force_option,
     add_revision_option,
     integer,
     nonempty,
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=nonempty, metavar="FILE.jsonl", help="write every answer and its score, a line each"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_force_option(parser, "replace the FILE.jsonl of --results")
     add_adapter_option(parser)
     add_device_option(parser)
     add_engine_options(parser)
@@ -87,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         if getattr(args, name) is not None:
             args.parser.error(f"argument --{name.replace('_', '-')}: goes with {other}")
+    if args.force and not args.results:
+        args.parser.error("argument --force: needs --results, which is what it replaces")
     kind: Callable[[argparse.Namespace], tuple[dict[str, Any], str]] = _text if args.task is None else _task
     document, said = kind(args)
     if args.json:
@@ -134,6 +138,8 @@ def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     check_answers(metric, samples)
     if args.results and os.path.realpath(args.results) == os.path.realpath(args.task):
         raise GossamerError(f"{args.results}: is what is read; name another file")
+    if args.results and not args.force and Path(args.results).exists():
+        raise GossamerError(f"{args.results}: exists already; --force replaces it")
     model = open_model(args, args.model, args.threads)
     with progress() as report:
         result = evaluate_task(model, samples, metric=metric, max_new_tokens=args.max_new_tokens, progress=report)

@@ -254,6 +254,7 @@ def _dense_options(options: Options, args: argparse.Namespace) -> Options:
         loss=Parts(1.0, 0.0, 0.0),
         top=0,
         weights=STORED,
+        group=_DEFAULTS.group,
         schedule="dense",
         sparsity=0.0,
         scores=SCORES[0],

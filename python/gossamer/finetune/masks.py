@@ -13,6 +13,7 @@ _RAISING = 0.7
 # Optimizer steps between two masks; solving for them takes as long as some steps do.
 _EVERY = 8
 _EVERY_SOLVED = 32
+_BEYOND = 0.01  # zeros that a matrix may have beyond a sparsity: that of a run that goes on was rounded to whole ones
 
 
 class Masks:
@@ -40,7 +41,7 @@ class Masks:
             scores: "magnitude", "movement", "sparsegpt" or "admm".
 
         Raises:
-            GossamerError: the mask is to be fixed and there are no zeros.
+            GossamerError: the mask is to be fixed and there are no zeros, or to be raised and there are more.
         """
         held = {} if schedule == "dense" else values
         self.keep = {name: value.detach() != 0 for name, value in held.items()}
@@ -55,6 +56,11 @@ class Masks:
         if schedule == "fixed" and not any(self._begin.values()):
             raise GossamerError(
                 "the student has no zeros to keep: prune it first, or raise them (schedule cubic, sparsity)"
+            )
+        if self._raised and self._begin and min(self._begin.values()) > sparsity + _BEYOND:
+            raise GossamerError(
+                f"every matrix of the student has {min(self._begin.values()):.1%} zeros or more: sparsity {sparsity:g} "
+                "raises none; give a higher one, or the schedule fixed"
             )
 
     @property

@@ -12,6 +12,7 @@ from ..kinds import check_kinds
 from ..machine.threads import check_threads
 
 LENGTH = 256
+_GROUP = 64
 SCHEDULES = ("fixed", "cubic", "dense")
 SOLVED = ("sparsegpt", "admm")
 SCORES = ("magnitude", "movement", *SOLVED)
@@ -86,7 +87,7 @@ class Options:
     weight_decay: float = 0.0
     clip: float = 1.0
     weights: str = STORED
-    group: int = 64
+    group: int = _GROUP
     schedule: str = "fixed"
     sparsity: float = 0.0
     scores: str = "magnitude"
@@ -146,6 +147,8 @@ class Options:
             raise GossamerError("a sparsity goes with the schedule cubic, and cubic needs one")
         if self.scores != SCORES[0] and self.schedule != "cubic":
             raise GossamerError(f"scores {self.scores} go with the schedule cubic: {self.schedule} drops nothing")
+        if self.group != _GROUP and self.weights == STORED:
+            raise GossamerError(f"group {self.group} goes with weights int8 or int4, and they are stored as they are")
         if self.top and not self.loss.kl:
             raise GossamerError(f"top {self.top} goes with a divergence in the loss (kl), which has no weight")
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import GossamerError
 from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
+from ..generation.fingerprint import logits_digest
 from ..generation.model import Model
 from ..generation.windows import sampled_windows
 from ..hashes import json_sha256
@@ -87,6 +88,8 @@ def sample(
         raise GossamerError("a GPU takes no temperature, conversations or share of documents for samples: use the CPU")
     if conversations is not None and not model.tokenizer.has_chat_template:
         raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template for conversations")
+    if conversations is not None and documents == 1:
+        raise GossamerError("conversations have no share: all windows are documents (documents 1)")
     folder = Path(dst)
     each = _PART_WINDOWS if isinstance(model, Model) else model.part_windows(length)
     about = {
@@ -100,6 +103,8 @@ def sample(
         "documents": documents,
         "conversations": json_sha256(conversations) if conversations is not None else "",
     }
+    if isinstance(model, Model):
+        about["logits"] = logits_digest(model)
     _begin(folder, about, force)
     windows = -(-tokens // length)
     for first in range(0, windows, each):
@@ -136,7 +141,8 @@ def _begin(folder: Path, about: dict[str, Any], force: bool) -> None:
     """Makes the folder, or checks that what is there came from the same settings; with `force` it goes otherwise."""
     path = folder / _ABOUT
     if path.exists():
-        other = _difference(folder, {**_BEFORE, **read_json(path)}, about)
+        found = read_json(path)
+        other = _difference(folder, {**_BEFORE, "logits": about.get("logits"), **found}, about)
         if not other:
             return
         if not force:
@@ -154,6 +160,8 @@ def _difference(folder: Path, found: dict[str, Any], about: dict[str, Any]) -> s
     """What samples that were begun differ in, in words; empty where they are the same."""
     for key, value in about.items():
         if found.get(key) != value:
+            if key == "logits":
+                return f"{folder}: was begun with other weights, or multiplied in another way, than this run has"
             hint = " (was that another device?)" if key == "part_windows" else ""
             return f"{folder}: was begun with {key} {found.get(key)!r:.80}, this run has {value!r:.80}{hint}"
     return ""

@@ -110,6 +110,8 @@ def embed_tokens(
             found[number] = mine.mean(0, dtype=np.float64) if chosen.pool == "mean" else mine[0]
         if progress is not None:
             progress(first + len(batch), len(texts), "embedding")
+    if not np.isfinite(found).all():
+        raise GossamerError("the model's states are not finite (NaN or infinity); its weights may be damaged")
     if chosen.normalize:
         found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return found

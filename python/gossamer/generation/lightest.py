@@ -82,10 +82,11 @@ def lightest(
     if len(tokens) < 2:
         raise GossamerError(f"weighing types needs a text of at least 2 tokens, got {len(tokens)}")
     tried: list[Candidate] = []
-    choices = [(b, h) for b, h in _CHOICES if weights in ("auto", b) and head in ("auto", h)]
+    choices = _choices(weights, head)
     if len({blocks for blocks, _ in choices}) > 1:
         # Few bits are not always few bytes: the format that is faster here may leave out the zeros of int8 alone.
-        sizes = {type: _sizes(pack_checkpoint(checkpoint, weights=type, head=type, **options)) for type, _ in choices}
+        types = {type for choice in choices for type in choice}
+        sizes = {type: _sizes(pack_checkpoint(checkpoint, weights=type, head=type, **options)) for type in types}
         choices.sort(key=lambda choice: sizes[choice[0]][0] + sizes[choice[1]][1])
     for blocks, ends in choices:
         packed = pack_checkpoint(checkpoint, weights=blocks, head=ends, progress=progress, **options)
@@ -100,6 +101,13 @@ def lightest(
         if cost <= bound:
             break
     return packed, tried
+
+
+def _choices(weights: str, head: str) -> list[tuple[str, str]]:
+    """What is tried; a type that is given, and never tried otherwise, stands for every one in its place."""
+    known = [(b, h) for b, h in _CHOICES if weights in ("auto", b) and head in ("auto", h)]
+    every = [(b if weights == "auto" else weights, h if head == "auto" else head) for b, h in _CHOICES]
+    return known or list(dict.fromkeys(every))
 
 
 def _sizes(packed: PackedModel) -> tuple[int, int]:

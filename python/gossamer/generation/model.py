@@ -227,7 +227,7 @@ class Model:
         from .batch import Request, completions
 
         check_names(options, ["adapters", "cancel", "chat", "draft", "most", "n"])
-        n = whole_number("n", n, 1)
+        n, most = whole_number("n", n, 1), whole_number("most", most, 1)
         run_options = chosen(sampling, self.defaults, options)
         return completions(
             self,

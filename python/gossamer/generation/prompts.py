@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,9 @@ def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
         GossamerError: it has to, and there is none, or `chat` is no truth value.
     """
     check_flag("chat", chat, or_none=True)
+    listed = isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt[:1])
+    if not isinstance(prompt, str) and not listed:
+        raise GossamerError(f"the prompt must be a text or a list of messages, got {prompt!r:.80}")
     if isinstance(prompt, str) and (chat is False or not (chat or model.tokenizer.has_chat_template)):
         return False
     if not isinstance(prompt, str) and chat is False:
@@ -149,7 +152,7 @@ def as_ids(tokens: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:
         GossamerError: they are no whole numbers, or too large for any vocabulary.
     """
     ids = np.asarray(tokens)
-    if ids.size and (ids.dtype.kind not in "iu" or not (np.abs(ids) < 2**31).all()):
+    if ids.size and (ids.dtype.kind not in "iu" or not -(2**31) <= int(ids.min()) <= int(ids.max()) < 2**31):
         raise GossamerError(f"token ids must be whole numbers below 2^31, got {tokens!r:.80}")
     return ids.astype(np.int32)
 

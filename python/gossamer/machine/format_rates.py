@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..errors import GossamerError
 from ..folders import write_file
 from ..formats import TYPES, Shape, measure
 from ..progress import Progress
@@ -64,8 +65,15 @@ def load(shape: Shape, format: str) -> float:
 
 
 def wanted() -> bool:
-    """Whether measuring is allowed: GOSSAMER_MEASURE=0 forbids it."""
-    return os.environ.get("GOSSAMER_MEASURE", "1") != "0"
+    """Whether measuring is allowed: GOSSAMER_MEASURE=0 forbids it.
+
+    Raises:
+        GossamerError: it is something else than 0 and 1.
+    """
+    value = os.environ.get("GOSSAMER_MEASURE") or "1"
+    if value not in ("0", "1"):
+        raise GossamerError(f"GOSSAMER_MEASURE must be 0 or 1, got {value!r:.80}")
+    return value == "1"
 
 
 def known(type: str) -> Rates | None:

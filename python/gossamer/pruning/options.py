@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import GossamerError
@@ -75,6 +75,11 @@ class PruneOptions:
                 f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated"
             )
         check_group(self.group)
+        for name in _CALIBRATING if method not in CALIBRATED else ():
+            if getattr(self, name) != _DEFAULTS[name]:
+                raise GossamerError(f"{name}: method {method} reads no text")
+        if self.group != _DEFAULTS["group"] and weights != "int4":
+            raise GossamerError(f"group {self.group} goes with weights int4, and they are {weights}")
         if self.windows < 1 or (self.length is not None and self.length < 1):
             raise GossamerError(f"calibration needs at least 1 window of 1 token, got {self.windows} of {self.length}")
         if self.seed < 0:
@@ -114,6 +119,10 @@ class PruneOptions:
         if allocation != "uniform" and method not in CALIBRATED:
             raise GossamerError(f"method {method} measures nothing: allocation {allocation} cannot be had")
         return allocation
+
+
+_CALIBRATING = ("calibration", "windows", "length", "seed")
+_DEFAULTS = {field.name: field.default for field in fields(PruneOptions)}
 
 
 def read_zeros(path: Path, names: list[str]) -> dict[str, Target]:

@@ -22,7 +22,14 @@ def read_messages(values: list[Any]) -> list[dict[str, Any]]:
     """
     if not values:
         raise ApiError(400, "messages: there must be one or more", param="messages", code="invalid_value")
-    return [_message(Fields(value, f"messages[{number}]")) for number, value in enumerate(values)]
+    messages, called = [], set()
+    for number, value in enumerate(values):
+        fields = Fields(value, f"messages[{number}]")
+        messages.append(message := _message(fields))
+        called |= {call["id"] for call in message.get("tool_calls", ())}
+        if (answered := message.get("tool_call_id")) is not None and answered not in called:
+            raise fields.refuse("tool_call_id", f"no call before it has the id {answered!r:.80}", "invalid_value")
+    return messages
 
 
 def _message(fields: Fields) -> dict[str, Any]:
