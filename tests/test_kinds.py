@@ -16,7 +16,6 @@ from gossamer.kinds import check_flag, whole_number
 from gossamer.pruning.options import PruneOptions
 
 NAN = float("nan")
-MAGNITUDE = {"method": "magnitude", "sparsity": 0.5}
 
 
 def _prune(**options: Any) -> PruneOptions:
@@ -58,10 +57,6 @@ def test_flags_are_true_or_false() -> None:
         (_prune, {"pattern": (2, 4, 8)}, "pattern must be two whole numbers, got (2, 4, 8)"),
         (_prune, {"pattern": (True, 4)}, "pattern must be two whole numbers, got (True, 4)"),
         (_prune, {"calibration": ""}, "calibration must name a file or folder"),
-        (PruneOptions, {**MAGNITUDE, "calibration": "text.txt"}, "calibration: method magnitude reads no text"),
-        (PruneOptions, {**MAGNITUDE, "windows": 3}, "windows: method magnitude reads no text"),
-        (PruneOptions, {**MAGNITUDE, "length": 64}, "length: method magnitude reads no text"),
-        (PruneOptions, {**MAGNITUDE, "seed": 3}, "seed: method magnitude reads no text"),
         (_prune, {"group": 32}, "group 32 goes with weights int4, and they are stored"),
         (Options, {"group": 32}, "group 32 goes with weights int8 or int4, and they are stored as they are"),
         (Options, {"tokens": 2e6}, "tokens must be a whole number, got 2000000.0"),

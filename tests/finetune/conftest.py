@@ -17,6 +17,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models")
     tiny_llama(folder / "dense", seed=1)
-    gossamer.prune(folder / "dense", folder / "half", method="magnitude", sparsity=0.5)
+    gossamer.prune(folder / "dense", folder / "half", method="magnitude", sparsity=0.5, length=64)
     (folder / "text.txt").write_text(TEXT * 40, encoding="utf-8")
     return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import GossamerError
@@ -14,6 +14,8 @@ from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
 from .masks import Target
 from .methods import CALIBRATED, DEFAULT_METHOD, METHODS
+
+_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PruneOptions:
     pattern: tuple[int, int] | None = None
     allocation: str | Path | None = None
     weights: str = STORED
-    group: int = 64
+    group: int = _GROUP
     rank: int = 0
     calibration: str | Path | None = None
     windows: int = WINDOWS
@@ -75,10 +77,7 @@ class PruneOptions:
                 f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated"
             )
         check_group(self.group)
-        for name in _CALIBRATING if method not in CALIBRATED else ():
-            if getattr(self, name) != _DEFAULTS[name]:
-                raise GossamerError(f"{name}: method {method} reads no text")
-        if self.group != _DEFAULTS["group"] and weights != "int4":
+        if self.group != _GROUP and weights != "int4":
             raise GossamerError(f"group {self.group} goes with weights int4, and they are {weights}")
         if self.windows < 1 or (self.length is not None and self.length < 1):
             raise GossamerError(f"calibration needs at least 1 window of 1 token, got {self.windows} of {self.length}")
@@ -119,10 +118,6 @@ class PruneOptions:
         if allocation != "uniform" and method not in CALIBRATED:
             raise GossamerError(f"method {method} measures nothing: allocation {allocation} cannot be had")
         return allocation
-
-
-_CALIBRATING = ("calibration", "windows", "length", "seed")
-_DEFAULTS = {field.name: field.default for field in fields(PruneOptions)}
 
 
 def read_zeros(path: Path, names: list[str]) -> dict[str, Target]:

@@ -296,7 +296,7 @@ class Tokenizer:
 
     def _template(self, tools: Sequence[Tool] | None) -> str:
         """The template of a conversation with these tools; empty where there is none."""
-        return (tools and self.tool_template) or self.chat_template or ""
+        return (self.tool_template if tools else None) or self.chat_template or ""
 
     def stream(self, begins: bool = False, special: bool = False) -> StreamDecoder:
         """Returns a decoder for one stream of tokens.
