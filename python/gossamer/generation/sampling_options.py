@@ -212,7 +212,7 @@ class SamplingOptions:
         for name in ("length_penalty", "early_stopping") if changed.beams == 1 else ():
             if options.get(name, _OFF[name]) != _OFF[name]:
                 raise GossamerError(f"{name} is of beams, and would do nothing: give beams, too")
-        if "repeat_window" in options and changed.repeat_penalty == 1:
+        if options.get("repeat_window", _OFF["repeat_window"]) != _OFF["repeat_window"] and changed.repeat_penalty == 1:
             raise GossamerError("repeat_window would do nothing without a repeat_penalty: give that, too")
         return changed
 
