@@ -38,9 +38,9 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def step(self, *args: Any) -> Any:
+    def step(self, *args: Any, **options: Any) -> Any:
         time.sleep(self.seconds)
-        return self.engine.step(*args)
+        return self.engine.step(*args, **options)
 
 
 @pytest.fixture

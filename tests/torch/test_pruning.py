@@ -301,3 +301,13 @@ def test_nothing_to_prune_is_told(batches: list[Tensor]) -> None:
     for model in (nn.Sequential(nn.Conv1d(4, 4, 1)), packed):
         with pytest.raises(ValueError, match="no linear layer to prune"):
             prune_linears(model, batches, sparsity=0.5)
+
+
+def test_options_of_another_kind_are_refused_by_name(model: Model, batches: list[Tensor]) -> None:
+    for call, words in (
+        (lambda: prune_linears(model, batches, sparsity="0.5"), "sparsity must be a number or None, got '0.5'"),  # type: ignore[arg-type]
+        (lambda: sparsify(model, min_zeros=True), "min_zeros must be a number or None, got True"),
+        (lambda: sparsify(model, trainable="no"), "trainable must be true or false, got 'no'"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(GossamerError, match=words):
+            call()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..formats import FORMATS, GROUPS, INTEGER_TYPES, TYPES
 from ..gpu.dtypes import NAMES
 from ..gpu.roofline import gpu_machine
+from ..kinds import check_flag
 from ..packing.matrix import Rounded, round_values
 from ..packing.planner import Machine, this_machine
 from .layout import ACTIVATIONS
@@ -80,7 +81,8 @@ def machine_of(device: torch.device) -> Machine:
 
 
 def check_options(format: str, weights: str, group: int, activations: str, trainable: bool) -> None:
-    """Raises ValueError for an option that is unknown or does not go with the others."""
+    """Raises ValueError for an option that is unknown or goes with no other one, GossamerError for another kind."""
+    check_flag("trainable", trainable)
     for option, value, allowed in (
         ("format", format, ("auto", *FORMATS)),
         ("weights", weights, ("auto", *TYPES)),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..kinds import check_kind
 from ..progress import Progress
 from ..pruning.masks import Target
 from ..pruning.methods import CALIBRATED, DEFAULT_METHOD, METHODS
@@ -100,6 +101,7 @@ def prune_linears(
             weight is computed from others (a pruning mask, a parametrization) or has no values, or a weight or an input
             is not finite; the line names the layer. In the last two cases, blocks before it may be pruned then.
     """
+    check_kind("sparsity", sparsity, "float", "None")
     target = Target.parse(sparsity, pattern)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import GossamerError
 from ..formats import INTEGER_TYPES, Shape
+from ..kinds import check_kind
 from ..packing.planner import Choice
 from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, held_outside, obstacle
 from .dense import (
@@ -79,6 +80,7 @@ def sparsify(
             buffer that no state brings has none (device meta); then no layer was replaced.
     """
     check_options(format, weights, group, activations, trainable)
+    check_kind("min_zeros", min_zeros, "float", "None")
     if min_zeros is not None and not 0 <= min_zeros <= 1:
         raise ValueError(f"min_zeros must be between 0 and 1, got {min_zeros}")
     if kind_of(model):
