@@ -38,8 +38,11 @@ def chats(model: Model, prompt: Prompt, chat: bool | None) -> bool:
         GossamerError: it has to, and there is none, or `chat` is no truth value.
     """
     check_flag("chat", chat, or_none=True)
-    listed = isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt[:1])
-    if not isinstance(prompt, str) and not listed:
+    given: Any = prompt
+    if not (
+        isinstance(given, str)
+        or (isinstance(given, Sequence) and all(isinstance(message, Mapping) for message in given[:1]))
+    ):
         raise GossamerError(f"the prompt must be a text or a list of messages, got {prompt!r:.80}")
     if isinstance(prompt, str) and (chat is False or not (chat or model.tokenizer.has_chat_template)):
         return False

@@ -265,7 +265,7 @@ class Tokenizer:
             GossamerError: as `render`, or the template writes the last message otherwise.
         """
         text = self.render(messages, add_generation_prompt=False)
-        last = joined(checked(messages))[-1].get("content", "").lstrip()
+        last = str(joined(checked(messages))[-1].get("content", "")).lstrip()
         if (at := text.rfind(last.rstrip())) < 0 or not last:
             raise GossamerError(
                 "the chat template does not write the last message as it is, so it cannot be gone on with"
