@@ -40,6 +40,7 @@ VARIANTS = tuple(
 )
 PANEL_HEIGHT = 4.0  # inches
 COLOURS = {"gossamer": "tab:blue", "llama.cpp": "tab:orange"}
+TITLES = {"factbook": "prose of the factbook", "addresses": "addresses after 2019"}  # as docs/finetuning.md has them
 Point = dict[str, Any]
 
 
@@ -147,11 +148,12 @@ def draw(figure: Figure, points: Sequence[Point], path: Path) -> None:
             axes.scatter(speed, point["perplexity"][text], color=colour, s=12)
             for point, speed, colour in zip(numbered, speeds, colours, strict=True)
         ]
-        axes.set(xlabel="tokens a second, writing", ylabel="perplexity, lower is better", title=text, yscale="log")
+        axes.set(xlabel="tokens a second, writing", title=TITLES.get(text, text), yscale="log")
         axes.margins(0.08)
         axes.grid(alpha=0.3)
         plain_ticks(axes.xaxis)
         plain_ticks(axes.yaxis)
+    panels[texts[0]].set_ylabel("perplexity, lower is better")
     names = [f"{number}  {point['side']}: {point['name']}" for number, point in enumerate(numbered, 1)]
     legend_below(figure, handles, names, PANEL_HEIGHT)
     for text, axes in panels.items():

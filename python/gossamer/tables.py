@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Lays rows out in columns, the first `left` of them left-aligned and the others right-aligned.
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, tail: int = 0) -> str:
+    """Lays rows out in columns, the first `left` and the last `tail` of them left-aligned, the others right-aligned.
 
     Args:
         header: Names of the columns.
         rows: Cells; every row as long as the header.
         left: How many columns hold text.
+        tail: How many at the end do.
 
     Returns:
         Lines without a final newline.
@@ -20,7 +21,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 
     def line(cells: Sequence[str]) -> str:
         padded = (
-            cell.ljust(width) if index < left else cell.rjust(width)
+            cell.ljust(width) if index < left or index >= len(widths) - tail else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return "  ".join(padded).rstrip()

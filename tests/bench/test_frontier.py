@@ -59,6 +59,7 @@ def test_the_committed_plot_shows_the_committed_results() -> None:
     drawn = (ROOT / "docs" / "frontier.svg").read_text("utf-8")
     points = json.loads((ROOT / "bench" / "results" / "frontier.json").read_text("utf-8"))["points"]
     assert all(f" {p['side']}: {p['name']} -->" in drawn for p in points)
+    assert all(f"<!-- {title} -->" in drawn for title in ("prose of the factbook", "addresses after 2019"))
 
 
 def test_parts_are_small_and_come_together_again(bench: Any, tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ def test_convert_then_inspect(checkpoint: Path, packed: Path, command):
     text = command("inspect", packed)
     assert f"{len(layers)} matrices" in text
     assert "layers.1.down" in text
+    assert layers["layers.1.down"]["why"].startswith(f"{layers['layers.1.down']['zeros']:.1%} zeros")
+    assert layers["layers.1.down"]["why"] in text
     before = json.loads(command("inspect", checkpoint, "--json"))
     plain = {layer["name"]: layer for layer in before["layers"]}
     assert set(plain) == set(layers)

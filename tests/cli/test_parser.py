@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import subprocess
 
@@ -67,12 +68,20 @@ from gossamer.cli.options import integer, number
         ("eval m", ["--text"]),
         ("eval m --text f --context 1", ["--context", "at least 2"]),
         ("inspect", ["MODEL"]),
+        ("translate a", ["-m/--model"]),
     ],
 )
 def test_wrong_usage_is_one_line_that_names_the_option(line: str, words: list[str], capsys, monkeypatch):
     monkeypatch.setattr("gossamer.cli.options.open_model", lambda *_: pytest.fail("nothing may be loaded"))
     err = usage_error(capsys, *line.split())
     assert [word for word in words if word not in err] == []
+
+
+def test_nobody_is_waited_for_at_a_terminal(capsys, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert "TEXT is missing" in usage_error(capsys, "embed", "-m", "m")
 
 
 def test_help_documents_every_option_of_every_command(capsys):

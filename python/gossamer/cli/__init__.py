@@ -143,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="gossamer",
         description="Runs pruned transformers fast on ordinary machines, straight from compressed weights.",
         epilog="MODEL is a packed folder, a Hugging Face checkpoint folder, a GGUF file, a hub id, or the name of a "
-        "built-in model. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+        "built-in model. Models and measurements are kept under GOSSAMER_HOME (default ~/.cache/gossamer); with "
+        "GOSSAMER_MEASURE=0 nothing is measured. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     parser.add_argument(

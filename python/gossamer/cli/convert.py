@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..formats import TYPES
 from ..packing.planner import NOTHING_FASTER
 from ..tables import table
-from .layers import Layer, layer_table, summary, totals
+from .layers import Layer, layer_table, summary, totals, with_shares
 from .options import (
     SOURCE_HELP,
     add_force_option,
@@ -26,6 +26,7 @@ from .output import print_json
 from .progress import progress
 
 if TYPE_CHECKING:
+    from ..arch.spec import Transformer
     from ..generation.lightest import Candidate
     from ..packing.folder import Entry
     from ..progress import Progress
@@ -79,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if args.no_measure:
         os.environ["GOSSAMER_MEASURE"] = "0"
     with progress() as report:
-        entries, tried = _packed(args, report)
-    layers = [Layer.of(name, entry) for name, entry in entries.items()]
+        entries, config, tried = _packed(args, report)
+    layers = with_shares([Layer.of(name, entry) for name, entry in entries.items()], config)
     if args.json:
         written = None if args.dry_run else args.dst
         document = {"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)}
@@ -120,8 +121,8 @@ def _check(args: argparse.Namespace) -> None:
         args.parser.error("--text is for --weights auto or --head auto; both types are given")
 
 
-def _packed(args: argparse.Namespace, report: Progress) -> tuple[dict[str, Entry], list[Candidate]]:
-    """Packs and writes; returns what the folder says of its matrices, and which types were tried."""
+def _packed(args: argparse.Namespace, report: Progress) -> tuple[dict[str, Entry], Transformer, list[Candidate]]:
+    """Packs and writes; returns what the folder says of its matrices and of the model, and which types were tried."""
     from ..checkpoints import open_checkpoint
     from ..folders import check_destination
     from ..generation.lightest import DIVERGENCE, lightest
@@ -138,8 +139,8 @@ def _packed(args: argparse.Namespace, report: Progress) -> tuple[dict[str, Entry
     if not args.replan and args.text is None:
         packing = Packing(open_checkpoint(source), **given(args, "weights", "group", "format", "head"), progress=report)
         if args.dry_run:
-            return {name: made[1] for name, made in packing if isinstance(made, tuple)}, []
-        return write_packing(args.dst, packing, force=args.force, reads=reads), []
+            return {name: made[1] for name, made in packing if isinstance(made, tuple)}, packing.config, []
+        return write_packing(args.dst, packing, force=args.force, reads=reads), packing.config, []
     tried: list[Candidate] = []
     if args.replan:
         packed = replanned(source, report)
@@ -149,7 +150,8 @@ def _packed(args: argparse.Namespace, report: Progress) -> tuple[dict[str, Entry
         packed, tried = lightest(open_checkpoint(source), text, bound=bound, progress=report, **options)
     if not args.dry_run:
         write_packed(args.dst, packed, force=args.force, reads=reads)
-    return {name: Entry.of(weight, packed.reasons[name]) for name, weight in packed.weights.items()}, tried
+    entries = {name: Entry.of(weight, packed.reasons[name]) for name, weight in packed.weights.items()}
+    return entries, packed.config, tried
 
 
 def _weighed(tried: list[Candidate]) -> str:

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("argument --force: needs -o/--output, which is what it replaces")
     if args.output and not args.force and Path(args.output).exists():
         raise GossamerError(f"{args.output}: exists already; --force replaces it")
-    texts = args.texts or list(input_lines())
+    texts = args.texts or list(input_lines(args))
     if not texts:
         raise GossamerError("there is no text: give some, or lines on stdin")
     model = open_model(args, args.model, args.threads)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..formats import INTEGER_TYPES, TYPES, expected_shape
 from ..tables import table
 
 if TYPE_CHECKING:
+    from ..arch.spec import Linear, Transformer
     from ..packing.folder import Entry
 
 
@@ -29,6 +31,7 @@ class Layer:
         type: Type of its values, with the inputs per scale.
         bytes: What it takes.
         why: Why it is stored so; empty where nothing is to be said.
+        share: The part of it that a token reads.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Layer:
     type: str
     bytes: int
     why: str = ""
+    share: float = 1.0
 
     @classmethod
     def of(cls, name: str, entry: Entry) -> Layer:
@@ -95,6 +99,19 @@ class Layer:
         }
 
 
+def with_shares(layers: list[Layer], config: Transformer) -> list[Layer]:
+    """Says of each matrix of a model which part of it a token reads: of an encoder beside a decoder none."""
+    return [replace(layer, share=_share(layer.name, config.linears)) for layer in layers]
+
+
+def _share(name: str, linears: Mapping[str, Linear]) -> float:
+    """Of experts as much as is chosen; what stands beside a linear, ".low_rank_u", is read as that is."""
+    if name.startswith(ENCODER):
+        return 0.0
+    linear = linears.get(name) or linears.get(name.rpartition(".")[0])
+    return linear.share if linear else 1.0
+
+
 def totals(layers: list[Layer]) -> dict[str, Any]:
     """Sums over matrices: how many, their positions, zeros, bytes, bits a position and times of a token."""
     positions = sum(layer.rows * layer.cols for layer in layers)
@@ -114,9 +131,9 @@ def _times(layers: list[Layer]) -> dict[str, float]:
     """What a token needs for all matrices that it goes through: of an embedding that is no head it reads one row."""
     untied = any(layer.name == "head" for layer in layers)
     tables = (*TABLES, "embed") if untied else TABLES
-    times = [layer.times for layer in layers if layer.name.removeprefix(ENCODER) not in tables]
-    known = [time for time in times if time]
-    if not known or len(known) < len(times):
+    read = [layer for layer in layers if layer.share and layer.name not in tables]
+    known = [(layer.share * time[0], layer.share * time[1]) for layer in read if (time := layer.times)]
+    if not known or len(known) < len(read):
         return {}
     mine, dense = (sum(column) for column in zip(*known, strict=True))
     return {"seconds": mine, "seconds_dense": dense}
@@ -138,22 +155,22 @@ def summary(layers: list[Layer]) -> str:
 def layer_table(layers: list[Layer]) -> str:
     """Lays the matrices out as a table with a line of totals below."""
     reasons = any(layer.why for layer in layers)
-    header = ["name", "format", "type", "pattern", *(["why"] if reasons else []), "shape", "zeros", "bits", "bytes"]
-    header += ["µs", "µs dense"]
+    header = ["name", "format", "type", "pattern", "shape", "zeros", "bits", "bytes", "µs", "µs dense"]
+    header += ["why"] if reasons else []
     rows = [
         [
             layer.name,
             layer.format,
             layer.type,
             layer.pattern,
-            *([layer.why] if reasons else []),
             f"{layer.rows} x {layer.cols}",
             f"{layer.zeros:.1%}",
             f"{layer.bits:.2f}",
             f"{layer.bytes:,}",
             *(f"{1e6 * time:.1f}" for time in layer.times or ()),
             *([] if layer.times else ["", ""]),
+            *([layer.why] if reasons else []),
         ]
         for layer in layers
     ]
-    return f"{table(header, rows, left=5 if reasons else 4)}\n\n{summary(layers)}"
+    return f"{table(header, rows, left=4, tail=int(reasons))}\n\n{summary(layers)}"

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..generation.drafts import Drafts
     from ..generation.model import Model
 
-_HUB_HELP = "hub id (ORG/NAME or ORG/NAME@REVISION)"
-MODEL_HELP = f"packed folder, Hugging Face checkpoint folder, GGUF file, {_HUB_HELP}, or name of a built-in model"
-SOURCE_HELP = f"Hugging Face checkpoint folder, GGUF file or {_HUB_HELP}"
+HUB_HELP = "hub id (ORG/NAME or ORG/NAME@REVISION)"
+MODEL_HELP = f"packed folder, Hugging Face checkpoint folder, GGUF file, {HUB_HELP}, or name of a built-in model"
+SOURCE_HELP = f"Hugging Face checkpoint folder, GGUF file or {HUB_HELP}"
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
@@ -281,12 +281,14 @@ def add_system_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def input_lines() -> Iterator[str]:
-    """Gives the lines of stdin, without the mark that some shells put first.
+def input_lines(args: argparse.Namespace) -> Iterator[str]:
+    """Gives the lines of stdin, without the mark that some shells put first; nobody is waited for at a terminal.
 
     Raises:
         GossamerError: a line is no text.
     """
+    if sys.stdin.isatty():
+        args.parser.error("TEXT is missing: give it as an argument or on standard input")
     try:
         for number, line in enumerate(sys.stdin):
             yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")

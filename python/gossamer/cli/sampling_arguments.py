@@ -39,7 +39,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, defaults: SamplingOpti
     group = parser.add_argument_group(
         "sampling",
         "Applied in the order biases, penalties, top-k, typical-p, top-p, min-p, temperature. Defaults are those of "
-        "the model's generation_config.json; the ones below are for a model without. --stats tells what was used.",
+        "the model's generation_config.json; the ones below are for a model without.",
     )
     group.add_argument(
         "--temperature",

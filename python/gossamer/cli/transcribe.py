@@ -13,7 +13,7 @@ from ..audio.formats import FORMATS, Writer
 from ..errors import GossamerError, one_line
 from .interrupt import Interrupt
 from .options import (
-    MODEL_HELP,
+    HUB_HELP,
     add_engine_options,
     add_force_option,
     add_revision_option,
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="MODEL",
         type=nonempty,
-        help=f"a Whisper: {MODEL_HELP}, or CTranslate2's",
+        help=f"a Whisper: packed folder, Hugging Face checkpoint folder, {HUB_HELP}, or folder of CTranslate2",
     )
     add_revision_option(parser)
     parser.add_argument(

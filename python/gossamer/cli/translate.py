@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..generation.sampling_options import GENERATE
-from .options import add_device_option, add_engine_options, add_model_option, input_lines, open_model
+from .options import (
+    MODEL_HELP,
+    add_engine_options,
+    add_revision_option,
+    input_lines,
+    nonempty,
+    open_model,
+)
 from .output import print_json
 from .sampling_arguments import add_sampling_options, chosen_sampling
 
@@ -27,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; without one, lines of stdin are read")
     parser.add_argument("--file", action="append", default=[], type=Path, help="read lines of a file, too")
-    add_model_option(parser)
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", type=nonempty, help=MODEL_HELP)
+    add_revision_option(parser)
     parser.add_argument("--to", metavar="LANG", help="language to write, as the model's tokens call it: deu_Latn, de")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     add_sampling_options(parser, GENERATE)
-    add_device_option(parser)
     add_engine_options(parser)
 
 
@@ -71,9 +77,7 @@ def _lines(args: argparse.Namespace) -> Iterator[str]:
     for path in args.file:
         yield from _lines_of(path)
     if not args.texts and not args.file:
-        if sys.stdin.isatty():
-            args.parser.error("TEXT is missing: give it as an argument or on standard input")
-        yield from input_lines()
+        yield from input_lines(args)
 
 
 def _lines_of(path: Path) -> Iterator[str]:

@@ -137,7 +137,7 @@ class Stats:
         unheeded = f"; the model also asks for {', '.join(self.unheeded)}, not done here" if self.unheeded else ""
         percent = self.percent_of_roof
         times = f"{self.context_shifts} times" if self.context_shifts > 1 else "once"
-        shifts = f"\ncontext: full {times}, older tokens were dropped each time" if self.context_shifts else ""
+        shifts = f"\ncontext: full {times}, older tokens were dropped" if self.context_shifts else ""
         unit = "step" if self.steps.accepted else "token"
         steps = f"\n{self.steps.text()}" if self.steps.count else ""
         roof = "" if percent is None else f", {percent:.0f}% of the roof"
