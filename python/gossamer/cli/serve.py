@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_revision_option(parser)
     parser.add_argument(
         "--adapter",
+        dest="named_adapters",  # `open_model` would load "adapter" for all texts
         action="append",
         type=_named,
         metavar="[MODEL:]NAME=PATH",
@@ -218,7 +219,7 @@ def load_models(args: argparse.Namespace, limits: Settings) -> Registry:
         model = open_model(args, path, args.threads)
         draft = None if model.config.head is None else chosen_drafts(args, model)
         registry.add(Served(own, model, limits, draft))
-    for name, path in args.adapter or ():
+    for name, path in args.named_adapters or ():
         base, sign, own = name.rpartition(":")
         served = registry.named(base) if sign else next(iter(registry))
         if not own:

@@ -88,22 +88,22 @@ class Report:
         return tuple(layer for layer in self.layers if layer.packed)
 
     def __str__(self) -> str:
-        header = ["name", "format", "type", "why", "shape", "zeros", "bytes"]
+        header = ["name", "format", "type", "shape", "zeros", "bytes", "why"]
         rows = [
             [
                 layer.name,
                 layer.format or "-",
                 layer.type,
-                layer.why,
                 f"{layer.rows} x {layer.cols}",
                 "" if layer.zeros is None else f"{layer.zeros:.1%}",
                 f"{layer.bytes:,}",
+                layer.why,
             ]
             for layer in self.layers
         ]
         before, after = (sum(getattr(layer, key) for layer in self.layers) for key in ("dense_bytes", "bytes"))
         lines = [
-            f"{table(header, rows, left=4)}\n",
+            f"{table(header, rows, left=3, tail=1)}\n",
             f"{len(self.packed)} of {len(self.layers)} linear layers packed, {before:,} bytes before, {after:,} now",
         ]
         if self.others:
