@@ -203,9 +203,11 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_whole_line(served, tmp_p
     expected = (tmp_path / "out.jsonl").read_bytes()
     (tmp_path / "out.jsonl").unlink()
     served(interrupted_after(fake_model(), 40))
+    capsys.readouterr()
     assert run(tmp_path, "--batch", "3") == 130
     assert not (tmp_path / "out.jsonl").exists()
     part = tmp_path / "out.jsonl.part"
+    assert capsys.readouterr().err == f"gossamer: stopped; the same command goes on from {part}\n"
     done = part.read_bytes()
     kept = done.count(b"\n") - 1
     assert 0 < kept < len(LINES)
@@ -242,6 +244,7 @@ def test_a_run_of_other_prompts_options_or_another_model_is_not_gone_on_with(ser
     write(tmp_path / "in.jsonl", *LINES)
     served(interrupted_after(fake_model(), 40))
     assert run(tmp_path) == 130
+    capsys.readouterr()
     done = (tmp_path / "out.jsonl.part").read_bytes()
     served(fake_model())
     assert "had other options; --force begins anew" in failure(capsys, tmp_path, "--top-k", "3")

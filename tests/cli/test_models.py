@@ -295,16 +295,33 @@ def test_sigint_at_a_step_ends_with_130(packed: Path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("command", "options", "says"),
+    [
+        ("convert", ["out", "--weights", "f32"], "out/weights.safetensors: cannot write: "),
+        ("export", ["out.gguf", "--type", "f32"], "out.gguf: cannot write: the disk may be full ("),
+    ],
+)
+def test_a_full_disk_leaves_nothing_behind(
+    checkpoint: Path, tmp_path: Path, command: str, options: list[str], says: str
+):
     # A limit on the size of files fails as a full disk does: in the middle of writing.
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
-    done = process(limit, "convert", checkpoint, tmp_path / "out", "--weights", "f32")
+    done = process(limit, command, checkpoint, tmp_path / options[0], *options[1:])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("gossamer: error: ")
     assert done.stderr.count("\n") == 1
-    assert str(tmp_path) in done.stderr
-    assert "weights.safetensors" in done.stderr
+    assert f"{tmp_path}/{says}" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_narrow_terminal_shows_whole_names(tmp_path: Path, command, monkeypatch):
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    rows = command("models").splitlines()[2:-1]  # a head above, what all take below
+    assert max(map(len, rows)) <= 40
+    assert "".join(row.split(" ")[0] for row in rows) == "smollm2-135m-instructsmollm2-135m-instruct-dense"
 
 
 def test_no_network_on_first_use_is_one_line(tmp_path: Path):

@@ -86,6 +86,13 @@ def test_what_is_no_audio_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+@pytest.mark.usefixtures("asked")
+def test_a_full_disk_is_one_line_that_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", "a.wav", "-m", "m", "-o", "/dev/full", "--force"]) == 1
+    assert capsys.readouterr().err == "gossamer: error: /dev/full: cannot write: No space left on device\n"
+
+
 @pytest.mark.usefixtures("asked")
 def test_files_are_replaced_with_force_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("mine")

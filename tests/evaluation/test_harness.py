@@ -125,6 +125,20 @@ def test_results_are_those_of_transformers(checkpoint: Path, tasks: Path) -> Non
     assert any(text for ((text,),) in written[0])
 
 
+def test_the_command_line_runs_where_there_is_no_gpu(
+    checkpoint: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gossamer.evaluation import harness
+    from gossamer.evaluation.__main__ import main
+
+    monkeypatch.setattr(harness, "why_unavailable", lambda: "there is none")
+    line = ["run", "--model", "gossamer", "--model_args", f"pretrained={checkpoint},threads=1"]
+    line += ["--tasks", "local_choice", "--include_path", str(tasks)]
+    monkeypatch.setattr("sys.argv", ["lm-eval", *line])
+    assert main() == 0
+    assert "local_choice" in capsys.readouterr().out
+
+
 def test_options_are_refused_by_name(checkpoint: Path) -> None:
     from gossamer.evaluation.harness import Gossamer
 

@@ -115,7 +115,8 @@ def write_gguf(
                 writer.write_tensor_data(_stored(checkpoint, one, held.get(one.name, {}), sources))
             writer.close()
     except OSError as error:
-        raise GossamerError(f"{path}: cannot write: {error.strerror or error}") from None
+        # numpy, which writes the tensors, says how much it wrote and not why.
+        raise GossamerError(f"{path}: cannot write: {error.strerror or f'the disk may be full ({error})'}") from None
     if progress:
         progress(len(tensors), len(tensors), "writing")
 

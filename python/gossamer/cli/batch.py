@@ -8,6 +8,7 @@ import time
 
 from ..generation.sampling_options import GENERATE
 from ..generation.scheduler import MOST
+from .interrupt import told
 from .options import (
     add_adapter_option,
     add_device_option,
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args, args.model, args.threads)
     drafts = chosen_drafts(args, model)
     started = time.perf_counter()
-    with progress() as report:
+    with told(f"{args.dst}.part"), progress() as report:
         result = batch_file(
             model,
             args.src,

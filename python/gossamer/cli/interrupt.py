@@ -1,9 +1,13 @@
-"""Ctrl-C while a text is written: it ends as far as it came, and what there is of it is told."""
+"""Ctrl-C: a text ends as far as it came, and what there is of it is told; so is what a long command goes on from."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -47,3 +51,14 @@ class Interrupt:
         if self._asked or not self.begun:
             signal.default_int_handler(number, frame)
         self._asked = True
+
+
+@contextmanager
+def told(kept: str | Path) -> Generator[None, None, None]:
+    """Says after Ctrl-C from what the same command goes on, where there is something: of commands that keep it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if Path(kept).exists():
+            print(f"gossamer: stopped; the same command goes on from {kept}", file=sys.stderr)
+        raise

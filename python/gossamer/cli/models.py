@@ -49,7 +49,9 @@ def _list(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "kind", "where", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for header in ("name", "kind", "where"):
+        table.add_column(header, overflow="fold")  # a name that is cut could not be given to `models remove`
     table.add_column("MB", justify="right")
     for entry in found:
         where = "\n".join(map(str, entry.folders)) or "made on first use"

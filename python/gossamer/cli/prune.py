@@ -11,6 +11,7 @@ from ..formats import STORED
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
 from ..pruning.methods import CALIBRATED
 from ..text.calibration import LENGTH, WINDOWS
+from .interrupt import told
 from .options import (
     SOURCE_HELP,
     add_force_option,
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     sparsity: float | None = args.sparsity
     if sparsity is None and args.pattern is None and args.allocation in (None, *ALLOCATIONS):
         sparsity = DEFAULT_SPARSITY
-    with progress() as bar:
+    with told(f"{Path(args.dst)}.pruning"), progress() as bar:
         report = prune(
             locate(args.src, bar, args.revision),
             args.dst,

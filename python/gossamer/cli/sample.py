@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..finetune.samples import LENGTH
 from ..text.calibration import window_length
+from .interrupt import told
 from .options import (
     MODEL_HELP,
     add_device_option,
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     conversations = None if args.chat is None else read_conversations(args.chat)
     model = _on_gpu(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
     length = window_length(args.length, LENGTH, model.config.context)
-    with progress() as report:
+    with told(args.dst), progress() as report:
         tokens = sample(
             model,
             args.dst,

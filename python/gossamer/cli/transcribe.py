@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -178,8 +178,13 @@ def _opened(target: Path | None) -> Generator[Callable[[str], None], None, None]
 
     def to(stream: TextIO) -> Callable[[str], None]:
         def write(text: str) -> None:
-            stream.write(text)
-            stream.flush()
+            try:
+                stream.write(text)
+                stream.flush()
+            except OSError as error:
+                if target is None:
+                    raise
+                raise GossamerError(f"{target}: cannot write: {error.strerror or error}") from None
 
         return write
 
@@ -190,5 +195,12 @@ def _opened(target: Path | None) -> Generator[Callable[[str], None], None, None]
         stream = target.open("w", encoding="utf-8")
     except OSError as error:
         raise GossamerError(f"{target}: {error.strerror or error}") from None
-    with stream:
+    try:
         yield to(stream)
+    except GossamerError:
+        if target.is_file() and not target.stat().st_size:
+            target.unlink()
+        raise
+    finally:
+        with suppress(OSError):  # what could not be written is told already
+            stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ..generation.held import choose
 from ..generation.prompts import check_head, task
 from ..generation.sampling_options import GENERATE
 from ..generation.scheduler import MOST, Scheduler
+from ..gpu.cuda import why_unavailable
 from ..loading import load
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ Pair = tuple[Any, list[int], list[int]]
 _TOKENS = 256  # of a step whose logits are all wanted
 _KNOWN = ("temperature", "top_p", "top_k", "min_p", "seed")
 _NEW = 256  # of an answer, where a task says nothing
+_USUAL = "cuda:0"  # what the harness's command line says where nobody names a device
+
+_log = logging.getLogger("gossamer")
 
 
 @register_model("gossamer")
@@ -57,7 +62,7 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
             adapter: Path of an adapter; empty for none.
             batch_size: Texts at once; "auto" for as many as kernels take in one pass.
             max_batch_size: Is not needed, and has to be None.
-            device: "cpu" or "cuda".
+            device: "cpu" or "cuda"; "cuda:0" is the CPU where no GPU can be used, as for the harness's `hf` model.
             options: More of `gossamer.load`: threads, kv, activations, weights, revision, kv_limit.
 
         Raises:
@@ -66,6 +71,9 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
         super().__init__()
         if max_batch_size is not None:
             raise GossamerError("max_batch_size: batches are as large as batch_size says")
+        if device == _USUAL and (why := why_unavailable()):
+            _log.warning("device %s: %s; the model runs on the CPU", device, why)
+            device = "cpu"
         try:
             self.model = load(pretrained, device=device.partition(":")[0], **options)
         except TypeError as error:
