@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("torch", reason="transformers makes the model")
 pytest.importorskip("transformers", reason="it makes the model")
+from tokenizers import Tokenizer as Backend
+
 import gossamer
 from gossamer.cli import main
 from gossamer.generation.model import Model
@@ -56,6 +59,33 @@ def test_a_language_is_the_first_token(folder: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.strip() == " ".join(model.generate(text, max_new_tokens=8).split())
 
 
+def test_a_language_is_told_to_the_encoder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = shutil.copytree(folder, tmp_path / "told")
+    settings = json.loads((told / "tokenizer_config.json").read_text())
+    settings["additional_special_tokens"] = ["eng_Latn", "fra_Latn"]
+    backend = Backend.from_file(str(told / "tokenizer.json"))
+    backend.add_special_tokens(settings["additional_special_tokens"])
+    settings |= {"tokenizer_class": "NllbTokenizerFast", "src_lang": "eng_Latn", "eos_token": "<|im_end|>"}
+    backend.save(str(told / "tokenizer.json"))
+    (told / "tokenizer_config.json").write_text(json.dumps(settings))
+    text, read = "The spider spins", list[list[int]]()
+
+    def answers(model: Model, prompts: list[str], **_options: Any) -> list[str]:
+        read.extend(map(model.tokenizer.encode, prompts))
+        return prompts
+
+    monkeypatch.setattr(Model, "generate_batch", answers)
+    assert run("-m", str(told), text) == run("-m", str(told), text, "--from", "fra_Latn") == 0
+    english, french = read
+    assert [english[0], french[0]] == [backend.token_to_id(name) for name in ("eng_Latn", "fra_Latn")]
+    assert english[1:] == french[1:]
+    capsys.readouterr()
+    assert run("-m", str(told), text, "--from", "fra") == 1
+    assert "--from: the model has no token of the language 'fra'; did you mean fra_Latn?" in capsys.readouterr().err
+
+
 def test_beams_are_those_of_the_model_and_of_the_option(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, text = gossamer.load(folder, threads=1), "The spider spins"
     found = {}
@@ -80,6 +110,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["-m", str(llama), "a"], "has no encoder of texts"),
         (["-m", str(folder), "a", "--to", "klingon"], "--to: the model has no token of the language 'klingon'"),
         (["-m", str(folder), "a", "--to", "re"], "--to: the model has no token of the language 're'"),  # part of words
+        (["-m", str(folder), "a", "--from", "en"], "--from: the model is not told which language a text is in"),
         (["-m", str(folder), "--file", str(tmp_path / "bytes")], "is not UTF-8 text"),
         (["-m", str(folder), "--file", str(tmp_path / "none")], "No such file"),
     ):

@@ -242,26 +242,6 @@ def test_a_token_that_is_named_is_found_as_it_is_listed(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("ab [STOP]")) == "ab"
 
 
-@pytest.mark.parametrize("values", [{}, {"src_lang": "fra_Latn"}, {"src_lang": "eng_Latn", "legacy_behaviour": True}])
-def test_the_language_that_is_translated_from_is_that_of_the_settings(tmp_path: Path, values: dict[str, Any]) -> None:
-    words = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", "a", "b", "eng_Latn", "fra_Latn", "<mask>"]
-    backend = Backend(models.BPE({text: token for token, text in enumerate(words)}, [], unk_token="<unk>"))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="eng_Latn $A </s>", pair="eng_Latn $A $B </s>", special_tokens=[("eng_Latn", 7), ("</s>", 2)]
-    )
-    backend.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "m2m_100"}))
-    named = {"tokenizer_class": "NllbTokenizerFast", "additional_special_tokens": ["eng_Latn", "fra_Latn"], **values}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
-    ids = Tokenizer.from_folder(tmp_path).encode("ab")
-    assert ids == AutoTokenizer.from_pretrained(tmp_path).encode("ab")
-    assert ids[0] == (4 if "legacy_behaviour" in values else 8 if values else 7)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**named, "src_lang": "deu_Latn"}))
-    with pytest.raises(GossamerError, match="src_lang 'deu_Latn': 'deu_Latn' is no token of the model"):
-        Tokenizer.from_folder(tmp_path)
-
-
 @pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])

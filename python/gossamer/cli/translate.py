@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", required=True, metavar="MODEL", type=nonempty, help=MODEL_HELP)
     add_revision_option(parser)
     parser.add_argument("--to", metavar="LANG", help="language to write, as the model's tokens call it: deu_Latn, de")
+    parser.add_argument("--from", metavar="LANG", help="language of the texts (default: what the model's files name)")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     add_sampling_options(parser, GENERATE)
     add_engine_options(parser)
@@ -46,8 +47,12 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args, args.model, args.threads)
     if model.config.encoder is None or model.config.encoder.embedding.mel:
         raise GossamerError(f"{args.model}: has no encoder of texts, and translates nothing")
-    if args.to is not None:
-        _choose(model, args.to)
+    for option, choose in (("to", model.tokenizer.translate_to), ("from", model.tokenizer.translate_from)):
+        if (language := getattr(args, option)) is not None:
+            try:
+                choose(language)
+            except GossamerError as error:
+                raise GossamerError(f"--{option}: {error}") from None
     options = chosen_sampling(args, model)
     found = []
     lines = _lines(args)
@@ -86,13 +91,3 @@ def _lines_of(path: Path) -> Iterator[str]:
             yield from (line.rstrip("\r\n") for line in file)
     except UnicodeDecodeError as error:
         raise GossamerError(f"{path}: is not UTF-8 text: {error.reason}") from None
-
-
-def _choose(model: Model, language: str) -> None:
-    """Has the decoder begin with the token of a language."""
-    added = model.tokenizer.added_tokens()  # others are words or pieces of them: "de" is one, too
-    for token in (language, f"__{language}__"):
-        if token in added:
-            model.tokenizer.generation["forced_bos_token_id"] = added[token]
-            return
-    raise GossamerError(f"--to: the model has no token of the language {language!r:.40}")

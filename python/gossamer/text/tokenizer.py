@@ -14,6 +14,7 @@ from .chat_template import render
 from .cleaning import Cleaner, clean
 from .generation_config import STARTS, sampling_keys
 from .messages import Message, Tool, check_text, check_told, checked, completed, has_parts, joined
+from .source_language import language_token, mark_source
 from .token_bytes import byte_reader
 from .tokenizer_limits import check_contents, check_growth, refused
 from .tokenizer_settings import FORCED, apply_settings, chat_templates, cleans
@@ -212,6 +213,23 @@ class Tokenizer:
             if type(token) is not int or not 0 <= token < 1 << 31:
                 raise GossamerError(f"{key} must be a token, got {token!r:.80}")
         return list(found.values())
+
+    def translate_to(self, language: str) -> None:
+        """Has decoders with an encoder begin with the token of a language: "deu_Latn", "de".
+
+        Raises:
+            GossamerError: the model has no such token.
+        """
+        known = self.added_tokens()  # others are words or pieces of them: "de" is one, too
+        self.generation["forced_bos_token_id"] = known[language_token(language, known)]
+
+    def translate_from(self, language: str) -> None:
+        """Has texts be marked as written in a language, from now on, in place of the one that files name.
+
+        Raises:
+            GossamerError: the model does not want to be told, or has no token of the language.
+        """
+        mark_source(self._backend, language, self.added_tokens())
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Returns the text of tokens, without special ones unless asked for; bytes that are no UTF-8 become U+FFFD."""

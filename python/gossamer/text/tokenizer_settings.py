@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GossamerError
 from ..files import read_bytes
 from .chat_template import LONGEST as LONGEST_TEMPLATE
+from .source_language import mark_with
 from .tokenizer_limits import LONGEST
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _CLASSES = {
 }
 _OVERRULED = ("qwen2",)  # whose files often name another
 _LLAMA, _CODE_LLAMA, _NLLB = "LlamaTokenizer", "CodeLlamaTokenizer", "NllbTokenizer"
+_MARKED = {_NLLB: "{}", "M2M100Tokenizer": "__{}__"}  # that mark texts with their language, and its token
 _BYTE_LEVEL = (
     "BartTokenizer",
     "CohereTokenizer",
@@ -104,8 +106,13 @@ def apply_settings(
     ]
     _register(backend, new)
     names = {key: _text(entry) for key, entry in special.items()}
-    if kind == _NLLB and isinstance(language := settings.get("src_lang"), str):
-        _mark_language(backend, language, names.get("eos_token", "</s>"), settings.get("legacy_behaviour") is True)
+    if kind in _MARKED and isinstance(language := settings.get("src_lang"), str):
+        mark, end = _MARKED[kind].format(language), names.get("eos_token", "</s>")
+        behind = kind == _NLLB and settings.get("legacy_behaviour") is True
+        try:
+            mark_with(backend, *(([], [end, mark]) if behind else ([mark], [end])))
+        except GossamerError as error:
+            raise GossamerError(f"src_lang {language!r:.80}: {error}") from None
     return names
 
 
@@ -199,20 +206,6 @@ def _begin_as_llama(backend: tokenizers.Tokenizer, settings: dict[str, Any], cod
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix or code else steps)
-
-
-def _mark_language(backend: tokenizers.Tokenizer, language: str, end: str, behind: bool) -> None:
-    """Puts the token of the language that is translated from at a text's begin, or once behind its end."""
-    from tokenizers import processors
-
-    marks = {text: backend.token_to_id(text) for text in (language, end)}
-    for text, token in marks.items():
-        if token is None:
-            raise GossamerError(f"src_lang {language!r:.80}: {text!r:.80} is no token of the model")
-    first, last = ([], [end, language]) if behind else ([language], [end])
-    backend.post_processor = processors.TemplateProcessing(
-        single=[*first, "$A", *last], pair=[*first, "$A", "$B", *last], special_tokens=list(marks.items())
-    )
 
 
 def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
