@@ -88,6 +88,17 @@ def test_types_of_matrices(tmp_path: Path, type: str, bits: int) -> None:
     assert np.abs(file.tensor(name) - values).max() < np.abs(values).max() * 2.0**-bits
 
 
+def test_the_command_tells_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["export", str(tiny_llama(tmp_path / "m")), str(tmp_path / "m.gguf")]
+    assert main([*line, "--json"]) == 0
+    size = (tmp_path / "m.gguf").stat().st_size
+    assert json.loads(capsys.readouterr().out) == {"written": line[2], "type": "f16", "bytes": size}
+    assert main([*line, "--json"]) == 1
+    assert capsys.readouterr().out == ""
+    assert main([*line, "--force"]) == 0
+    assert capsys.readouterr().out == f"written: {line[2]}, {size / 1e6:.1f} MB\n"
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     source = open_checkpoint(tiny_llama(tmp_path / "m"))
     with pytest.raises(GossamerError, match=r"must end with \.gguf"):

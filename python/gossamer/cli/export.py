@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..checkpoints.gguf_write import TYPES
 from .options import SOURCE_HELP, add_force_option, add_revision_option, nonempty
+from .output import print_json
 from .progress import progress
 
 SUMMARY = "write a checkpoint as a GGUF file, for other programs"
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dst", metavar="DST.gguf", type=nonempty, help="file to write; must not exist yet")
     parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (default %(default)s)")
     add_force_option(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,5 +33,9 @@ def run(args: argparse.Namespace) -> int:
     with progress() as report:
         source = locate(args.src, report, args.revision)
         write_gguf(open_checkpoint(source), path, type=args.type, force=args.force, progress=report)
-    print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    size = path.stat().st_size
+    if args.json:
+        print_json({"written": args.dst, "type": args.type, "bytes": size})
+    else:
+        print(f"written: {path}, {size / 1e6:.1f} MB")
     return 0
