@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import report_features
 import report_uses
 from report_plot import plot, roof
 from report_text import filled, table
@@ -303,13 +304,25 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "long_context_depth": ("Long contexts", "python bench/long_context.py depth", depths),
     "long_context_attention": ("Attention", "python bench/long_context.py attention", attention),
     "drafts": ("Drafts", "python bench/drafts.py MODEL", drafts),
+    "batch": ("Many texts at once", "python bench/batch.py", report_features.together),
+    "grammars": ("Texts held to a schema", "python bench/grammars.py", report_features.grammars),
+    "adapters": ("Adapters", "python bench/adapters.py", report_features.adapters),
+    "experts": ("Experts", "python bench/experts.py", report_features.experts),
     "conversion": ("Large checkpoints", "python bench/conversion.py WORK", conversion),
+    "first_run": ("The first run", "python bench/first_run.py", report_features.first_run),
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
     "serve_load": ("Serving", "python bench/serve_load.py --help", report_uses.serving),
     "transcribe": ("Speech", "python bench/transcribe.py --help", report_uses.speech),
     "vectors": ("Vectors of texts", "python bench/vectors.py", report_uses.vectors),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
     "deepsparse": ("Stacks of layers beside DeepSparse", "python bench/stacks.py --help", deepsparse),
+    "torch_linear": ("Linear layers in torch", "python bench/torch_linear.py", report_features.torch_linear),
+    "torch_generate_smollm2": (
+        "A whole model in torch",
+        "python bench/torch_generate.py FOLDER --name torch_generate_smollm2",
+        report_features.torch_generate,
+    ),
+    "accuracy": ("Logits beside those of others", "python bench/accuracy.py --help", report_features.accuracy),
 }
 """Title, command and paragraphs of every section, by the name of its file; `name-more.json` belongs to it, too."""
 

@@ -91,6 +91,7 @@ def results() -> dict[str, Any]:
         "drafts": {"facts": FACTS, "setup": {"weights": "int4", "tokens": 9, "rounds": 5}, "summary": kinds},
         "conversion": {"facts": FACTS, "setting": {"model": "shape"}, "rows": [converted | {"peak_bytes": 0.75e9}]},
         **uses(),
+        **features(),
         "whole_models_batch": {"facts": FACTS, "rows": [step_cost]},
         "whole_models_prompts": {"facts": FACTS, "rows": [prompt]},
         "whole_models_zeros": {"facts": FACTS, "rows": [whole, {**whole, "zeros": "2:4"}]},
@@ -127,6 +128,46 @@ def uses() -> dict[str, Any]:
         "transcribe": {"facts": FACTS, **speech},
         "vectors": {"facts": FACTS, "texts": 256, "threads": 2, "rows": [row]},
     }
+
+
+def features() -> dict[str, Any]:
+    """Of many texts, schemas, adapters, experts, first runs, torch, and logits."""
+    texts = {"model": "shape", "weights": "int8", "sparsity": 0.75, "texts": 8, "tokens_per_second": 960.0}
+    held = {"schema": "person", "texts": 20, "valid": 19, "tokens": 656, "ratio": 1.75}
+    adapter = {"what": "lora", "seconds": 0.006, "time_over": "base", "ratio": 1.25, "bytes_per_token": 148e6}
+    routed = {"chosen": 2, "bytes_per_token": 1.25e9, "tokens_per_second": 25.0, "deviation": 0.5, "follows": 1.125}
+    layer = {"size": 64, "zeros": 0.5, "batch": 4, "dense": "f32", "weights": "int8", "format": "csr", "ratio": 18.5}
+    whole = {"weights": "auto", "packed": 7, "layers": 8, "ratio": 1.75, "tokens_per_second": 28.0}
+    beside = {"positions": 320, "largest_difference": 1.75, "median_difference": 0.625, "same_where_clear": 135}
+    beside |= {"clear_of_their_own_difference": 136, "same_anywhere": 310}
+    first = {"setting": {"question": "What?"}, "rows": [{"run": "first", "seconds": 78.75}]}
+    loaded = {"setting": {"question": "Why?"}, "rows": [{"run": "load", "seconds": 0.875}]}
+    documents = {
+        "batch": {"setup": {"prompt": 64, "new_tokens": 32}, "rows": [texts | {"times_one": 3.5}]},
+        "grammars": {"model": "m", "valid": 19, "texts": 20, "ratio": 1.75, "rows": [held]},
+        "adapters": {
+            "shape": "s", "rank": 16, "share": 0.05, "context": 64, "threads": 2, "switch_seconds": 0.00025,
+            "rows": [adapter],
+        },
+        "experts": {
+            "model": "mixtral-4-layers", "weights": "int8", "sparsity": 0.5, "context": 64, "threads": 2,
+            "rows": [routed | {"bytes_per_second": 32e9}],
+        },
+        "first_run": first,
+        "first_run-avx2": loaded,
+        "torch_linear": {
+            "torch": "2.5", "threads": 2, "rows": [layer | {"dense_seconds": 0.037, "sparse_seconds": 0.002}],
+        },
+        "torch_generate_smollm2": {
+            "torch": "2.5", "transformers": "5.0", "threads": 2, "tokens": 24, "dense_tokens_per_second": 16.0,
+            "rows": [whole],
+        },
+        "accuracy": {
+            "tokens": 256, "transformers_f32_kv": 9.5e-5, "transformers_f16_kv": 0.05,
+            "formats_int8": {"dense": 0.0, "csr": 7e-5}, "llama_cpp": beside,
+        },
+    }  # fmt: skip
+    return {name: {"facts": FACTS, **document} for name, document in documents.items()}
 
 
 def test_the_committed_page_is_made_from_the_committed_results(report: ModuleType) -> None:
@@ -166,11 +207,21 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         "| dense | 2.00 | 1.00 | 1.50 | 5.0 (1.00) | 1 of 71 |",
         "| peer | 2.00 | 1.00 | 1.50 |  | 1 of 71 |",
         "| dense int8 | 32 | 200 | 2.25 | 0.99875 |",
+        "| shape | int8, 75% zeros | 8 | 960 | 3.50 |",
+        "| person | 19 of 20 | 656 | 1.75 |",
+        "| lora | 6.00 | 148 | 1.25 | base |",
+        "| 2 | 25.0 ± 0.5 | 1250 | 32.0 | 1.12 |",
+        "| first | 78.8 |",
+        "| import and load, in Python | 0.9 |",
+        "| f32 | csr int8 | 64 | 50% | 4 | 37.00 | 2.00 | 18.50 |",
+        "| auto | 7 of 8 | 28.0 | 1.75 |",
+        "| csr for dense, int8 | 7.0e-05 |",
         "| shape | int8 | 30% | bitmap | 39.0 | 20.0 | 30.0 | 0.97 |",
     ):
         assert line in lines
     for isa in ("avx2", "scalar"):
         assert lines.count(f"### {isa}") == 2  # beyond and in cache
+    assert "choose the same 135 of 136 times" in " ".join(lines)
     assert "40.0 GB/s" in text  # the roof: the better kind of reads
     assert "dense_x" not in text
     assert "Not measured" not in text
