@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,35 @@ def read_json_value(path: Path) -> Any:
     except ValueError as error:
         refuse_pointer(path)
         raise GossamerError(f"{path}: not valid JSON: {error}") from None
+
+
+def read_json_lines(path: str | Path, fields: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Gives the objects of a file that has one a line, each with file and line where it stands; blank lines are none.
+
+    Args:
+        path: The file.
+        fields: What an object has, in words, for messages.
+
+    Raises:
+        GossamerError: the file cannot be read, has no objects, or a line is none; the line names file and line.
+    """
+    path = Path(path)
+    refuse_pointer(path)
+    where = ""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                try:
+                    value = parse_json(line.decode())
+                except ValueError as error:
+                    raise GossamerError(f"{where}: not valid JSON: {error}") from None
+                if not isinstance(value, dict):
+                    raise GossamerError(f"{where}: must be a JSON object with {fields}, got {value!r:.80}")
+                yield where, value
+    except OSError as error:
+        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    if not where:
+        raise GossamerError(f"{path}: holds no samples")

@@ -25,7 +25,7 @@ from gossamer.cli.options import integer, number
         ("generate a --top 1", ["; did you mean --top-k or --top-p? "]),
         ("convert a b --wieghts=int8", ["--wieghts=int8; did you mean --weights? "]),
         ("convert a b --weights int6", ["--weights", "'int6'", "; did you mean int8? "]),
-        ("eval m --txt f", ["--text --task is required; there is no --txt; did you mean --text? "]),
+        ("eval m --txt f", ["--text --task --pairs is required; there is no --txt; did you mean --text? "]),
         ("generate a --draft luck", ["--draft", "luck", "ngram"]),
         ("generate a --device tpu", ["--device", "'tpu'", "cuda"]),
         ("generate a --kv int4", ["--kv", "int4", "int8"]),

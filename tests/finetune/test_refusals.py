@@ -10,7 +10,7 @@ import pytest
 from gossamer.checkpoints import open_checkpoint
 from gossamer.errors import GossamerError
 from gossamer.finetune.options import Options, Parts
-from tiny import tiny_llama
+from tiny import save_tokenizer, tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from finetune_runs import QUICK, run  # noqa: E402
@@ -98,3 +98,16 @@ def test_a_folder_of_somebody_else_is_left_alone(files: Path, tmp_path: Path) ->
     with pytest.raises(GossamerError, match=r"out\.training: exists already and holds no training run"):
         run(files, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out.training", "notes.txt"]
+
+
+def test_an_encoder_alone_is_told_so(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="it makes the model")
+    config = transformers.BertConfig(
+        vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    save_tokenizer(tmp_path / "bert")
+    (tmp_path / "text.txt").write_text("The spider spins. " * 40, encoding="utf-8")
+    with pytest.raises(GossamerError, match=r"bert: is an encoder alone, and cannot be finetuned$"):
+        finetune(tmp_path / "bert", tmp_path / "out", teacher=tmp_path / "bert", data=[tmp_path / "text.txt"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "text.txt"]

@@ -300,3 +300,75 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["embed", "-m", path]) == 1
     assert "there is no text" in capsys.readouterr().err
+
+
+def scored(path: Path, *lines: Any) -> str:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return str(path)
+
+
+PAIRS = [
+    {"a": TEXTS[0], "b": TEXTS[2], "score": 2, "id": 7},
+    {"a": TEXTS[0], "b": TEXTS[1], "score": 1.5},
+    {"a": TEXTS[1], "b": TEXTS[1], "score": 5.0},
+    {"a": TEXTS[2], "b": TEXTS[1], "score": 1.5},
+    {"a": "net", "b": TEXTS[2], "score": -1, "metadata": {"x": 1}},
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "cls"}])
+def test_scored_pairs_are_held_against_cosines(
+    tmp_path: Path, options: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = str(folder(tmp_path / "model")), scored(tmp_path / "p.jsonl", *PAIRS[:2], "", *PAIRS[2:])
+    model = gossamer.load(path)
+    one, other = (model.embed([pair[name] for pair in PAIRS], **options).astype(float) for name in ("a", "b"))
+    cosines = (one * other).sum(1)
+    # By hand: no cosines are equal; scores of 1.5 share ranks 2 and 3.
+    ranks, right = cosines.argsort().argsort() + 1.0, np.array([4, 2.5, 5, 2.5, 1])
+    expected = np.corrcoef(ranks, right)[0, 1]
+    line = ["eval", path, "--pairs", file, *(part for name, value in options.items() for part in (f"--{name}", value))]
+    assert main([*line, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document.pop("seconds") > 0
+    assert document.pop("value") == pytest.approx(expected, abs=1e-12)
+    assert document == {"model": path, "pairs": file, "metric": "spearman", "samples": 5}
+    assert main([*line, "--limit", "3"]) == 0
+    three = np.corrcoef(cosines[:3].argsort().argsort(), right[:3].argsort().argsort())[0, 1]
+    assert capsys.readouterr().out.startswith(f"spearman {three:.4f} over 3 pairs, ")
+
+
+def test_pairs_that_say_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, pair = str(folder(tmp_path / "model")), PAIRS[0]
+    long = {**pair, "b": "net " * 60}
+    for lines, said in (
+        (("{",), "p.jsonl:1: not valid JSON"),
+        ((pair, "", "[]"), "p.jsonl:3: must be a JSON object with a, b and score, got []"),
+        (({"a": "x", "score": 1},), "p.jsonl:1: has no b; a pair has a, b and score"),
+        ((pair, {**pair, "scores": 1}), "p.jsonl:2: 'scores' is no field of a pair"),
+        (({**pair, "a": 3},), "p.jsonl:1: a must be a text, got 3"),
+        (({**pair, "score": True},), "p.jsonl:1: score must be a finite number, got True"),
+        (('{"a": "x", "b": "y", "score": NaN}',), "p.jsonl:1: score must be a finite number, got nan"),
+        (({**pair, "a": ""},), "p.jsonl:1: text 1 has no tokens"),
+        ((pair, long), "p.jsonl:2: text 2 has "),
+        ((pair, PAIRS[1] | {"score": 2}), "all scores of 2 pairs are equal"),
+        ((pair, pair | {"score": 9}), "all cosines of 2 pairs are equal"),
+        ((), "p.jsonl: holds no samples"),
+    ):
+        assert main(["eval", path, "--pairs", scored(tmp_path / "p.jsonl", *lines)]) == 1
+        out, err = capsys.readouterr()
+        assert said in err.splitlines()[-1]
+        assert not out
+    file = scored(tmp_path / "p.jsonl", pair, long | {"score": 1})
+    assert main(["eval", path, "--pairs", file, "--truncate"]) == 0
+    assert main(["eval", str(tiny_llama(tmp_path / "llama")), "--pairs", file]) == 1
+    assert "error: llama is no encoder: it gives no vectors of texts" in capsys.readouterr().err
+    for options, said in (
+        (["--pairs", file, "--context", "9"], "argument --context: goes with --text"),
+        (["--text", file, "--pool", "cls"], "argument --pool: goes with --pairs"),
+        (["--text", file, "--limit", "1"], "argument --limit: goes with --task or --pairs"),
+        (["--task", file, "--truncate"], "argument --truncate: goes with --pairs"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["eval", path, *options])
+        assert said in capsys.readouterr().err

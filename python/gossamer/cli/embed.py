@@ -27,25 +27,31 @@ from .progress import progress
 SUMMARY = "turn texts into vectors, with an encoder"
 
 
+def add_pooling_options(group: argparse._ActionsContainer, truncate: bool | None = False) -> None:
+    """Adds --pool and --truncate; the latter is `truncate` where it is not given."""
+    group.add_argument(
+        "--pool",
+        choices=POOLS,
+        help="mean of the states of a text's tokens, or the first one's (as the model's own files say, or else mean)",
+    )
+    group.add_argument(
+        "--truncate",
+        action="store_true",
+        default=truncate,
+        help="cut texts that the model's context does not hold; else they are an error",
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="without any, lines are read from stdin, a text each")
     parser.add_argument("-m", "--model", required=True, metavar="MODEL", type=nonempty, help=MODEL_HELP)
     add_revision_option(parser)
-    parser.add_argument(
-        "--pool",
-        choices=POOLS,
-        help="mean of the states of a text's tokens, or the first one's (as the model's own files say, or else mean)",
-    )
+    add_pooling_options(parser)
     parser.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,
         help="give vectors length 1 (as the model's own files say, or else yes)",
-    )
-    parser.add_argument(
-        "--truncate",
-        action="store_true",
-        help="cut texts that the model's context does not hold; else they are an error",
     )
     parser.add_argument(
         "-o",

@@ -1,4 +1,4 @@
-"""`gossamer eval`: perplexity of a model over a text, or how well it does a task."""
+"""`gossamer eval`: perplexity of a model over a text, how well it does a task, or how good its vectors are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..errors import GossamerError
 from ..folders import write_file
 from ..generation.perplexity import CONTEXT, perplexity
 from ..text.metrics import FEWER, METRICS
+from .embed import add_pooling_options
 from .options import (
     MODEL_HELP,
     add_adapter_option,
@@ -29,10 +30,13 @@ from .options import (
 from .output import print_json
 from .progress import progress
 
-SUMMARY = "measure the perplexity of a model over a text, or how well it does a task"
+SUMMARY = "measure the perplexity of a model over a text, how well it does a task, or its vectors of texts"
 
-_FOR_TEXT = ("context", "windows")
-_FOR_TASK = ("metric", "held_out", "limit", "max_new_tokens", "results")
+_OPTIONS = {
+    "text": ("context", "windows"),
+    "task": ("metric", "held_out", "limit", "max_new_tokens", "results"),
+    "pairs": ("pool", "truncate", "limit"),
+}
 
 
 def add_metric_option(group: argparse._ActionsContainer) -> None:
@@ -50,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--task", type=nonempty, metavar="FILE.jsonl", help="prompts and completions, or messages; see docs/tasks.md"
     )
+    what.add_argument(
+        "--pairs",
+        type=nonempty,
+        metavar="FILE.jsonl",
+        help="two texts and how alike they are; see docs/evaluation.md",
+    )
     text = parser.add_argument_group("texts")
     text.add_argument(
         "--context",
@@ -66,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="answer only the share that finetune --held-out X holds out of the file (all of it)",
     )
-    task.add_argument("--limit", type=integer(1), metavar="N", help="answer only the first N of them (all)")
+    task.add_argument("--limit", type=integer(1), metavar="N", help="take only the first N samples, or pairs (all)")
     task.add_argument(
         "--max-new-tokens",
         type=integer(1),
@@ -76,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--results", type=nonempty, metavar="FILE.jsonl", help="write every answer and its score, a line each"
     )
+    pairs = parser.add_argument_group("pairs")
+    add_pooling_options(pairs, truncate=None)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_force_option(parser, "replace the FILE.jsonl of --results")
     add_adapter_option(parser)
@@ -85,14 +97,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints, and returns the exit code."""
-    names, other = (_FOR_TASK, "--task") if args.task is None else (_FOR_TEXT, "--text")
-    for name in names:
-        if getattr(args, name) is not None:
-            args.parser.error(f"argument --{name.replace('_', '-')}: goes with {other}")
+    kinds: dict[str, Callable[[argparse.Namespace], tuple[dict[str, Any], str]]]
+    kinds = {"text": _text, "task": _task, "pairs": _pairs}
+    asked = next(name for name in kinds if getattr(args, name) is not None)
+    for name in sorted({name for names in _OPTIONS.values() for name in names}):
+        if getattr(args, name) is not None and name not in _OPTIONS[asked]:
+            others = " or ".join(f"--{kind}" for kind, names in _OPTIONS.items() if name in names)
+            args.parser.error(f"argument --{name.replace('_', '-')}: goes with {others}")
     if args.force and not args.results:
         args.parser.error("argument --force: needs --results, which is what it replaces")
-    kind: Callable[[argparse.Namespace], tuple[dict[str, Any], str]] = _text if args.task is None else _task
-    document, said = kind(args)
+    document, said = kinds[asked](args)
     if args.json:
         print_json(document)
     else:
@@ -154,3 +168,15 @@ def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     own = f"{metric} {result.value:.1%} ± {result.error:.1%}{' (less is better)' if metric in FEWER else ''}"
     said = f"{own}, {about}" if metric == "exact" else f"{own}, {exact}, {about}"
     return {"model": args.model, "task": args.task, **result.to_dict()}, said
+
+
+def _pairs(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from ..generation.similarity import evaluate_pairs
+    from ..text.similarity import read_pairs
+
+    pairs = read_pairs(args.pairs)[: args.limit]
+    model = open_model(args, args.model, args.threads)
+    with progress() as report:
+        result = evaluate_pairs(model, pairs, pool=args.pool, truncate=bool(args.truncate), progress=report)
+    said = f"spearman {result.spearman:.4f} over {result.pairs} pairs, {result.seconds:.1f} s"
+    return {"model": args.model, "pairs": args.pairs, **result.to_dict()}, said

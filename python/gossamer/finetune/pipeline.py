@@ -241,6 +241,9 @@ def _check_pair(student: Checkpoint, teacher: Checkpoint, options: Options) -> T
     from ..arch import family
 
     one, two = (family(checkpoint.config).describe(checkpoint.config) for checkpoint in (student, teacher))
+    for checkpoint, described in ((student, one), (teacher, two)):
+        if described.head is None:
+            raise GossamerError(f"{checkpoint.path}: is an encoder alone, and cannot be finetuned")
     where = f"{student.path} cannot learn from {teacher.path}: "
     if (one.encoder is None) != (two.encoder is None):
         raise GossamerError(f"{where}one of them has an encoder, the other has none")

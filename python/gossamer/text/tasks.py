@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..files import parse_json, refuse_pointer
+from ..files import read_json_lines
 from .messages import check_text, checked
 
 if TYPE_CHECKING:
@@ -81,28 +81,11 @@ def read_task(path: str | Path) -> list[TaskSample]:
         GossamerError: it cannot be read, holds no samples, or a line is not as it has to be; the line names file and
             line.
     """
-    path = Path(path)
-    refuse_pointer(path)
-    samples = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    samples.append(_sample(f"{path}:{number}", line, path.parent))
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
-    if not samples:
-        raise GossamerError(f"{path}: holds no samples")
-    return samples
+    folder = Path(path).parent
+    return [_sample(where, value, folder) for where, value in read_json_lines(path, _fields())]
 
 
-def _sample(where: str, line: bytes, folder: Path) -> TaskSample:
-    try:
-        value = parse_json(line.decode())
-    except ValueError as error:
-        raise GossamerError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise GossamerError(f"{where}: must be a JSON object with {_fields()}, got {value!r:.80}")
+def _sample(where: str, value: dict[str, Any], folder: Path) -> TaskSample:
     known = next((names for names in (_CHAT, _PAIR, _SOUND) if names[0] in value), _PLAIN)
     chats, sounds = known is _CHAT, known is _SOUND
     for name in known:
@@ -128,7 +111,7 @@ def _sample(where: str, line: bytes, folder: Path) -> TaskSample:
             raise GossamerError(f"accept must be a list of texts, none of them empty, got {accept!r:.80}")
     except GossamerError as error:
         raise GossamerError(f"{where}: {error}") from None
-    about = {name: value[name] for name in ("id", "metadata") if name in value}
+    about: dict[str, Any] = {name: value[name] for name in ("id", "metadata") if name in value}
     audio = folder / str(prompt) if sounds else None
     return TaskSample(where, prompt, completion, tuple(accept), about, audio, language)
 
