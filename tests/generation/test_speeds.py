@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 import gossamer
+from gossamer.checkpoints import open_checkpoint
 from gossamer.generation.ready import ready
 from gossamer.generation.speeds import measure, weight_bytes, weight_bytes_by_part
+from gossamer.generation.weight_streams import weight_bytes_by_stream
+from gossamer.packing.convert import pack_checkpoint
+from gossamer.pruning import prune
 from gossamer.zoo import synthetic
 from tiny import tiny_llama
 
@@ -31,6 +35,30 @@ def test_parts_are_all_that_a_token_reads(tmp_path: Path) -> None:
     assert all(model.decoder.length(seq) == 0 for seq in range(4))
 
 
+@pytest.mark.parametrize(("weights", "format"), [("f32", "dense"), ("int8", "bitmap"), ("int4", "csr"), ("f16", "nm")])
+def test_streams_are_all_that_a_token_reads(tmp_path: Path, weights: str, format: str) -> None:
+    source = tiny_llama(tmp_path / "m", sparsity=0.0, tie_word_embeddings=format == "csr")
+    prune(source, tmp_path / "p", method="magnitude", pattern=(2, 4))
+    model = ready(pack_checkpoint(open_checkpoint(tmp_path / "p"), weights=weights, format=format))
+    parts = weight_bytes_by_stream(model, ())
+    assert sum(parts.values()) == weight_bytes(model)
+    expected = {"values": 0, "indices": 0, "scales": 0}
+    for name, weight in model.weights.items():
+        if name != "embed" or format == "csr":  # of one that is no head a token reads a row
+            streams = {stream: values.nbytes for stream, values in weight.streams().items()}
+            expected["scales"] += streams.pop("scales", 0)
+            expected["values"] += streams.pop("values")
+            expected["indices"] += sum(streams.values())
+    assert set(parts) == {part for part, size in expected.items() if size}
+    for part, size in parts.items():
+        assert size == pytest.approx(expected[part], abs=64 * len(model.weights))  # spare bytes at the end of a stream
+    model.generate("spin", max_new_tokens=2)
+    assert model.last_stats is not None
+    assert model.last_stats.to_dict()["weight_streams"] == parts
+    said = " MB weights (" if len(parts) > 1 else " MB weights +"
+    assert said in model.last_stats.text()
+
+
 def test_more_texts_read_more_experts(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {**synthetic.CONFIGS["smollm2-135m"], "num_hidden_layers": 1, "vocab_size": 64}
     config |= {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size": 64}
@@ -43,3 +71,8 @@ def test_more_texts_read_more_experts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one["mlp"] - router == pytest.approx(experts / 4)
     assert four["mlp"] - router == pytest.approx(experts * (1 - 0.75**4))
     assert four["attn"] == one["attn"]
+    streams = weight_bytes_by_stream(model, ())
+    assert sum(streams.values()) == pytest.approx(model.decoder.weight_bytes)
+    scales = {name: weight.streams()["scales"].nbytes for name, weight in model.weights.items() if "router" not in name}
+    routed = sum(size for name, size in scales.items() if ".experts." in name)
+    assert streams["scales"] == pytest.approx(sum(scales.values()) - 0.75 * routed)

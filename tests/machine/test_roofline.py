@@ -225,12 +225,13 @@ def test_the_roof_is_that_of_where_the_bytes_lie() -> None:
 def test_stats_tell_the_share_of_the_roof_once_it_is_known(calls: list[dict[str, Any]]) -> None:
     stats = Stats(prompt_tokens=1, weight_bytes=10**9, new_tokens=11, prefill_seconds=1.0, decode_seconds=2.0)
     assert stats.percent_of_roof is None
-    assert stats.to_dict()["percent_of_roof"] is None
+    assert stats.to_dict()["percent_of_roof"] is stats.to_dict()["roof_gigabytes_per_second"] is None
     assert "roof" not in stats.text()
     assert not calls
     gossamer.roofline()
     assert stats.percent_of_roof == pytest.approx(50.0)  # ten tokens in two seconds: 5 of 10 GB/s
-    assert "5.0 GB/s, 50% of the roof" in stats.text().splitlines()[1]
+    assert stats.to_dict()["roof_gigabytes_per_second"] == 10.0
+    assert "5.0 GB/s, 50% of the roof of 10.0" in stats.text().splitlines()[1]
 
 
 @pytest.mark.parametrize(

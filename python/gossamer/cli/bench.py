@@ -11,6 +11,7 @@ from ..generation import cost_measured
 from ..generation.describe import weight_kinds
 from ..generation.ready import ready
 from ..generation.speeds import NEW, PROMPT, measure, weight_bytes
+from ..generation.weight_streams import told, weight_bytes_by_stream
 from ..gpu.cuda import check_available
 from ..loading import check_gpu_activations
 from ..pictures import new_figure
@@ -135,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.model or f"synthetic {args.synthetic}"
     if figure:
         draw(figure, rows, name, args.plot)
+    streams = weight_bytes_by_stream(model, model.mix())
     if args.json:
         from .. import _core
 
@@ -148,13 +150,15 @@ def run(args: argparse.Namespace) -> int:
                 "weights": weight_kinds(model),
                 "adapters": model.adapters.weights,
                 "weight_bytes": weight_bytes(model),
+                "weight_streams": streams,
                 "rows": rows,
             }
         )
         return 0
     kinds = ", ".join(f"{count} {kind}" for kind, count in weight_kinds(model).items())
-    print(f"{name}: {kinds}; {weight_bytes(model) / 1e6:.1f} MB a token, {model.decoder.kv} KV\n")
-    header = ("test", "threads", "B", "t/s", "± sd", "min", "max", "MB/token", "GB/s", "% of roof", "predicted t/s")
+    size = f"{weight_bytes(model) / 1e6:.1f} MB{told(streams)} a token"
+    print(f"{name}: {kinds}; {size}, {model.decoder.kv} KV\n")
+    header = ("test", "threads", "B", "t/s", "± sd", "min", "max", "MB/token", "GB/s", "roof", "%", "predicted t/s")
     print(table(header, [_cells(row) for row in rows]))
     return 0
 
@@ -175,10 +179,11 @@ def _models(args: argparse.Namespace, synthetic_options: dict[str, Any]) -> Iter
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    traffic = ["", "", "", ""]
+    traffic = ["", "", "", "", ""]
     if row["bytes_per_token"]:
         traffic = [f"{row['bytes_per_token'] / 1e6:.1f}", f"{row['gigabytes_per_second']:.1f}"]
-        traffic.append("" if row["percent_of_roof"] is None else f"{row['percent_of_roof']:.0f}")
+        roof = row["roof_gigabytes_per_second"]
+        traffic += [f"{roof:.1f}", f"{row['percent_of_roof']:.0f}"] if roof else ["", ""]
         traffic.append(f"{row['predicted']['tokens_per_second']:.1f}" if row["predicted"] else "")
     speeds = (row["tokens_per_second"], row["stdev"], min(row["runs"]), max(row["runs"]))
     threads = str(row["threads"] or "-")

@@ -13,7 +13,7 @@ from ..engine import Engine, Mix, Reading
 from ..errors import GossamerError
 from ..text.calibration import window_length
 from .held import any_input, choose
-from .stats import percent_of_roof
+from .stats import roof
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -145,8 +145,9 @@ class _Prefill(_Test):
             self.runs.append(self.tokens / seconds)
 
     def row(self) -> dict[str, Any]:
-        """Returns the row."""
-        return self.described(1)
+        """Returns the row, with the seconds to the first token that may come behind the prompt."""
+        row = self.described(1)
+        return row | {"first_token_seconds": self.tokens / row["tokens_per_second"]}
 
 
 class _Decode(_Test):
@@ -180,10 +181,12 @@ class _Decode(_Test):
         parts["KV"] = sum(map(model.decoder.kv_bytes_read, contexts)) / self.tokens
         row = self.described(batch, sum(parts.values()))
         size = row["bytes_per_token"] * batch
+        most = roof(size, model.device)
         predicted = model.cost and model.cost.predict([1] * batch, [self.behind + self.tokens // 2] * batch)
         return row | {
             "bytes_by_part": parts,
-            "percent_of_roof": percent_of_roof(row["gigabytes_per_second"], size, model.device),
+            "roof_gigabytes_per_second": most,
+            "percent_of_roof": 100 * row["gigabytes_per_second"] / most if most else None,
             "predicted": {**predicted._asdict(), "tokens_per_second": batch / predicted.total} if predicted else None,
         }
 

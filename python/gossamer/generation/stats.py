@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .sampling_options import GENERATE, SamplingOptions
+from .weight_streams import told
 
 if TYPE_CHECKING:
     from .cost import Seconds
@@ -63,6 +64,7 @@ class Stats:
         prefill_seconds: From the start to the first token chosen: the time to first token.
         decode_seconds: For the tokens after the first.
         weight_bytes: Bytes of weights that one decode step reads; of experts, as many as are chosen.
+        weight_streams: Those bytes by what they are: values, indices, scales, adapters; empty where nobody tells.
         kv_bytes: Mean bytes of keys and values that one decode step read.
         finish: "eos" (the model ended), "stop" (a stop string), "length" (max_new_tokens), "context" (the context is
             full), or "closed" (the caller or Ctrl-C ended it).
@@ -85,6 +87,7 @@ class Stats:
     sampling: SamplingOptions = GENERATE
     unheeded: tuple[str, ...] = ()
     context_shifts: int = 0
+    weight_streams: dict[str, float] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
 
     @property
@@ -113,9 +116,14 @@ class Stats:
         return self.bytes_per_token * self.decode_steps / self.decode_seconds / 1e9 if self.decode_seconds else 0.0
 
     @property
+    def roof(self) -> float | None:
+        """Bandwidth that `gossamer roofline` measured here, in 1e9 bytes a second; None where it has not."""
+        return roof(self.bytes_per_token, self.device)
+
+    @property
     def percent_of_roof(self) -> float | None:
-        """Achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not."""
-        return percent_of_roof(self.gigabytes_per_second, self.bytes_per_token, self.device)
+        """Achieved bandwidth in percent of the roof; None where none was measured."""
+        return 100 * self.gigabytes_per_second / self.roof if self.roof else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields and the derived figures as JSON-ready values."""
@@ -128,6 +136,7 @@ class Stats:
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "bytes_per_token": self.bytes_per_token,
             "gigabytes_per_second": self.gigabytes_per_second,
+            "roof_gigabytes_per_second": self.roof,
             "percent_of_roof": self.percent_of_roof,
         }
 
@@ -135,27 +144,27 @@ class Stats:
         """Returns the figures for people, in a few lines."""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         unheeded = f"; the model also asks for {', '.join(self.unheeded)}, not done here" if self.unheeded else ""
-        percent = self.percent_of_roof
+        percent, roof = self.percent_of_roof, self.roof
         times = f"{self.context_shifts} times" if self.context_shifts > 1 else "once"
         shifts = f"\ncontext: full {times}, older tokens were dropped" if self.context_shifts else ""
         unit = "step" if self.steps.accepted else "token"
         steps = f"\n{self.steps.text()}" if self.steps.count else ""
-        roof = "" if percent is None else f", {percent:.0f}% of the roof"
+        share = "" if percent is None else f", {percent:.0f}% of the roof of {roof:.1f}"
         return (
             f"prompt: {self.prompt_tokens} tokens{reused}, first token after {self.prefill_seconds:.2f} s, "
             f"{self.prefill_tokens_per_second:.1f} tokens/s\n"
             f"decode: {self.new_tokens} tokens ({self.finish}), {self.tokens_per_second:.1f} tokens/s, "
-            f"{self.weight_bytes / 1e6:.1f} MB weights + {self.kv_bytes / 1e6:.1f} MB KV a {unit}, "
-            f"{self.gigabytes_per_second:.1f} GB/s{roof}\n"
+            f"{self.weight_bytes / 1e6:.1f} MB weights{told(self.weight_streams)} + "
+            f"{self.kv_bytes / 1e6:.1f} MB KV a {unit}, "
+            f"{self.gigabytes_per_second:.1f} GB/s{share}\n"
             f"sampling: {self.sampling.text()}{unheeded}{shifts}{steps}"
         )
 
 
-def percent_of_roof(achieved: float, size: float, device: str) -> float | None:
-    """Returns an achieved bandwidth in percent of what `gossamer roofline` measured here; None where it has not.
+def roof(size: float, device: str) -> float | None:
+    """Returns the bandwidth that `gossamer roofline` measured here, in 1e9 bytes a second; None where it has not.
 
     Args:
-        achieved: In 1e9 bytes a second.
         size: Bytes that are read again and again.
         device: "cpu" or "cuda".
     """
@@ -164,6 +173,6 @@ def percent_of_roof(achieved: float, size: float, device: str) -> float | None:
 
     if device == "cuda":
         gpu = roofline.cached()
-        return 100 * achieved / gpu.bandwidth if gpu else None
+        return gpu.bandwidth if gpu else None
     measured = cached()
-    return 100 * achieved / measured.roof(size) if measured else None
+    return measured.roof(size) if measured else None

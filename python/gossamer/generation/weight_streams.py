@@ -1,0 +1,57 @@
+"""What the weights are made of that a token reads: values, which places they have, and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from ..engine import Mix
+    from .model import Model
+
+_known: WeakKeyDictionary[Model, dict[str, float]] = WeakKeyDictionary()
+
+
+def weight_bytes_by_stream(model: Model, mix: Mix) -> dict[str, float]:
+    """Returns the bytes of weights that a token reads.
+
+    Args:
+        model: The model.
+        mix: Its adapters.
+
+    Returns:
+        "values", "indices" (masks, columns, and what else says where values are), "scales" and "adapters", no part
+        empty; nothing of a model whose weights are not at hand.
+    """
+    if not model.weights:
+        return {}
+    if model not in _known:
+        _known[model] = _measured(model)
+    adapters = float(model.adapters.bytes(mix)) if mix else 0.0
+    return {part: size for part, size in (_known[model] | {"adapters": adapters}).items() if size >= 1}
+
+
+def told(streams: Mapping[str, float]) -> str:
+    """Returns in brackets what weights have beside values, in 1e6 bytes; an empty text where that is nothing."""
+    parts = [f"{size / 1e6:.1f} {part}" for part, size in streams.items() if part != "values"]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _measured(model: Model) -> dict[str, float]:
+    config = model.config
+    shares = {"head" if "head" in model.weights else "embed": 1.0, "head_project": 1.0}
+    for layer, block in enumerate(config.stack):
+        for branch in block.branches:
+            mixer = branch.mixer
+            linears = mixer.exact(config.hidden) | mixer.linears(config.hidden)
+            shares |= {f"layers.{layer}.{name}": linear.share for name, linear in linears.items()}
+    found = {"indices": 0.0, "scales": 0.0}
+    for name, weight in model.weights.items():
+        owner = name.rpartition(".")[0]  # of what is added to a matrix
+        share = shares.get(name, shares.get(owner, 0.0))
+        if share:
+            for stream, values in weight.streams().items():
+                if stream != "values":
+                    found["scales" if stream == "scales" else "indices"] += share * values.nbytes
+    return {"values": model.decoder.weight_bytes - sum(found.values()), **found}
