@@ -8,8 +8,8 @@ from typing import Any
 from report_text import filled, table
 
 _SERVING = (
-    "Over loopback, {model}, prompts of 32 tokens and answers of 256, not streamed: tokens a second of all clients "
-    "together, in the median of the rounds, in turns with a peer where there is one: {peer}."
+    "Over loopback, {model}{options}, prompts of 32 tokens and answers of 256, not streamed: tokens a second of all "
+    "clients together, in the median of the rounds, in turns with a peer where there is one: {peer}."
 )
 _MIXED = (
     "64 clients, prompts of 8 to 1,000 tokens, half of the answers streamed: {answers} answers, {wrong} of them other "
@@ -31,7 +31,8 @@ def serving(document: dict[str, Any]) -> Iterator[str]:
     """The fixed load, a row for each number of clients; and the mixed one."""
     fixed, mixed = document["fixed"], document["mixed"]
     peer = "none" if document["peer"] is None else f"`{document['peer'].split()[0]}` with a slot a client"
-    yield filled(_SERVING, model=document["model"], peer=peer)
+    options = f" with `{document['serve']}`" if document["serve"] else ""
+    yield filled(_SERVING, model=document["model"], options=options, peer=peer)
     rates = fixed["tokens_per_second"]
     header = [
         "clients",

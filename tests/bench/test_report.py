@@ -121,6 +121,7 @@ def uses() -> dict[str, Any]:
     side = {"seconds": 2.0, "over_first": 1.0, "over_peer": 1.5, "wrong": 1, "words": 71}
     row = {"side": "dense int8", "batch": 32, "per_second": 200.0, "over_torch": 2.25, "least_cosine": 0.99875}
     served = {"model": "packed", "peer": "other -p 1", "fixed": fixed, "mixed": mixed, "gone": {"kv_bytes": 0.0}}
+    served["serve"] = "--draft off"
     heard = [{"side": "dense", **side, "step_seconds": 0.005, "step_over_first": 1.0}, {"side": "peer", **side}]
     speech = {"files": 5, "beams": 5, "threads": 2, "peer_type": "int8", "rows": heard}
     return {
