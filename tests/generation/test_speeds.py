@@ -9,8 +9,8 @@ import pytest
 import gossamer
 from gossamer.checkpoints import open_checkpoint
 from gossamer.generation.ready import ready
-from gossamer.generation.speeds import measure, weight_bytes, weight_bytes_by_part
-from gossamer.generation.weight_streams import weight_bytes_by_stream
+from gossamer.generation.speeds import measure, weight_bytes_by_part
+from gossamer.generation.weight_streams import weight_bytes, weight_bytes_by_stream
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.pruning import prune
 from gossamer.zoo import synthetic
@@ -20,7 +20,7 @@ from tiny import tiny_llama
 def test_parts_are_all_that_a_token_reads(tmp_path: Path) -> None:
     model = gossamer.load(tiny_llama(tmp_path / "m"), weights="int8")
     parts = weight_bytes_by_part(model)
-    assert sum(parts.values()) == weight_bytes(model)
+    assert sum(parts.values()) == weight_bytes(model, ())
     assert set(parts) == {"attn", "mlp", "others"}
     sizes = dict.fromkeys(parts, 0)
     for name, weight in model.weights.items():
@@ -41,7 +41,7 @@ def test_streams_are_all_that_a_token_reads(tmp_path: Path, weights: str, format
     prune(source, tmp_path / "p", method="magnitude", pattern=(2, 4))
     model = ready(pack_checkpoint(open_checkpoint(tmp_path / "p"), weights=weights, format=format))
     parts = weight_bytes_by_stream(model, ())
-    assert sum(parts.values()) == weight_bytes(model)
+    assert sum(parts.values()) == weight_bytes(model, ())
     expected = {"values": 0, "indices": 0, "scales": 0}
     for name, weight in model.weights.items():
         if name != "embed" or format == "csr":  # of one that is no head a token reads a row

@@ -10,8 +10,8 @@ from ..formats import TYPES
 from ..generation import cost_measured
 from ..generation.describe import weight_kinds
 from ..generation.ready import ready
-from ..generation.speeds import NEW, PROMPT, measure, weight_bytes
-from ..generation.weight_streams import told, weight_bytes_by_stream
+from ..generation.speeds import NEW, PROMPT, measure
+from ..generation.weight_streams import told, weight_bytes, weight_bytes_by_stream
 from ..gpu.cuda import check_available
 from ..loading import check_gpu_activations
 from ..pictures import new_figure
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.model or f"synthetic {args.synthetic}"
     if figure:
         draw(figure, rows, name, args.plot)
-    streams = weight_bytes_by_stream(model, model.mix())
+    whole, streams = weight_bytes(model, model.mix()), weight_bytes_by_stream(model, model.mix())
     if args.json:
         from .. import _core
 
@@ -149,14 +149,14 @@ def run(args: argparse.Namespace) -> int:
                 "activations": args.activations,
                 "weights": weight_kinds(model),
                 "adapters": model.adapters.weights,
-                "weight_bytes": weight_bytes(model),
+                "weight_bytes": whole,
                 "weight_streams": streams,
                 "rows": rows,
             }
         )
         return 0
     kinds = ", ".join(f"{count} {kind}" for kind, count in weight_kinds(model).items())
-    size = f"{weight_bytes(model) / 1e6:.1f} MB{told(streams)} a token"
+    size = f"{whole / 1e6:.1f} MB{told(streams)} a token"
     print(f"{name}: {kinds}; {size}, {model.decoder.kv} KV\n")
     header = ("test", "threads", "B", "t/s", "± sd", "min", "max", "MB/token", "GB/s", "roof", "%", "predicted t/s")
     print(table(header, [_cells(row) for row in rows]))

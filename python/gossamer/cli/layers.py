@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..arch.sources import ENCODER
 from ..arch.spec import TABLES
 from ..formats import INTEGER_TYPES, TYPES, expected_shape
 from ..tables import table
 
 if TYPE_CHECKING:
-    from ..arch.spec import Linear, Transformer
+    from ..arch.spec import Transformer
     from ..packing.folder import Entry
 
 
@@ -101,15 +99,7 @@ class Layer:
 
 def with_shares(layers: list[Layer], config: Transformer) -> list[Layer]:
     """Says of each matrix of a model which part of it a token reads: of an encoder beside a decoder none."""
-    return [replace(layer, share=_share(layer.name, config.linears)) for layer in layers]
-
-
-def _share(name: str, linears: Mapping[str, Linear]) -> float:
-    """Of experts as much as is chosen; what stands beside a linear, ".low_rank_u", is read as that is."""
-    if name.startswith(ENCODER):
-        return 0.0
-    linear = linears.get(name) or linears.get(name.rpartition(".")[0])
-    return linear.share if linear else 1.0
+    return [replace(layer, share=config.share(layer.name)) for layer in layers]
 
 
 def totals(layers: list[Layer]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..text.messages import Message, Tool, check_text
 from .scheduled import Task
 from .sequence import Sequence as Text
 from .stats import Stats
-from .weight_streams import weight_bytes_by_stream
+from .weight_streams import weight_bytes, weight_bytes_by_stream
 
 if TYPE_CHECKING:
     from ..arch.spec import Embedding, Transformer
@@ -214,8 +214,7 @@ def text_after(
     if (most := max((token for word in options.bad_words for token in word), default=0)) >= model.config.vocab:
         raise GossamerError(f"bad_words: token {most} is outside the model's vocabulary of {model.config.vocab} tokens")
     _check_shift(model.config, options.context_shift)
-    weight_bytes = model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
-    stats = Stats(len(prompt), weight_bytes, device=model.device, sampling=options)
+    stats = Stats(len(prompt), weight_bytes(model, mix), device=model.device, sampling=options)
     stats.weight_streams = weight_bytes_by_stream(model, mix)
     stats.unheeded = tuple(unheeded(model.tokenizer.generation, model.config.context))
     return Text(

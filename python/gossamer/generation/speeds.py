@@ -195,12 +195,6 @@ def _tokens(engine: Engine, sequence: int, at: int, count: int) -> Any:
     return ((100 + (at + np.arange(count)) * 37 + 11 * sequence) % engine.vocab).astype(np.int32)
 
 
-def weight_bytes(model: Model) -> int:
-    """Returns the bytes of weights that a token reads, those of its adapters included."""
-    mix = model.mix()
-    return model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
-
-
 def weight_bytes_by_part(model: Model, tokens: int = 1) -> dict[str, float]:
     """Returns the bytes of weights that a step of so many tokens of different texts reads.
 

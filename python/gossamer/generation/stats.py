@@ -123,7 +123,8 @@ class Stats:
     @property
     def percent_of_roof(self) -> float | None:
         """Achieved bandwidth in percent of the roof; None where none was measured."""
-        return 100 * self.gigabytes_per_second / self.roof if self.roof else None
+        most = self.roof
+        return 100 * self.gigabytes_per_second / most if most else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields and the derived figures as JSON-ready values."""

@@ -38,18 +38,16 @@ def told(streams: Mapping[str, float]) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
+def weight_bytes(model: Model, mix: Mix) -> int:
+    """Returns the bytes of weights that a token reads, those of its adapters included."""
+    return model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
+
+
 def _measured(model: Model) -> dict[str, float]:
-    config = model.config
-    shares = {"head" if "head" in model.weights else "embed": 1.0, "head_project": 1.0}
-    for layer, block in enumerate(config.stack):
-        for branch in block.branches:
-            mixer = branch.mixer
-            linears = mixer.exact(config.hidden) | mixer.linears(config.hidden)
-            shares |= {f"layers.{layer}.{name}": linear.share for name, linear in linears.items()}
+    ends = ("head" if "head" in model.weights else "embed", "head_project")
     found = {"indices": 0.0, "scales": 0.0}
     for name, weight in model.weights.items():
-        owner = name.rpartition(".")[0]  # of what is added to a matrix
-        share = shares.get(name, shares.get(owner, 0.0))
+        share = model.config.share(name) if name.startswith("layers.") or name in ends else 0.0
         if share:
             for stream, values in weight.streams().items():
                 if stream != "values":

@@ -120,6 +120,16 @@ class Transformer:
             for name, linear in branch.mixer.exact(self.hidden).items()
         }
 
+    def share(self, name: str) -> float:
+        """Returns the part of a matrix that a token reads: of experts as much as is chosen, of an encoder beside none.
+
+        What stands beside a linear, "layers.3.q.low_rank_u", is read as that is; all else is whole.
+        """
+        if name.startswith("encoder."):
+            return 0.0
+        linear = self.linears.get(name) or self.linears.get(name.rpartition(".")[0])
+        return linear.share if linear else 1.0
+
     @cached_property
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights, [outputs, inputs], and vectors by canonical name.
