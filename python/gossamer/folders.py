@@ -89,6 +89,16 @@ def check_destination(
             raise GossamerError(f"{folder}: cannot be replaced, since {read} is read; name another folder")
 
 
+def check_new_file(path: str | Path, *, force: bool) -> None:
+    """Refuses a file that is there, unless it may be replaced.
+
+    Raises:
+        GossamerError: it is there.
+    """
+    if not force and Path(path).exists():
+        raise GossamerError(f"{path}: exists already; --force replaces it")
+
+
 @contextmanager
 def new_folder(
     folder: Path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import GossamerError
-from ..folders import write_file
+from ..folders import check_new_file, write_file
 from ..text.pooling import POOLS
 from .options import (
     MODEL_HELP,
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("argument -o/--output: must end in .npy")
     if args.force and not args.output:
         args.parser.error("argument --force: needs -o/--output, which is what it replaces")
-    if args.output and not args.force and Path(args.output).exists():
-        raise GossamerError(f"{args.output}: exists already; --force replaces it")
+    if args.output:
+        check_new_file(args.output, force=args.force)
     texts = args.texts or list(input_lines(args))
     if not texts:
         raise GossamerError("there is no text: give some, or lines on stdin")

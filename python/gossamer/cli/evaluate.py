@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GossamerError
-from ..folders import write_file
+from ..folders import check_new_file, write_file
 from ..generation.perplexity import CONTEXT, perplexity
 from ..text.metrics import FEWER, METRICS
 from .embed import add_pooling_options
@@ -152,8 +152,8 @@ def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     check_answers(metric, samples)
     if args.results and os.path.realpath(args.results) == os.path.realpath(args.task):
         raise GossamerError(f"{args.results}: is what is read; name another file")
-    if args.results and not args.force and Path(args.results).exists():
-        raise GossamerError(f"{args.results}: exists already; --force replaces it")
+    if args.results:
+        check_new_file(args.results, force=args.force)
     model = open_model(args, args.model, args.threads)
     with progress() as report:
         result = evaluate_task(model, samples, metric=metric, max_new_tokens=args.max_new_tokens, progress=report)

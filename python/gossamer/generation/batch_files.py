@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..files import refuse_pointer
+from ..folders import check_new_file
 from ..parts import new_file
 from .batch import Request, answers
 from .batch_rows import Rows, read_row
@@ -70,8 +71,8 @@ def check_files(src: str | Path, dst: str | Path, force: bool = False, part: Pat
     refuse_pointer(src)
     if dst.exists() and (not dst.is_file() or dst.samefile(src)):
         raise GossamerError(f"{dst}: {'is what is read' if dst.is_file() else 'is no file'}; name another file")
-    if dst.exists() and not force and not (part or _part(dst)).exists():
-        raise GossamerError(f"{dst}: exists already; --force replaces it")
+    if not (part or _part(dst)).exists():
+        check_new_file(dst, force=force)
 
 
 def batch_file(
