@@ -182,3 +182,14 @@ def test_names_of_the_package_are_there_before_they_are_imported():
 def test_the_installed_command_is_quiet_from_the_first_import_on():
     (entry,) = metadata.entry_points(group="console_scripts", name="gossamer")
     assert entry.value == "gossamer.__main__:main"
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "16"), ("20", "20")])
+def test_threads_of_numpy_leave_the_cores_alone_soon(given: str | None, found: str):
+    code = "import os, gossamer.cli; gossamer.cli.main = lambda: print(os.environ['OPENBLAS_THREAD_TIMEOUT']) or 0"
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"}
+    if given:
+        environment["OPENBLAS_THREAD_TIMEOUT"] = given
+    code += "\nfrom gossamer.__main__ import main\nraise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found

@@ -100,19 +100,25 @@ inline void next_numbers(Cursor& at, int words, const Use& use) {
   }
 }
 
-// 4 inputs of a token from input c on, twice.
+// A token's inputs from input c on.
 template <ActivationType kActivation>
-inline __m256 inputs4(const Activations& x, int token, int64_t c) {
+inline auto inputs_from(const Activations& x, int token, int64_t c) {
   const int64_t at = token * x.stride + c;
-  if constexpr (kActivation == ActivationType::kF32) {
-    return _mm256_broadcast_ps((const __m128*)(x.f32 + at));
-  } else {
-    int64_t four;
-    __builtin_memcpy(&four, x.bf16 + at, 8);
-    const __m256i to_high_half = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,  //
-                                                  -1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7);
-    return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi64x(four), to_high_half));
-  }
+  if constexpr (kActivation == ActivationType::kF32)
+    return x.f32 + at;
+  else
+    return x.bf16 + at;
+}
+
+// 4 inputs, twice.
+inline __m256 inputs4(const float* x) { return _mm256_broadcast_ps((const __m128*)x); }
+
+inline __m256 inputs4(const uint16_t* x) {
+  int64_t four;
+  __builtin_memcpy(&four, x, 8);
+  const __m256i to_high_half = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,  //
+                                                -1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7);
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi64x(four), to_high_half));
 }
 
 // Sums each 128-bit part (one row's 4 lanes) and puts the rows in order.
@@ -127,67 +133,79 @@ inline Rows sum_rows(const __m256* acc) {
   return rows;
 }
 
-// acc[t][q] += numbers of register q, times inputs, for half of the registers (4 from `q0`) and `kTokens` tokens.
+// acc[t][q] += numbers of register q, times inputs, for half of the registers (4 from `q0`) and `kTokens` tokens. Sums
+// and inputs are all that registers have room for: numbers are read as they are multiplied.
 template <ActivationType kActivation, int kTokens>
 inline void add_numbers(const Activations& x, const float* numbers, int words, int t0, int64_t c, int q0,
                         __m256 (*acc)[8]) {
   __m256 sums[kTokens][4];
-  for (int t = 0; t < kTokens; ++t)
+  decltype(inputs_from<kActivation>(x, 0, 0)) rows[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    rows[t] = inputs_from<kActivation>(x, t0 + t, c);
     for (int q = 0; q < 4; ++q) sums[t][q] = acc[t][q0 + q];
-  for (int i = 0; i < words; ++i, c += kWordCols) {
-    __m256 word[4];
-    for (int q = 0; q < 4; ++q) word[q] = _mm256_loadu_ps(numbers + i * kWordBits + 8 * (q0 + q));
-    for (int t = 0; t < kTokens; ++t) {
-      const __m256 inputs = inputs4<kActivation>(x, t0 + t, c);
-      for (int q = 0; q < 4; ++q) sums[t][q] = _mm256_fmadd_ps(word[q], inputs, sums[t][q]);
+  }
+  for (int i = 0; i < words; ++i) {
+    __m256 inputs[kTokens];
+    for (int t = 0; t < kTokens; ++t) inputs[t] = inputs4(rows[t] + i * kWordCols);
+    for (int q = 0; q < 4; ++q) {
+      const __m256 eight = _mm256_loadu_ps(numbers + i * kWordBits + 8 * (q0 + q));
+      for (int t = 0; t < kTokens; ++t) sums[t][q] = _mm256_fmadd_ps(eight, inputs[t], sums[t][q]);
     }
   }
   for (int t = 0; t < kTokens; ++t)
     for (int q = 0; q < 4; ++q) acc[t][q0 + q] = sums[t][q];
 }
 
-// y of one panel for up to kMost tokens. A lone token is multiplied as the values are expanded; more share an expanded
-// block.
+// Inputs whose numbers tokens share at a time where no scale cuts them shorter: a panel's take half of L1.
+constexpr int kSharedCols = 256;
+
+// y of one panel for up to kMost tokens. A lone token is multiplied as the values are expanded; more share what is
+// expanded.
 template <Layout kLayout, ValueType kType, ActivationType kActivation, bool kHigh, int kMost>
 inline void float_panel(const LinearArgs& a, int panel, int t0, int tokens) {
   const WeightView& w = a.weight;
   Cursor at = panel_start(w, panel);
   const bool grouped = w.groups > 1;
-  const int span = w.group == 32 ? 32 : kBlockCols;
-  const int spans = w.blocks * (kBlockCols / span);
-  const int words = span / kWordCols;
+  const int unit = w.group == 32 ? 32 : kBlockCols;  // inputs expanded at a time
+  const int unit_words = unit / kWordCols;
+  const int span = kMost == 1 || grouped ? unit : kSharedCols;
+  const int cols = w.blocks * kBlockCols;
   __m256 acc[kMost][8];
   Rows totals[kMost];
   for (int t = 0; t < tokens; ++t) {
     for (int q = 0; q < 8; ++q) acc[t][q] = _mm256_setzero_ps();
     totals[t].half[0] = totals[t].half[1] = _mm256_setzero_ps();
   }
-  for (int s = 0; s < spans; ++s) {
-    const int64_t c = (int64_t)s * span;
+  for (int c = 0; c < cols; c += span) {
     if constexpr (kMost == 1) {
+      const auto* row = inputs_from<kActivation>(a.x, t0, c);
       __m256 inputs;
-      next_numbers<kLayout, kType, kHigh>(at, words, [&](int i, int q, __m256 eight) {
-        if (q == 0) inputs = inputs4<kActivation>(a.x, t0, c + i * kWordCols);
+      next_numbers<kLayout, kType, kHigh>(at, unit_words, [&](int i, int q, __m256 eight) {
+        if (q == 0) inputs = inputs4(row + i * kWordCols);
         acc[0][q] = _mm256_fmadd_ps(eight, inputs, acc[0][q]);
       });
     } else {
-      alignas(32) float expanded[kBlockWords * kWordBits];
+      const int words = min_of(span, cols - c) / kWordCols;
+      alignas(32) float expanded[kSharedCols / kWordCols * kWordBits];
       const float* numbers = expanded;
       if constexpr (kLayout == Layout::kDense && kType == ValueType::kF32) {
         numbers = (const float*)at.v;
         at.v += words * kWordBits * 4;
       } else {
-        next_numbers<kLayout, kType, kHigh>(
-            at, words, [&](int i, int q, __m256 eight) { _mm256_store_ps(expanded + i * kWordBits + 8 * q, eight); });
+        float* next = expanded;
+        for (int i = 0; i < words; i += unit_words, next += unit_words * kWordBits) {
+          next_numbers<kLayout, kType, kHigh>(at, unit_words, [&](int j, int q, __m256 eight) {
+            _mm256_store_ps(next + j * kWordBits + 8 * q, eight);
+          });
+        }
       }
-      for (int q = 0; q < 8; q += 4) {
-        for_tiles(tokens, [&](auto tile, int t) {
+      for_tiles(tokens, [&](auto tile, int t) {
+        for (int q = 0; q < 8; q += 4)
           add_numbers<kActivation, decltype(tile)::value>(a.x, numbers, words, t0 + t, c, q, acc + t);
-        });
-      }
+      });
     }
     if (!grouped) continue;
-    const Rows scale = load_scales(w, panel, group_of(w, s, span));
+    const Rows scale = load_scales(w, panel, group_of(w, c / unit, unit));
     for (int t = 0; t < tokens; ++t) {
       const Rows sums = sum_rows(acc[t]);
       for (int h = 0; h < 2; ++h) totals[t].half[h] = _mm256_fmadd_ps(sums.half[h], scale.half[h], totals[t].half[h]);
