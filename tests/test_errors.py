@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gossamer.cli import main
-from gossamer.errors import GossamerError, one_line
+from gossamer.errors import GossamerError, naming, one_line
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,16 @@ def test_an_error_is_one_line_that_can_be_printed(text: str, shown: str) -> None
     assert str(GossamerError(text)) == shown
     assert str(pickle.loads(pickle.dumps(GossamerError(text)))) == shown
     shown.encode()
+
+
+def test_an_error_of_the_system_is_a_line_about_the_file(tmp_path: Path) -> None:
+    with pytest.raises(GossamerError) as told, naming("model", "cannot write"):
+        (tmp_path / "none" / "file").write_bytes(b"")
+    assert str(told.value) == "model: cannot write: No such file or directory"
+    with pytest.raises(GossamerError, match=r"^model: its own words$"), naming("model"):
+        raise OSError("its own words")
+    with pytest.raises(ValueError, match="no error of the system"), naming("model"):
+        raise ValueError("no error of the system")
 
 
 @pytest.mark.parametrize("name", ["caf\udce9", "two\nlines", "\x1b[2J", "x" * 300])

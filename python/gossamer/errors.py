@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
 
 _LONGEST = 2000  # letters of a message: what it quotes may be as long as a file
 
@@ -32,6 +34,23 @@ def one_line(text: str) -> str:
             for letter in " ".join(cut.split())
         )
     return cut if len(text) <= _LONGEST >= len(cut) else f"{cut[:_LONGEST]}…"
+
+
+@contextmanager
+def naming(path: str | PathLike[str], doing: str = "") -> Iterator[None]:
+    """Has an error of the system, as of a full disk, be a line about a file.
+
+    Args:
+        path: The file, or a folder.
+        doing: What the error is in the way of: "cannot write"; empty where that goes without saying.
+
+    Raises:
+        GossamerError: the system refuses what is done in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise GossamerError(f"{path}: {doing}{': ' if doing else ''}{error.strerror or error}") from None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import GossamerError
+from .errors import GossamerError, naming
 
 _POINTER = b"version https://git-lfs"
 _MOST_BYTES = 16 << 20  # of a JSON file: the longest that are known, lists of a million tensors' names, stay below
@@ -90,10 +90,10 @@ def read_json_value(path: Path) -> Any:
     Raises:
         GossamerError: the file cannot be read, or is none.
     """
+    with naming(path):
+        data = read_bytes(path, _MOST_BYTES)
     try:
-        return parse_json(read_bytes(path, _MOST_BYTES).decode())
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
+        return parse_json(data.decode())
     except ValueError as error:
         refuse_pointer(path)
         raise GossamerError(f"{path}: not valid JSON: {error}") from None
@@ -112,20 +112,17 @@ def read_json_lines(path: str | Path, fields: str) -> Iterator[tuple[str, dict[s
     path = Path(path)
     refuse_pointer(path)
     where = ""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    value = parse_json(line.decode())
-                except ValueError as error:
-                    raise GossamerError(f"{where}: not valid JSON: {error}") from None
-                if not isinstance(value, dict):
-                    raise GossamerError(f"{where}: must be a JSON object with {fields}, got {value!r:.80}")
-                yield where, value
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    with naming(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                value = parse_json(line.decode())
+            except ValueError as error:
+                raise GossamerError(f"{where}: not valid JSON: {error}") from None
+            if not isinstance(value, dict):
+                raise GossamerError(f"{where}: must be a JSON object with {fields}, got {value!r:.80}")
+            yield where, value
     if not where:
         raise GossamerError(f"{path}: holds no samples")

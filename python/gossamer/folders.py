@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import GossamerError, one_line
+from .errors import GossamerError, naming, one_line
 from .model_files import holds_model, stranger
 from .parts import Part, flush, new_file, new_name
 
@@ -151,10 +151,8 @@ def remove_folder(folder: Path) -> None:
         GossamerError: it cannot be moved.
     """
     old = new_name(folder, "part")
-    try:
+    with naming(folder, "cannot be removed"):
         folder.replace(old)
-    except OSError as error:
-        raise GossamerError(f"{folder}: cannot be removed: {error.strerror or error}") from None
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import GossamerError
+from .errors import GossamerError, naming
 from .parts import new_file
 
 if TYPE_CHECKING:
@@ -54,11 +54,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     import matplotlib as mpl
 
-    try:
-        with new_file(path, ending=path.suffix) as part, mpl.rc_context({"svg.hashsalt": "gossamer"}):
-            figure.savefig(part.path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except OSError as error:
-        raise GossamerError(f"--plot {path}: cannot write: {error.strerror or error}") from None
+    settings = mpl.rc_context({"svg.hashsalt": "gossamer"})
+    with naming(f"--plot {path}", "cannot write"), new_file(path, ending=path.suffix) as part, settings:
+        figure.savefig(part.path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import GossamerError, one_line
+from .errors import GossamerError, naming, one_line
 from .files import read_json
 from .folders import write_file
 
@@ -45,12 +45,10 @@ def run_folder(dst: Path, kind: str, busy: str, state: str, settings: dict[str, 
     folder = dst.with_name(f"{dst.name}.{kind}")
     if folder.is_dir() and not (folder / _SETTINGS).exists() and any(_foreign(path) for path in folder.iterdir()):
         raise GossamerError(f"{folder}: exists already and holds no {kind} run; it is left as it is")
-    try:
+    with naming(folder, "cannot write"):
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.fdopen(os.open(folder / _LOCK, flags, 0o666), "w")
-    except OSError as error:
-        raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,10 +57,8 @@ def run_folder(dst: Path, kind: str, busy: str, state: str, settings: dict[str, 
         if (folder / state).exists():
             _check(folder, settings)
         else:
-            try:
+            with naming(folder, "cannot write"):
                 write_file(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
-            except OSError as error:
-                raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
         done = False
         try:
             yield folder

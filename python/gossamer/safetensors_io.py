@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import GossamerError
+from .errors import GossamerError, naming
 from .files import parse_json, refuse_pointer
 from .parts import Part
 
@@ -80,14 +80,11 @@ class SafetensorsFile:
             GossamerError: the file cannot be read, or its header is not valid; the line names the file and the tensor.
         """
         self.path = Path(path)
-        try:
-            with self.path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < 8:
-                    raise GossamerError(f"{self.path}: truncated: {size} bytes, too few for a safetensors header")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise GossamerError(f"{self.path}: {error.strerror or error}") from None
+        with naming(self.path), self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 8:
+                raise GossamerError(f"{self.path}: truncated: {size} bytes, too few for a safetensors header")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         refuse_pointer(self.path)
         length = int.from_bytes(self._map[:8], "little")
         if length > _MAX_HEADER:
@@ -265,12 +262,10 @@ class SafetensorsWriter:
         self._data = min(-(-(8 + space) // 64) * 64, _MAX_HEADER)
         self._place = 0  # bytes of data so far
         self._fillers = 0
-        try:
+        with naming(self.path, "cannot write"):
             self._part = Part(self.path)
             self._file = os.fdopen(os.dup(self._part.handle), "wb", buffering=0)
             self._file.seek(self._data)
-        except OSError as error:
-            raise self._failure(error) from None
 
     def __enter__(self) -> SafetensorsWriter:
         return self
@@ -314,25 +309,18 @@ class SafetensorsWriter:
         self._place = end
 
     def _write(self, data: memoryview) -> None:
-        try:
+        with naming(self.path, "cannot write"):
             while data:
                 data = data[self._file.write(data[:_CHUNK]) :]
-        except OSError as error:
-            raise self._failure(error) from None
 
     def _finish(self) -> None:
         text = json.dumps(self._header, separators=(",", ":")).encode()
         space = self._data - 8
         if len(text) > space:
             raise ValueError(f"the header needs {len(text)} bytes, more than the {space} kept for it")
-        try:
+        with naming(self.path, "cannot write"):
             self._file.seek(0)
             self._write(memoryview(space.to_bytes(8, "little") + text.ljust(space)))
             os.fsync(self._file.fileno())  # or a crash of the machine could leave the name without the bytes
             self._file.close()
             self._part.settle()
-        except OSError as error:
-            raise self._failure(error) from None
-
-    def _failure(self, error: OSError) -> GossamerError:
-        return GossamerError(f"{self.path}: cannot write: {error.strerror or error}")

@@ -20,7 +20,7 @@ import gossamer
 from gossamer import _core
 from gossamer.checkpoints import open_checkpoint
 from gossamer.cli import main
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, naming
 from gossamer.finetune.options import SCORES, Options, Parts
 from gossamer.packing.convert import convert
 
@@ -286,7 +286,8 @@ def test_a_full_disk_keeps_the_last_state(files: Path, tmp_path: Path, monkeypat
         real(*arguments)
 
     def no_space(self: Any, _data: Any) -> None:
-        raise self._failure(OSError(28, "No space left on device"))
+        with naming(self.path, "cannot write"):
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(trainer, "save_state", full)
     with pytest.raises(GossamerError, match=r"state\.safetensors: cannot write: No space left on device"):

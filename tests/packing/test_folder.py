@@ -15,7 +15,7 @@ from gossamer import _core
 from gossamer.arch.llama import Sizes
 from gossamer.arch.spec import Transformer
 from gossamer.checkpoints import open_checkpoint
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, naming
 from gossamer.packing.convert import pack_checkpoint
 from gossamer.packing.folder import PackedModel, is_packed, read_packed, write_packed
 from gossamer.safetensors_io import SafetensorsFile, SafetensorsWriter
@@ -127,7 +127,8 @@ def test_a_failed_write_leaves_what_was_there(
     def fail(self: SafetensorsWriter, data: memoryview) -> None:
         calls.append(len(data))
         if len(calls) == 20:
-            raise self._failure(error) if isinstance(error, OSError) else error
+            with naming(self.path, "cannot write"):
+                raise error
 
     monkeypatch.setattr(SafetensorsWriter, "_write", fail)
     with pytest.raises((GossamerError, KeyboardInterrupt)) as raised:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..files import refuse_pointer
 from .features import RATE, Samples
 
@@ -89,10 +89,8 @@ def open_sound(source: Source) -> Generator[Sound, None, None]:
     with contextlib.ExitStack() as stack:
         if isinstance(source, (str, Path)):
             name = str(source)
-            try:
+            with naming(name):
                 file: Any = stack.enter_context(Path(source).open("rb"))
-            except OSError as error:
-                raise GossamerError(f"{name}: {error.strerror or error}") from None
             refuse_pointer(Path(source))
         else:
             name, file = str(getattr(source, "name", "audio")), source

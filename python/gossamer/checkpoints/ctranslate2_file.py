@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..files import refuse_pointer
 from ..safetensors_io import NAMES, TensorInfo, from_bfloat16
 
@@ -53,13 +53,10 @@ class CTranslate2File:
         self.tensors: dict[str, TensorInfo] = {}
         self.scalars: dict[str, int | float] = {}
         refuse_pointer(path)
-        try:
-            with path.open("rb") as file:
-                if not os.fstat(file.fileno()).st_size:
-                    raise GossamerError(f"{path}: is empty")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise GossamerError(f"{path}: {error.strerror or error}") from None
+        with naming(path), path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise GossamerError(f"{path}: is empty")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._at = 0
         version = self._number("<I")
         if version not in _VERSIONS:

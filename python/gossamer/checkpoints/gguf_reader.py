@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..files import refuse_pointer
 
 _MOST_ENTRIES = 1 << 22  # of all lists; vocabularies and their merges have a third of it
@@ -56,11 +56,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _check_start(path: Path) -> None:
     """Refuses what is no such file for a reason that can be told."""
     refuse_pointer(path)
-    try:
-        with path.open("rb") as file:
-            magic, version = file.read(4), int.from_bytes(file.read(4), "little")
-    except OSError as error:
-        raise GossamerError(f"{path}: {error.strerror or error}") from None
+    with naming(path), path.open("rb") as file:
+        magic, version = file.read(4), int.from_bytes(file.read(4), "little")
     if magic == b"GGUF" and version and not version & 0xFFFF:
         raise GossamerError(f"{path}: is for big-endian machines; GGUF files must be little-endian here")
 

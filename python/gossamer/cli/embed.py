@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..folders import check_new_file, write_file
 from ..text.pooling import POOLS
 from .options import (
@@ -85,8 +85,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     data = io.BytesIO()
     np.save(data, vectors)
-    try:
+    with naming(args.output, "cannot write"):
         write_file(Path(args.output), data.getvalue())
-    except OSError as error:
-        raise GossamerError(f"{args.output}: cannot write: {error.strerror or error}") from None
     return 0

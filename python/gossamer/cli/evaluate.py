@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..folders import check_new_file, write_file
 from ..generation.perplexity import CONTEXT, perplexity
 from ..text.metrics import FEWER, METRICS
@@ -159,10 +159,8 @@ def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         result = evaluate_task(model, samples, metric=metric, max_new_tokens=args.max_new_tokens, progress=report)
     if args.results:
         lines = (json.dumps(answer.to_dict(), ensure_ascii=False) + "\n" for answer in result.answers)
-        try:
+        with naming(args.results, "cannot write"):
             write_file(Path(args.results), "".join(lines))
-        except OSError as error:
-            raise GossamerError(f"{args.results}: cannot write: {error.strerror or error}") from None
     about = f"{len(result.answers)} answers, {result.seconds:.1f} s"
     exact = f"{result.exact:.1%} exact"
     own = f"{metric} {result.value:.1%} ± {result.error:.1%}{' (less is better)' if metric in FEWER else ''}"

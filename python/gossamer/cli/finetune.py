@@ -8,13 +8,14 @@ import json
 import sys
 from pathlib import Path
 
-from ..errors import GossamerError
+from ..errors import naming
 from ..files import read_json
 from ..finetune.options import LENGTH, LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
 from ..folders import write_file
 from ..formats import INTEGER_TYPES, STORED
 from ..pictures import new_figure
 from .evaluate import add_metric_option
+from .interrupt import INTERRUPTED
 from .options import (
     SOURCE_HELP,
     add_force_option,
@@ -32,8 +33,6 @@ from .progress import progress
 from .sample import amount
 
 SUMMARY = "train a pruned checkpoint towards its dense teacher, or a sparse model for a task; zeros stay zero"
-INTERRUPTED = 130
-
 HELD_OUT, TOP = 0.1, 32
 
 _DEFAULTS = Options()
@@ -307,10 +306,8 @@ def _task(args: argparse.Namespace) -> int:
             )
             rows.append(measured)
     document = {"rows": rows, "trained": {name: dataclasses.asdict(one) for name, one in done.reports.items()}}
-    try:
+    with naming(args.dst, "cannot write"):
         write_file(Path(args.dst) / RESULT, json.dumps({"rows": rows}, indent=1) + "\n")
-    except OSError as error:
-        raise GossamerError(f"{args.dst}: cannot write: {error.strerror or error}") from None
     if figure is not None:
         draw(figure, read_json(done.sparse / REPORT_FILE), args.plot)
     if args.json:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..text.calibration import read_text
 from ..text.tokenizer import Tokenizer
 from .batches import Batch, Tokens, text_batch
@@ -112,14 +112,11 @@ def prepare(
     aside = np.zeros(len(documents), np.bool_)
     aside[chosen if len(chosen) or not validation or len(documents) < 2 else [0]] = True
     names = [folder / "train.tokens", folder / "validation.tokens"]
-    try:
-        with names[0].open("wb") as train, names[1].open("wb") as held_out:
-            for done, (document, held) in enumerate(zip(documents, aside, strict=True)):
-                if progress is not None:
-                    progress(done, len(documents), "reading the data")
-                (held_out if held else train).write(document().astype("<i4").tobytes())
-    except OSError as error:
-        raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
+    with naming(folder, "cannot write"), names[0].open("wb") as train, names[1].open("wb") as held_out:
+        for done, (document, held) in enumerate(zip(documents, aside, strict=True)):
+            if progress is not None:
+                progress(done, len(documents), "reading the data")
+            (held_out if held else train).write(document().astype("<i4").tobytes())
     tokens = [np.memmap(name, "<i4", "r") if name.stat().st_size else np.zeros(0, np.int32) for name in names]
     data = Data(tokens[0], tokens[1], length, seed)
     if not data.windows:

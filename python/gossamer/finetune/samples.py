@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
 from ..generation.fingerprint import logits_digest
@@ -56,7 +56,7 @@ def sample(
     """Lets a model write samples: answers to chat prompts, and documents.
 
     Args:
-        model: The teacher, as the native engine runs it, or a `gossamer.torch.sampler.Sampler`.
+        model: The teacher, as the native engine runs it, or a `gossamer.nn.sampler.Sampler`.
         dst: Folder to write; one that a run with the same model, seed and length has begun is gone on with.
         tokens: Tokens wanted, rounded up to whole windows.
         length: Tokens a window, at least 2; None takes 512, or the model's context where that is shorter.
@@ -80,16 +80,7 @@ def sample(
     length = window_length(length, LENGTH, model.config.context)
     if length < 2:
         raise GossamerError(f"length must be at least 2 tokens, got {length}")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise GossamerError(f"temperature must be above 0, got {temperature}")
-    if not 0 <= documents <= 1:
-        raise GossamerError(f"documents must be a share from 0 to 1, got {documents}")
-    if not isinstance(model, Model) and (temperature != 1 or conversations is not None or documents != _DOCUMENTS):
-        raise GossamerError("a GPU takes no temperature, conversations or share of documents for samples: use the CPU")
-    if conversations is not None and not model.tokenizer.has_chat_template:
-        raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template for conversations")
-    if conversations is not None and documents == 1:
-        raise GossamerError("conversations have no share: all windows are documents (documents 1)")
+    _check_kinds(model, temperature, conversations, documents)
     folder = Path(dst)
     each = _PART_WINDOWS if isinstance(model, Model) else model.part_windows(length)
     about = {
@@ -137,6 +128,22 @@ def sample(
     return sum(part.size for part in read_samples(folder))
 
 
+def _check_kinds(
+    model: Model | Sampler, temperature: float, conversations: Conversations | None, documents: float
+) -> None:
+    """Refuses windows of kinds that a model does not write."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise GossamerError(f"temperature must be above 0, got {temperature}")
+    if not 0 <= documents <= 1:
+        raise GossamerError(f"documents must be a share from 0 to 1, got {documents}")
+    if not isinstance(model, Model) and (temperature != 1 or conversations is not None or documents != _DOCUMENTS):
+        raise GossamerError("a GPU takes no temperature, conversations or share of documents for samples: use the CPU")
+    if conversations is not None and not model.tokenizer.has_chat_template:
+        raise GossamerError(f"{model.info.get('name', 'the model')} has no chat template for conversations")
+    if conversations is not None and documents == 1:
+        raise GossamerError("conversations have no share: all windows are documents (documents 1)")
+
+
 def _begin(folder: Path, about: dict[str, Any], force: bool) -> None:
     """Makes the folder, or checks that what is there came from the same settings; with `force` it goes otherwise."""
     path = folder / _ABOUT
@@ -150,10 +157,8 @@ def _begin(folder: Path, about: dict[str, Any], force: bool) -> None:
     check_destination(folder, force=force)
     if folder.exists():
         remove_folder(folder)
-    try:
+    with naming(folder, "cannot write"):
         write_file(path, json.dumps(about, indent=2) + "\n")
-    except OSError as error:
-        raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None
 
 
 def _difference(folder: Path, found: dict[str, Any], about: dict[str, Any]) -> str:
@@ -202,10 +207,8 @@ def write_text(folder: Path, path: str | Path, tokenizer: Tokenizer) -> None:
         GossamerError: the samples are not usable, or the text cannot be written.
     """
     windows = (tokenizer.decode(window, special=True) for part in read_samples(folder, tokenizer) for window in part)
-    try:
+    with naming(path, "cannot write"):
         write_file(Path(path), "\n\n".join(windows) + "\n")
-    except OSError as error:
-        raise GossamerError(f"{path}: cannot write: {error.strerror or error}") from None
 
 
 def _part(path: Path) -> NDArray[np.int32]:

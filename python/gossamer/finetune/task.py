@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import GossamerError, one_line
+from ..errors import GossamerError, naming, one_line
 from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
 from ..formats import STORED
@@ -157,7 +157,5 @@ def _begin(folder: Path, settings: Mapping[str, Any], reads: list[Path], force: 
         remove_folder(folder)
     else:
         check_destination(folder, reads=reads)
-    try:
+    with naming(folder, "cannot write"):
         write_file(path, json.dumps(settings, indent=2) + "\n")
-    except OSError as error:
-        raise GossamerError(f"{folder}: cannot write: {error.strerror or error}") from None

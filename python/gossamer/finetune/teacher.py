@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import GossamerError
+from ..errors import naming
 from ..nn.decoder import Decoder, Output
 from .batches import Batch
 from .losses import Full, Top, top_of
@@ -47,12 +47,10 @@ class Teacher:
         self._rows: NDArray[np.int32] | None = None
         if kept:
             path, shape = folder / _FILE, (tokens, 2 * min(options.top, decoder.config.vocab))
-            try:
+            with naming(path, "cannot write"):
                 with path.open("ab") as file:
                     file.truncate(4 * shape[0] * shape[1])  # takes no room yet
                 self._rows = np.memmap(path, "<i4", "r+", shape=shape)
-            except OSError as error:
-                raise GossamerError(f"{path}: cannot write: {error.strerror or error}") from None
 
     def flush(self) -> None:
         """Has what is kept reach the disk."""

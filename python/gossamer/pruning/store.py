@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GossamerError
+from ..errors import GossamerError, naming
 from ..files import read_json
 from ..folders import write_file
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
@@ -129,14 +129,12 @@ class FolderStore(Store):
     def keep(self, name: str, values: NDArray[Any]) -> NDArray[Any]:  # noqa: D102
         path = self._folder / f"{name}{_ARRAY}"
         part = self._folder / f"part{_ARRAY}"
-        try:
+        with naming(path, "cannot write"):
             with part.open("wb") as file:
                 np.save(file, values)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-        except OSError as error:
-            raise GossamerError(f"{path}: cannot write: {error.strerror or error}") from None
         kept = self.array(name)
         assert kept is not None
         return kept
@@ -153,8 +151,6 @@ class FolderStore(Store):
             path.unlink()
 
     def _mark(self, blocks: int) -> None:
-        try:
+        with naming(self._folder, "cannot write"):
             write_file(self._folder / STATE, json.dumps({"blocks": blocks, "notes": self.notes}) + "\n")
-        except OSError as error:
-            raise GossamerError(f"{self._folder}: cannot write: {error.strerror or error}") from None
         self.blocks = blocks
