@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gossamer.audio.formats import Writer, clock
-from gossamer.audio.transcribe import Heard, Segment, Word
+from gossamer.audio.transcript import Heard, Segment, Word
 
 ONE = Segment(0.0, 1.5, " one --> and\n\n two", [1, 2], -0.1, 0.0, 0.0, 1.0)
 LATE = Segment(3661.25, 3662.0, " end", [3], -0.1, 0.0, 0.0, 1.0)

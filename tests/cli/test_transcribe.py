@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gossamer.audio.transcribe import Heard, Segment
+from gossamer.audio.transcript import Heard, Segment
 from gossamer.cli import main
 from gossamer.errors import GossamerError
 

@@ -100,6 +100,9 @@ class Scripted:
     def rollback(self, seq: int, n: int) -> None:
         del self._tokens[seq][len(self._tokens[seq]) - n :]
 
+    def length(self, seq: int) -> int:
+        return len(self._tokens.get(seq, []))
+
     def shortest(self, seq: int) -> int:  # noqa: ARG002
         return 0
 

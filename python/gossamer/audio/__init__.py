@@ -1,3 +1,3 @@
-"""Speech: audio files to log-mel features, and Whisper's rules from features to text with times."""
+"""Speech: audio files to log-mel features, the tokens and options of transcripts, and transcripts as files."""
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from .transcribe import Heard, Segment, Word
+from .transcript import Heard, Segment, Word
 
 FORMATS = ("txt", "srt", "vtt", "json")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from ..audio.formats import FORMATS, Writer
-from ..errors import GossamerError, one_line
+from ..errors import GossamerError, naming, one_line
 from .interrupt import Interrupt
 from .options import (
     HUB_HELP,
@@ -126,7 +126,7 @@ def _transcribe(
     interrupt: Interrupt,
     report: Progress,
 ) -> None:
-    from ..audio.transcribe import Heard
+    from ..audio.transcript import Heard
     from ..generation.speech import segments
 
     options: dict[str, Any] = given(args, "language", "beams", "prompt", "previous", "seed", "words")
@@ -191,10 +191,8 @@ def _opened(target: Path | None) -> Generator[Callable[[str], None], None, None]
     if target is None:
         yield to(sys.stdout)
         return
-    try:
+    with naming(target):
         stream = target.open("w", encoding="utf-8")
-    except OSError as error:
-        raise GossamerError(f"{target}: {error.strerror or error}") from None
     try:
         yield to(stream)
     except GossamerError:

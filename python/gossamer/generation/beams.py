@@ -1,7 +1,8 @@
 """Beam search: several texts grow side by side over forked sequences, and the likeliest whole one is kept.
 
-Which beams go on, which are kept and when to stop is what `transformers` does (v5), whose models are published with
-settings for it. Everything that steps, forks and frees sequences will do for an engine.
+`Beams` steps, forks and frees; which beams go on and when to stop is for those who search. `beam_search` does as
+`transformers` does (v5), whose models are published with settings for it; speech has Whisper's own way
+(`speech/decoding.py`). Everything that steps, forks and frees sequences will do for an engine.
 """
 
 from __future__ import annotations
@@ -9,18 +10,131 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .sampling import Logits, check_finite, keep_top_k, log_softmax
+from .sampling import Logits, check_finite, log_softmax
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
 Adjust = Callable[[NDArray[np.float32], Sequence[int]], NDArray[np.float32]]
 """Changes log-probabilities [vocab] of what comes after the tokens of a beam."""
+
+_RUN = 1024  # scores whose largest is looked at before they are
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A text that is being written.
+
+    Attributes:
+        tokens: What was chosen.
+        score: The log-probability of that.
+        sequence: Of the engine; it holds all but the last of the tokens.
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+    sequence: int
+
+
+class Choice(NamedTuple):
+    """A text and a token that it may go on with, and the log-probability of both."""
+
+    score: float
+    beam: Beam
+    token: int
+
+
+class Beams:
+    """Texts of one length that are written side by side, each over a sequence of its own.
+
+    Attributes:
+        live: The texts.
+    """
+
+    def __init__(self, engine: Engine, ids: Iterator[int], sequence: int, count: int = 1) -> None:
+        """Forks texts off a sequence, which stays as it is.
+
+        Args:
+            engine: Runs the model.
+            ids: Gives numbers of new sequences.
+            sequence: Holds what comes before. Its forks have what else belongs to it, such as adapters or what an
+                encoder gave.
+            count: How many texts.
+
+        Raises:
+            CacheFull: the sequences do not fit into the cache.
+        """
+        self._engine, self._ids = engine, ids
+        self._held = engine.length(sequence)
+        self.live: list[Beam] = []
+        try:
+            for _ in range(count):
+                self.live.append(Beam((), 0.0, self._forked(sequence)))
+        except BaseException:
+            self.free()
+            raise
+
+    def step(self) -> NDArray[np.float32]:
+        """Runs each text's last token; returns logits [texts, vocab]."""
+        rows = self._engine.step([(beam.sequence, np.array(beam.tokens[-1:], np.int32)) for beam in self.live])
+        self._held += 1
+        return rows
+
+    def best(self, steps: NDArray[np.floating], count: int) -> list[Choice]:
+        """Returns the likeliest continuations, falling; of equal ones, those that come first.
+
+        Args:
+            steps: Log-probabilities of each text's next token, [texts, vocab]; what has -inf does not come.
+            count: How many, at most.
+        """
+        scores = steps.astype(np.float64, copy=False) + np.array([[beam.score] for beam in self.live])
+        flat, vocab = scores.reshape(-1), scores.shape[1]
+        peaks = np.maximum.reduceat(flat, np.arange(0, flat.size, _RUN))
+        least = np.partition(peaks, -count)[-count] if count < peaks.size else -math.inf
+        found = np.flatnonzero(flat >= least)  # at least as many: every run has its peak
+        order = found[np.argsort(-flat[found], kind="stable")][:count]
+        return [
+            Choice(float(flat[at]), self.live[at // vocab], int(at % vocab)) for at in order if flat[at] > -math.inf
+        ]
+
+    def go_on(self, choices: Sequence[Choice]) -> None:
+        """Has texts go on so, and no others: a text's first token takes its sequence, further ones fork it.
+
+        Raises:
+            CacheFull: the sequences do not fit into the cache; those that were made are among `live`.
+        """
+        left = {beam.sequence for beam in self.live}
+        going: list[Beam] = []
+        try:
+            for score, beam, token in choices:
+                if beam.sequence in left:
+                    left.remove(beam.sequence)
+                    sequence = beam.sequence
+                else:
+                    sequence = self._forked(beam.sequence)
+                going.append(Beam((*beam.tokens, token), score, sequence))
+        finally:
+            for sequence in left:
+                self._engine.free(sequence)
+            self.live = going
+
+    def _forked(self, sequence: int) -> int:
+        new = next(self._ids)
+        self._engine.fork(sequence, new, self._held)
+        return new
+
+    def free(self) -> None:
+        """Gives the texts' memory back."""
+        for beam in self.live:
+            self._engine.free(beam.sequence)
+
+
+# --- the search that transformers has ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -71,8 +185,7 @@ def beam_search(
 
     Args:
         engine: Runs the model.
-        sequence: Holds what comes before, nothing or a beginning; afterwards the prompt, too. Its forks have what else
-            belongs to it, such as adapters or what an encoder gave.
+        sequence: Holds what comes before, nothing or a beginning; afterwards the prompt, too.
         prompt: The tokens that it does not hold yet, at least one.
         options: What to search.
         ids: Gives numbers of new sequences.
@@ -87,115 +200,64 @@ def beam_search(
         GossamerError: logits are not finite.
         CacheFull: the sequences do not fit into the cache; all but `sequence` are freed.
     """
-    search = _Search(engine, options, ids, adjust)
+    rows = engine.step([(sequence, np.asarray(prompt, np.int32))])
+    search = _Search(Beams(engine, ids, sequence), options, adjust)
     try:
-        search.take([sequence], engine.step([(sequence, np.asarray(prompt, np.int32))]), engine.length(sequence))
+        search.take(rows)
         while not search.over and not (cancelled is not None and cancelled()):
-            search.step()
+            search.take(search.texts.step())
         return search.result()
     finally:
-        search.free()
-
-
-@dataclass
-class _Beam:
-    tokens: tuple[int, ...]
-    score: float  # its log-probability
-    sequence: int
+        search.texts.free()
 
 
 @dataclass
 class _Search:
     """The beams that are being written and the texts that have ended."""
 
-    engine: Engine
+    texts: Beams
     options: BeamOptions
-    ids: Iterator[int]
     adjust: Adjust | None
-    beams: list[_Beam] = field(default_factory=list)
     ended: list[Hypothesis] = field(default_factory=list)  # the best, falling
-    held: int = 0  # tokens of each sequence
     over: bool = False
 
-    def step(self) -> None:
-        """Runs each beam's last token."""
-        batch = [(beam.sequence, np.array(beam.tokens[-1:], np.int32)) for beam in self.beams]
-        rows = self.engine.step(batch)
-        self.take([beam.sequence for beam in self.beams], rows, self.held + 1)
-
-    def take(self, sequences: list[int], rows: NDArray[np.float32], held: int) -> None:
+    def take(self, rows: NDArray[np.float32]) -> None:
         """Goes on with the best continuations, given the logits of each beam; at first there is but one."""
-        first = not self.beams
-        parents = self.beams or [_Beam((), 0.0, sequences[0])]
-        self.held = held
-        keep = max(2, 1 + len(self.options.ends)) * self.options.beams  # enough go on even if all others end
-        found = [(score, parent, token) for score, parent, token in self._likeliest(parents, rows, keep)]
-        length = len(parents[0].tokens) + 1
-        stops = [length == self.options.most or token in self.options.ends for _, _, token in found]
-        full = len(self.ended) == self.options.beams
+        beams, ends = self.options.beams, self.options.ends
+        length = len(self.texts.live[0].tokens) + 1
+        steps = np.stack([self._steps(row, beam) for beam, row in zip(self.texts.live, rows, strict=True)])
+        found = self.texts.best(steps, max(2, 1 + len(ends)) * beams)  # enough go on even if all others end
+        stops = [length == self.options.most or choice.token in ends for choice in found]
+        full = len(self.ended) == beams
         if not (full and self.options.early_stopping):
-            top = list(zip(found, stops, strict=True))[: self.options.beams]
-            self._keep([choice for choice, stop in top if stop], parents, length)
-        going = [choice for choice, stop in zip(found, stops, strict=True) if not stop][: self.options.beams]
+            self._keep([choice for choice, stop in zip(found[:beams], stops[:beams], strict=True) if stop], length)
+        going = [choice for choice, stop in zip(found, stops, strict=True) if not stop][:beams]
         if going:
-            self._fork(going, parents, first)
+            self.texts.go_on(going)
         self.over = not going or self._settled(length)
 
-    def _likeliest(self, parents: list[_Beam], rows: NDArray[np.float32], count: int) -> list[tuple[float, int, int]]:
-        """The best continuations: log-probability, parent and token, falling."""
-        scores = np.stack([parent.score + self._steps(row, parent) for parent, row in zip(parents, rows, strict=True)])
-        flat = scores.reshape(-1)
-        best = keep_top_k(flat, count)
-        order = best[np.argsort(-flat[best], kind="stable")]
-        vocab = scores.shape[1]
-        return [(float(flat[at]), int(at // vocab), int(at % vocab)) for at in order if flat[at] > -math.inf]
-
-    def _steps(self, row: Logits, beam: _Beam) -> NDArray[np.float64]:
+    def _steps(self, row: Logits, beam: Beam) -> NDArray[np.float64]:
         """Log-probabilities of a beam's next token."""
         check_finite(row)
         steps = log_softmax(row)
         return steps if self.adjust is None else self.adjust(steps.astype(np.float32), beam.tokens).astype(np.float64)
 
-    def _keep(self, choices: list[tuple[float, int, int]], parents: list[_Beam], length: int) -> None:
+    def _keep(self, choices: list[Choice], length: int) -> None:
         """Adds texts that have ended; the best stay."""
         penalty = length**self.options.length_penalty
-        new = [Hypothesis((*parents[parent].tokens, token), score / penalty) for score, parent, token in choices]
-        best = sorted([*self.ended, *new], key=lambda one: -one.score)
-        self.ended = best[: self.options.beams]
+        new = [Hypothesis((*beam.tokens, token), score / penalty) for score, beam, token in choices]
+        self.ended = sorted([*self.ended, *new], key=lambda one: -one.score)[: self.options.beams]
 
     def _settled(self, length: int) -> bool:
         """Whether no beam is expected to become better than the texts that have ended."""
         if len(self.ended) < self.options.beams:
             return False
-        best = self.beams[0].score / length**self.options.length_penalty
+        best = self.texts.live[0].score / length**self.options.length_penalty
         return self.options.early_stopping or best <= self.ended[-1].score
-
-    def _fork(self, choices: list[tuple[float, int, int]], parents: list[_Beam], first: bool) -> None:
-        """Makes the beams that go on: a parent's first child takes its sequence, the others fork it."""
-        free = {} if first else {number: beam.sequence for number, beam in enumerate(parents)}
-        beams: list[_Beam] = []
-        try:
-            for score, parent, token in choices:
-                sequence = free.pop(parent, None)
-                beams.append(_Beam((*parents[parent].tokens, token), score, -1 if sequence is None else sequence))
-            for beam, (_, parent, _) in zip(beams, choices, strict=True):
-                if beam.sequence < 0:
-                    sequence = next(self.ids)
-                    self.engine.fork(parents[parent].sequence, sequence, self.held)
-                    beam.sequence = sequence
-        finally:
-            for sequence in free.values():
-                self.engine.free(sequence)
-            self.beams = [beam for beam in beams if beam.sequence >= 0]
 
     def result(self) -> list[Hypothesis]:
         """The best of what there is."""
         if self.ended:
             return self.ended
         penalty = self.options.length_penalty
-        return [Hypothesis(beam.tokens, beam.score / len(beam.tokens) ** penalty) for beam in self.beams]
-
-    def free(self) -> None:
-        """Gives the beams' memory back."""
-        for beam in self.beams:
-            self.engine.free(beam.sequence)
+        return [Hypothesis(beam.tokens, beam.score / len(beam.tokens) ** penalty) for beam in self.texts.live]

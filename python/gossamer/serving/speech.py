@@ -15,9 +15,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from ..audio.formats import Writer
 from ..audio.languages import language_code
-from ..audio.transcribe import Heard
+from ..audio.transcript import Heard, Transcript
 from ..errors import GossamerError
-from ..generation.speech import Transcript, transcribe
+from ..generation.speech import transcribe
 from .errors import ApiError, JsonResponse
 from .fields import Fields
 from .replies import while_there

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import GossamerError
-from ..progress import Progress
+from ...audio.features import FRAMES, HOP, RATE, SAMPLES, log_mel
+from ...audio.options import SpeechOptions
+from ...audio.reading import Sound, Source, open_sound
+from ...audio.tokens import SECONDS, SpeechTokens
+from ...audio.transcript import Heard, Segment
+from ...errors import GossamerError
+from ...progress import Progress
 from .decoding import Decoded, Listener, Window, beam_search, compression_of, draw, fails, opened
-from .features import FRAMES, HOP, RATE, SAMPLES, log_mel
-from .options import SpeechOptions
-from .reading import Sound, Source, open_sound
 from .rules import Rules
 from .timing import Look, timed
-from .tokens import SECONDS, SpeechTokens
 
 if TYPE_CHECKING:
-    from ..text.tokenizer import Tokenizer
+    from ...text.tokenizer import Tokenizer
 
 _log = logging.getLogger("gossamer")
 
@@ -28,59 +28,7 @@ _FRAMES_A_TIME = round(SECONDS * RATE) // HOP
 _FORGET = 0.5  # a text that was drawn hotter than this tells nothing to the window behind it
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word, with the blank before it, and when it is said, in seconds; the probability is the mean of its tokens'."""
-
-    start: float
-    end: float
-    text: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a transcript.
-
-    Attributes:
-        start: In seconds.
-        end: In seconds.
-        text: What is said, with the blank before it.
-        tokens: Of the text, timestamps included.
-        log_probability: Mean of a token's in the window.
-        no_speech: Probability that nobody speaks in the window.
-        temperature: That the window was drawn at.
-        compression: How well the window's text compresses.
-        words: With their times, where they were asked for.
-    """
-
-    start: float
-    end: float
-    text: str
-    tokens: list[int]
-    log_probability: float
-    no_speech: float
-    temperature: float
-    compression: float
-    words: list[Word] = field(default_factory=list)
-
-
 Segments = Generator[Segment, None, None]
-
-
-@dataclass
-class Heard:
-    """What a transcript turned out to be of.
-
-    Attributes:
-        language: Code.
-        probability: Of the language; 1 where it was given.
-        seconds: How long the sound is, once it has been heard.
-    """
-
-    language: str = ""
-    probability: float = 1.0
-    seconds: float = 0.0
 
 
 class Transcriber:
@@ -173,7 +121,6 @@ class Transcriber:
                     tokens=self._tokens,
                     language=heard.language if options.task == "transcribe" else "en",
                     look=self._look,
-                    word=Word,
                 )
             yield from segments
             at += step

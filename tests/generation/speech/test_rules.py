@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.audio.rules import Rules
 from gossamer.audio.tokens import SpeechTokens
+from gossamer.generation.speech.rules import Rules
 from whispers import END, FIRST_TIME, VOCAB, letters, time, token, tokenizer
 
 torch = pytest.importorskip("torch")

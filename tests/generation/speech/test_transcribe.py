@@ -11,8 +11,9 @@ import pytest
 
 from gossamer.audio.options import SpeechOptions
 from gossamer.audio.tokens import SpeechTokens
-from gossamer.audio.transcribe import Heard, Segment, Transcriber
+from gossamer.audio.transcript import Heard, Segment
 from gossamer.errors import GossamerError
+from gossamer.generation.speech.transcribe import Transcriber
 from gossamer.text.tokenizer import Tokenizer
 from tiny import tiny_tokenizer
 from whispers import END, VOCAB, Scripted, letters, says, time, token, tokenizer
@@ -183,6 +184,14 @@ def test_memory_of_sequences_stays_flat() -> None:
 def test_bad_options_are_one_line(options: dict[str, Any], line: str) -> None:
     with pytest.raises(GossamerError, match=line):
         run(Scripted(says([])), 1, **options)
+
+
+def test_logits_that_are_no_numbers_are_one_line() -> None:
+    engine = Scripted(lambda *_: {0: math.nan})
+    for options in ({"beams": 2}, {"temperatures": (0.5,)}):
+        with pytest.raises(GossamerError, match="logits are not finite"):
+            run(engine, 1, **options)
+        assert not engine.live
 
 
 def test_other_tokenizers_are_refused() -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .tokens import SECONDS, SpeechTokens
+from ...audio.tokens import SECONDS, SpeechTokens
+from ...audio.transcript import Segment, Word
 
 if TYPE_CHECKING:
-    from ..text.tokenizer import Tokenizer
-    from .transcribe import Segment, Word
+    from ...text.tokenizer import Tokenizer
 
 Look = Callable[[NDArray[np.float32], list[int]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """From features and tokens to scores of attention [heads, tokens, states], of heads that follow words, and to the
@@ -38,7 +38,6 @@ def timed(
     tokens: SpeechTokens,
     language: str,
     look: Look,
-    word: type[Word],
 ) -> list[Segment]:
     """Returns segments with words.
 
@@ -52,7 +51,6 @@ def timed(
         tokens: That steer the model.
         language: Code.
         look: See `Look`.
-        word: What a word is.
     """
     texts = [[token for token in segment.tokens if token < tokens.end] for segment in segments]
     text = [token for one in texts for token in one]
@@ -69,7 +67,7 @@ def timed(
             until = at + len(piece)
             chance = float(chances[at:until].mean())
             start, end = float(starts[at + bare.start]), float(starts[at + bare.stop])
-            words.append(word(start, end, tokenizer.decode(piece), round(chance, 4)))
+            words.append(Word(start, end, tokenizer.decode(piece), round(chance, 4)))
             at = until
         found.append(_fit(segment, words))
     return found

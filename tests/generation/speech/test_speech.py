@@ -107,6 +107,11 @@ def test_heads_that_are_not_there_are_one_line(tmp_path: Path, whisper: Path) ->
         gossamer.load(tmp_path).transcribe(sound(1), **options())
 
 
+def test_a_cache_without_room_is_one_line(whisper: Path) -> None:
+    with pytest.raises(GossamerError, match="a window of sound does not fit: "):
+        gossamer.load(whisper, kv_limit=1).transcribe(sound(1), **options())
+
+
 def test_adapters_are_refused(tmp_path: Path, whisper: Path) -> None:
     module = "model.decoder.layers.0.fc1"
     model = gossamer.load(whisper)

@@ -1,45 +1,28 @@
-"""`Model.transcribe`: a model of the Whisper family as what `gossamer.audio` asks for."""
+"""`Model.transcribe`: speech to text with a model of the Whisper family."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.spec import Attention
-from ..audio.features import FRAMES
-from ..audio.options import SpeechOptions
-from ..audio.reading import Source
-from ..audio.tokens import SpeechTokens
-from ..audio.transcribe import Heard, Segment, Segments, Transcriber
-from ..engine import Reading
-from ..errors import GossamerError
-from .sampling_options import refuse_others
+from ...arch.spec import Attention
+from ...audio.features import FRAMES
+from ...audio.options import SpeechOptions
+from ...audio.reading import Source
+from ...audio.tokens import SpeechTokens
+from ...audio.transcript import Heard, Transcript
+from ...engine import Reading
+from ...errors import GossamerError
+from ..sampling_options import refuse_others
+from .transcribe import Segments, Transcriber
 
 if TYPE_CHECKING:
-    from ..progress import Progress
-    from .model import Model
-
-
-@dataclass
-class Transcript:
-    """What was said.
-
-    Attributes:
-        segments: Pieces with their times.
-        heard: Language and length.
-    """
-
-    segments: list[Segment]
-    heard: Heard
-
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(segment.text for segment in self.segments).strip()
+    from ...progress import Progress
+    from ..model import Model
 
 
 def transcriber(model: Model) -> Transcriber:
@@ -73,7 +56,7 @@ def transcriber(model: Model) -> Transcriber:
 
 
 class _Looking:
-    """Attention of some heads of the decoder to the sound; see `gossamer.audio.timing.Look`."""
+    """Attention of some heads of the decoder to the sound; see `gossamer.generation.speech.timing.Look`."""
 
     def __init__(self, model: Model, heads: Sequence[tuple[int, int]]) -> None:
         self._model = model

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .tokens import SpeechTokens
+from ...audio.tokens import SpeechTokens
+from ..sampling import check_finite
 
 FIRST_SECONDS = 1.0
 """The first timestamp is at most this."""
@@ -34,7 +35,11 @@ class Rules:
         Args:
             logits: [texts, vocab]; changes, and is what is returned.
             texts: Tokens of each so far, the prompt left out.
+
+        Raises:
+            GossamerError: logits are not finite.
         """
+        check_finite(logits)
         logits[:, self._never] = -np.inf
         first = self._tokens.first_time
         if not self._timed:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from gossamer.audio.options import SpeechOptions
-from gossamer.audio.timing import align, first_states, merge, split
 from gossamer.audio.tokens import SpeechTokens
-from gossamer.audio.transcribe import Segment, Transcriber
+from gossamer.audio.transcript import Segment
 from gossamer.errors import GossamerError
+from gossamer.generation.speech.timing import align, first_states, merge, split
+from gossamer.generation.speech.transcribe import Transcriber
 from whispers import END, VOCAB, Scripted, letters, says, time, tokenizer
 
 WORDS = tokenizer()
