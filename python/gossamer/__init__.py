@@ -89,10 +89,10 @@ def stream(prompt: str, model: str = "", **options: Any) -> Iterator[str]:
         model: As for `load`; empty for the built-in default.
         **options: As for `Model.stream`.
     """
-    from .generation.sampling_options import check_names
+    from .generation.sampling_options import OF_A_STREAM, check_names
     from .loading import load
 
-    check_names(options, ["chat", "draft", "sampling"])  # before the model is fetched or made
+    check_names(options, [*OF_A_STREAM, "sampling"])  # before the model is fetched or made
     return (load(model) if model else load()).stream(prompt, **options)
 
 

@@ -141,7 +141,7 @@ class Adapters:
         Raises:
             GossamerError: as `set`.
         """
-        return tuple((self._numbers[name], weight) for name, weight in self._chosen(chosen).items())
+        return tuple((self._number(name), weight) for name, weight in self._chosen(chosen).items())
 
     def choose(self, seq: int, chosen: Chosen = None) -> None:
         """Sets the adapters of a sequence of the engine that holds no tokens, for those who step it themselves.
@@ -167,10 +167,11 @@ class Adapters:
         return {name: weight for name, given in weights.items() if (weight := _weight(name, given))}
 
     def _number(self, name: str) -> int:
-        if name not in self._numbers:
+        number = self._numbers.get(name)
+        if number is None:
             known = ", ".join(self) or "none"
             raise GossamerError(f"there is no adapter {name!r}; loaded: {known}{did_you_mean(name, self)}")
-        return self._numbers[name]
+        return number
 
     def _engine(self) -> Adaptable:
         engine = self._model.decoder

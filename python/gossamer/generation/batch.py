@@ -14,6 +14,7 @@ from .scheduled import Task
 from .scheduler import MOST, Scheduler
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..text.messages import Message
     from .adapters import Chosen
     from .completion import Completion
@@ -130,13 +131,27 @@ def _task(model: Model, request: Request | GossamerError) -> Task:
     )
 
 
+def texts(model: Model, requests: Sequence[Request], most: int, draft: Draft, progress: Progress | None) -> list[str]:
+    """Answers requests; see `Model.generate_batch`."""
+    found: list[str] = []
+    for answer in answers(model, requests, most=most, draft=draft):
+        if answer.error is not None:
+            raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
+        assert answer.completion is not None
+        found.append(answer.completion.text)
+        if progress is not None:
+            progress(len(found), len(requests), "answering")
+    return found
+
+
 def completions(model: Model, request: Request, n: int, most: int, draft: Draft) -> list[Completion]:
     """Writes n texts after a prompt; see `Model.completions`."""
+    draft = guessing(model, draft, request.sampling)
     if request.sampling.beams > 1:
         found = beam_answer(model, request, n)
     else:
-        found = []
-        for answer in answers(model, [replace(request, draw=draw) for draw in range(n)], most=most, draft=draft):
+        found, drawn = [], [replace(request, draw=draw) for draw in range(n)]
+        for answer in answers(model, drawn, most=min(n, most), draft=draft):
             if answer.error is not None or answer.completion is None:
                 raise answer.error or GossamerError("there is no text")
             found.append(answer.completion)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .drafts import guessing
 from .prompt_cache import PromptCache
 from .prompts import encode, text_after
-from .sampling_options import CHAT, SamplingOptions, check_names, chosen, text_alone
+from .sampling_options import CHAT, SamplingOptions, chosen, text_alone
 from .single import Pieces, run_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Conversation:
         Args:
             text: The user's message.
             sampling: As of `Model.stream`, but a model without defaults of its own draws: see
-                `gossamer.sampling_options.CHAT`.
+                `gossamer.generation.sampling_options.CHAT`.
             draft: As of `Model.stream`.
             options: As of `Model.stream`.
 
@@ -72,8 +72,7 @@ class Conversation:
             TypeError: as `Model.stream`.
         """
         self._end_turn()
-        check_names(options, ["draft"])
-        run_options = text_alone(chosen(sampling, lambda: self.model.defaults(CHAT), options))
+        run_options = text_alone(chosen(sampling, lambda: self.model.defaults(CHAT), options, ["draft"]))
         asked = [*self.messages, {"role": "user", "content": text}]
         drafts = guessing(self.model, draft, run_options)
         mix = self.model.mix(self.adapters)

@@ -7,6 +7,7 @@ not chosen, and the engine sees them in one step.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError, one_line
 from .sampling import Logits, check_finite
+from .sampling_options import GRAMMARS, SamplingOptions
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
-    from .sampling_options import SamplingOptions
 
 _log = logging.getLogger(__name__)
 
@@ -27,13 +28,14 @@ _MOST_KEPT = 64  # grammars of a model that are kept compiled
 
 
 class Grammars:
-    """What was compiled for the vocabulary of one model."""
+    """What was compiled for the vocabulary of one model; threads take turns."""
 
     def __init__(self, tokenizer: Tokenizer, vocab: int) -> None:
         self._tokenizer = tokenizer
         self._vocab = vocab
         self._words: Any = None  # the library's view of the vocabulary, which takes it a moment
         self._matchers: dict[tuple[str, str], Any] = {}
+        self._turn = threading.Lock()
 
     def constraint(self, options: SamplingOptions) -> Constraint | None:
         """Returns what holds for a new text; None where the options say nothing.
@@ -41,10 +43,11 @@ class Grammars:
         Raises:
             GossamerError: the library is missing, does not know the tokenizer, or does not take the grammar.
         """
-        asked = [
-            (name, text) for name in ("schema", "regex", "grammar") if (text := getattr(options, name)) is not None
-        ]
-        return self._constraint(*asked[0]) if asked else None
+        asked = [(name, text) for name in GRAMMARS if (text := getattr(options, name)) is not None]
+        if not asked:
+            return None
+        with self._turn:
+            return self._constraint(*asked[0])
 
     def _constraint(self, kind: str, text: str) -> Constraint:
         try:

@@ -17,7 +17,7 @@ from ..text.messages import Message
 from .drafts import drafts, guessing
 from .held import Held
 from .prompts import as_ids, as_input, asked, chats, check_head, check_length, text_after
-from .sampling_options import GENERATE, SamplingOptions, check_names, chosen, model_defaults, text_alone
+from .sampling_options import GENERATE, OF_A_STREAM, SamplingOptions, chosen, model_defaults, text_alone
 from .scheduler import MOST
 from .single import Cancel, Pieces, run_text
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .. import _core
     from ..arch.spec import Transformer
     from ..audio.reading import Source
+    from ..audio.transcript import Transcript
     from ..engine import Engine, Mix
     from ..progress import Progress
     from ..text.tokenizer import Tokenizer
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from .cost import StepCost
     from .drafts import Draft, Drafts
     from .grammar import Grammars
-    from .speech import Transcript
     from .stats import Stats
 
 
@@ -106,6 +106,12 @@ class Model:
         return drafts(self, kind, corpus, progress)
 
     @cached_property
+    def _weight_streams(self) -> dict[str, float]:
+        from .weight_streams import own_streams
+
+        return own_streams(self)
+
+    @cached_property
     def _grammars(self) -> Grammars:
         from .grammar import Grammars
 
@@ -146,8 +152,7 @@ class Model:
                 chat template to use. These come up here, before the first piece.
             TypeError: there is no such option.
         """
-        check_names(options, ["adapters", "cancel", "chat", "draft", "prompt_cache"])
-        run_options = text_alone(chosen(sampling, self.defaults, options))
+        run_options = text_alone(chosen(sampling, self.defaults, options, OF_A_STREAM))
         chat, drafts = chats(self, prompt, chat), guessing(self, draft, run_options)
         tokens, reads = asked(self, prompt, chat, run_options.context_shift is not None)
         held = self._new_sequence(self.mix(adapters), reads)
@@ -226,16 +231,9 @@ class Model:
         """
         from .batch import Request, completions
 
-        check_names(options, ["adapters", "cancel", "chat", "draft", "most", "n"])
+        run_options = chosen(sampling, self.defaults, options, ["adapters", "cancel", "chat", "draft", "most", "n"])
         n, most = whole_number("n", n, 1), whole_number("most", most, 1)
-        run_options = chosen(sampling, self.defaults, options)
-        return completions(
-            self,
-            Request(prompt, run_options, chat, 0, adapters, cancel),
-            n,
-            min(n, most),
-            guessing(self, draft, run_options),
-        )
+        return completions(self, Request(prompt, run_options, chat, 0, adapters, cancel), n, most, draft)
 
     def generate_batch(
         self,
@@ -273,22 +271,14 @@ class Model:
                 about options or about `most`.
             TypeError: there is no such option.
         """
-        from .batch import Request, answers
+        from .batch import Request, texts
 
-        check_names(options, ["adapters", "chat", "draft", "most", "progress"])
+        names = ["adapters", "chat", "draft", "most", "progress"]
+        run_options = text_alone(chosen(sampling, self.defaults, options, names))
         if isinstance(prompts, (str, abc.Mapping)):
             raise GossamerError("prompts must be a list of them, not one text or message")
-        run_options = text_alone(chosen(sampling, self.defaults, options))
         requests = [Request(prompt, run_options, chat, draw, adapters) for draw, prompt in enumerate(prompts)]
-        texts = []
-        for answer in answers(self, requests, most=most, draft=guessing(self, draft, run_options)):
-            if answer.error is not None:
-                raise GossamerError(f"prompt {answer.number + 1}: {answer.error}") from answer.error
-            assert answer.completion is not None
-            texts.append(answer.completion.text)
-            if progress is not None:
-                progress(len(texts), len(requests), "answering")
-        return texts
+        return texts(self, requests, most, guessing(self, draft, run_options), progress)
 
     def transcribe(self, audio: Source, *, progress: Progress | None = None, **options: Any) -> Transcript:
         """Writes down what is said, where the model is one of speech (Whisper).
@@ -343,7 +333,8 @@ class Model:
         """Returns the options that hold where none are given: the model's own.
 
         Args:
-            fallback: What holds where the model has none: `GENERATE` or `CHAT` of `gossamer.sampling_options`.
+            fallback: What holds where the model has none: `GENERATE` or `CHAT` of
+                `gossamer.generation.sampling_options`.
 
         Raises:
             GossamerError: what the model says is out of range.
@@ -371,15 +362,12 @@ class Model:
             Logits [tokens, vocab]; row i predicts token i + 1.
 
         Raises:
-            GossamerError: no tokens, or more than the context or the cache holds.
+            GossamerError: no tokens, more than the context or the cache holds, or `reads` is missing or needless.
         """
         check_head(self)
         tokens = as_ids(token_ids)
         check_length(self, tokens.size)
-        if (self.config.encoder is None) != (reads is None):
-            what = "has no encoder, and reads nothing" if reads is not None else "has an encoder: it reads an input"
-            raise GossamerError(f"{self.info.get('name', 'the model')} {what}")
-        held = self._new_sequence(self.mix(adapters), None if reads is None else as_input(self, reads))
+        held = self._new_sequence(self.mix(adapters), as_input(self, reads))
         try:
             return self.decoder.step([(held.prepare(), tokens)], all_logits=True)
         except CacheFull as error:

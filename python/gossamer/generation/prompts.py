@@ -161,14 +161,23 @@ def as_ids(tokens: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:
     return ids.astype(np.int32)
 
 
-def as_input(model: Model, reads: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+def as_input(model: Model, reads: Sequence[int] | NDArray[Any] | None) -> NDArray[Any] | None:
     """Returns what an encoder reads as the engine takes it: token ids, or frames of sound as they are.
 
+    Args:
+        model: The model.
+        reads: The input; None for a model without an encoder.
+
     Raises:
-        GossamerError: as `as_ids`.
+        GossamerError: as `as_ids`, or there is an encoder and no input, or the other way round.
     """
     encoder = model.config.encoder
-    return np.asarray(reads) if encoder is not None and encoder.embedding.mel is not None else as_ids(reads)
+    if (encoder is None) != (reads is None):
+        what = "has no encoder, and reads nothing" if encoder is None else "has an encoder: it reads an input"
+        raise GossamerError(f"{model.info.get('name', 'the model')} {what}")
+    if encoder is None or reads is None:
+        return None
+    return np.asarray(reads) if encoder.embedding.mel is not None else as_ids(reads)
 
 
 def check_length(model: Model, tokens: int) -> None:

@@ -267,15 +267,34 @@ _NAMES = tuple(field.name for field in fields(SamplingOptions))
 _OFF = {field.name: field.default for field in fields(SamplingOptions)}
 
 
+OF_A_STREAM = ("adapters", "cancel", "chat", "draft", "prompt_cache")
+"""What `Model.stream` takes by name beside the options of a text."""
+
+
 def check_names(options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raises `TypeError` where an option is none of these, or of some others; the line names those that there are."""
     refuse_others(options, [*_NAMES, *others])
 
 
 def chosen(
-    sampling: SamplingOptions | None, defaults: Callable[[], SamplingOptions], options: Mapping[str, Any]
+    sampling: SamplingOptions | None,
+    defaults: Callable[[], SamplingOptions],
+    options: Mapping[str, Any],
+    others: Iterable[str] = (),
 ) -> SamplingOptions:
-    """Returns the options that are given, or else a model's own, with single ones replaced; raises as `changed`."""
+    """Returns the options that are given, or else a model's own, with single ones replaced.
+
+    Args:
+        sampling: All options; None takes the model's own.
+        defaults: Returns those.
+        options: Single ones that hold instead.
+        others: What else the caller takes by name, for the line about one that there is not.
+
+    Raises:
+        TypeError: there is no such option.
+        GossamerError: as `changed`.
+    """
+    check_names(options, others)
     if sampling is not None and not isinstance(sampling, SamplingOptions):
         raise GossamerError(f"sampling must be SamplingOptions, or None, got {sampling!r:.80}")
     return (defaults() if sampling is None else sampling).changed(options)

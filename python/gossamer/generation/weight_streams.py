@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from ..engine import Mix
     from .model import Model
-
-_known: WeakKeyDictionary[Model, dict[str, float]] = WeakKeyDictionary()
 
 
 def weight_bytes_by_stream(model: Model, mix: Mix) -> dict[str, float]:
@@ -26,10 +23,8 @@ def weight_bytes_by_stream(model: Model, mix: Mix) -> dict[str, float]:
     """
     if not model.weights:
         return {}
-    if model not in _known:
-        _known[model] = _measured(model)
     adapters = float(model.adapters.bytes(mix)) if mix else 0.0
-    return {part: size for part, size in (_known[model] | {"adapters": adapters}).items() if size >= 1}
+    return {part: size for part, size in (model._weight_streams | {"adapters": adapters}).items() if size >= 1}
 
 
 def told(streams: Mapping[str, float]) -> str:
@@ -43,7 +38,8 @@ def weight_bytes(model: Model, mix: Mix) -> int:
     return model.decoder.weight_bytes + (model.adapters.bytes(mix) if mix else 0)
 
 
-def _measured(model: Model) -> dict[str, float]:
+def own_streams(model: Model) -> dict[str, float]:
+    """Returns what `weight_bytes_by_stream` does of a model without adapters, empty parts too; `Model` keeps it."""
     ends = ("head" if "head" in model.weights else "embed", "head_project")
     found = {"indices": 0.0, "scales": 0.0}
     for name, weight in model.weights.items():
