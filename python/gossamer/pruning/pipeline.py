@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import arch
 from ..checkpoints.lora import LowRank
 from ..checkpoints.low_rank import write_low_rank
 from ..errors import GossamerError
@@ -30,6 +32,7 @@ from .store import STATE, FolderStore, Store
 from .walk import Texts, chunked
 
 if TYPE_CHECKING:
+    from ..arch import Sources
     from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
 
@@ -148,6 +151,48 @@ def _sampled(
     return tokens
 
 
+@dataclass(frozen=True)
+class _Calibration:
+    """What a report says of the texts that a checkpoint was calibrated on; fields as of `Report`."""
+
+    calibration: str = ""
+    windows: int = 0
+    length: int = 0
+    pairs: int = 0
+
+    @classmethod
+    def of(cls, texts: Sequence[Texts], origin: str, config: Transformer) -> _Calibration:
+        """Counts texts, which came from somewhere."""
+        count = sum(len(each.tokens) for each in texts)
+        if config.encoder is not None:
+            return cls(origin, pairs=count)
+        return cls(origin, windows=count, length=texts[0].tokens.shape[1])
+
+
+def _check_rank(source: Checkpoint, config: Transformer, sources: Sources, rank: int) -> None:
+    """Refuses a low-rank branch of a rank that a matrix has not, or of a matrix that cannot have one."""
+    for name, linear in config.linears.items() if rank else ():
+        stored = sources[name]
+        if rank > min(linear.rows, linear.cols):
+            size = [linear.rows, linear.cols]
+            label = arch.label(name, sources)
+            raise GossamerError(f"{source.path}: tensor {label} is {size}: a rank of {rank} is beyond that")
+        if not stored.whole:
+            raise GossamerError(
+                f"{source.path}: tensor {stored.tensor} holds more than one matrix, and no low-rank branch"
+            )
+
+
+def _targets(options: PruneOptions, names: dict[str, str], config: Transformer) -> tuple[Target, dict[str, Target]]:
+    """The zeros of all matrices together, and of each by canonical name where another run's report says them."""
+    if options.zeros is None:
+        return Target.parse(options.sparsity, options.pattern), {}
+    zeros = read_zeros(options.zeros, list(names.values()))
+    given = {name: zeros[stored] for name, stored in names.items()}
+    entries = {name: linear.rows * linear.cols for name, linear in config.linears.items()}
+    return Target(sum(given[name].sparsity * entries[name] for name in names) / sum(entries.values())), given
+
+
 def prune_checkpoint(
     source: Checkpoint, options: PruneOptions, progress: Progress | None = None, store: Store | None = None
 ) -> PrunedCheckpoint:
@@ -162,90 +207,53 @@ def prune_checkpoint(
     Raises:
         GossamerError: the source, the calibration text or a tensor is not usable.
     """
-    from .. import arch
     from ..checkpoints import refuse_branches, refuse_unwritable
 
     started = time.perf_counter()
     store = store or Store()
     report = progress or (lambda *_: None)
-    method = options.method
     refuse_branches(source, "pruned")
     refuse_unwritable(source)
-    fam = arch.family(source.config)
-    config = fam.describe(source.config)
+    config = arch.family(source.config).describe(source.config)
     if config.head is None:
         options = _without_logits(source, options)
     sources = source.sources()
     names = {name: arch.label(name, sources) for name in config.linears}
-    for name, linear in config.linears.items():
-        if options.rank > min(linear.rows, linear.cols):
-            size = [linear.rows, linear.cols]
-            raise GossamerError(
-                f"{source.path}: tensor {names[name]} is {size}: a rank of {options.rank} is beyond that"
-            )
-        if options.rank and not sources[name].whole:
-            raise GossamerError(
-                f"{source.path}: tensor {sources[name].tensor} holds more than one matrix, and no low-rank branch"
-            )
-    given: dict[str, Target] | None = None
-    if options.zeros is not None:
-        zeros = read_zeros(options.zeros, list(names.values()))
-        given = {name: zeros[stored] for name, stored in names.items()}
-        entries = {name: linear.rows * linear.cols for name, linear in config.linears.items()}
-        target = Target(sum(given[name].sparsity * entries[name] for name in names) / sum(entries.values()))
-    else:
-        target = Target.parse(options.sparsity, options.pattern)
+    _check_rank(source, config, sources, options.rank)
+    target, given = _targets(options, names, config)
 
-    windows = length = pairs = 0
+    used = _Calibration()
     branches: dict[str, LowRank] = {}
     few: dict[str, int] = {}
-    origin = ""
     if options.length is not None and config.encoder is None:
         window_length(options.length, LENGTH, config.context)  # whatever the method
-    if method in CALIBRATED:
+    if options.method in CALIBRATED:
         # What is given is read before the weights, so that a bad text is told at once.
-        given_texts = _given_texts(source, config, options, report)
+        texts = _given_texts(source, config, options, report)
+        origin = "the dense model's own samples" if texts is None else Path(str(options.calibration)).name
         work = Calibrated(source, config, sources, options, store)
-        if given_texts is None:
-            origin = "the dense model's own samples"
-            tokens = _sampled(work, source, config, options, report, store)
-            given_texts = chunked(tokens)
-        else:
-            origin = Path(str(options.calibration)).name
-        if config.encoder is not None:
-            pairs = sum(len(each.tokens) for each in given_texts)
-        else:
-            windows, length = sum(len(each.tokens) for each in given_texts), given_texts[0].tokens.shape[1]
-        work.prune(given_texts, given or target, report)
-        pruned, branches = work.pruned, work.branches
-        few = work.few_tokens
+        if texts is None:
+            texts = chunked(_sampled(work, source, config, options, report, store))
+        used = _Calibration.of(texts, origin, config)
+        work.prune(texts, given or target, report)
+        pruned, branches, few = work.pruned, work.branches, work.few_tokens
     else:
-        pruned = {
-            name: store.keep_weight(
-                f"pruned.{name}",
-                packed(
-                    source,
-                    sources[name],
-                    magnitude(source.read(sources[name], finite=True), given[name] if given else target),
-                ),
-            )
-            for name in names
-        }
+        pruned = {}
+        for name in names:
+            values = magnitude(source.read(sources[name], finite=True), given.get(name, target))
+            pruned[name] = store.keep_weight(f"pruned.{name}", packed(source, sources[name], values))
 
     reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
     result = Report(
         source=shown_name(source.path),
-        method=method,
+        method=options.method,
         sparsity=target.sparsity,
         pattern=target.pattern,
         allocation=options.way,
         weights=options.weights,
         group=options.group if options.weights == "int4" else 0,
         rank=options.rank,
-        calibration=origin,
-        windows=windows,
-        length=length,
-        pairs=pairs,
+        **vars(used),
         seed=options.seed,
         reached=sum(size.zeros for size in reached.values()) / sum(size.entries for size in reached.values()),
         layers={name: size.zeros / size.entries for name, size in reached.items()},

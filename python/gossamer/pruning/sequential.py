@@ -74,138 +74,201 @@ def prune_blocks(
         GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no inverse.
     """
     store = store or Store()
-    walk = Walk(blocks, model)
-
-    def held(name: str, make: Callable[[], Matrix]) -> Matrix:
-        """What the store has, or what is made for it."""
-        found = store.array(name)
-        return store.keep(name, make()) if found is None else found
-
-    kinds = ("pruned", "dense") if method.updates else ("pruned",)
-    states: dict[str, list[Matrix]] = {}
-    memories: dict[str, list[Matrix | None]] = {kind: [None] * len(texts) for kind in kinds}
-    for kind in kinds:
-        names = [f"{store.blocks}.{kind}-{index}" for index in range(len(texts))]
-        states[kind] = [held(name, partial(walk.enter, each)) for name, each in zip(names, texts, strict=True)]
-        if walk.turn is not None and store.blocks >= walk.turn:
-            memories[kind] = [store.array(f"memory.{kind}-{index}") for index in range(len(texts))]
-    pruned = states["pruned"]
-    dense = states["dense"] if method.updates else pruned
-
-    def cross(number: int) -> None:
-        """Has the blocks from a number on, which are behind the encoder, begin with texts that read its states."""
-        for kind in kinds:
-            for index, part in enumerate(texts):
-                memory, begun = walk.cross(part, states[kind][index])
-                memories[kind][index] = store.keep(f"memory.{kind}-{index}", memory)
-                states[kind][index] = store.keep(f"{number}.{kind}-{index}", begun)
-
-    few = store.notes
-
-    def prune_group(place: Place, group: Group, moments: Moments) -> Matrix:
-        """Prunes the linears of a group; returns by how much the last of them changed."""
-        seen = moments.tokens
-        scarce = group.column is not None and seen < _FEW_TOKENS
-        if scarce:  # as if all inputs were alike
-            moments = Moments()
-            moments.add_product(np.eye(model.linears[f"{place.prefix}{group.linears[0]}"].cols))
-        names = [f"{place.prefix}{linear}" for linear in group.linears]
-        if scarce:
-            few.update(dict.fromkeys(names, seen))
-        name = names[0]
-        moments.check(name)
-        weights = [read(name) for name in names]
-        prepare = None if rank else method.prepare
-        try:
-            aims = moments.aims(weights) if method.updates and not prepare else weights
-            for name, weight, aimed in zip(names, weights, aims, strict=True):
-                branch = None
-                if prepare:
-                    prepared = moments.prepared(prepare)
-                    values = prepared(weight, targets[name], weight != 0, moments.lacking(weight))
-                elif rank:
-                    values, branch = sparse_plus_low_rank(
-                        aimed, moments.gram, targets[name], weight != 0, method.solve, rank
-                    )
-                else:
-                    values = method.solve(aimed, moments.gram, targets[name], weight != 0)
-                stored = replace(name, values, branch)
-        except GossamerError as error:
-            raise GossamerError(f"{name}: {error}") from None
-        return stored - weight
-
-    total = len(walk.places)
-    for place in walk.places:
-        number, block = place.number, place.block
-        progress(number, total, "pruning blocks")
-        if number < store.blocks:
+    run = _Run(Walk(blocks, model), model, texts, method, targets, read, replace, rank, store)
+    total = len(run.walk.places)
+    for place in run.walk.places:
+        progress(place.number, total, "pruning blocks")
+        if place.number < store.blocks:
             continue
-        # With the whole block still dense, behind dense and behind pruned blocks.
-        branches = {group: branch for branch in block.branches for group in branch.mixer.groups}
-        last = block.branches[-1]
-        adds = _adds(last) and not block.scalar
-        finals = [group for group in last.mixer.groups if group.joins]
-        inner = {group: Moments() for group in block.groups if group not in finals}
-        routings = [branch.mixer.routed for branch in block.branches if branch.mixer.routed]
-        names = [group.linears[0] for group in inner] + routings
-        for index, (hidden_dense, hidden) in enumerate(zip(dense, pruned, strict=True)):
-            inputs = walk.inputs(place, texts[index], hidden, memories["pruned"][index], names)
-            wanted: dict[str, Matrix] = {}
-            if method.updates:
-                ahead, wanted = walk.forward(place, texts[index], hidden_dense, memories["dense"][index], names)
-                dense[index] = store.keep(f"{number + 1}.dense-{index}", ahead)
-            scale = _token_scales(hidden)
-            for group, moments in inner.items():
-                branch, x, aim = branches[group], inputs[group.linears[0]], wanted.get(group.linears[0])
-                way = _Way(group, branch, inputs)
-                way_dense = way if aim is None else _Way(group, branch, wanted)
-                lacks = None
-                if group.joins:
-                    x *= way.factors(scale)
-                    if aim is not None:
-                        aim *= way_dense.factors(scale)
-                        lacks = (hidden_dense - hidden) * scale if _adds(branch) else None
-                moments.add(x)
-                if aim is not None:
-                    x, aim, lacks = way.common(way_dense, x, aim, lacks)
-                    aim -= x
-                    moments.add_drift(x, aim, lacks)
-        for group, moments in inner.items():
-            prune_group(place, group, moments)
+        run.prune(place)
+        store.done(place.number)
+        done(place.number)
+    progress(total, total, "pruning blocks")
+    return store.notes
 
-        # With all of the block pruned but the linears that end it, which so make up for the others, too, and the later
-        # of them for the earlier.
-        names = [group.linears[0] for group in finals] + ([last.mixer.routed] if last.mixer.routed else [])
+
+class _Run:
+    """The walk of `prune_blocks`, and the states [tokens, hidden] of each of the texts before the block that it is at.
+
+    Attributes:
+        walk: The way through the blocks.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        model: Transformer,
+        texts: Sequence[Texts],
+        method: Method,
+        targets: Mapping[str, Target],
+        read: Callable[[str], Matrix],
+        replace: Callable[[str, Matrix, LowRank | None], Matrix],
+        rank: int,
+        store: Store,
+    ) -> None:
+        """Takes what `prune_blocks` does; begins with states that are kept, or those of the first block."""
+        self.walk = walk
+        self._model, self._texts, self._method, self._targets = model, texts, method, targets
+        self._read, self._replace, self._rank, self._store = read, replace, rank, store
+        kinds = ("pruned", "dense") if method.updates else ("pruned",)
+        self._states: dict[str, list[Matrix]] = {}
+        self._memories: dict[str, list[Matrix | None]] = {kind: [None] * len(texts) for kind in kinds}
+        for kind in kinds:
+            names = [f"{store.blocks}.{kind}-{index}" for index in range(len(texts))]
+            self._states[kind] = [
+                self._held(name, partial(walk.enter, each)) for name, each in zip(names, texts, strict=True)
+            ]
+            if walk.turn is not None and store.blocks >= walk.turn:
+                self._memories[kind] = [store.array(f"memory.{kind}-{index}") for index in range(len(texts))]
+        self._pruned = self._states["pruned"]
+        self._dense = self._states["dense"] if method.updates else self._pruned
+
+    def _held(self, name: str, make: Callable[[], Matrix]) -> Matrix:
+        """What the store has, or what is made for it."""
+        found = self._store.array(name)
+        return self._store.keep(name, make()) if found is None else found
+
+    def prune(self, place: Place) -> None:
+        """Prunes the linears of the next block, and comes to the one behind it."""
+        last = place.block.branches[-1]
+        finals = [group for group in last.mixer.groups if group.joins]
+        self._prune_inner(place, [group for group in place.block.groups if group not in finals])
+        self._prune_last(place, finals)
+        behind = place.number + 1
+        if behind == self.walk.turn:
+            self._cross(behind)
+        else:
+            self._pruned[:] = [
+                self._store.keep(f"{behind}.pruned-{index}", hidden) for index, hidden in enumerate(self._pruned)
+            ]
+
+    def _cross(self, number: int) -> None:
+        """Has the blocks from a number on, which are behind the encoder, begin with texts that read its states."""
+        for kind, states in self._states.items():
+            for index, part in enumerate(self._texts):
+                memory, begun = self.walk.cross(part, states[index])
+                self._memories[kind][index] = self._store.keep(f"memory.{kind}-{index}", memory)
+                states[index] = self._store.keep(f"{number}.{kind}-{index}", begun)
+
+    def _forward(
+        self, kind: str, place: Place, index: int, hidden: Matrix, names: Sequence[str] = ()
+    ) -> tuple[Matrix, dict[str, Matrix]]:
+        return self.walk.forward(place, self._texts[index], hidden, self._memories[kind][index], names)
+
+    def _prune_inner(self, place: Place, groups: Sequence[Group]) -> None:
+        """Prunes linears with the whole of their block still dense, behind dense and behind pruned blocks."""
+        branches = {group: branch for branch in place.block.branches for group in branch.mixer.groups}
+        inner = {group: Moments() for group in groups}
+        routings = [branch.mixer.routed for branch in place.block.branches if branch.mixer.routed]
+        names = [group.linears[0] for group in inner] + routings
+        for index, (dense, pruned) in enumerate(zip(self._dense, self._pruned, strict=True)):
+            inputs = self.walk.inputs(place, self._texts[index], pruned, self._memories["pruned"][index], names)
+            wanted: dict[str, Matrix] = {}
+            if self._method.updates:
+                ahead, wanted = self._forward("dense", place, index, dense, names)
+                self._dense[index] = self._store.keep(f"{place.number + 1}.dense-{index}", ahead)
+            scale = _token_scales(pruned)
+            for group, moments in inner.items():
+                _observe(moments, group, branches[group], (inputs, wanted), (pruned, dense), scale)
+        for group, moments in inner.items():
+            self._prune_group(place, group, moments)
+
+    def _prune_last(self, place: Place, groups: Sequence[Group]) -> None:
+        """Prunes the linears that end a block, with all of it pruned but them.
+
+        So they make up for the others, too, and the later of them for the earlier.
+        """
+        number, last = place.number, place.block.branches[-1]
+        adds = _adds(last) and not place.block.scalar
+        names = [group.linears[0] for group in groups] + ([last.mixer.routed] if last.mixer.routed else [])
+        pruned, keep = self._pruned, self._store.keep
         entered, captured = list(pruned), []
         for index, hidden in enumerate(pruned):
-            ahead, inputs = walk.forward(place, texts[index], hidden, memories["pruned"][index], names)
-            pruned[index] = store.keep(f"{number}.ahead-{index}", ahead)
-            captured.append({name: store.keep(f"{number}.{name}-{index}", x) for name, x in inputs.items()})
-        for group in finals:
+            ahead, inputs = self._forward("pruned", place, index, hidden, names)
+            pruned[index] = keep(f"{number}.ahead-{index}", ahead)
+            captured.append({name: keep(f"{number}.{name}-{index}", x) for name, x in inputs.items()})
+        for group in groups:
             moments = Moments()
             for index, inputs in enumerate(captured):
                 way, scale = _Way(group, last, inputs), _token_scales(pruned[index])
                 x = inputs[group.linears[0]] * way.factors(scale)
                 moments.add(x)
-                if method.updates and adds:
-                    moments.add_drift(x, None, way.rows((dense[index] - pruned[index]) * scale))
-            change = prune_group(place, group, moments)
+                if self._method.updates and adds:
+                    moments.add_drift(x, None, way.rows((self._dense[index] - pruned[index]) * scale))
+            change = self._prune_group(place, group, moments)
             if adds:
                 for index, inputs in enumerate(captured):
                     ahead = np.array(pruned[index])
                     _Way(group, last, inputs).add(ahead, inputs[group.linears[0]] @ change.T)
-                    pruned[index] = store.keep(f"{number}.ahead-{index}", ahead)
+                    pruned[index] = keep(f"{number}.ahead-{index}", ahead)
         if not adds:
             for index, hidden in enumerate(entered):
-                pruned[index] = walk.forward(place, texts[index], hidden, memories["pruned"][index])[0]
-        if number + 1 == walk.turn:
-            cross(number + 1)
-        else:
-            pruned[:] = [store.keep(f"{number + 1}.pruned-{index}", hidden) for index, hidden in enumerate(pruned)]
-        store.done(number)
-        done(number)
-    progress(total, total, "pruning blocks")
-    return few
+                pruned[index] = self._forward("pruned", place, index, hidden)[0]
+
+    def _prune_group(self, place: Place, group: Group, moments: Moments) -> Matrix:
+        """Prunes the linears of a group; returns by how much the last of them changed."""
+        names = [f"{place.prefix}{linear}" for linear in group.linears]
+        if group.column is not None and moments.tokens < _FEW_TOKENS:
+            self._store.notes.update(dict.fromkeys(names, moments.tokens))
+            moments = Moments()  # as if all inputs were alike
+            moments.add_product(np.eye(self._model.linears[names[0]].cols))
+        name = names[0]
+        moments.check(name)
+        weights = [self._read(name) for name in names]
+        method = self._method
+        prepare = None if self._rank else method.prepare
+        try:
+            aims = moments.aims(weights) if method.updates and not prepare else weights
+            for name, weight, aimed in zip(names, weights, aims, strict=True):
+                target, branch = self._targets[name], None
+                if prepare:
+                    prepared = moments.prepared(prepare)
+                    values = prepared(weight, target, weight != 0, moments.lacking(weight))
+                elif self._rank:
+                    values, branch = sparse_plus_low_rank(
+                        aimed, moments.gram, target, weight != 0, method.solve, self._rank
+                    )
+                else:
+                    values = method.solve(aimed, moments.gram, target, weight != 0)
+                stored = self._replace(name, values, branch)
+        except GossamerError as error:
+            raise GossamerError(f"{name}: {error}") from None
+        return stored - weight
+
+
+def _observe(
+    moments: Moments,
+    group: Group,
+    branch: Branch,
+    captured: tuple[Mapping[str, Matrix], Mapping[str, Matrix]],
+    states: tuple[Matrix, Matrix],
+    scale: Matrix,
+) -> None:
+    """Adds a chunk of what a group of linears reads, and of what its outputs lack, to its moments.
+
+    Args:
+        moments: Of the group.
+        group: The group.
+        branch: That it is of.
+        captured: Of the block behind pruned blocks and behind dense ones; the latter may be empty. They change.
+        states: That the block begins with, [tokens, hidden], behind pruned blocks and behind dense ones.
+        scale: Of tokens that join the stream, [tokens, 1].
+    """
+    (inputs, wanted), (pruned, dense) = captured, states
+    x, aim = inputs[group.linears[0]], wanted.get(group.linears[0])
+    way = _Way(group, branch, inputs)
+    way_dense = way if aim is None else _Way(group, branch, wanted)
+    lacks = None
+    if group.joins:
+        x *= way.factors(scale)
+        if aim is not None:
+            aim *= way_dense.factors(scale)
+            lacks = (dense - pruned) * scale if _adds(branch) else None
+    moments.add(x)
+    if aim is not None:
+        x, aim, lacks = way.common(way_dense, x, aim, lacks)
+        aim -= x
+        moments.add_drift(x, aim, lacks)
 
 
 def _adds(branch: Branch) -> bool:
