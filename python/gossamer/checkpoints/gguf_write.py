@@ -5,6 +5,7 @@ What is written is what reading would make the same description of, which is ask
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -62,8 +63,6 @@ def write_gguf(
         GossamerError: GGUF files cannot hold this family or its tokenizer, what would be read back is not the same
             model, or the file cannot be written.
     """
-    import gguf
-
     if type not in TYPES:
         raise GossamerError(f"type must be one of {', '.join(TYPES)}, got {type!r:.80}")
     if path.suffix != ".gguf":
@@ -99,21 +98,11 @@ def write_gguf(
     held, sources = arch.stored(places), checkpoint.sources()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as part:
-            writer = gguf.GGUFWriter(part.path, name, use_temp_file=False)
-            for key, value in every.items():
-                _add(writer, key, value)
-            for one in tensors.values():
-                stored = gguf.quant_shape_to_byte_shape(one.outputs_first, one.tensor_type)
-                writer.add_tensor_info(one.name, stored, np.dtype(np.uint8), math.prod(stored), one.tensor_type)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
+        with new_file(path) as part, contextlib.closing(_begun(part.path, name, every, tensors)) as writer:
             for done, one in enumerate(tensors.values()):
                 if progress:
                     progress(done, len(tensors), f"writing {one.name}")
                 writer.write_tensor_data(_stored(checkpoint, one, held.get(one.name, {}), sources))
-            writer.close()
     except OSError as error:
         # numpy, which writes the tensors, says how much it wrote and not why.
         raise GossamerError(f"{path}: cannot write: {error.strerror or f'the disk may be full ({error})'}") from None
@@ -141,6 +130,22 @@ class _Tensor:
     def shape(self) -> list[int]:
         """Inputs first."""
         return list(self.outputs_first[::-1])
+
+
+def _begun(path: Path, name: str, keys: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> gguf.GGUFWriter:
+    """A writer that has written all but the tensors' values, which come in their order."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, name, use_temp_file=False)
+    for key, value in keys.items():
+        _add(writer, key, value)
+    for one in tensors.values():
+        stored = gguf.quant_shape_to_byte_shape(one.outputs_first, one.tensor_type)
+        writer.add_tensor_info(one.name, stored, np.dtype(np.uint8), math.prod(stored), one.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer
 
 
 def _architecture(checkpoint: Checkpoint) -> tuple[str, Architecture]:
