@@ -99,7 +99,7 @@ def parts_of_a_step(engine: Engine) -> dict[str, float]:
 
     def attention(_: torch.Tensor) -> torch.Tensor:
         for (queries, scale), keys, values in zip(attentions, cache.keys, cache.values, strict=True):
-            out = ops.kernels.attend(queries, keys, values, cache.place, scale)
+            out = ops.kernels.attend(queries, keys, values, cache.position, scale)
         return out
 
     def step(_: torch.Tensor) -> torch.Tensor:

@@ -225,15 +225,15 @@ class Trunk(nn.Module):
                 self.add_module(name, module)
         self.angles, self.slots = build.angles, tuple(build.slots)
 
-    def begin(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Returns the stream [..., n, hidden] of rows [..., n, width] that tokens are, at their places."""
+    def begin(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Returns the stream [..., n, hidden] of rows [..., n, width] that tokens are, at their positions."""
         states = rows
         if self.config.embedding.scale != 1:
             states = states * self.config.embedding.scale
         if widen := self.ends.get(("embed_project",)):
             (states,) = widen(states)
         if self.positions is not None:
-            states = states + self.positions(places)
+            states = states + self.positions(positions)
         return states if self.embed_norm is None else self.embed_norm(states)
 
 
@@ -273,13 +273,13 @@ class Network(Trunk):
         blocks = (block for block in self.layers if isinstance(block, Block))
         return [*(one for block in blocks for one in block.projections.values()), *self.ends.values()]
 
-    def step(self, memory: Memory, places: Tensor, read: Read | None = None) -> Step:
-        """Returns the step of tokens at places [n]."""
-        return Step(memory, places, self.angles(places), read)
+    def step(self, memory: Memory, positions: Tensor, read: Read | None = None) -> Step:
+        """Returns the step of tokens at positions [n]."""
+        return Step(memory, positions, self.angles(positions), read)
 
     def enter(self, tokens: Tensor, step: Step) -> Tensor:
         """Returns the stream [..., n, hidden] of a step's token ids [..., n]."""
-        return self.begin(self.embed(tokens), step.places)
+        return self.begin(self.embed(tokens), step.positions)
 
     def run(self, tokens: Tensor, step: Step) -> Tensor:
         """Returns normed states [..., n, hidden] of a step's token ids [..., n] behind the last block."""

@@ -55,23 +55,23 @@ class Kernels:
         return states, out
 
     def rotate(
-        self, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor, keys: Tensor, values: Tensor
+        self, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor, positions: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Returns turned queries [heads, n, width], and puts turned keys and values where the cache has their places.
+        """Returns turned queries [heads, n, width]; puts turned keys and values where the cache has their positions.
 
         Args:
             qkv: [n, heads + 2 kv_heads, width].
             heads: Of queries.
             cos: Of the angles by which pairs (j, j + rotary_dim / 2) turn, float32 [n, rotary_dim / 2].
             sin: As cos.
-            places: [n].
+            positions: [n].
             keys: [kv_heads, capacity, width].
             values: As keys.
         """
         (count, _, width), (kv_heads, capacity, _) = qkv.shape, keys.shape
         queries = qkv.new_empty((heads, count, width))
         self._kernels.rotate(
-            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), places.data_ptr(), queries.data_ptr(), keys.data_ptr(),
+            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(), queries.data_ptr(), keys.data_ptr(),
             values.data_ptr(), count, heads, kv_heads, width, cos.shape[-1], capacity, NAMES[qkv.dtype], self._index,
             stream_of(self._device),
         )  # fmt: skip
@@ -81,14 +81,14 @@ class Kernels:
         """Whether `attend` is there for so many heads of such a width."""
         return width <= self._kernels.MAX_HEAD_WIDTH and heads <= _MOST_HEADS
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, place: Tensor, scale: float) -> Tensor:
-        """Returns one token's attention [1, heads * width] over a cache up to its place.
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, position: Tensor, scale: float) -> Tensor:
+        """Returns one token's attention [1, heads * width] over a cache up to its position.
 
         Args:
             queries: [heads, 1, width].
             keys: [kv_heads, capacity, width].
             values: As keys.
-            place: [1].
+            position: [1].
             scale: Factor on the products of queries and keys.
         """
         (heads, _, width), (kv_heads, capacity, _) = queries.shape, keys.shape
@@ -99,9 +99,9 @@ class Kernels:
         out = queries.new_empty((1, heads * width))
         stream = stream_of(self._device)
         self._kernels.attend(
-            queries.data_ptr(), keys.data_ptr(), values.data_ptr(), place.data_ptr(), out.data_ptr(), heads, kv_heads,
-            width, capacity, scale, splits, partials.data_ptr(), counters_of(self._device).address(stream, heads),
-            NAMES[queries.dtype], self._index, stream,
+            queries.data_ptr(), keys.data_ptr(), values.data_ptr(), position.data_ptr(), out.data_ptr(), heads,
+            kv_heads, width, capacity, scale, splits, partials.data_ptr(),
+            counters_of(self._device).address(stream, heads), NAMES[queries.dtype], self._index, stream,
         )  # fmt: skip
         return out
 
@@ -153,9 +153,9 @@ class CudaOps(TorchOps):
             keys, values = reach.cache.keys[slot], reach.cache.values[slot]
             cos, sin = step.angles[angles]
             qkv = qkv.view(len(qkv), -1, width)
-            queries = self.kernels.rotate(qkv, heads, cos, sin, step.places, keys, values)
+            queries = self.kernels.rotate(qkv, heads, cos, sin, step.positions, keys, values)
             if alone and len(qkv) == 1:
-                return self.kernels.attend(queries, keys, values, step.places, scale)
+                return self.kernels.attend(queries, keys, values, step.positions, scale)
             return merge_heads(reach.look(slot, queries, scores))
 
         return attend

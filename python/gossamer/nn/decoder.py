@@ -110,8 +110,8 @@ class Decoder(Network):
 
     def apart(self, first: Tensor) -> Step:
         """Returns the step of rows of texts that begin at `first` [batch, length]."""
-        places = torch.arange(first.shape[1], device=first.device) - first
-        return Step(Apart(first), places, self.angles(places[:, None]))
+        positions = torch.arange(first.shape[1], device=first.device) - first
+        return Step(Apart(first), positions, self.angles(positions[:, None]))
 
 
 def _through(blocks: nn.ModuleList, states: Tensor, step: Step, recompute_blocks: bool) -> list[Tensor]:
@@ -130,7 +130,7 @@ def load(source: Checkpoint | str | Path) -> Decoder:
     """Builds a decoder with the weights of a checkpoint, as float32 on the CPU.
 
     Args:
-        source: An open checkpoint, or the path of what `gossamer.checkpoint.open_checkpoint` opens.
+        source: An open checkpoint, or the path of what `gossamer.checkpoints.open_checkpoint` opens.
 
     Raises:
         GossamerError: it cannot be opened or read, has values that are not finite, or something that this module has

@@ -60,9 +60,9 @@ class Encoder(Trunk):
             inputs: Token ids [batch, n], or frames [batch, 2 n, bins].
             real: False at padding, [batch, n].
         """
-        places = torch.arange(real.shape[1], device=real.device)
+        positions = torch.arange(real.shape[1], device=real.device)
         rows = self._heard(inputs) if self.embed is None else self.embed(inputs)
-        return self.begin(rows, places), Step(Both(real), places, self.angles(places))
+        return self.begin(rows, positions), Step(Both(real), positions, self.angles(positions))
 
     def _heard(self, frames: Tensor) -> Tensor:
         """States of frames: each convolution reads three rows, the second every other time."""

@@ -63,7 +63,7 @@ class Engine:
             device: A device of torch.
             dtype: Type of activations; None takes the one that the float matrices have, bfloat16 where all are integer.
                 With float32 every matrix is expanded.
-            kernels: As for `gossamer.cuda.CudaWeight`.
+            kernels: As for `gossamer.gpu.cuda.CudaWeight`.
 
         Raises:
             GossamerError: the device cannot be used or has too little memory, or a matrix has values that its kernels
@@ -203,7 +203,7 @@ class Engine:
         return 0 if tokens <= held else self.kv_bytes_of(tokens, step) - self.kv_bytes_read(held)
 
     def kv_bytes_read(self, tokens: int) -> int:
-        """Returns bytes of so many places of a cache: what windows do not reach is masked."""
+        """Returns bytes of so many positions of a cache: what windows do not reach is masked."""
         return 2 * sum(heads * width for heads, width in self._network.slots) * self.dtype.itemsize * tokens
 
     @property
@@ -257,8 +257,8 @@ class Engine:
         for start in range(0, len(tokens), _CHUNK):
             chunk = torch.from_numpy(tokens[start : start + _CHUNK]).to(self.device)
             first, count = cache.length + start, len(chunk)
-            places = torch.arange(first, first + count, device=self.device)
-            states = self.forward(chunk, places, cache, first + count)
+            positions = torch.arange(first, first + count, device=self.device)
+            states = self.forward(chunk, positions, cache, first + count)
             if all_logits or start + count == len(tokens):
                 found.append(self._network.predict(states if all_logits else states[-1:]).float().cpu().numpy())
         return np.concatenate(found)
@@ -281,7 +281,7 @@ class Engine:
     def _one(self, cache: Cache, token: int) -> Tensor:
         """Logits [1, vocab] of one token."""
         cache.token.fill_(token)
-        cache.place.fill_(cache.length)
+        cache.position.fill_(cache.length)
         if self.device.type != "cuda":
             return self._step(cache)
         if cache.graph is None:
@@ -291,7 +291,7 @@ class Engine:
         return cache.logits
 
     def _step(self, cache: Cache) -> Tensor:
-        return self._network.predict(self.forward(cache.token, cache.place, cache, cache.capacity))
+        return self._network.predict(self.forward(cache.token, cache.position, cache, cache.capacity))
 
     def _capture(self, cache: Cache) -> None:
         """Captures the step of a cache. Running it first, as capturing needs, writes what the replay writes again."""
@@ -305,19 +305,19 @@ class Engine:
             cache.logits = self._step(cache)
         cache.graph = graph
 
-    def forward(self, tokens: Tensor, places: Tensor, cache: Cache, seen: int) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, cache: Cache, seen: int) -> Tensor:
         """Runs tokens of one sequence through the blocks.
 
         Args:
             tokens: [n].
-            places: [n], where they stand in the sequence.
+            positions: [n], where they stand in the sequence.
             cache: Of the sequence; gets their keys and values.
             seen: Places of the cache to look at, at least those up to the last token.
 
         Returns:
             Hidden states [n, hidden] behind the last block, normed.
         """
-        return self._network.run(tokens, self._network.step(Reach(cache, places, seen), places))
+        return self._network.run(tokens, self._network.step(Reach(cache, positions, seen), positions))
 
 
 def _type_of(weights: Weights) -> torch.dtype:

@@ -97,18 +97,18 @@ def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.softmax(-1), indices
 
 
-def rotary_angles(places: Tensor, inv_freq: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines, times a scale, of the angles by which tokens at `places` turn.
+def rotary_angles(positions: Tensor, inv_freq: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines, times a scale, of the angles by which tokens at `positions` turn.
 
     Args:
-        places: [..., n].
-        inv_freq: Angle a place, [rotary_dim / 2].
+        positions: [..., n].
+        inv_freq: Angle a position, [rotary_dim / 2].
         scale: Of the results.
 
     Returns:
         Two of [..., n, rotary_dim / 2], float32.
     """
-    angles = places.float()[..., None] * inv_freq.float()
+    angles = positions.float()[..., None] * inv_freq.float()
     return angles.cos() * scale, angles.sin() * scale
 
 

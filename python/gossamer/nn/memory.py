@@ -39,14 +39,14 @@ class Step:
 
     Attributes:
         memory: Keys and values.
-        places: Where its tokens stand in their sequences, [n], or [batch, n] where they stand elsewhere in each.
+        positions: Where its tokens stand in their sequences, [n], or [batch, n] where they stand elsewhere in each.
         angles: Cosines and sines of each kind of rotary positions of the network, [n, rotary_dim / 2], or
             [batch, 1, n, rotary_dim / 2].
         read: What its tokens read of an encoder; None: nothing.
     """
 
     memory: Memory
-    places: Tensor
+    positions: Tensor
     angles: Sequence[tuple[Tensor, Tensor]]
     read: Read | None = None
 
@@ -104,8 +104,8 @@ class Apart:
 
     def __init__(self, first: Tensor) -> None:
         """Takes where in its window the text begins that a token belongs to, [batch, n]."""
-        places = torch.arange(first.shape[1], device=first.device)
-        self._distances = Distances(places, places, first)
+        positions = torch.arange(first.shape[1], device=first.device)
+        self._distances = Distances(positions, positions, first)
 
     def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
@@ -113,10 +113,10 @@ class Apart:
 
 
 class LockStep:
-    """Caches of sequences that all stand at the same place and get a token each, [rows, heads, 1, width].
+    """Caches of sequences that all stand at the same position and get a token each, [rows, heads, 1, width].
 
     Attributes:
-        at: The place of a step's tokens.
+        at: The position of a step's tokens.
     """
 
     def __init__(self, slots: Slots, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -149,7 +149,7 @@ class Cache:
         keys: Of each slot, [kv_heads, capacity, width].
         values: As keys.
         token: [1], the step's input.
-        place: [1], where it stands.
+        position: [1], where it stands.
         graph: The captured step.
         logits: [1, vocab], its output.
     """
@@ -164,7 +164,7 @@ class Cache:
             [torch.zeros((heads, capacity, width), device=device, dtype=dtype) for heads, width in slots]
             for _ in range(2)
         )
-        self.token, self.place = (torch.zeros(1, device=device, dtype=torch.int64) for _ in range(2))
+        self.token, self.position = (torch.zeros(1, device=device, dtype=torch.int64) for _ in range(2))
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def copy_from(self, other: Cache, length: int) -> None:
@@ -175,26 +175,26 @@ class Cache:
 
 
 class Reach:
-    """A cache as tokens at some places look at it, [heads, n, width].
+    """A cache as tokens at some positions look at it, [heads, n, width].
 
     Attributes:
         cache: It.
-        places: [n].
+        positions: [n].
         seen: Places of the cache to look at, at least those up to the last token.
     """
 
-    def __init__(self, cache: Cache, places: Tensor, seen: int) -> None:
+    def __init__(self, cache: Cache, positions: Tensor, seen: int) -> None:
         """As the attributes."""
-        self.cache, self.places, self.seen = cache, places, seen
+        self.cache, self.positions, self.seen = cache, positions, seen
 
     @cached_property
     def _distances(self) -> Distances:
-        return Distances(self.places, torch.arange(self.seen, device=self.places.device))
+        return Distances(self.positions, torch.arange(self.seen, device=self.positions.device))
 
     def attend(self, slot: int, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
-        self.cache.keys[slot].index_copy_(1, self.places, keys)
-        self.cache.values[slot].index_copy_(1, self.places, values)
+        self.cache.keys[slot].index_copy_(1, self.positions, keys)
+        self.cache.values[slot].index_copy_(1, self.positions, values)
         return self.look(slot, queries, scores)
 
     def look(self, slot: int, queries: Tensor, scores: Scores) -> Tensor:

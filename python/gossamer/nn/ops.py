@@ -191,7 +191,7 @@ def _prepared(
         if clip is not None:
             q, k, v = (part.clamp(-clip, clip) for part in (q, k, v))
         if scale is not None:
-            q = (q * functions.query_scale(step.places, scale.beta, scale.length)[..., None]).to(q.dtype)
+            q = (q * functions.query_scale(step.positions, scale.beta, scale.length)[..., None]).to(q.dtype)
         return q, k, v
 
     return prepare

@@ -32,9 +32,9 @@ class Rotary(nn.Module):
         frequencies = torch.tensor(described.inv_freq, dtype=torch.float32, device="cpu")
         self.register_buffer("inv_freq", frequencies, persistent=False)
 
-    def forward(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines [..., n, rotary_dim / 2] for places [..., n]."""
-        return rotary_angles(places, self.inv_freq, self._scale)
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns cosines and sines [..., n, rotary_dim / 2] for positions [..., n]."""
+        return rotary_angles(positions, self.inv_freq, self._scale)
 
 
 class Slopes(nn.Module):
@@ -67,8 +67,8 @@ class Relative(nn.Module):
 
     def forward(self, count: int) -> Tensor:
         """Returns [heads, n, n] for the first n tokens."""
-        places = torch.arange(count, device=self.weight.device)
-        distances = places[:, None] - places
+        positions = torch.arange(count, device=self.weight.device)
+        distances = positions[:, None] - positions
         back = self.back[distances.clamp(min=0, max=len(self.back) - 1)]
         ahead = self.ahead[(-distances).clamp(min=0, max=len(self.ahead) - 1)]
         return self.weight[:, torch.where(distances < 0, ahead, back)]
@@ -84,9 +84,9 @@ class Learned(nn.Embedding):
         self.weight = table.weight
         self._offset = described.offset
 
-    def forward(self, places: Tensor) -> Tensor:
-        """Returns what is added at places [..., n]: [..., n, hidden]."""
-        return super().forward(places + self._offset)
+    def forward(self, positions: Tensor) -> Tensor:
+        """Returns what is added at positions [..., n]: [..., n, hidden]."""
+        return super().forward(positions + self._offset)
 
 
 class Sines(nn.Module):
@@ -102,9 +102,9 @@ class Sines(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
         self._offset = described.offset
 
-    def forward(self, places: Tensor) -> Tensor:
-        """Returns what is added at places [..., n]: [..., n, hidden]."""
-        angles = (places + self._offset).float()[..., None] * self.frequencies
+    def forward(self, positions: Tensor) -> Tensor:
+        """Returns what is added at positions [..., n]: [..., n, hidden]."""
+        angles = (positions + self._offset).float()[..., None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -115,7 +115,7 @@ _ADDED: dict[str, Callable[[Any, int, Linears], nn.Module]] = {
 
 
 def added(embedding: spec.Embedding, hidden: int, linears: Linears) -> nn.Module | None:
-    """Returns what gives the rows [..., n, hidden] that are added at places [..., n].
+    """Returns what gives the rows [..., n, hidden] that are added at positions [..., n].
 
     Raises:
         GossamerError: they are of a kind that there is not.
@@ -155,6 +155,6 @@ class Angles(nn.Module):
             self._described.append(angles)
         return self._described.index(angles)
 
-    def forward(self, places: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Returns cosines and sines [..., n, rotary_dim / 2] of each kind for places [..., n]."""
-        return [kind(places) for kind in self._kinds]
+    def forward(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Returns cosines and sines [..., n, rotary_dim / 2] of each kind for positions [..., n]."""
+        return [kind(positions) for kind in self._kinds]

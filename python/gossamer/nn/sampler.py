@@ -1,6 +1,6 @@
 """Many samples of a model at once, on a GPU: all windows grow together, a token a step.
 
-Every window stands at the same place, so that there is nothing to pad and nothing to ask the GPU before the end. The
+Every window stands at the same position, so that there is nothing to pad and nothing to ask the GPU before the end. The
 native engine writes the same kind of text, window by window reproducible (`sampled_windows` of `generation`).
 """
 
@@ -122,8 +122,8 @@ class Sampler:
             return (logits - noise.log()).argmax(-1)
 
         memory = LockStep(self._decoder.slots, rows, length, device, self._dtype)
-        places = torch.arange(length, device=device)
-        angles = self._decoder.angles(places)
+        positions = torch.arange(length, device=device)
+        angles = self._decoder.angles(positions)
         opening, place = choose(), torch.zeros(rows, dtype=torch.int64, device=device)
         result = torch.empty((rows, length), dtype=torch.int64, device=device)
         logits = None
@@ -137,7 +137,7 @@ class Sampler:
             if at + 1 < length:
                 memory.at = at
                 here = slice(at, at + 1)
-                step = Step(memory, places[here], [(cos[here], sin[here]) for cos, sin in angles])
+                step = Step(memory, positions[here], [(cos[here], sin[here]) for cos, sin in angles])
                 logits = self._decoder.predict(self._decoder.run(token[:, None], step))[:, 0].float()
             if progress is not None:
                 progress((at + 1) * rows, length * rows, "sampling")
