@@ -46,12 +46,12 @@ def no_biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:  # noqa: 
     return {}
 
 
-def head_dim(config: dict[str, Any], default: int | None = None) -> int:
+def head_dim(config: dict[str, Any]) -> int:
     """Returns the width of a head, which a config may leave to hidden_size and num_attention_heads."""
     hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
-    if config.get("head_dim") is None and default is None and hidden % heads:
+    if config.get("head_dim") is None and hidden % heads:
         raise GossamerError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
-    return integer(config, "head_dim", default or max(hidden // heads, 1))
+    return integer(config, "head_dim", max(hidden // heads, 1))
 
 
 def attention(

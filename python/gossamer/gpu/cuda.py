@@ -21,7 +21,6 @@ from .counters import counters_of
 if TYPE_CHECKING:
     import torch
 
-LAYOUTS = ("bitmap", "nm24")
 _HALVES = {"torch.float16": "f16", "torch.bfloat16": "bf16"}
 MINIMUM_CAPABILITY = (8, 0)  # asynchronous copies, bf16 and sparse matrix instructions
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,9 +132,7 @@ def _fields() -> str:
     return f"{' and '.join(_PLAIN)}, or {_CHAT[0]}, or {' and '.join(_PAIR)}, or {' and '.join(_SOUND)}"
 
 
-def split_task(
-    path: str | Path, held_out: str | Path | float, seen: Sequence[TaskSample] | None = None
-) -> tuple[list[TaskSample], list[TaskSample]]:
+def split_task(path: str | Path, held_out: str | Path | float) -> tuple[list[TaskSample], list[TaskSample]]:
     """Divides samples into those to train on and those held out.
 
     A share is taken by a hash of the prompt: a prompt falls on the same side in every file and run, whatever else is in
@@ -143,12 +141,11 @@ def split_task(
     Args:
         path: The task file.
         held_out: A file of the samples held out, or a share above 0 and below 1 of those in `path`.
-        seen: The samples of `path` where they are read already.
 
     Raises:
         GossamerError: a file is not usable, a side has no samples, or a prompt stands on both sides.
     """
-    samples = read_task(path) if seen is None else list(seen)
+    samples = read_task(path)
     if not isinstance(held_out, float):
         others = read_task(held_out)
         places = {sample.key: sample.where for sample in samples}
