@@ -26,49 +26,51 @@ py::dtype stream_dtype(const std::string& name) {
   return py::dtype::of<std::uint8_t>();
 }
 
+// A matrix [rows, cols] of floats.
+struct Values {
+  FloatArray array;
+  int rows, cols;
+  const float* data;
+
+  explicit Values(const py::object& values) : array(to_floats(values, "values")) {
+    require(array.ndim() == 2, "values must be a matrix [rows, cols], got ", array.ndim(), " dimensions");
+    rows = to_int(array.shape(0), "rows");
+    cols = to_int(array.shape(1), "cols");
+    data = array.data();
+  }
+};
+
 PyWeight pack_array(const py::object& array, const std::string& format_name, const std::string& type, int group,
                     const Pattern& pattern) {
-  const FloatArray values = to_floats(array, "values");
-  require(values.ndim() == 2, "values must be a matrix [rows, cols], got ", values.ndim(), " dimensions");
+  const Values values(array);
   const Format format = format_from_name(format_name.c_str());
   const auto [n, m] = split(format, pattern);
-  const int rows = to_int(values.shape(0), "rows");
-  const int cols = to_int(values.shape(1), "cols");
-  const float* data = values.data();
   const WithoutGil released;
-  return {pack(quantize(data, rows, cols, type_from_name(type.c_str()), group), format, n, m)};
+  return {pack(quantize(values.data, values.rows, values.cols, type_from_name(type.c_str()), group), format, n, m)};
 }
 
 py::array scales_array(const py::object& array, const std::string& type, int group) {
-  const FloatArray values = to_floats(array, "values");
-  require(values.ndim() == 2, "values must be a matrix [rows, cols], got ", values.ndim(), " dimensions");
-  const int rows = to_int(values.shape(0), "rows");
-  const int cols = to_int(values.shape(1), "cols");
-  const float* data = values.data();
+  const Values values(array);
   std::vector<std::uint16_t> scales;
   {
     const WithoutGil released;
-    scales = choose_scales(data, rows, cols, type_from_name(type.c_str()), group);
+    scales = choose_scales(values.data, values.rows, values.cols, type_from_name(type.c_str()), group);
   }
-  const auto groups = static_cast<py::ssize_t>(scales.size()) / rows;
-  return to_array(std::move(scales), {rows, groups}).attr("view")("float16");
+  const auto groups = static_cast<py::ssize_t>(scales.size()) / values.rows;
+  return to_array(std::move(scales), {values.rows, groups}).attr("view")("float16");
 }
 
 py::tuple round_to_codes(const py::object& array, const std::string& type, int group) {
-  const FloatArray values = to_floats(array, "values");
-  require(values.ndim() == 2, "values must be a matrix [rows, cols], got ", values.ndim(), " dimensions");
-  const int rows = to_int(values.shape(0), "rows");
-  const int cols = to_int(values.shape(1), "cols");
-  const float* data = values.data();
-  py::array codes(py::dtype::of<std::int8_t>(), std::vector<py::ssize_t>{rows, cols});
+  const Values values(array);
+  py::array codes(py::dtype::of<std::int8_t>(), std::vector<py::ssize_t>{values.rows, values.cols});
   auto* out = static_cast<std::int8_t*>(codes.mutable_data());
   std::vector<std::uint16_t> scales;
   {
     const WithoutGil released;
-    scales = round_codes(data, rows, cols, type_from_name(type.c_str()), group, out);
+    scales = round_codes(values.data, values.rows, values.cols, type_from_name(type.c_str()), group, out);
   }
-  const auto groups = static_cast<py::ssize_t>(scales.size()) / rows;
-  return py::make_tuple(codes, to_array(std::move(scales), {rows, groups}).attr("view")("float16"));
+  const auto groups = static_cast<py::ssize_t>(scales.size()) / values.rows;
+  return py::make_tuple(codes, to_array(std::move(scales), {values.rows, groups}).attr("view")("float16"));
 }
 
 PyWeight pack_codes(const py::array& code_array, const py::array& scale_array, const std::string& format_name,

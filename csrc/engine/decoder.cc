@@ -165,6 +165,11 @@ Step Decoder::make_step(KvCache& cache, const Chunk& chunk) {
   return step;
 }
 
+void Decoder::enter(const float* hidden, int tokens) {
+  for_tokens(*team_, tokens,
+             [&](std::int64_t t) { std::copy_n(hidden + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
+}
+
 void Decoder::run_head(Step& step, ResidualStream& stream, const StepOptions& options, StepResult& result,
                        std::int64_t done) {
   const std::vector<int>& wanted = step.chunk.wanted;
@@ -269,9 +274,7 @@ void Decoder::forward_block(int index, float* hidden, int tokens, int sequence_l
       step.probe = &probe;
       step.first_kv_layer = block.first_layers().memory;
       probe.begin();
-      const float* rows = memory.rows + std::int64_t{start / length * remembered + first} * spec_.hidden;
-      for_tokens(*team_, step.tokens(),
-                 [&](std::int64_t t) { std::copy_n(rows + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
+      enter(memory.rows + std::int64_t{start / length * remembered + first} * spec_.hidden, step.tokens());
       (void)block.remember(step, *hidden_);
     }
     kept.commit(read, remembered);
@@ -303,9 +306,7 @@ std::vector<float> Decoder::head(const float* hidden, int tokens, const Poll& po
       chunk_.wanted.push_back(i);
     }
     Step step = make_step(*cache_, chunk_);
-    const float* rows = hidden + first * spec_.hidden;
-    for_tokens(*team_, step.tokens(),
-               [&](std::int64_t t) { std::copy_n(rows + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
+    enter(hidden + first * spec_.hidden, step.tokens());
     ResidualStream stream(step, hidden_->data(), hidden_->stride(), spec_.hidden);
     head_->run(step, stream, chunk_.wanted.data(), step.tokens(), out.data() + first * logits());
   }

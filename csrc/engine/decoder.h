@@ -112,6 +112,8 @@ class Decoder {
   void visit(const std::function<void(const std::string&, const Linear&, double)>& f) const;
   void for_projections(const std::function<void(Projection&)>& f);
   Step make_step(KvCache& cache, const Chunk& chunk);
+  // Puts hidden [tokens][hidden] where parts read the stream's rows.
+  void enter(const float* hidden, int tokens);
   const HeadLayer& way_out() const;
   void check(const EncodeInput& input) const;
   // Has all blocks compute what they keep of the memory of a chunk.

@@ -146,8 +146,7 @@ void Decoder::remember(const std::vector<std::int64_t>& sequences, const std::ve
 
 void Decoder::remember_chunk(const float* states, const Poll& poll) {
   Step step = make_step(*memory_, chunk_);
-  for_tokens(*team_, step.tokens(),
-             [&](std::int64_t t) { std::copy_n(states + t * spec_.hidden, spec_.hidden, hidden_->row(t)); });
+  enter(states, step.tokens());
   for (Block& block : stack_->blocks()) {
     poll();
     block.remember(step, *hidden_);
