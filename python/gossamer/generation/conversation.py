@@ -23,7 +23,7 @@ class Conversation:
     """A chat with a model: the messages so far, and the sequence that holds them.
 
     Each turn computes only what the sequence does not hold yet: the tokens of the whole chat are compared with those
-    in the sequence, which is rolled back to where they part.
+    in the sequence, which is rolled back to where they part. It is for one thread at a time; a model has any number.
 
     Attributes:
         adapters: Of the turns to come, as for `Model.stream`.

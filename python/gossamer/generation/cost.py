@@ -18,7 +18,7 @@ import numpy as np
 from .. import _core
 from ..formats import INTEGER_TYPES
 from ..machine import roofline
-from ..packing.planner import usual_machine
+from ..packing.planner import UNHIDDEN, usual_machine
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MOST = 16
 """Tokens of the largest step that is measured; beyond it, each costs what the last ones did."""
 
-_UNHIDDEN = 0.25  # of the shorter of reading and working, as the planner has it
 _MORE = {"amx": 0.03}  # what a further token adds to a step of one, by tier, where nothing was measured
 _MORE_OTHERWISE, _MORE_FLOATS = 0.14, 0.3
 _LATEST = 0.1  # weight of the latest step among those that ran
@@ -171,7 +170,7 @@ def estimated(engine: Engine, weights: dict[str, _core.Weight]) -> Table:
         work += weight.rows * weight.cols / (rate * 1e9 * threads)
         integers = integers and weight.type in INTEGER_TYPES
     read = reading_seconds(engine)
-    one = max(read, work) + _UNHIDDEN * min(read, work)
+    one = max(read, work) + UNHIDDEN * min(read, work)
     more = _MORE.get(_core.isa(), _MORE_OTHERWISE) if integers else _MORE_FLOATS
     kv = engine.kv_bytes_read(1) / _bandwidth(engine, engine.weight_bytes)
     tokens = (1, MOST)

@@ -17,7 +17,7 @@ from ..folders import write_file
 from ..machine.format_rates import agree, settled, wanted
 from ..machine.roofline import kept_file, machine_key
 from .cost import Table, context_read, estimated, known_table, reading_seconds
-from .held import any_input
+from .made_up import any_input, any_tokens
 
 if TYPE_CHECKING:
     from .. import _core
@@ -132,7 +132,7 @@ def _measure(engine: Engine, context: int, sequence: int, progress: Progress) ->
 
 def _append(engine: Engine, sequence: int, count: int) -> None:
     at = engine.length(sequence)
-    engine.step([(sequence, (100 + np.arange(at, at + count) * 37) % engine.vocab)])
+    engine.step([(sequence, any_tokens(engine.vocab, at, count))])
 
 
 def _times(engine: Engine, sequence: int, counts: list[int], report: Any) -> list[float]:
@@ -146,7 +146,7 @@ def _times(engine: Engine, sequence: int, counts: list[int], report: Any) -> lis
         report(min(len(rounds), _ROUNDS))
         rounds.append([])
         for place, count in enumerate(counts):
-            tokens = (100 + np.arange(count) * 41) % engine.vocab
+            tokens = any_tokens(engine.vocab, 0, count)
             if not repeats[place]:  # the first one also warms up
                 repeats[place] = max(1, min(100, int(_ONCE / _once(engine, sequence, tokens))))
             rounds[-1].append(float(np.median([_once(engine, sequence, tokens) for _ in range(repeats[place])])))

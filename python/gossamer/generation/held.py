@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ..engine import Adaptable, Reading
 
 if TYPE_CHECKING:
-    from ..arch.spec import Transformer
     from ..engine import Engine, Mix
 
 
@@ -101,16 +100,6 @@ def choose(engine: Engine, sequence: int, mix: Mix) -> None:
     if mix:
         assert isinstance(engine, Adaptable)
         engine.choose(sequence, mix)
-
-
-def any_input(config: Transformer, tokens: int) -> NDArray[Any] | None:
-    """Returns an input to time a model with: so many tokens, or a window of silence; None where there is no encoder."""
-    encoder = config.encoder
-    if encoder is None:
-        return None
-    if encoder.embedding.mel is not None:
-        return np.zeros((2 * encoder.context, encoder.embedding.mel.bins), np.float32)
-    return np.arange(min(tokens, encoder.context), dtype=np.int32) % encoder.vocab
 
 
 def common_length(a: list[int], b: list[int]) -> int:

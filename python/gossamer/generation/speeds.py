@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..engine import Engine, Mix, Reading
+from ..engine import Mix, Reading
 from ..errors import GossamerError
 from ..text.calibration import window_length
-from .held import any_input, choose
+from .held import choose
+from .made_up import any_input, any_tokens
 from .stats import roof
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class _Test:
         if reads is not None and isinstance(engine, Reading):
             engine.remember([(sequence, reads)])
         for at in range(0, length, _CHUNK):
-            engine.step([(sequence, _tokens(engine, sequence, at, min(_CHUNK, length - at)))])
+            engine.step([(sequence, any_tokens(engine.vocab, at, min(_CHUNK, length - at), sequence))])
 
     def described(self, batch: int, bytes_per_token: float | None = None) -> dict[str, Any]:
         """Returns what rows of both kinds have."""
@@ -137,7 +136,7 @@ class _Prefill(_Test):
         """Computes the prompt once."""
         engine = self.model.decoder
         self.fill(0, self.depth)
-        tokens = _tokens(engine, 0, self.depth, self.tokens)
+        tokens = any_tokens(engine.vocab, self.depth, self.tokens)
         start = time.perf_counter()
         engine.step([(0, tokens)])
         seconds = time.perf_counter() - start
@@ -163,7 +162,7 @@ class _Decode(_Test):
         for sequence in range(self.batch):
             self.fill(sequence, self.behind)
         steps = [
-            [(sequence, _tokens(engine, sequence, self.behind + at, 1)) for sequence in range(self.batch)]
+            [(sequence, any_tokens(engine.vocab, self.behind + at, 1, sequence)) for sequence in range(self.batch)]
             for at in range(self.tokens)
         ]
         start = time.perf_counter()
@@ -189,10 +188,6 @@ class _Decode(_Test):
             "percent_of_roof": 100 * row["gigabytes_per_second"] / most if most else None,
             "predicted": {**predicted._asdict(), "tokens_per_second": batch / predicted.total} if predicted else None,
         }
-
-
-def _tokens(engine: Engine, sequence: int, at: int, count: int) -> Any:
-    return ((100 + (at + np.arange(count)) * 37 + 11 * sequence) % engine.vocab).astype(np.int32)
 
 
 def weight_bytes_by_part(model: Model, tokens: int = 1) -> dict[str, float]:

@@ -23,7 +23,7 @@ _MIN_GAIN, _MIN_GAIN_OF_FEW = 1.04, 1.1
 _NM_SLACK = 1.04
 
 # Of the shorter of reading and working, the part that is not hidden behind the longer, as measured.
-_UNHIDDEN = 0.25
+UNHIDDEN = 0.25
 
 # CSR works in steps, and each of its blocks costs about as much as this many; rates are taken at 95% zeros, which makes
 # about so many steps a block.
@@ -156,7 +156,7 @@ def seconds(machine: Machine, shape: Shape, format: str, type: str, pattern: tup
     if format == "csr":
         steps = shape.steps / (len(shape.panels) * shape.csr_blocks)
         work *= (_CSR_BLOCK_STEPS + steps) / (_CSR_BLOCK_STEPS + _CSR_STEPS)
-    return (max(read, work) + _UNHIDDEN * min(read, work)) * 1e-9
+    return (max(read, work) + UNHIDDEN * min(read, work)) * 1e-9
 
 
 def fastest_seconds(shape: Shape, type: str, machine: Machine | Lookup) -> float:

