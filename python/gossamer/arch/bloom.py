@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import alibi, keys
-from .fields import flag, integer, number, words
+from .fields import flag, integer, number, quotient, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .sources import Source, place
@@ -58,11 +58,10 @@ def describe(config: dict[str, Any]) -> Transformer:
     unread(config)
     config = keys.plainly(config, _NAMES)
     hidden, heads, layers = (integer(config, key) for key in ("hidden_size", "n_head", "n_layer"))
-    if hidden % heads:
-        raise GossamerError(f"hidden_size {hidden} is not a multiple of n_head {heads}")
+    dim = quotient("hidden_size", hidden, "n_head", heads)
     if layers > MOST_LAYERS:
         raise GossamerError(f"n_layer must be from 1 to {MOST_LAYERS}, got {layers}")
-    norm, dim = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True), hidden // heads
+    norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True)
     attention = Attention(heads, heads, dim, attention_scale(dim), Alibi(alibi.bloom(heads)), QKVO)
     mlp = Mlp(4 * hidden, "gelu_tanh", gated=False, biases=("up", "down"))
     stack = Stack((Block((Branch(attention, norm), Branch(mlp, norm))),), (0,) * layers, norm)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GossamerError
-from .fields import activation, flag, integer, number
+from .fields import activation, flag, integer, number, quotient
 from .spec import (
     MOST_LAYERS,
     Attention,
@@ -106,10 +106,8 @@ def encoder(
     if kind != "absolute":
         raise GossamerError(f"position_embedding_type {kind!r:.80} is not supported")
     hidden, heads = integer(config, names.hidden), integer(config, names.heads)
-    if hidden % heads:
-        raise GossamerError(f"{names.hidden} {hidden} is not a multiple of {names.heads} {heads}")
+    dim = quotient(names.hidden, hidden, names.heads, heads)
     norm = Norm("layer", number(config, "layer_norm_eps", 1e-12) if eps is None else eps, bias=True)
-    dim = hidden // heads
     attention = Attention(heads, heads, dim, attention_scale(dim), positions, ("q", "k", "v", "o"), causal=False)
     act = activation(config, names.activation, "gelu")
     mlp = Mlp(integer(config, names.width), act, gated=False, biases=("up", "down"))

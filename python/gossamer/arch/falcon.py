@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import keys, relatives
-from .fields import activation, flag, integer, number, words
+from .fields import activation, flag, integer, number, quotient, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .rope import rotary
@@ -52,8 +52,7 @@ def _outline(config: dict[str, Any], positions: Rope | None, context: int) -> Tr
     heads, dim, grouped = integer(config, "num_attention_heads"), relatives.head_dim(config), _grouped(config)
     shared = 1 if flag(config, "multi_query", True) else heads
     kv_heads = integer(config, "num_kv_heads", heads) if grouped else shared
-    if heads % kv_heads:
-        raise GossamerError(f"num_attention_heads {heads} is not a multiple of num_kv_heads {kv_heads}")
+    quotient("num_attention_heads", heads, "num_kv_heads", kv_heads)
     with_bias = flag(config, "bias")
     norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True)
     attention = Attention(heads, kv_heads, dim, attention_scale(dim), positions, QKVO if with_bias else ())

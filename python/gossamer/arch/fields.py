@@ -39,6 +39,23 @@ def integer(config: dict[str, Any], key: str, default: int | None = None, most: 
     return value
 
 
+def quotient(key: str, size: int, other: str, parts: int) -> int:
+    """Returns a size divided by a number of parts, as the width of one of many heads.
+
+    Args:
+        key: What the config calls the size.
+        size: The size.
+        other: What it calls the number.
+        parts: The number.
+
+    Raises:
+        GossamerError: that is no whole number.
+    """
+    if size % parts:
+        raise GossamerError(f"{key} {size} is not a multiple of {other} {parts}")
+    return size // parts
+
+
 def single(value: float) -> float:
     """Returns the float32 value next to a number."""
     return float(np.float32(value))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import GossamerError
 from . import keys
-from .fields import activation, flag, integer, number, words
+from .fields import activation, flag, integer, number, quotient, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .sources import Source, parts_of, place
@@ -54,11 +53,9 @@ _INSIDE = {
 def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     hidden, heads = integer(config, "n_embd"), integer(config, "n_head")
-    if hidden % heads:
-        raise GossamerError(f"n_embd {hidden} is not a multiple of n_head {heads}")
+    dim = quotient("n_embd", hidden, "n_head", heads)
     unread(config)
     norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5), bias=True)
-    dim = hidden // heads
     attention = Attention(heads, heads, dim, attention_scale(dim), None, QKVO)
     width = integer(config, "n_inner", 4 * hidden)
     mlp = Mlp(width, activation(config, "activation_function", "gelu_new"), gated=False, biases=("up", "down"))

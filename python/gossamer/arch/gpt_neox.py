@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import keys
-from .fields import activation, flag, integer, number, words
+from .fields import activation, flag, integer, number, quotient, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .rope import partial_rotary
@@ -83,9 +83,7 @@ def _outline(config: dict[str, Any], positions: Rope | None, context: int) -> Tr
 
 def _head_dim(config: dict[str, Any]) -> int:
     hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
-    if hidden % heads:
-        raise GossamerError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
-    return hidden // heads
+    return quotient("hidden_size", hidden, "num_attention_heads", heads)
 
 
 def unread(config: dict[str, Any]) -> list[str]:

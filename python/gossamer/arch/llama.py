@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import keys
-from .fields import flag, integer, number, words
-from .relatives import BLOCKS, ENDS, INSIDE, each_attention, windows
+from .fields import flag, integer, number, quotient, words
+from .relatives import BLOCKS, ENDS, INSIDE, each_attention, head_dim, windows
 from .rope import rotary
 from .sources import Source, place
 from .spec import (
@@ -168,20 +168,16 @@ def _sizes(config: dict[str, Any]) -> Sizes:
     """The sizes alone: nothing here takes memory, so that they can be held against what is stored first."""
     heads = integer(config, "num_attention_heads")
     kv_heads = integer(config, "num_key_value_heads", heads)
-    hidden = integer(config, "hidden_size")
-    head_dim = integer(config, "head_dim", max(hidden // heads, 1))
-    if config.get("head_dim") is None and hidden % heads:
-        raise GossamerError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
-    if heads % kv_heads:
-        raise GossamerError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
-    if head_dim % 2:
-        raise GossamerError(f"the width of a head must be even, got {head_dim}")
+    dim = head_dim(config)
+    quotient("num_attention_heads", heads, "num_key_value_heads", kv_heads)
+    if dim % 2:
+        raise GossamerError(f"the width of a head must be even, got {dim}")
     return Sizes(
-        hidden=hidden,
+        hidden=integer(config, "hidden_size"),
         layers=integer(config, "num_hidden_layers", most=MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=head_dim,
+        head_dim=dim,
         intermediate=integer(config, "intermediate_size"),
         vocab=integer(config, "vocab_size"),
         context=1,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import alibi, keys
-from .fields import flag, integer, number, single, words
+from .fields import flag, integer, number, quotient, single, words
 from .relatives import no_biases as biases
 from .sources import Source, place
 from .spec import (
@@ -54,9 +54,7 @@ def describe(config: dict[str, Any]) -> Transformer:
     unread(config)
     given = _attention(config)
     hidden, heads = integer(config, "d_model", 2048), integer(config, "n_heads", 16)
-    if hidden % heads:
-        raise GossamerError(f"d_model {hidden} is not a multiple of n_heads {heads}")
-    dim = hidden // heads
+    dim = quotient("d_model", hidden, "n_heads", heads)
     scale = given.get("softmax_scale")
     attention = Attention(
         heads,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import keys
-from .fields import activation, flag, integer, words
+from .fields import activation, flag, integer, quotient, words
 from .relatives import QKVO
 from .relatives import no_biases as biases
 from .sources import Source, place
@@ -58,13 +58,11 @@ def describe(config: dict[str, Any]) -> Transformer:
     """Maps config.json; see `gossamer.arch.Family`."""
     unread(config)
     hidden, heads = integer(config, "hidden_size", 768), integer(config, "num_attention_heads", 12)
-    if hidden % heads:
-        raise GossamerError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    dim = quotient("hidden_size", hidden, "num_attention_heads", heads)
     if not flag(config, "layer_norm_elementwise_affine", True):
         raise GossamerError("layer_norm_elementwise_affine false is not supported")
     norm, first = Norm("layer", 1e-5, bias=True), flag(config, "do_layer_norm_before", True)
     with_bias = flag(config, "enable_bias", True)
-    dim = hidden // heads
     attention = Attention(heads, heads, dim, attention_scale(dim), None, QKVO if with_bias else ())
     act = activation(config, "activation_function", "relu")
     mlp = Mlp(integer(config, "ffn_dim", 3072), act, gated=False, biases=("up", "down") if with_bias else ())

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import GossamerError
 from . import keys
-from .fields import activation, flag, integer, single, words
+from .fields import activation, flag, integer, quotient, single, words
 from .sources import ENCODER, Source, place
 from .spec import (
     MOST_LAYERS,
@@ -105,9 +105,7 @@ def pair(
 
     def side(name: str) -> Stack:
         heads = integer(config, f"{name}_attention_heads")
-        if hidden % heads:
-            raise GossamerError(f"d_model {hidden} is not a multiple of {name}_attention_heads {heads}")
-        dim = hidden // heads
+        dim = quotient("d_model", hidden, f"{name}_attention_heads", heads)
         causal = name == "decoder"
         own = Attention(heads, heads, dim, attention_scale(dim), None, biases, causal=causal)
         cross = [replace(own, causal=False, reads="memory")] if causal else []

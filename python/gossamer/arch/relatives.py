@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import GossamerError
-from .fields import activation, flag, integer, layer_types, number
+from .fields import activation, flag, integer, layer_types, number, quotient
 from .rope import Rotary
 from .sources import Source
 from .spec import (
@@ -49,9 +49,9 @@ def no_biases(config: dict[str, Any]) -> dict[str, dict[str, Source]]:  # noqa: 
 def head_dim(config: dict[str, Any]) -> int:
     """Returns the width of a head, which a config may leave to hidden_size and num_attention_heads."""
     hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
-    if config.get("head_dim") is None and hidden % heads:
-        raise GossamerError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
-    return integer(config, "head_dim", max(hidden // heads, 1))
+    if config.get("head_dim") is not None:
+        return integer(config, "head_dim")
+    return quotient("hidden_size", hidden, "num_attention_heads", heads)
 
 
 def attention(
@@ -68,8 +68,7 @@ def attention(
     """
     heads = integer(config, "num_attention_heads")
     kv_heads = integer(config, "num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise GossamerError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    quotient("num_attention_heads", heads, "num_key_value_heads", kv_heads)
     return Attention(heads, kv_heads, dim, attention_scale(dim) if scale is None else scale, positions, tuple(biases))
 
 
