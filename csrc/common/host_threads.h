@@ -1,6 +1,9 @@
 // The threads of the process that we are a guest in: an OpenMP runtime that somebody else loaded, found at run time.
 #pragma once
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <mutex>
 #include <optional>
 #include <string>
@@ -35,11 +38,13 @@ class OpenMpThreads final : public Parallel {
 };
 
 // Runs `work(parallel)` on `threads` threads: the host's where `use_open_mp` found any; otherwise on a team that calls
-// take turns with, a call that comes while it is busy running alone.
+// take turns with, a call that comes while it is busy running alone. A child of a fork has none of the host's threads,
+// which the runtime would wait for without an end, and runs on such a team, too.
 class HostThreads {
  public:
   bool use_open_mp(const std::string& library) {
     runtime_ = find_open_mp(library);
+    runtime_pid_ = getpid();
     return runtime_.has_value();
   }
 
@@ -47,7 +52,7 @@ class HostThreads {
   void run(int threads, const Work& work) {
     Serial serial;
     if (threads <= 1) return work(serial);
-    if (runtime_) {
+    if (runtime_ && runtime_pid_ == getpid()) {
       OpenMpThreads host(*runtime_, threads);
       return work(host);
     }
@@ -59,6 +64,7 @@ class HostThreads {
 
  private:
   std::optional<OpenMp> runtime_;
+  pid_t runtime_pid_ = 0;  // whose threads it has
   std::mutex mutex_;
   std::optional<ThreadTeam> team_;
 };

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +216,29 @@ def test_libraries_without_open_mp_are_told_from_those_with() -> None:
         assert _core.use_open_mp(torch._C.__file__)
     with torch.no_grad():
         assert torch.equal(layer(x), alone)
+
+
+@pytest.mark.skipif("tsan" in os.environ.get("LD_PRELOAD", ""), reason="ThreadSanitizer starts no threads after a fork")
+def test_a_forked_child_waits_for_no_threads_of_its_parent() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    layer = SparseLinear.from_dense(pruned(4000, 300))
+    x = random(3, 300)
+    try:
+        with torch.no_grad():
+            expected = layer(x)
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(60)  # ends a child that hangs
+                    status = 0 if torch.equal(layer(x), expected) else 2
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert torch.equal(layer(x), expected)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_native_products_check_what_they_can() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -257,6 +258,8 @@ MAKERS: dict[str, Callable[[Tensor, Sequence[Tensor], Sequence[int]], Product]] 
 
 _handles: dict[int, Product] = {}
 _lock = threading.Lock()
+# A process is not forked while a thread makes a handle: the child would wait for that thread, which it does not have.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def handle_of(
