@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 TYPE_NAMES = {own: name for name, own in _TYPES.items()}
-_SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+")
+_SHARD = re.compile(r"(pytorch_)?model-\d+-of-(\d+)")
 _LEGACY = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _PICKLES = ("consolidated.00.pth", "model.pt", "model.bin")
 
@@ -39,6 +40,29 @@ def _same(name: str, one: File, other: File) -> bool:
     first, second = one.tensors[name], other.tensors[name]
     alike = (first.dtype, first.shape) == (second.dtype, second.shape)
     return alike and one.raw(name).tobytes() == other.raw(name).tobytes()
+
+
+def _doubts(index: dict[str, Any], shards: dict[str, File], unlisted: list[str]) -> Iterator[str]:
+    """Says what an index and its shards contradict each other in: a shard may be of another save or model.
+
+    Args:
+        index: Content of the index.
+        shards: Those that it names.
+        unlisted: Tensors of theirs that it does not name.
+    """
+    if unlisted:
+        more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""
+        yield f"does not list {unlisted[0]}{more}: they are used"
+    counts = {match[2] for match in map(_SHARD.match, shards) if match}
+    if len(counts) > 1:
+        yield f"names shards of {' and of '.join(sorted(counts))}: they are of several saves"
+    metadata = index.get("metadata")
+    says = metadata.get("total_size") if isinstance(metadata, dict) else None
+    tensors = [info for file in shards.values() for info in file.tensors.values()]
+    stored = sum(info.stop - info.start for info in tensors)
+    fair = type(says) in (int, float) and all(info.dtype != "BOOL" for info in tensors)  # older programs count bits
+    if fair and says not in (stored, 0):
+        yield f"its shards have {stored} bytes of tensors, and it says {says} (total_size): one may be of another save"
 
 
 class FolderCheckpoint(Checkpoint):
@@ -73,7 +97,8 @@ class FolderCheckpoint(Checkpoint):
         self.low_rank = read_low_rank(folder)
 
     def _open_shards(self, index: Path, opened: Callable[[Path], File]) -> None:
-        places = read_json(index).get("weight_map")
+        document = read_json(index)
+        places = document.get("weight_map")
         if not isinstance(places, dict) or not places:
             raise GossamerError(f"{index}: weight_map is missing or empty")
         ending = Path(index.name.removesuffix(".index.json")).suffix
@@ -92,6 +117,7 @@ class FolderCheckpoint(Checkpoint):
         for path in sorted(index.parent.glob(f"*-of-*{ending}")):
             if _SHARD.fullmatch(path.stem) and path.name not in shards:
                 self.notes += (f"{path}: is left out: {index.name} does not name this shard",)
+        unlisted = []
         for file in shards.values():  # what the index does not list is stored all the same
             for name in file.tensors:
                 if (other := self._files.setdefault(name, file)) is not file and not _same(name, other, file):
@@ -99,6 +125,9 @@ class FolderCheckpoint(Checkpoint):
                         f"{file.path}: tensor {name} is in {other.path.name}, too, with other values: which of them is "
                         "meant cannot be told"
                     )
+                if name not in places:
+                    unlisted.append(f"{name} of {file.path.name}")
+        self.notes += tuple(f"{index}: {note}" for note in _doubts(document, shards, unlisted))
 
     def names(self) -> list[str]:  # noqa: D102 - as in the base class, as are those below
         return list(self._tensors)
