@@ -15,7 +15,7 @@ from .generation.ready import ready
 from .kinds import whole_number
 from .machine.threads import usable_threads
 from .progress import Progress
-from .text.generation_config import HEEDED_FOR_SPEECH, unheeded
+from .text.generation_config import unheeded, unheeded_for_speech
 
 if TYPE_CHECKING:
     from .packing.folder import PackedModel
@@ -99,11 +99,10 @@ def _tell_unheeded(model: Model) -> None:
     generation = model.tokenizer.generation
     name = model.info.get("path", model.info["name"])
     encoder = model.config.encoder
-    if encoder is not None and encoder.embedding.mel is not None:  # `transcribe` reads these, and its end by name
-        generation = {key: value for key, value in generation.items() if key not in HEEDED_FOR_SPEECH}
-    elif model.config.head is not None and not model.tokenizer.eos_ids:
+    speaks = encoder is not None and encoder.embedding.mel is not None
+    if not speaks and model.config.head is not None and not model.tokenizer.eos_ids:
         _log.warning("%s: the model names no token that ends a text: it goes on to its limit", name)
-    if asked := unheeded(generation, model.config.context):
+    if asked := (unheeded_for_speech if speaks else unheeded)(generation, model.config.context):
         _log.warning("%s: the model asks for %s, which is not done here", name, ", ".join(asked))
 
 

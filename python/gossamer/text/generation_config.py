@@ -23,7 +23,7 @@ OPTION_NAMES = {
 # Tokens that a decoder begins with, which reads an encoder.
 STARTS = ("decoder_start_token_id", "forced_bos_token_id")
 # Of what is not done otherwise, what is when sound is transcribed.
-HEEDED_FOR_SPEECH = ("suppress_tokens", "begin_suppress_tokens")
+_HEEDED_FOR_SPEECH = ("suppress_tokens", "begin_suppress_tokens")
 _SPEECH = ("alignment_heads",)  # heads of a speech model whose attention tells when a word is said
 _GGUF = {
     "general.sampling.temp": "temperature",
@@ -66,6 +66,23 @@ _UNHEEDED: dict[str, tuple[Any, ...]] = {
     "mirostat": (0,),
     "sequence": (),  # of llama.cpp's samplers
 }
+# What a speech model may ask for beside these, and whoever transcribes has to say instead, with the values that ask for
+# what is done anyway.
+_UNHEEDED_FOR_SPEECH: dict[str, tuple[Any, ...]] = {
+    "language": (),
+    "task": ("transcribe",),
+    "forced_decoder_ids": ([],),
+    "max_initial_timestamp_index": (50,),
+    "no_speech_threshold": (0.6,),
+    "logprob_threshold": (-1.0,),
+    "condition_on_prev_tokens": (True,),
+    "num_beams": (1, 5),
+    "temperature": (0.0, 1.0),
+    "repetition_penalty": (1.0,),
+    "length_penalty": (1.0,),
+    "bad_words_ids": ([],),
+    "max_new_tokens": (),
+}
 _GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat", "sequence")}
 
 
@@ -90,9 +107,33 @@ def unheeded(generation: Mapping[str, Any], context: int = 0) -> list[str]:
     return [f"{key} {value!r:.40}" for key, value, nothing in asked if value is not None and value not in nothing]
 
 
+def unheeded_for_speech(generation: Mapping[str, Any], context: int = 0) -> list[str]:
+    """Returns what a speech model asks for and `transcribe` does not do: keys, with their values.
+
+    Args:
+        generation: Content of generation_config.json.
+        context: Of the model.
+    """
+    others = {key: value for key, value in generation.items() if key not in _HEEDED_FOR_SPEECH}
+    asked = {key: generation.get(key) for key in _UNHEEDED_FOR_SPEECH}
+    if not _forces_language(asked["forced_decoder_ids"]):
+        del asked["forced_decoder_ids"]
+    return unheeded(others, context) + [
+        f"{key} {value!r:.40}"
+        for key, value in asked.items()
+        if value is not None and value not in _UNHEEDED_FOR_SPEECH[key]
+    ]
+
+
+def _forces_language(pairs: Any) -> bool:
+    """Whether a transcript is to begin with a language: of others [1, null] listens, and a lone [1, …] has no times."""
+    fair = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    return fair and len(pairs) > 1 and pairs[0][0] == 1 and pairs[0][1] is not None
+
+
 def sampling_keys(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of generation_config.json is about drawing."""
-    keys = ("do_sample", *OPTION_NAMES, *STARTS, *_SPEECH, *_UNHEEDED)
+    keys = ("do_sample", *OPTION_NAMES, *STARTS, *_SPEECH, *_UNHEEDED, *_UNHEEDED_FOR_SPEECH)
     return {key: generation[key] for key in keys if generation.get(key) is not None}
 
 

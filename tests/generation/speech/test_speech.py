@@ -133,6 +133,29 @@ def test_tokens_that_no_transcript_has_are_heeded_and_others_wishes_told(
     assert caplog.messages == [f"{tmp_path}: the model asks for no_repeat_ngram_size 3, which is not done here"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"language": "hindi", "task": "translate"}, "language 'hindi', task 'translate'"),
+        ({"forced_decoder_ids": [[1, 50276], [2, 50359]]}, "forced_decoder_ids [[1, 50276], [2, 50359]]"),
+        ({"max_initial_timestamp_index": 1}, "max_initial_timestamp_index 1"),
+        ({"num_beams": 3, "repetition_penalty": 1.2}, "num_beams 3, repetition_penalty 1.2"),
+        ({"condition_on_prev_tokens": False}, "condition_on_prev_tokens False"),
+        # What checkpoints of several languages, and of English alone, come with.
+        ({"forced_decoder_ids": [[1, None], [2, 50359]], "task": "transcribe", "language": None}, None),
+        ({"forced_decoder_ids": [[1, 50362]], "max_initial_timestamp_index": 50, "num_beams": 5}, None),
+    ],
+)
+def test_what_a_speech_model_asks_for_and_does_not_get_is_told(
+    tmp_path: Path, whisper: Path, caplog: pytest.LogCaptureFixture, asked: dict[str, Any], told: str | None
+) -> None:
+    for path in whisper.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "generation_config.json").write_text(json.dumps(asked))
+    gossamer.load(tmp_path)
+    assert caplog.messages == ([f"{tmp_path}: the model asks for {told}, which is not done here"] if told else [])
+
+
 def test_unknown_options_are_told(whisper: Path) -> None:
     with pytest.raises(TypeError, match="no option beam_size"):
         gossamer.load(whisper).transcribe(sound(1), beam_size=2)
