@@ -10,6 +10,7 @@ from ..checkpoints.low_rank import FOLDER
 from ..formats import STORED
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
 from ..pruning.methods import CALIBRATED
+from ..pruning.options import CALIBRATING
 from ..text.calibration import LENGTH, WINDOWS
 from .interrupt import told
 from .options import (
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.group is not None and args.weights != "int4":
         args.parser.error("argument --group: goes with --weights int4")
     if args.method not in CALIBRATED:
-        for name in given(args, "calibration", "windows", "length", "seed"):
+        for name in given(args, *CALIBRATING):
             args.parser.error(f"argument --{name}: method {args.method} reads no text")
     sparsity: float | None = args.sparsity
     if sparsity is None and args.pattern is None and args.allocation in (None, *ALLOCATIONS):

@@ -16,6 +16,8 @@ from .masks import Target
 from .methods import CALIBRATED, DEFAULT_METHOD, METHODS
 
 _GROUP = 64
+CALIBRATING = ("calibration", "windows", "length", "seed")
+"""Options that methods which read no text have no use for."""
 
 
 @dataclass(frozen=True)

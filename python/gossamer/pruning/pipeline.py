@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from .calibrated import Calibrated, packed
 from .masks import Target
 from .methods import CALIBRATED
 from .methods.magnitude import magnitude
-from .options import PruneOptions, read_zeros
+from .options import CALIBRATING, PruneOptions, read_zeros
 from .pairs import read_pairs, texts_of
 from .result import REPORT_FILE, PrunedCheckpoint, Report
 from .store import STATE, FolderStore, Store
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ..arch import Sources
     from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
+
+_log = logging.getLogger("gossamer")
 
 
 def prune(
@@ -238,6 +241,9 @@ def prune_checkpoint(
         work.prune(texts, given or target, report)
         pruned, branches, few = work.pruned, work.branches, work.few_tokens
     else:
+        if unread := [name for name in CALIBRATING if getattr(options, name) != getattr(PruneOptions, name)]:
+            said = "%s: method %s reads no text, so that this does nothing"
+            _log.warning(said, ", ".join(unread), options.method)
         pruned = {}
         for name in names:
             values = magnitude(source.read(sources[name], finite=True), given.get(name, target))
