@@ -151,3 +151,22 @@ def test_options_are_refused_by_name(checkpoint: Path) -> None:
         model._text("x", {"until": [], "num_beams": 2})
     with pytest.raises(GossamerError, match="asks for 128 tokens"):
         model._text("x", {"until": [], "max_gen_toks": 128})
+
+
+def test_contexts_that_are_cut_are_told(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from lm_eval.api.instance import Instance
+
+    from gossamer.evaluation.harness import Gossamer
+
+    model = Gossamer(str(checkpoint), threads=1, max_length=20)
+    long, short = model.tok_encode(" ".join(WORDS * 3)), model.tok_encode("the net")
+    assert len(long) > 20
+    (cut, _), (kept, _) = model._loglikelihood_tokens([(None, long, short), (None, long[len(short) - 21 :], short)])
+    left_out = "contexts are longer than max_length 20 leaves room for: their beginnings are left out"
+    assert [record.getMessage() for record in caplog.records] == [f"1 {left_out}"]
+    assert cut == kept
+    caplog.clear()
+    asked = {"until": [], "max_gen_toks": 4, "do_sample": False}
+    requests = [Instance("generate_until", {}, (context, asked), 0) for context in (" ".join(WORDS * 3), "the net")]
+    model.generate_until(requests, disable_tqdm=True)
+    assert [record.getMessage() for record in caplog.records] == [f"1 {left_out}"]

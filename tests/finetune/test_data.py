@@ -203,7 +203,11 @@ def test_conversations_become_samples_and_a_text(
     openings = [tokenizer.chat([{"role": "user", "content": each}]) for each in ("the spider spins", "the thread")]
     for window in windows.tolist():
         assert any(window[: len(opening)] == opening[:25] for opening in openings)
-    capsys.readouterr()
+    text.write_text("of somebody else")
+    assert main([*command, *options]) == 1
+    assert f"{text}: exists already; --force replaces it" in capsys.readouterr().err
+    assert text.read_text() == "of somebody else"
+    text.unlink()
     for option, other in (("temperature", "0.8"), ("documents", "0.5")):  # what was begun otherwise is not gone on with
         again = [other if options[i - 1] == f"--{option}" else each for i, each in enumerate(options)]
         assert main([*command, *again]) == 1

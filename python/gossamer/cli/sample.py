@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", type=nonempty, metavar="FILE", help="also write the samples as one text, for prune --calibration"
     )
-    add_force_option(parser, "begin anew where DST holds samples of other settings, or a model")
+    add_force_option(parser, "begin anew where DST holds samples of other settings, or a model; replace --text")
     add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_engine_options(parser)
@@ -87,8 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Samples, says how much there is, and returns the exit code."""
     from ..finetune.samples import sample, write_text
+    from ..folders import check_new_file
     from ..text.calibration import read_conversations
 
+    if args.text is not None:
+        check_new_file(args.text, force=args.force)
     conversations = None if args.chat is None else read_conversations(args.chat)
     model = _on_gpu(args) if args.device == "cuda" else open_model(args, args.model, args.threads)
     length = window_length(args.length, LENGTH, model.config.context)

@@ -88,6 +88,7 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
             raise GossamerError(f"max_length must be from 2 to {self.model.config.context}, got {max_length}")
         self._adapters = [self.model.adapters.load(adapter)] if adapter else None
         self._name = pretrained
+        self._cut = 0  # contexts that have lost their beginning
 
     @property
     def eot_token_id(self) -> int:
@@ -152,6 +153,7 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
                 numbers[made] = number
                 yield made
 
+        self._cut = 0
         try:
             with tqdm(total=len(requests), desc="texts", disable=disable_tqdm) as bar:
                 for done, piece in scheduler.run(tasks()):
@@ -161,6 +163,7 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
                     bar.update(done.done)
         finally:
             scheduler.close()
+        self._tell_cut()
         found = ["".join(texts[number]) for number in range(len(requests))]
         for request, text in zip(requests, found, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
@@ -182,13 +185,16 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
         sampling = GENERATE.changed({"max_new_tokens": new, "stop": [stop for stop in until if stop], **known})
         if not draws:
             sampling = sampling.changed({"temperature": 0.0})
-        prompt = self.tok_encode(context)[new - self.max_length :]
+        prompt = self.tok_encode(context)
+        self._cut += len(prompt) > self.max_length - new
+        prompt = prompt[new - self.max_length :]
         return task(self.model, prompt or [self.prefix_token_id], sampling, 0, False, self._adapters)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Pair], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         """Returns the log-likelihood of each continuation, and whether it is the likeliest throughout."""
+        self._cut = 0
         found: list[tuple[float, bool] | None] = [None] * len(requests)
         groups: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
         for number, (_, context, continuation) in enumerate(requests):
@@ -197,7 +203,9 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
             if len(continuation) > self.max_length:
                 raise GossamerError(f"a continuation has {len(continuation)} tokens: max_length is {self.max_length}")
             room = self.max_length + 1 - len(continuation)
+            self._cut += len(context) > room
             groups.setdefault(tuple(context[-room:]), []).append((number, continuation))
+        self._tell_cut()
         with tqdm(total=len(requests), desc="continuations", disable=disable_tqdm) as bar:
             for shared, continuations in groups.items():
                 for number, value in self._scored(list(shared), continuations):
@@ -207,6 +215,15 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
                         self.cache_hook.add_partial("loglikelihood", asked, value)
                     bar.update()
         return [value for value in found if value is not None]
+
+    def _tell_cut(self) -> None:
+        """Says how many contexts lost their beginning: examples, perhaps, or the system message."""
+        if self._cut:
+            _log.warning(
+                "%s contexts are longer than max_length %s leaves room for: their beginnings are left out",
+                self._cut,
+                self.max_length,
+            )
 
     def _scored(
         self, context: list[int], continuations: list[tuple[int, list[int]]]
