@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -17,7 +18,7 @@ from adapter_files import factors, write_lora
 from gossamer import GossamerError
 from gossamer.cli import main
 from gossamer.pruning import prune
-from tiny import save_tokenizer, tiny_llama
+from tiny import SPECIAL_TOKENS, save_tokenizer, tiny_llama
 
 TEXTS = ["The spider spins.", "A thread", "The net of the weaver is thin, and the thread holds the spider."]
 
@@ -172,6 +173,24 @@ def test_long_texts(tmp_path: Path) -> None:
     with pytest.raises(GossamerError, match=r"text 2 has \d+ tokens, and the model's context holds 40"):
         model.embed([TEXTS[0], long])
     cut = model.decoder.encode([np.array(model.tokenizer.encode(long)[:40], np.int32)]).mean(0)
+    np.testing.assert_allclose(model.embed([long], truncate=True)[0], cut / np.linalg.norm(cut), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "around", ["$A", "<|im_start|> $A", "$A <|im_end|>", "<|im_start|> $A <|im_end|>", "$A <|im_end|> <|im_start|>"]
+)
+def test_what_ends_a_text_stays_where_it_is_cut(tmp_path: Path, around: str) -> None:
+    path = folder(tmp_path / "model")
+    tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    named = [(name, tokenizer.token_to_id(name)) for name in SPECIAL_TOKENS]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single=around, special_tokens=named)
+    tokenizer.save(str(path / "tokenizer.json"))
+    model = gossamer.load(path, activations="f32")
+    long = "The spider spins a thread of gossamer. " * 20
+    before, _, behind = (part.split() for part in around.partition("$A"))
+    own = tokenizer.encode(long, add_special_tokens=False).ids[: 40 - len(before) - len(behind)]
+    ids = [tokenizer.token_to_id(name) for name in before] + own + [tokenizer.token_to_id(name) for name in behind]
+    cut = model.decoder.encode([np.array(ids, np.int32)]).mean(0)
     np.testing.assert_allclose(model.embed([long], truncate=True)[0], cut / np.linalg.norm(cut), atol=1e-5, rtol=0)
 
 

@@ -130,7 +130,8 @@ def _tokens(model: Model, own: Pooling, number: int, text: str, truncate: bool) 
     if not isinstance(text, str):
         raise GossamerError(f"text {number + 1} must be a text, got {text!r:.80}")
     check_text(f"text {number + 1}", text)
-    ids = model.tokenizer.encode(text.lower() if own.lower else text)
+    text = text.lower() if own.lower else text
+    ids = model.tokenizer.encode(text)
     most = min(model.config.context, own.longest or model.config.context)
     if not ids:
         raise GossamerError(f"text {number + 1} has no tokens")
@@ -138,12 +139,18 @@ def _tokens(model: Model, own: Pooling, number: int, text: str, truncate: bool) 
         if not truncate:
             what = "the model's context holds" if most == model.config.context else "the files beside the model allow"
             raise GossamerError(f"text {number + 1} has {len(ids)} tokens, and {what} {most}")
-        around = len(model.tokenizer.encode("")) // 2  # what ends a text stays at its end
-        ids = ids[: most - around] + ids[len(ids) - around :]
+        behind = min(_behind(ids, model.tokenizer.encode(text, special=False)), most)
+        ids = ids[: most - behind] + ids[len(ids) - behind :]
     if max(ids) >= model.config.vocab:
         raise GossamerError(f"text {number + 1} holds token {max(ids)}, outside the vocabulary of {model.config.vocab}")
     refuse_padding(f"text {number + 1}", ids, model.config.embedding)
     return np.array(ids, np.int32)
+
+
+def _behind(ids: list[int], own: list[int]) -> int:
+    """Returns how many of a text's tokens are behind its own, as those that end it: they stay where it is cut."""
+    lengths = range(len(ids) - len(own) + 1)
+    return next((behind for behind in lengths if ids[len(ids) - behind - len(own) : len(ids) - behind] == own), 0)
 
 
 def _batches(texts: Sequence[NDArray[np.int32]]) -> Iterator[tuple[int, list[NDArray[np.int32]]]]:
