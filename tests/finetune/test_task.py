@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -95,6 +96,24 @@ def test_a_stop_in_any_stage_changes_nothing(files: Path, task: Path, whole: Pat
         one, other = weights(whole / stage), weights(tmp_path / "run" / stage)
         for name, values in one.items():
             assert values.tobytes() == other[name].tobytes(), (stage, name)
+
+
+@pytest.mark.parametrize("stage", ["dense: step 3:", "sparse: step 5:", "none"])
+def test_a_run_whose_samples_have_changed_is_not_gone_on_with(
+    files: Path, task: Path, tmp_path: Path, stage: str
+) -> None:
+    def interrupt(_done: int, _total: int, what: str) -> None:
+        if what.startswith(stage):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    copy = tmp_path / "words.jsonl"
+    copy.write_bytes(task.read_bytes())
+    with contextlib.suppress(Interrupted):
+        train(files, tmp_path / "run", copy, interrupt)
+    assert (tmp_path / "run" / "packed").exists() == (stage == "none")
+    copy.write_bytes(task.read_bytes() + task.read_bytes())
+    with pytest.raises(GossamerError, match="run: was begun with samples "):
+        train(files, tmp_path / "run", copy)
 
 
 def test_the_top_alone_is_nearly_the_whole_divergence(files: Path, task: Path, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from ..errors import GossamerError, naming, one_line
 from ..files import read_json
 from ..folders import check_destination, remove_folder, write_file
 from ..formats import STORED
+from ..hashes import sha256
 from ..packing.convert import convert
 from ..progress import Progress
+from ..runs import stamps
 from .options import Options
 from .pipeline import Report, finetune
 from .task_data import TaskFiles
@@ -130,6 +132,8 @@ def _settings(
         "held_out": held_out,
         "dense_first": dense_first is not None,
         **options.pinned(),
+        **stamps([Path(model), *([Path(teacher)] if teacher else [])]),
+        "samples": [sha256(path) for path in task.paths if path.is_file()],  # who reads them tells of others
         **{f"dense {name}": value for name, value in (dense_first.pinned() if dense_first else {}).items()},
     }
     found: dict[str, Any] = json.loads(json.dumps(settings))
