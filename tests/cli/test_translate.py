@@ -78,7 +78,11 @@ def test_a_language_is_told_to_the_encoder(
 
     monkeypatch.setattr(Model, "generate_batch", answers)
     assert run("-m", str(told), text) == run("-m", str(told), text, "--from", "fra_Latn") == 0
-    english, french = read
+    untold = f"{told}: writes 2 languages, and nothing says which one: give --to"
+    assert capsys.readouterr().err.count(untold) == 2
+    assert run("-m", str(told), text, "--to", "fra_Latn") == 0
+    assert untold not in capsys.readouterr().err
+    english, french, _ = read
     assert [english[0], french[0]] == [backend.token_to_id(name) for name in ("eng_Latn", "fra_Latn")]
     assert english[1:] == french[1:]
     capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
 from ..generation.sampling_options import GENERATE
+from ..text.source_language import languages
 from .options import (
     MODEL_HELP,
     add_engine_options,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "translate texts, or lines of stdin and files, with a model that has an encoder"
 
+_log = logging.getLogger("gossamer")
 _LINES = 256  # that are sorted by length, so that those in a batch end together
 
 
@@ -53,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
                 choose(language)
             except GossamerError as error:
                 raise GossamerError(f"--{option}: {error}") from None
+    several = len(languages(model.tokenizer.added_tokens()))
+    if several > 1 and "forced_bos_token_id" not in model.tokenizer.generation:
+        _log.warning("%s: writes %d languages, and nothing says which one: give --to", args.model, several)
     options = chosen_sampling(args, model)
     found = []
     lines = _lines(args)

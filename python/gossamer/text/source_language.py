@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError, did_you_mean
@@ -27,8 +28,13 @@ def language_token(language: str, known: dict[str, int]) -> str:
     for token in (language, f"__{language}__"):
         if token in known:
             return token
-    meant = did_you_mean(language, (token.strip("_") for token in known if _FORM.fullmatch(token)))
+    meant = did_you_mean(language, (token.strip("_") for token in languages(known)))
     raise GossamerError(f"the model has no token of the language {language!r:.40}{meant}")
+
+
+def languages(known: Iterable[str]) -> list[str]:
+    """Returns those of some tokens that name languages."""
+    return [token for token in known if _FORM.fullmatch(token)]
 
 
 def mark_with(backend: tokenizers.Tokenizer, before: list[str], behind: list[str]) -> None:
@@ -64,6 +70,6 @@ def mark_source(backend: tokenizers.Tokenizer, language: str, known: dict[str, i
     sides = [found.tokens[: own[0]], found.tokens[own[-1] + 1 :]] if own else [[], []]
     if not any(_FORM.fullmatch(token) for side in sides for token in side):
         raise GossamerError("the model is not told which language a text is in")
-    mark = language_token(language, {token: number for token, number in known.items() if _FORM.fullmatch(token)})
+    mark = language_token(language, {token: known[token] for token in languages(known)})
     before, behind = ([mark if _FORM.fullmatch(token) else token for token in side] for side in sides)
     mark_with(backend, before, behind)
