@@ -311,3 +311,35 @@ def test_options_of_another_kind_are_refused_by_name(model: Model, batches: list
     ):
         with pytest.raises(GossamerError, match=words):
             call()
+
+
+def test_a_weight_that_an_embedding_has_too_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.inner, self.head = nn.Embedding(12, 8), nn.Linear(8, 8), nn.Linear(8, 12, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.inner(self.embed(ids)))
+
+    model = Tied()
+    before = model.embed.weight.detach().clone()
+    assert prune_linears(model, [torch.arange(12)], sparsity=0.5, method="wanda") == {"inner": 0.5}
+    assert torch.equal(model.embed.weight, before)
+    assert caplog.messages == ["head: stays as it is, since its weight is that of embed.weight, too"]
+    assert list(prune_linears(nn.Linear(8, 8), [torch.ones(2, 8)], sparsity=0.5).values()) == [0.5]
+
+
+@pytest.mark.filterwarnings("ignore")  # peft and transformers warn of each other
+def test_adapters_stay_as_they_are(model: Model, batches: list[Tensor]) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["up"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    before = {name: values.clone() for name, values in adapted.state_dict().items() if "lora" in name}
+    found = prune_linears(adapted, batches, sparsity=0.5, method="wanda")
+    assert sorted(name.rpartition("blocks.")[2] for name in found) == [
+        "0.down", "0.up.base_layer", "1.down", "1.up.base_layer",
+    ]  # fmt: skip
+    assert len(before) == 4
+    assert all(torch.equal(adapted.state_dict()[name], values) for name, values in before.items())

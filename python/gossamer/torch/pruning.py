@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,10 @@ from ..pruning.methods.magnitude import magnitude
 from ..pruning.moments import Moments
 from .attachments import COMPUTED
 from .dense import CONV1D, is_linear, kind_of
-from .swap import Patterns, listed, matches
+from .swap import Patterns, listed, matches, owners_of
+from .training import adapters_of
+
+_log = logging.getLogger("gossamer")
 
 
 @dataclass
@@ -78,7 +82,8 @@ def prune_linears(
     that several of them share is pruned once, for the inputs of all. What is zero stays zero, and counts.
 
     For every block the batches run through the model up to there, so that no assumption is made about what blocks hand
-    to each other, and no more than one block's moments are in memory.
+    to each other, and no more than one block's moments are in memory. Adapters of `peft` stay as they are, and so does
+    a weight that is that of another module than linear ones, too, as a tied embedding's.
 
     Args:
         model: The model; it is left in the mode, training or not, that it is in.
@@ -158,17 +163,22 @@ def _blocks(model: nn.Module, exclude: tuple[str, ...]) -> list[tuple[nn.Module,
     """The blocks that hold anything to prune, with their matrices, each matrix once."""
     seen: dict[int, _Matrix] = {}
     found = []
+    owners, (adapters, _) = owners_of(model), adapters_of(model)
+    linears = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if is_linear(module)}
     listed = [(name, block) for name, block in _outermost(model, "") if any(map(_concerned, block.modules()))]
     for prefix, block in listed or [("", model)]:
         matrices = []
         for name, module in block.named_modules(prefix=prefix):
-            if not _concerned(module) or matches(name, exclude):
+            if not _concerned(module) or matches(name, exclude) or name.startswith(tuple(adapters)):
                 continue
             weight = module._parameters.get("weight")
             if weight is None:
                 raise ValueError(f"{name}: {COMPUTED}, or exclude the layer")
             if weight.is_meta:
                 raise ValueError(f"{name}: its weight is on device meta, which has no values")
+            if tied := [owner for owner in owners[id(weight)] if owner not in linears]:
+                _log.warning("%s: stays as it is, since its weight is that of %s, too", name, tied[0])
+                continue
             if id(weight) not in seen:
                 seen[id(weight)] = _Matrix(name, weight, kind_of(module) == CONV1D)
                 matrices.append(seen[id(weight)])

@@ -93,7 +93,7 @@ def sparsify(
     linears = {name: module for name, module in model.named_modules() if is_linear(module)}
     wanted = ("*",) if include is None else listed("include", include, linears)
     unwanted = listed("exclude", exclude, linears)
-    owners = _owners(model)
+    owners = owners_of(model)
     trained = trained_layers(model, linears, trainable)
     reasons = {
         name: _left_alone(name, module, owners, wanted, unwanted) or trained.get(name, "")
@@ -169,8 +169,8 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """Names of the parameters of different modules that are one tensor or lie in the same memory, by a tensor's id."""
+def owners_of(model: nn.Module) -> dict[int, list[str]]:
+    """Returns names of the parameters of modules that are one tensor or lie in the same memory, by a tensor's id."""
     found: dict[int, list[str]] = {}
     spans: dict[int, tuple[int, int, int]] = {}
     for name, module in model.named_modules():

@@ -22,7 +22,7 @@ def trained_layers(model: nn.Module, linears: Mapping[str, nn.Module], trainable
     """
     weights = {name: module._parameters.get("weight") for name, module in linears.items()}
     some_are_frozen = any(weight is not None and not weight.requires_grad for weight in weights.values())
-    adapters, read = _adapters(model)
+    adapters, read = adapters_of(model)
     reasons = {}
     for name, weight in weights.items():
         if name in read:
@@ -44,8 +44,8 @@ def _is_zero(weight: Tensor) -> bool:
     return weight.layout == torch.strided and not weight.is_meta and not bool(weight.detach().any())
 
 
-def _adapters(model: nn.Module) -> tuple[list[str], set[str]]:
-    """Of adapters of `peft`: prefixes of the names of what they consist of, and the layers whose values they read."""
+def adapters_of(model: nn.Module) -> tuple[list[str], set[str]]:
+    """Returns what the names of parts of `peft`'s adapters begin with, and the layers whose values these read."""
     tuners = sys.modules.get("peft.tuners.tuners_utils")
     if tuners is None:
         return [], set()
