@@ -1,10 +1,15 @@
-"""Other people's clients against `gossamer serve`: each does what the openai client of the tests does, by a script.
+"""Other people's clients against `gossamer serve`: each shows what the server itself answers, field by field.
 
-    python bench/serve_clients.py [--model MODEL] [--clients litellm langchain npm page]
+    python bench/serve_clients.py [--model MODEL] [--clients openai litellm langchain npm page]
 
-Each client is installed into an environment of its own under --work, which takes a minute the first time: litellm and
-langchain-openai with pip, openai with npm, playwright with pip for the page, which needs --chromium (Debian's package
-chromium). What fails is told, and the exit code is 1.
+The server is asked plainly first: a whole answer, three drawn ones, log-probabilities, an answer that is held to a
+schema, a call of a tool, and an answer to what the tool told. Each client then asks the same, whole and streamed, the
+Python ones side by side in asyncio, too, and must show the same fields. Tools are those of the model under another
+template, since it has to have a form for them.
+
+Each client is installed into an environment of its own under --work, which takes a minute the first time: openai,
+litellm and langchain-openai with pip, openai with npm, playwright with pip for the page, which needs --chromium
+(Debian's package chromium) and leaves pictures there. What fails is told, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -12,32 +17,170 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+
+QUESTION = "What is the capital of France?"
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"enum": ["yes", "no"]}},
+    "required": ["answer"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "name": "weather",
+    "description": "Tells the weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+}
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Tools in the form of Hermes."""
+
+ASKED: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]
+CALLED = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome","days":2}'}}
+TOLD = [
+    *ASKED,
+    {"role": "assistant", "content": None, "tool_calls": [CALLED]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "Sun"},
+]
+TOOLS: dict[str, Any] = {"model": "tools", "tools": [{"type": "function", "function": WEATHER}], "temperature": 0}
+BODIES: dict[str, dict[str, Any]] = {
+    "whole": {"model": "model", "messages": ASKED, "temperature": 0, "max_tokens": 24},
+    "three": {"model": "model", "messages": ASKED, "temperature": 1, "max_tokens": 8, "n": 3, "seed": 1},
+    "likely": {
+        "model": "model",
+        "messages": ASKED,
+        "temperature": 0,
+        "max_tokens": 4,
+        "logprobs": True,
+        "top_logprobs": 2,
+    },
+    "held": {
+        "model": "model",
+        "messages": ASKED,
+        "temperature": 0,
+        "max_tokens": 24,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}},
+    },
+    "call": {
+        **TOOLS,
+        "messages": ASKED,
+        "max_tokens": 64,
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    },
+    "told": {**TOOLS, "messages": TOLD, "max_tokens": 8},
+}
+
+FIELDS = """
+import asyncio, json, os
+base, bodies, expected = os.environ["BASE"], json.loads(os.environ["BODIES"]), json.loads(os.environ["EXPECTED"])
+def fields(answer):
+    choices = [{
+        "index": each["index"], "finish": each["finish_reason"], "role": each["message"]["role"],
+        "content": each["message"]["content"] or "",
+        "calls": [[call["type"], call["function"]["name"], call["function"]["arguments"]]
+                  for call in each["message"].get("tool_calls") or []],
+        "ids": all(call["id"] for call in each["message"].get("tool_calls") or []),
+        "likely": [[token["token"], token["bytes"], token["logprob"],
+                    [[top["token"], top["bytes"], top["logprob"]] for top in token["top_logprobs"]]]
+                   for token in (each.get("logprobs") or {}).get("content") or []],
+    } for each in answer["choices"]]
+    usage = answer["usage"]
+    return {"choices": choices, "model": answer["model"], "usage": [
+        usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]]}
+def joined(chunks):
+    choices, whole = {}, {}
+    for chunk in chunks:
+        whole["model"] = chunk["model"]
+        whole["usage"] = chunk.get("usage") or whole.get("usage")
+        for each in chunk["choices"]:
+            one = choices.setdefault(each["index"], {
+                "index": each["index"], "finish_reason": None, "logprobs": {"content": []},
+                "message": {"role": None, "content": "", "tool_calls": []}})
+            delta, message = each["delta"], one["message"]
+            message["role"] = message["role"] or delta.get("role")
+            message["content"] += delta.get("content") or ""
+            message["tool_calls"] += delta.get("tool_calls") or []
+            one["logprobs"]["content"] += (each.get("logprobs") or {}).get("content") or []
+            one["finish_reason"] = one["finish_reason"] or each["finish_reason"]
+    return fields({**whole, "choices": [choices[index] for index in sorted(choices)]})
+def check(name, found):
+    wanted = fields(expected[name])
+    assert found == wanted, (name, found, wanted)
+streamed = {"stream": True, "stream_options": {"include_usage": True}}
+"""
+
+OPENAI = """
+import openai
+client = openai.OpenAI(base_url=base, api_key="none", max_retries=0)
+for name, body in bodies.items():
+    whole = client.chat.completions.create(**body)
+    assert whole.object == "chat.completion" and whole.id.startswith("chatcmpl-") and whole.created > 1e9, whole
+    assert whole.system_fingerprint.startswith("fp_") and whole.choices[0].message.refusal is None, whole
+    check(name, fields(whole.model_dump()))
+    chunks = list(client.chat.completions.create(**body, **streamed))
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"} and len({each.id for each in chunks}) == 1
+    check(name, joined([chunk.model_dump() for chunk in chunks]))
+async def asynchronously():
+    async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
+        answers = await asyncio.gather(*(client.chat.completions.create(**body) for body in bodies.values()))
+        for name, answer in zip(bodies, answers):
+            check(name, fields(answer.model_dump()))
+        for name, body in bodies.items():
+            stream = await client.chat.completions.create(**body, **streamed)
+            check(name, joined([chunk.model_dump() async for chunk in stream]))
+asyncio.run(asynchronously())
+assert [each.id for each in client.models.list()] == ["model", "tools"]
+try:
+    client.chat.completions.create(**{**bodies["whole"], "messages": [{"role": "user", "content": "word " * 100000}]})
+    raise SystemExit("a prompt that is too long was taken")
+except openai.BadRequestError as error:
+    assert (error.code, error.param) == ("context_length_exceeded", "messages"), error
+"""
 
 LITELLM = """
-import json, os, litellm
-base = dict(model="openai/" + os.environ["MODEL"], api_base=os.environ["BASE"], api_key="none", temperature=0)
-asked = [{"role": "user", "content": os.environ["ASKED"]}]
-whole = litellm.completion(**base, messages=asked, max_tokens=24)
-assert whole.choices[0].message.content == os.environ["EXPECTED"], whole
-assert whole.choices[0].finish_reason in ("stop", "length")
-assert whole.usage.completion_tokens <= 24 and whole.usage.prompt_tokens > 0
-pieces = litellm.completion(**base, messages=asked, max_tokens=24, stream=True)
-assert "".join(p.choices[0].delta.content or "" for p in pieces) == os.environ["EXPECTED"]
-three = litellm.completion(**{**base, "temperature": 1}, messages=asked, max_tokens=8, n=3, seed=1)
-assert len(three.choices) == 3
-likely = litellm.completion(**base, messages=asked, max_tokens=4, logprobs=True, top_logprobs=2)
-assert len(likely.choices[0].logprobs.content[0].top_logprobs) == 2
-schema = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"],
-          "additionalProperties": False}
-held = litellm.completion(**base, messages=asked, response_format={"type": "json_schema", "json_schema": {
-    "name": "answer", "schema": schema, "strict": True}})
-assert json.loads(held.choices[0].message.content)["answer"] in ("yes", "no")
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+import litellm
+own = {"api_base": base, "api_key": "none"}
+def asked(body):
+    return {**body, "model": "openai/" + body["model"], **own}
+def shown(found):
+    return {**found, "model": found["model"].removeprefix("openai/")}
+def pieces(name, chunks):
+    found = joined(chunks)
+    if name == "three":  # it shows role and end of the first of several streams alone
+        first = found["choices"][0]
+        found["choices"] = [{**each, "role": first["role"], "finish": first["finish"]} for each in found["choices"]]
+    check(name, shown(found))
+for name, body in bodies.items():
+    check(name, shown(fields(litellm.completion(**asked(body)).model_dump())))
+    pieces(name, [chunk.model_dump() for chunk in litellm.completion(**asked(body), **streamed)])
+async def asynchronously():
+    answers = await asyncio.gather(*(litellm.acompletion(**asked(body)) for body in bodies.values()))
+    for name, answer in zip(bodies, answers):
+        check(name, shown(fields(answer.model_dump())))
+    for name, body in bodies.items():
+        stream = await litellm.acompletion(**asked(body), **streamed)
+        pieces(name, [chunk.model_dump() async for chunk in stream])
+asyncio.run(asynchronously())
 try:
-    litellm.completion(**base, messages=[{"role": "user", "content": "word " * 100000}])
+    litellm.completion(**asked({**bodies["whole"], "messages": [{"role": "user", "content": "word " * 100000}]}))
     raise SystemExit("a prompt that is too long was taken")
 except litellm.ContextWindowExceededError:
     pass
@@ -46,111 +189,131 @@ except litellm.BadRequestError as error:
 """
 
 LANGCHAIN = """
-import asyncio, os
 from typing import Literal
+from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, ConfigDict
-base = dict(model=os.environ["MODEL"], base_url=os.environ["BASE"], api_key="none", max_tokens=24)
-chat = ChatOpenAI(**base, temperature=0)
-answer = chat.invoke(os.environ["ASKED"])
-assert answer.content == os.environ["EXPECTED"], answer
-assert answer.usage_metadata["output_tokens"] <= 24
-assert "".join(piece.content for piece in chat.stream(os.environ["ASKED"])) == os.environ["EXPECTED"]
-answers = asyncio.run(chat.abatch([os.environ["ASKED"]] * 4))
-assert [each.content for each in answers] == [os.environ["EXPECTED"]] * 4
+def shown(message):
+    about = message.response_metadata
+    return {
+        "content": message.content, "finish": about["finish_reason"], "model": about["model_name"],
+        "calls": [[call["name"], call["args"]] for call in message.tool_calls],
+        "likely": [[token["token"], token["logprob"], [top["logprob"] for top in token["top_logprobs"]]]
+                   for token in (about.get("logprobs") or {}).get("content") or []],
+        "usage": [message.usage_metadata[each] for each in ("input_tokens", "output_tokens", "total_tokens")],
+    }
+def wanted(name):
+    found = fields(expected[name])
+    choice = found["choices"][0]
+    return {
+        "content": choice["content"], "finish": choice["finish"], "model": found["model"], "usage": found["usage"],
+        "calls": [[name, json.loads(arguments)] for _, name, arguments in choice["calls"]],
+        "likely": [[token, value, [top[2] for top in tops]] for token, _, value, tops in choice["likely"]],
+    }
+def same(name, message):
+    assert shown(message) == wanted(name), (name, shown(message), wanted(name))
+def total(chunks):
+    whole = None
+    for chunk in chunks:
+        whole = chunk if whole is None else whole + chunk
+    return whole
+def chat(body):
+    known = {name: body[name] for name in ("model", "temperature", "max_tokens", "n", "seed") if name in body}
+    rest = {name: value for name, value in body.items() if name not in known and name != "messages"}
+    return ChatOpenAI(base_url=base, api_key="none", stream_usage=True, **known).bind(**rest)
+one = {name: body for name, body in bodies.items() if name != "three"}
+for name, body in one.items():
+    same(name, chat(body).invoke(body["messages"]))
+    same(name, total(chat(body).stream(body["messages"])))
+async def asynchronously():
+    answers = await asyncio.gather(*(chat(body).ainvoke(body["messages"]) for body in one.values()))
+    for name, answer in zip(one, answers):
+        same(name, answer)
+    for name, body in one.items():
+        same(name, total([chunk async for chunk in chat(body).astream(body["messages"])]))
+asyncio.run(asynchronously())
+several = chat(bodies["three"]).bound.generate([[HumanMessage(os.environ["QUESTION"])]]).generations[0]
+assert [each.text for each in several] == [each["content"] for each in fields(expected["three"])["choices"]], several
 class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
     answer: Literal["yes", "no"]
-held = chat.with_structured_output(Answer, method="json_schema").invoke(os.environ["ASKED"])
+held = chat(bodies["whole"]).bound.with_structured_output(Answer, method="json_schema").invoke(os.environ["QUESTION"])
 assert held.answer in ("yes", "no")
-likely = chat.bind(logprobs=True, top_logprobs=2).invoke(os.environ["ASKED"])
-assert len(likely.response_metadata["logprobs"]["content"][0]["top_logprobs"]) == 2
+class weather(BaseModel):
+    "Tells the weather"
+    city: Literal["Paris", "Rome"]
+    days: int
+caller = chat({**bodies["whole"], "model": "tools", "max_tokens": 64}).bound
+called = caller.bind_tools([weather], tool_choice="weather")
+assert called.invoke(os.environ["QUESTION"]).tool_calls[0]["args"]["city"] in ("Paris", "Rome")
 """
 
 NPM = """
 import OpenAI from "openai";
 import assert from "node:assert";
-const { BASE, MODEL, ASKED, EXPECTED } = process.env;
+const { BASE, BODIES, EXPECTED } = process.env;
+const bodies = JSON.parse(BODIES);
+const expected = JSON.parse(EXPECTED);
 const client = new OpenAI({ baseURL: BASE, apiKey: "none", maxRetries: 0 });
-const base = { model: MODEL, messages: [{ role: "user", content: ASKED }], temperature: 0, max_tokens: 24 };
-const whole = await client.chat.completions.create(base);
-assert.equal(whole.choices[0].message.content, EXPECTED);
-assert.ok(whole.usage.completion_tokens <= 24);
-let text = "";
-let usage = null;
-for await (const chunk of await client.chat.completions.create({
-  ...base, stream: true, stream_options: { include_usage: true } })) {
-  text += chunk.choices[0]?.delta?.content ?? "";
-  usage = chunk.usage ?? usage;
+const fields = ({ choices, usage, model }) => ({
+  model, usage: [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens],
+  choices: choices.map(({ index, finish_reason, message, logprobs }) => ({
+    index, finish_reason, role: message.role, content: message.content || "", likely: logprobs?.content ?? [],
+    calls: (message.tool_calls ?? []).map((call) => [call.type, call.function.name, call.function.arguments]),
+  })),
+});
+for (const [name, body] of Object.entries(bodies)) {
+  const wanted = fields(expected[name]);
+  const whole = await client.chat.completions.create(body);
+  assert.deepEqual(fields(whole), wanted, name);
+  assert.equal(whole.object, "chat.completion");
+  const choices = [];
+  let last = null;
+  for await (const chunk of await client.chat.completions.create({
+    ...body, stream: true, stream_options: { include_usage: true } })) {
+    last = chunk;
+    for (const { index, delta, finish_reason, logprobs } of chunk.choices) {
+      choices[index] ??= { index, finish_reason: null, message: { content: "", tool_calls: [] },
+        logprobs: { content: [] } };
+      const { message } = choices[index];
+      message.role ??= delta.role;
+      message.content += delta.content ?? "";
+      message.tool_calls.push(...(delta.tool_calls ?? []));
+      choices[index].logprobs.content.push(...(logprobs?.content ?? []));
+      choices[index].finish_reason ??= finish_reason;
+    }
+  }
+  assert.deepEqual(fields({ ...last, choices }), wanted, `${name}, streamed`);
+  const helped = await client.chat.completions.stream(body).finalChatCompletion();
+  assert.equal(helped.choices[0].message.content || "", wanted.choices[0].content, `${name}, by the helper`);
 }
-assert.equal(text, EXPECTED);
-assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
-const three = await client.chat.completions.create({ ...base, n: 3, temperature: 1, seed: 1 });
-assert.deepEqual(three.choices.map((choice) => choice.index), [0, 1, 2]);
-const likely = await client.chat.completions.create({ ...base, logprobs: true, top_logprobs: 2 });
-assert.equal(likely.choices[0].logprobs.content[0].top_logprobs.length, 2);
-const schema = { type: "object", properties: { answer: { enum: ["yes", "no"] } }, required: ["answer"],
-  additionalProperties: false };
-const held = await client.chat.completions.create({ ...base, response_format: {
-  type: "json_schema", json_schema: { name: "answer", schema, strict: true } } });
-assert.ok(["yes", "no"].includes(JSON.parse(held.choices[0].message.content).answer));
 const models = await client.models.list();
-assert.ok(models.data.some((model) => model.id === MODEL));
-await assert.rejects(client.chat.completions.create({ ...base, audio: { voice: "x" } }),
+assert.deepEqual(models.data.map((model) => model.id), ["model", "tools"]);
+await assert.rejects(client.chat.completions.create({ ...bodies.whole, audio: { voice: "x" } }),
   (error) => error.status === 400 && error.param === "audio");
-const stopped = client.chat.completions.stream({ ...base, max_tokens: 500 });
+const stopped = client.chat.completions.stream({ ...bodies.whole, max_tokens: 500 });
 stopped.on("chunk", () => stopped.abort());
 await assert.rejects(stopped.finalChatCompletion());
 """
 
-PAGE = """
-import os, time
-from playwright.sync_api import sync_playwright
-def until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=os.environ["CHROMIUM"], args=["--no-sandbox"])
-    page = browser.new_page(viewport={"width": 900, "height": 700})
-    wrong = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(os.environ["BASE"].removesuffix("v1"))
-    page.wait_for_selector("#model option", state="attached")
-    answers, send, stop = page.locator(".assistant"), page.locator("#send"), page.locator("#stop")
-    page.locator("#input").fill(os.environ["ASKED"])
-    page.keyboard.press("Enter")
-    send.wait_for(state="visible")
-    until(lambda: answers.count() == 1 and answers.first.inner_text())
-    page.locator("#input").fill("Write a very long story about a spider and the sea, in twenty chapters.")
-    send.click()
-    until(lambda: answers.count() == 2 and answers.nth(1).inner_text())
-    seen = answers.nth(1).inner_text()
-    until(lambda: answers.nth(1).inner_text() != seen)
-    stop.click()
-    send.wait_for(state="visible")
-    seen = answers.nth(1).inner_text()
-    time.sleep(0.5)
-    assert answers.nth(1).inner_text() == seen
-    assert page.locator(".about").nth(1).inner_text() == "stopped"
-    page.screenshot(path=os.environ["PICTURE"])
-    assert not wrong, wrong
-"""
-
-PIP = {"litellm": ("litellm", LITELLM), "langchain": ("langchain-openai", LANGCHAIN), "page": ("playwright", PAGE)}
-ASKED = "What is the capital of France?"
+PIP = {
+    "openai": ("openai", OPENAI),
+    "litellm": ("litellm", LITELLM),
+    "langchain": ("langchain-openai", LANGCHAIN),
+    "page": ("playwright", None),
+}
 
 
-def python_client(work: Path, package: str, script: str) -> list[str]:
+def python_client(work: Path, package: str, script: str | None) -> list[str]:
     """Returns the command that runs a script in an environment that has a package, made where it is not there."""
     folder = work / package
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
         subprocess.run([python, "-I", "-m", "pip", "install", "--quiet", package], check=True)
-    return [str(python), "-I", "-c", script]
+    if script is None:
+        return [str(python), "-I", str(Path(__file__).with_name("serve_page.py"))]
+    return [str(python), "-I", "-c", FIELDS + script]
 
 
 def npm_client(work: Path) -> list[str]:
@@ -163,6 +326,26 @@ def npm_client(work: Path) -> list[str]:
     return ["node", str(folder / "client.mjs")]
 
 
+def with_tools(model: str, folder: Path) -> Path:
+    """Makes a folder that has a model's files, and a template that tells of tools."""
+    from gossamer.loading import locate
+
+    shutil.copytree(locate(model), folder, copy_function=os.link, ignore=shutil.ignore_patterns("*.jinja"))
+    settings = folder / "tokenizer_config.json"
+    known = json.loads(settings.read_text())
+    settings.unlink()
+    settings.write_text(json.dumps({**known, "chat_template": TEMPLATE}))
+    return folder
+
+
+def plain(base: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What the server answers."""
+    answer = httpx.post(f"{base}/chat/completions", json=body, timeout=120)
+    answer.raise_for_status()
+    document: dict[str, Any] = answer.json()
+    return document
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
@@ -171,36 +354,37 @@ def main() -> int:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--threads", default="1")
     args = parser.parse_args()
-    commands = {
-        name: npm_client(args.work) if name == "npm" else python_client(args.work.resolve(), *PIP[name])
-        for name in args.clients
-    }
-    line = [sys.executable, "-m", "gossamer", "serve", "-m", f"model={args.model}", "--port", "0"]
-    server = subprocess.Popen([*line, "--threads", args.threads], stderr=subprocess.PIPE, text=True)
-    failed = []
-    try:
-        assert server.stderr is not None
-        listening = next(text for text in server.stderr if '"listening"' in text)
-        base = json.loads(listening)["url"] + "/v1"
-        import openai
-
-        with openai.OpenAI(base_url=base, api_key="none") as client:
-            answer = client.chat.completions.create(
-                model="model", messages=[{"role": "user", "content": ASKED}], max_tokens=24, temperature=0
-            )
-        known = {"BASE": base, "MODEL": "model", "ASKED": ASKED, "EXPECTED": str(answer.choices[0].message.content)}
-        known |= {"CHROMIUM": args.chromium, "PICTURE": str(args.work / "page.png")}
-        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        for name, command in commands.items():
-            done = subprocess.run(command, env={**own, **known}, capture_output=True, text=True, check=False)
-            print(f"{name}: {'passed' if done.returncode == 0 else done.stderr.strip()[-2000:]}", flush=True)
-            failed += [name] * bool(done.returncode)
-    finally:
-        server.terminate()
-        server.wait()
-        if server.stderr is not None:
-            server.stderr.close()
+    work = args.work.resolve()
+    commands = {name: npm_client(work) if name == "npm" else python_client(work, *PIP[name]) for name in args.clients}
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        tools = with_tools(args.model, Path(folder) / "tools")
+        line = [sys.executable, "-m", "gossamer", "serve", "-m", f"model={args.model}", "-m", f"tools={tools}"]
+        server = subprocess.Popen([*line, "--port", "0", "--threads", args.threads], stderr=subprocess.PIPE, text=True)
+        try:
+            failed = asked(server, commands, args)
+        finally:
+            server.terminate()
+            server.wait()
+            if server.stderr is not None:
+                server.stderr.close()
     return int(bool(failed))
+
+
+def asked(server: subprocess.Popen[str], commands: dict[str, list[str]], args: argparse.Namespace) -> list[str]:
+    """Runs each client against the server; returns those that failed."""
+    assert server.stderr is not None
+    listening = next(text for text in server.stderr if '"listening"' in text)
+    base = json.loads(listening)["url"] + "/v1"
+    expected = {name: plain(base, body) for name, body in BODIES.items()}
+    known = {"BASE": base, "BODIES": json.dumps(BODIES), "EXPECTED": json.dumps(expected), "QUESTION": QUESTION}
+    known |= {"CHROMIUM": args.chromium, "PICTURES": str(args.work.resolve())}
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    failed = []
+    for name, command in commands.items():
+        done = subprocess.run(command, env={**own, **known}, capture_output=True, text=True, check=False)
+        print(f"{name}: {'passed' if done.returncode == 0 else done.stderr.strip()[-2000:]}", flush=True)
+        failed += [name] * bool(done.returncode)
+    return failed
 
 
 if __name__ == "__main__":

@@ -32,6 +32,18 @@ function show(className, text) {
   return element;
 }
 
+/* Whether the end of the messages is in sight: who has scrolled up reads there. */
+function atEnd() {
+  const { scrollHeight, scrollTop, clientHeight } = $("messages");
+  return scrollHeight - scrollTop - clientHeight < 32;
+}
+
+/* Makes the field as high as its text. */
+function fit() {
+  $("input").style.height = "auto";
+  $("input").style.height = `${$("input").scrollHeight + 2}px`;
+}
+
 async function loadModels() {
   try {
     const response = await fetch("/v1/models", { headers: headers() });
@@ -88,9 +100,10 @@ async function ask(text) {
       const piece = event.choices[0]?.delta.content;
       if (!piece) continue;
       first ||= performance.now();
+      const follow = atEnd();
       content += piece;
       answer.textContent = content;
-      about.scrollIntoView({ block: "end" });
+      if (follow) about.scrollIntoView({ block: "end" });
     }
   } catch (caught) {
     error = caught.name === "AbortError" ? "stopped" : caught.message;
@@ -109,6 +122,7 @@ $("form").addEventListener("submit", (event) => {
   const text = $("input").value.trim();
   if (!text || running) return;
   $("input").value = "";
+  fit();
   ask(text);
 });
 
@@ -119,10 +133,7 @@ $("input").addEventListener("keydown", (event) => {
   }
 });
 
-$("input").addEventListener("input", () => {
-  $("input").style.height = "auto";
-  $("input").style.height = `${$("input").scrollHeight + 2}px`;
-});
+$("input").addEventListener("input", fit);
 
 $("stop").addEventListener("click", () => running?.abort());
 
