@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -132,6 +134,8 @@ def test_names_of_others_are_not_answered(model: Any) -> None:
             assert httpx.get(f"{running.base}/models", headers={"host": name}).status_code == 403
         for name in ("127.0.0.1", "[::1]:8000", "127.0.0.1:1"):
             assert httpx.get(f"{running.base}/models", headers={"host": name}).status_code == 200
+        for path in ("/health", "/ready"):  # a container asks by its own address, a cluster by the container's
+            assert httpx.get(f"{running.url}{path}", headers={"host": "10.0.0.7:8000"}).status_code == 200
 
 
 def connect(running: Running, data: bytes) -> socket.socket:
@@ -342,6 +346,35 @@ def test_sigterm_while_sixteen_stream(command: Any, tmp_path: Path, grace: str) 
         else:
             assert grace != "20"
             assert "did not end in time" in sent[-1]["error"]["message"]
+    assert process.wait(20) == 0
+
+
+def test_ten_thousand_connections(command: Any, tmp_path: Path) -> None:
+    """They ask for nothing and do not go: those that the server takes are closed in time, and others are answered."""
+    count = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count + 500:
+        pytest.skip(f"the system allows {hard} open files")
+    tiny_model(tmp_path / "tiny")
+    process, url = command("-m", f"tiny={tmp_path / 'tiny'}", "--request-timeout", "2")
+    with contextlib.ExitStack() as clients:
+        if soft != resource.RLIM_INFINITY and soft < count + 500:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count + 500, hard))
+            clients.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(count):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+        end = time.monotonic() + 60
+        status = 0
+        while status != 200:
+            assert time.monotonic() < end, "nobody is answered any more"
+            assert process.poll() is None
+            with contextlib.suppress(httpx.TransportError):
+                status = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=10).status_code
+                assert status in (200, 503)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
 
 

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 OPEN = ("/", "/health", "/ready", "/page/chat.js", "/page/chat.css", "/favicon.ico")
 """Paths that need no key."""
 
+PROBES = ("/health", "/ready")
+"""Paths that are answered under any name: whoever looks after servers asks by an address."""
+
 SOUND = "/v1/audio/"
 """Paths whose bodies are files."""
 
@@ -102,7 +105,7 @@ def refusal(scope: Scope, settings: Settings) -> ApiError | None:
     """Returns why a request is not answered, by its head alone; None where it is."""
     headers = dict(scope["headers"])
     host = host_name(headers.get(b"host", b"").decode("latin-1"))
-    if settings.hosts and host not in settings.hosts:
+    if settings.hosts and host not in settings.hosts and scope["path"] not in PROBES:
         return ApiError(403, f"this server does not answer to the name {host!r:.80}; --allow-host adds one")
     origin = headers.get(b"origin", b"").decode("latin-1")
     if origin and origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
