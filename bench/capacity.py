@@ -1,8 +1,8 @@
 """How many replicas a load takes, by simulation: texts that come at random, steps that take what the cost model says.
 
-    python bench/capacity.py                                       # measures steps of three kinds, and plays loads
-    python bench/capacity.py --steps bench/results/capacity.json   # plays them with steps measured before
-    python bench/capacity.py --check bench/results/ray_load.json   # beside two replicas as they were measured
+    python bench/capacity.py                                             # measures steps of three kinds, plays loads
+    python bench/capacity.py --steps bench/results/capacity.json         # plays them with steps measured before
+    python bench/capacity.py --check bench/results/ray_load-loads.json   # beside two replicas as they were measured
 
 The first two write bench/results/capacity.json and docs/capacity.svg; run the first on an idle machine. --check tells
 how far the simulation is off at each load that `bench/ray_load.py` measured, and fails beyond 15% of the throughput and
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT, write_result
-from replicas import Load, Steps, needed, play
+from replicas import Load, Steps, needed, play, play_texts
 
 from gossamer.generation.cost import Table
 
@@ -97,15 +97,15 @@ def kind_of_fleet(steps: Steps, texts: int) -> dict[str, Any]:
     }
 
 
-def check(document: dict[str, Any], texts: int) -> list[dict[str, Any]]:
-    """The simulation beside two replicas as they were measured, at each load."""
+def check(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The simulation beside two replicas as they were measured, at each load, of texts that come when they came."""
     table, alone = table_of(document["steps"]), document["alone"]
     plain = play(Steps(table), Load(1e-3, [alone["prompt"]], [alone["answer"]]), 1, 5).latency(50)
     # What a token takes beside the engine is what one client sees beyond it.
     steps = Steps(table, max((alone["seconds"] - plain) / alone["answer"], 0.0))
     rows = []
     for load in document["loads"]:
-        played = play(steps, Load(load["rate"], load["prompts"], load["answers"]), load["replicas"], texts)
+        played = play_texts(steps, load["texts"], load["replicas"])
         row: dict[str, Any] = {"rate": load["rate"], "overhead": steps.overhead}
         for name, value, most in (
             ("tokens_per_second", played.tokens_per_second, THROUGHPUT_OFF),
@@ -157,8 +157,10 @@ def main() -> int:
     parser.add_argument("--name", default="capacity", help="of the file of results, and of the picture in docs/")
     args = parser.parse_args()
     if args.check:
-        rows = check(json.loads(args.check.read_text()), args.texts)
-        print(write_result(f"{args.name}_check", {"measured": args.check.name, "loads": rows}))
+        document = json.loads(args.check.read_text())
+        rows = check(document)
+        about = {"model": document["model"], "measured": args.check.name}
+        print(write_result(f"{args.name}_check", {**about, "loads": rows}))
         return int(not all(row["tokens_per_second_good"] and row["p95_good"] for row in rows))
     if args.steps:
         document = json.loads(args.steps.read_text())

@@ -1,14 +1,15 @@
 """Two replicas on Ray beside two plain processes, a replica that is killed, and loads for the simulation.
 
-    python bench/ray_load.py --model PACKED_FOLDER [--seconds 120] [--name ray_load]
+    python bench/ray_load.py --model PACKED_FOLDER [--parts offline http loads] [--seconds 120] [--name ray_load]
 
-In one sitting, with one thread a replica:
+In one sitting, with one thread a replica, and no token guessed, since the simulation guesses none:
 
-- steps: the cost model's table, measured in two processes at once, since they share the memory's bandwidth.
 - offline: a file of prompts by `answer_file` with two actors, and its halves by two `gossamer batch`.
-- http: 32 clients at Ray's front, and 16 at each of two `gossamer serve`.
-- killed: one of two replicas under that load; what has not begun is answered, what has ends in an error event.
-- loads: texts at random times, at three rates; tokens a second, and the latency that 95 of 100 stay below.
+- http: 32 clients at Ray's front, and 16 at each of two `gossamer serve`; then one of two replicas is killed under
+  that load: what has not begun is answered, what has ends in an error event.
+- loads: the cost model's table of steps, measured in two processes at once, since they share the memory's bandwidth;
+  then texts at random times, at three rates: when each came, tokens a second, and the latency that 95 of 100 stay
+  below.
 
 `python bench/capacity.py --check` holds the simulation against the last one.
 """
@@ -38,6 +39,7 @@ from serve_load import TIMEOUT, Served, answered, free_port, prompts, start
 import gossamer
 from gossamer.distributed import answer_file, app
 
+PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
@@ -65,7 +67,7 @@ def print_steps(model: str) -> None:
 def offline(model: str, texts: list[str], special: dict[str, Any]) -> dict[str, float]:
     """Seconds of a file by Ray and by plain processes, models loaded in both."""
     lines = [json.dumps({"prompt": text, **special}) + "\n" for text in texts]
-    options = {"max_new_tokens": NEW, "temperature": 0.0}
+    options = {"max_new_tokens": NEW, "temperature": 0.0, "draft": "off"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "all.jsonl").write_text("".join(lines))
@@ -93,7 +95,7 @@ def offline(model: str, texts: list[str], special: dict[str, Any]) -> dict[str, 
                 f"{folder}/{half}.jsonl",
                 f"{folder}/{half}.out.jsonl",
             ]
-            command += ["-m", model, "--raw", "--threads", "1", "-n", str(NEW), "--temperature", "0"]
+            command += ["-m", model, "--raw", "--threads", "1", "-n", str(NEW), "--temperature", "0", "--draft", "off"]
             running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         if any(process.wait() for process in running):
             raise SystemExit("gossamer batch failed")
@@ -147,12 +149,12 @@ async def killed(served: Served, texts: list[str]) -> dict[str, int]:
 async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seconds: float) -> dict[str, Any]:
     """Texts at random times; the first fifth does not count."""
     draw = random.Random(5)
-    came: list[tuple[float, float, int]] = []
+    came: list[tuple[float, float, int, int]] = []
 
-    async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    async def ask(client: httpx.AsyncClient, prompt: int, body: dict[str, Any]) -> None:
         begun = time.perf_counter()
         tokens = (await answered(client, served, body))[1]
-        came.append((begun, time.perf_counter(), tokens))
+        came.append((begun, time.perf_counter(), prompt, tokens))
 
     running = []
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=None)) as client:
@@ -161,15 +163,17 @@ async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seco
         while at - start_time < seconds:
             at += draw.expovariate(rate)
             await asyncio.sleep(max(at - time.perf_counter(), 0))
-            text = draw.choice(texts[draw.choice(LENGTHS)])
-            running.append(asyncio.ensure_future(ask(client, served.body(text, draw.choice(ANSWERS)))))
+            prompt = draw.choice(LENGTHS)
+            body = served.body(draw.choice(texts[prompt]), draw.choice(ANSWERS))
+            running.append(asyncio.ensure_future(ask(client, prompt, body)))
         end = time.perf_counter()
         await asyncio.gather(*running)
     begin = start_time + 0.2 * (end - start_time)
-    tokens = sum(n * max(min(done, end) - max(begun, begin), 0) / (done - begun) for begun, done, n in came)
-    latencies = [done - begun for begun, done, _ in came if begun >= begin]
-    result = {"rate": rate, "replicas": REPLICAS, "prompts": LENGTHS, "answers": ANSWERS, "texts": len(came)}
-    return result | {"tokens_per_second": tokens / (end - begin), "p95": float(np.percentile(latencies, 95))}
+    tokens = sum(n * max(min(done, end) - max(begun, begin), 0) / (done - begun) for begun, done, _, n in came)
+    latencies = [done - begun for begun, done, _, _ in came if begun >= begin]
+    asked = sorted((round(begun - start_time, 3), prompt, n) for begun, _, prompt, n in came)
+    result = {"rate": rate, "replicas": REPLICAS, "tokens_per_second": tokens / (end - begin)}
+    return result | {"p95": float(np.percentile(latencies, 95)), "texts": asked}
 
 
 async def alone(served: Served, text: str) -> dict[str, Any]:
@@ -183,9 +187,40 @@ async def alone(served: Served, text: str) -> dict[str, Any]:
     return {"prompt": LENGTHS[1], "answer": NEW, "seconds": float(np.median(seconds))}
 
 
+def over_http(args: argparse.Namespace, model: str, by_length: dict[int, list[str]], special: dict[str, Any]) -> Any:
+    """What is asked of Ray's front, and, of plain servers, the same."""
+    texts = by_length[LENGTHS[1]]
+    result: dict[str, Any] = {}
+    if "http" in args.parts:
+        plain = f"{sys.executable} -m gossamer serve -m model={model} --port {{port}} --threads 1 --draft off"
+        both = [start(plain, "model", special) for _ in range(REPLICAS)]
+        try:
+            asyncio.run(closed(both, texts, 1))
+            result["http"] = {"plain": asyncio.run(closed(both, texts, args.rounds))}
+        finally:
+            for each in both:
+                each.stop()
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(app({"model": model, "name": "model", "replicas": REPLICAS, "threads": 1, "draft": "off"}))
+    served = Served(f"http://127.0.0.1:{port}", subprocess.Popen(["true"], text=True), "model", special)
+    asyncio.run(closed([served], texts, 1))
+    by_ray = asyncio.run(closed([served], texts, args.rounds))
+    if "loads" in args.parts:
+        result["alone"] = asyncio.run(alone(served, texts[0]))
+        most = by_ray / float(np.mean(ANSWERS))
+        result["loads"] = [asyncio.run(poisson(served, by_length, busy * most, args.seconds)) for busy in BUSY]
+    if "http" in args.parts:
+        result["http"] |= {"ray": by_ray, "ray_over_plain": by_ray / result["http"]["plain"]}
+        result["killed"] = asyncio.run(killed(served, texts))
+    serve.shutdown()
+    return result
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a packed folder")
+    parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=PARTS)
     parser.add_argument("--seconds", type=float, default=120.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=4, help="answers of each client over HTTP")
     parser.add_argument("--rows", type=int, default=1024, help="of the file of prompts; the start of Ray counts")
@@ -202,34 +237,19 @@ def main() -> int:
     by_length: dict[int, list[str]] = {}
     for length, text in zip(lengths, prompts(model, lengths), strict=True):
         by_length.setdefault(length, []).append(text)
-    texts = by_length[LENGTHS[1]]
-    result: dict[str, Any] = {"model": args.model, "steps": steps(model)}
-
-    plain = f"{sys.executable} -m gossamer serve -m model={model} --port {{port}} --threads 1"
-    both = [start(plain, "model", special) for _ in range(REPLICAS)]
-    try:
-        by_plain = asyncio.run(closed(both, texts, args.rounds))
-    finally:
-        for each in both:
-            each.stop()
+    result: dict[str, Any] = {"model": Path(model).name}
+    if "loads" in args.parts:
+        result["steps"] = steps(model)
     ray.init(num_cpus=REPLICAS, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
-    result["offline"] = offline(model, (texts * args.rows)[: args.rows], {"repeat_penalty": 1})
-    port = free_port()
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(app({"model": model, "name": "model", "replicas": REPLICAS, "threads": 1}))
-    served = Served(f"http://127.0.0.1:{port}", subprocess.Popen(["true"], text=True), "model", special)
-    asyncio.run(closed([served], texts, 1))
-    by_ray = asyncio.run(closed([served], texts, args.rounds))
-    result["http"] = {"plain": by_plain, "ray": by_ray, "ray_over_plain": by_ray / by_plain}
-    result["alone"] = asyncio.run(alone(served, texts[0]))
-    most = by_ray / float(np.mean(ANSWERS))
-    result["loads"] = [asyncio.run(poisson(served, by_length, busy * most, args.seconds)) for busy in BUSY]
-    result["killed"] = asyncio.run(killed(served, texts))
-    serve.shutdown()
+    if "offline" in args.parts:
+        texts = (by_length[LENGTHS[1]] * args.rows)[: args.rows]
+        result["offline"] = {"rows": args.rows, **offline(model, texts, {"repeat_penalty": 1})}
+    if "http" in args.parts or "loads" in args.parts:
+        result |= over_http(args, model, by_length, special)
     ray.shutdown()
     print(json.dumps(result, indent=1))
     print(write_result(args.name, result))
-    return int(result["killed"]["lost"] > 0)
+    return int("killed" in result and result["killed"]["lost"] > 0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,6 +228,18 @@ class Played:
         return self.replicas / self.tokens_per_second * 1e6 / 3600
 
 
+Came = tuple[float, int, int]
+"""A text: the second at which it comes, tokens of its prompt, and of its answer."""
+
+
+def arrivals(load: Load, texts: int, draw: random.Random) -> Iterator[Came]:
+    """Draws texts that come."""
+    at = 0.0
+    for _ in range(texts):
+        at += draw.expovariate(load.rate)
+        yield at, draw.choice(load.prompts), draw.choice(load.answers)
+
+
 def play(
     steps: Steps, load: Load, replicas: int, texts: int, *, most: int = MOST, seed: int = 0, warm: float = 0.2
 ) -> Played:
@@ -240,24 +252,38 @@ def play(
         texts: That come in all.
         most: Texts that a replica writes at once.
         seed: Of arrivals, lengths and the router.
-        warm: Part of the texts that comes before anything counts.
+        warm: Part of the time before anything counts.
     """
-    env = simpy.Environment()
     draw = random.Random(seed)
+    return play_texts(steps, arrivals(load, texts, draw), replicas, most=most, draw=draw, warm=warm)
+
+
+def play_texts(
+    steps: Steps,
+    coming: Iterable[Came],
+    replicas: int,
+    *,
+    most: int = MOST,
+    draw: random.Random | None = None,
+    warm: float = 0.2,
+) -> Played:
+    """Plays texts that come at given times, in order; as `play`."""
+    env = simpy.Environment()
+    routed = draw or random.Random(0)
     all_replicas = [Replica(env, steps, most) for _ in range(replicas)]
     asked: list[Text] = []
 
     def come() -> Iterator[Any]:
-        for _ in range(texts):
-            yield env.timeout(draw.expovariate(load.rate))
-            text = Text(draw.choice(load.prompts), draw.choice(load.answers), env.now)
+        for at, prompt, answer in coming:
+            yield env.timeout(max(at - env.now, 0.0))
+            text = Text(prompt, answer, env.now)
             asked.append(text)
-            pair = draw.sample(all_replicas, min(2, replicas))
+            pair = routed.sample(all_replicas, min(2, replicas))
             min(pair, key=lambda replica: replica.load).add(text)
 
     env.run(env.process(come()))
-    begin, end = asked[int(warm * texts)].came, env.now
-    counted = asked[int(warm * texts) :]
+    begin, end = warm * env.now, env.now
+    counted = [text for text in asked if text.came >= begin]
     for text in counted:
         while math.isnan(text.ended):
             env.step()

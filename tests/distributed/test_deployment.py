@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,9 +66,9 @@ def ask(base: str, prompt: str, tokens: int, **more: Any) -> httpx.Response:
 
 
 def pages_of(path: Path) -> list[dict[str, int]]:
-    """Of each process that maps a file: bytes by what `smaps` calls them."""
+    """Of each process but this one that maps a file: bytes by what `smaps` calls them."""
     found = []
-    for maps in Path("/proc").glob("[0-9]*/smaps"):
+    for maps in set(Path("/proc").glob("[0-9]*/smaps")) - {Path(f"/proc/{os.getpid()}/smaps")}:
         try:
             text = maps.read_text()
         except OSError:
