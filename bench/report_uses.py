@@ -1,4 +1,4 @@
-"""Sections of the report about what models are used for: serving, speech, vectors of texts."""
+"""Sections of the report about what models are used for: serving, Ray, speech, vectors of texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,33 @@ _SERVING = (
     "clients together, in the median of the rounds, in turns with a peer where there is one: {peer}."
 )
 _MIXED = (
-    "64 clients, prompts of 8 to 1,000 tokens, half of the answers streamed: {answers} answers, {wrong} of them other "
-    "than alone, {errors} errors; {tokens_per_second:.0f} tokens a second, first tokens after {first_token_p50:.1f} s "
-    "in the middle and {first_token_p95:.1f} s in 95 of 100; memory of the last fifth of the time over the first "
-    "is {memory_ratio:.2f}. After 64 clients left in the middle, {left} bytes of keys and values were kept."
+    "64 clients of {model}{options}, prompts of 8 to 1,000 tokens, half of the answers streamed: {answers} answers, "
+    "{wrong} of them other than alone, {errors} errors; {tokens_per_second:.0f} tokens a second, first tokens after "
+    "{first_token_p50:.1f} s in the middle and {first_token_p95:.1f} s in 95 of 100; memory of the last fifth of the "
+    "time over the first is {memory_ratio:.2f}. After 64 clients left in the middle, {left} bytes of keys and values "
+    "were kept."
+)
+_KEPT = (
+    "Memory by fifths: {memory} MiB, of which {kept} MiB are keys and values: of the texts that are being written and "
+    "of ended ones, which stay for those that begin alike."
+)
+_OFFLINE = (
+    "Two replicas of {model} with a thread each, {rows} prompts of 100 tokens, answers of 128: `answer_file` takes "
+    "{ray_seconds:.0f} s with the start of its actors, two `gossamer batch` with the halves {plain_seconds:.0f} s: "
+    "{ray_over_plain:.2f} of their speed, and the same answers."
+)
+_HTTP = (
+    "32 clients of {model} over HTTP, the same prompts and answers: {ray:.0f} tokens a second from two replicas behind "
+    "Ray's front, {plain:.0f} from two plain servers with half of the clients each: {ray_over_plain:.2f} of that."
+)
+_KILLED = (
+    "One of the two is killed while 32 clients ask, half of them streaming: {whole} whole answers and {streams} "
+    "streams came all the same, {streams_that_ended_in_an_error_event} streams that had begun ended in an error event, "
+    "{lost} requests were lost."
+)
+_CAPACITY = (
+    "Two replicas of {model} under texts at random times, and the simulation of [capacity.md](capacity.md) of the same "
+    "texts, by steps measured beforehand. Latency is that of 95 of 100 texts."
 )
 _SPEECH = (
     "Whisper-base, {files} clips of read speech, {beams} beams, {threads} threads, from file to text, taking turns; "
@@ -28,11 +51,24 @@ _VECTORS = (
 
 
 def serving(document: dict[str, Any]) -> Iterator[str]:
-    """The fixed load, a row for each number of clients; and the mixed one."""
-    fixed, mixed = document["fixed"], document["mixed"]
+    """The fixed load, a row for each number of clients; and the mixed one; whichever were measured."""
+    about = {"model": document["model"], "options": f" with `{document['serve']}`" if document["serve"] else ""}
+    if "fixed" in document:
+        yield from _fixed(document, about)
+    if "mixed" not in document:
+        return
+    mixed = document["mixed"]
+    left = int(document["gone"]["kv_bytes"])
+    yield filled(_MIXED, **about, **{**mixed, "errors": len(mixed["errors"]), "left": left})
+    if "keys_and_values" in mixed:
+        memory, kept = (", ".join(f"{it / 2**20:.0f}" for it in mixed[name]) for name in ("memory", "keys_and_values"))
+        yield filled(_KEPT, memory=memory, kept=kept)
+
+
+def _fixed(document: dict[str, Any], about: dict[str, str]) -> Iterator[str]:
+    fixed = document["fixed"]
     peer = "none" if document["peer"] is None else f"`{document['peer'].split()[0]}` with a slot a client"
-    options = f" with `{document['serve']}`" if document["serve"] else ""
-    yield filled(_SERVING, model=document["model"], options=options, peer=peer)
+    yield filled(_SERVING, **about, peer=peer)
     rates = fixed["tokens_per_second"]
     header = [
         "clients",
@@ -47,7 +83,28 @@ def serving(document: dict[str, Any]) -> Iterator[str]:
             line += [f"{rates['peer'][clients]:.0f}", f"{fixed['over_peer'][clients]:.2f}"]
         lines.append(line)
     yield table(header, lines, left=0)
-    yield filled(_MIXED, **{**mixed, "errors": len(mixed["errors"]), "left": int(document["gone"]["kv_bytes"])})
+
+
+def ray(document: dict[str, Any]) -> Iterator[str]:
+    """Two replicas on Ray beside two processes; whichever was measured."""
+    about = {"model": document["model"]}
+    if "offline" in document:
+        yield filled(_OFFLINE, **about, **document["offline"])
+    if "http" in document:
+        yield filled(_HTTP, **about, **document["http"])
+        yield filled(_KILLED, **document["killed"])
+
+
+def capacity(document: dict[str, Any]) -> Iterator[str]:
+    """The simulation beside what was measured, a row for each load."""
+    yield filled(_CAPACITY, **document)
+    lines = []
+    for row in document["loads"]:
+        line = [f"{row['rate']:.2f}"]
+        for name, digits in (("tokens_per_second", 0), ("p95", 2)):
+            line += [f"{row[f'{name}_measured']:.{digits}f}", f"{row[name]:.{digits}f} ({row[f'{name}_off']:+.0%})"]
+        lines.append(line)
+    yield table(["texts/s", "tokens/s", "simulated", "latency, s", "simulated"], lines, left=0)
 
 
 def speech(document: dict[str, Any]) -> Iterator[str]:

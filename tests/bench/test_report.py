@@ -110,7 +110,7 @@ def results() -> dict[str, Any]:
 
 
 def uses() -> dict[str, Any]:
-    """Of serving, with a peer; of speech, with one; of vectors."""
+    """Of serving, with a peer, and the mixed load by itself; of Ray, and its simulation; of speech; of vectors."""
     fixed = {
         "tokens_per_second": {"gossamer": {"1": 100.0, "8": 300.0}, "peer": {"1": 50.0, "8": 200.0}},
         "over_one_client": {"1": 1.0, "8": 3.0},
@@ -122,10 +122,19 @@ def uses() -> dict[str, Any]:
     row = {"side": "dense int8", "batch": 32, "per_second": 200.0, "over_torch": 2.25, "least_cosine": 0.99875}
     served = {"model": "packed", "peer": "other -p 1", "fixed": fixed, "mixed": mixed, "gone": {"kv_bytes": 0.0}}
     served["serve"] = "--draft off"
+    mixed_alone = {name: served[name] for name in ("model", "serve", "peer", "gone")}
+    mixed_alone["mixed"] = {**mixed, "memory": [2.0**28] * 2, "keys_and_values": [2.0**27] * 2}
+    once = {"ray": 75.0, "plain": 100.0, "ray_over_plain": 0.75}
+    killed = {"whole": 16, "streams": 5, "streams_that_ended_in_an_error_event": 11, "lost": 0}
+    load = {"rate": 1.5, "tokens_per_second": 99.0, "tokens_per_second_measured": 110.0, "p95": 2.5}
+    load |= {"tokens_per_second_off": -0.1, "p95_measured": 2.0, "p95_off": 0.25}
     heard = [{"side": "dense", **side, "step_seconds": 0.005, "step_over_first": 1.0}, {"side": "peer", **side}]
     speech = {"files": 5, "beams": 5, "threads": 2, "peer_type": "int8", "rows": heard}
     return {
         "serve_load": {"facts": FACTS, **served},
+        "serve_load-mixed": {"facts": FACTS, **mixed_alone},
+        "ray_load": {"facts": FACTS, "model": "packed", "http": once, "killed": killed},
+        "capacity_check": {"facts": FACTS, "model": "packed", "loads": [load]},
         "transcribe": {"facts": FACTS, **speech},
         "vectors": {"facts": FACTS, "texts": 256, "threads": 2, "rows": [row]},
     }
@@ -205,6 +214,7 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         "| copy greedy | 2.50 | 1.75 |",
         "| convert --weights int4 | 12.5 | 0.75 |",
         "| 8 | 300 | 3.00 | 200 | 1.50 |",
+        "| 1.50 | 110 | 99 (-10%) | 2.00 | 2.50 (+25%) |",
         "| dense | 2.00 | 1.00 | 1.50 | 5.0 (1.00) | 1 of 71 |",
         "| peer | 2.00 | 1.00 | 1.50 |  | 1 of 71 |",
         "| dense int8 | 32 | 200 | 2.25 | 0.99875 |",
@@ -223,6 +233,8 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
     for isa in ("avx2", "scalar"):
         assert lines.count(f"### {isa}") == 2  # beyond and in cache
     assert "choose the same 135 of 136 times" in " ".join(lines)
+    assert "Memory by fifths: 256, 256 MiB, of which 128, 128 MiB are keys and values" in " ".join(lines)
+    assert "100 from two plain servers with half of the clients each: 0.75 of that." in " ".join(lines)
     assert "40.0 GB/s" in text  # the roof: the better kind of reads
     assert "dense_x" not in text
     assert "Not measured" not in text
