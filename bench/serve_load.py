@@ -12,7 +12,7 @@ In one sitting, over loopback:
   held against the one that the server gave before, alone. Times to the first token, errors, mean memory of each minute,
   and what of it are keys and values. The minutes begin once each client has had an answer: until then the texts that
   are written at once, and the ended ones whose keys and values stay, are still becoming as many as they will be.
-  Afterwards 64 clients leave in the middle (gone), and no keys and values of theirs are left.
+  Then those clients go, and 64 others that leave in the middle (gone): no keys and values of theirs are left.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ async def mixed(served: Served, asked: list[dict[str, Any]], expected: list[str]
     left = set(range(MIXED))
 
     async def ask(client: httpx.AsyncClient, own: int) -> None:
-        while time.perf_counter() < begun + seconds:
+        while True:
             number = next(order)
             which = number * 17 % len(asked)
             body = dict(asked[which])
@@ -203,7 +203,8 @@ async def mixed(served: Served, asked: list[dict[str, Any]], expected: list[str]
         await asyncio.sleep(seconds)
         watcher.cancel()
         rate = (load.tokens - before) / seconds
-        await asking
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
     memory, cache = ([statistics.mean(row[which] for row in part) for part in parts if part] for which in (0, 1))
     return {
         "answers": load.answers,
