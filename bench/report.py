@@ -313,11 +313,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "llama_cpp": ("Whole models beside llama.cpp", "python bench/peers.py --help", llama_cpp),
     "serve_load": ("Serving", "python bench/serve_load.py --help", report_uses.serving),
     "ray_load": ("Two replicas on Ray", "python bench/ray_load.py --help", report_uses.ray),
-    "capacity_check": (
-        "Replicas, simulated and measured",
-        "python bench/capacity.py --check bench/results/ray_load-loads.json",
-        report_uses.capacity,
-    ),
+    "capacity_check": ("Replicas, simulated and measured", "python bench/capacity.py --help", report_uses.capacity),
     "transcribe": ("Speech", "python bench/transcribe.py --help", report_uses.speech),
     "vectors": ("Vectors of texts", "python bench/vectors.py", report_uses.vectors),
     "overhead": ("What the engine adds", "python bench/overhead.py --help", overhead),
