@@ -28,8 +28,9 @@ _OFFLINE = (
     "{ray_over_plain:.2f} of their speed, and the same answers."
 )
 _HTTP = (
-    "32 clients of {model} over HTTP, the same prompts and answers: {ray:.0f} tokens a second from two replicas behind "
-    "Ray's front, {plain:.0f} from two plain servers with half of the clients each: {ray_over_plain:.2f} of that."
+    "32 clients of {model} over HTTP, prompts of 100 tokens, answers of 128: {ray:.0f} tokens a second from two "
+    "replicas behind Ray's front, {plain:.0f} from two plain servers with half of the clients each: "
+    "{ray_over_plain:.2f} of that."
 )
 _KILLED = (
     "One of the two is killed while 32 clients ask, half of them streaming: {whole} whole answers and {streams} "
