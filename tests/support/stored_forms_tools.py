@@ -47,6 +47,16 @@ def gptq(bits: int, group: int, *, zero: int | None = None, version: int = 1, or
     return store
 
 
+def unordered(store: Store) -> Store:
+    """The same with -1 for the group of each input, as some write it where inputs lie in order."""
+
+    def changed(values: Tensor) -> tuple[Parts, Tensor]:
+        parts, stands_for = store(values)
+        return parts | {"g_idx": torch.full_like(parts["g_idx"], -1)}, stands_for
+
+    return changed
+
+
 def gptq_config(bits: int, group: int, **more: Any) -> dict[str, Any]:
     return {"quantization_config": {"quant_method": "gptq", "bits": bits, "group_size": group or -1, **more}}
 
@@ -146,6 +156,7 @@ TOOLS: dict[str, Form] = {
     "gptq rows": Form(gptq(4, 0), gptq_config(4, 0), "int4"),
     "gptq v2": Form(gptq(4, 32, version=2), gptq_config(4, 32, checkpoint_format="gptq_v2"), "int4"),
     "gptq zero points": Form(gptq(4, 32, zero=5), gptq_config(4, 32, sym=False), "int4"),
+    "gptq without an order": Form(unordered(gptq(4, 32)), gptq_config(4, 32), "int4"),
     "gptq act-order": Form(gptq(4, 32, order=True), gptq_config(4, 32, desc_act=True)),
     "awq": Form(awq(64, 8), {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64}}, "int4"),
     "awq zero points": Form(
