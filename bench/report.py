@@ -108,7 +108,7 @@ def page(results: dict[str, Document]) -> str:
             continue
         parts.append(f"## {title}")
         for one in found:
-            parts += [_origin(one, results[one]["facts"]), *render(results[one])]
+            parts += [_origin(one, results[one]), *render(results[one])]
             if one == "kernels" and not results[one]["in_cache"]:
                 parts.append(f"![The kernels below the roof]({PLOT})")
     if missing:
@@ -329,12 +329,16 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
 """Title, command and paragraphs of every section, by the name of its file; `name-more.json` belongs to it, too."""
 
 
-def _origin(name: str, facts: Document) -> str:
-    """The file, and where and when it was measured."""
+def _origin(name: str, result: Document) -> str:
+    """The file, where and when it was measured, and what else has to be known of that."""
+    facts = result["facts"]
     compiler = f", {facts['compiler']}" if "compiler" in facts else ""
     machine = f"{facts['processor']}, {facts['cores']} cores, {facts['isa']}{compiler}"
     when = f"{facts['date'][:10]}, commit {facts['commit'][:10]}"
-    return filled("`bench/results/{name}.json`: {machine}; {when}.", name=name, machine=machine, when=when)
+    told = f" {result['conditions']}." if "conditions" in result else ""
+    return filled(
+        "`bench/results/{name}.json`: {machine}; {when}.{told}", name=name, machine=machine, when=when, told=told
+    )
 
 
 def _median(rows: Sequence[Document], key: str) -> float:
