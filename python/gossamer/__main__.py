@@ -9,7 +9,7 @@ _INTERRUPTED = 130
 
 # For how many ticks of the clock a thread of numpy's products waits for the next one before it sleeps, as a power of 2.
 # By itself it takes a core from our own threads for a tenth of a second.
-_PRODUCTS_WAIT = {"OPENBLAS_THREAD_TIMEOUT": "16"}
+_PRODUCTS_WAIT = "16"
 
 
 def main() -> int:
@@ -22,8 +22,7 @@ def main() -> int:
         mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if mine:
             signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
-        for key, value in _PRODUCTS_WAIT.items():
-            os.environ.setdefault(key, value)
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _PRODUCTS_WAIT)
         from .cli import main as run
 
         if mine:

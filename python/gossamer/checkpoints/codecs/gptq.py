@@ -6,8 +6,6 @@ as they are; only the config tells which.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from ...errors import GossamerError
@@ -43,9 +41,9 @@ class GptqTensor(QuantizedTensor):
         self.path, self.name, self.shape = words.path, words.name, (rows, cols)
         self.dtype = "int4" if self._bits <= 4 else "int8"
         self._words, self._zero, self._scale, self._order, self._offset = words, zero, scale, order, offset
-        self._group = partial(claims.group, scale, cols, groups)
+        self._claims = claims
         if order is None:
-            self._group()  # what does not fit is told at once
+            claims.group(scale, cols, groups)  # what does not fit is told at once
 
     def product(self) -> Product:  # noqa: D102 - as in the base class
         rows, cols = self.shape
@@ -54,7 +52,8 @@ class GptqTensor(QuantizedTensor):
         order = order_of(self._order, cols, scales.shape[1])
         stored = unpack(self._zero.raw(), self._bits, rows).T.astype(np.int16) + self._offset
         stored &= (1 << self._bits) - 1  # zero, with one taken off, is stored as the largest
-        return Product(numbers, scales, self._group() if order is None else order, zeros_of(self._zero, stored, scales))
+        group = self._claims.group(self._scale, cols, scales.shape[1]) if order is None else order
+        return Product(numbers, scales, group, zeros_of(self._zero, stored, scales))
 
 
 def decode(tensors: Tensors, claims: Claims) -> None:
