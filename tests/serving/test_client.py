@@ -199,12 +199,30 @@ def test_logprobs_of_completions(client: Any) -> None:
     answer = client.completions.create(**body).choices[0]
     logprobs = answer.logprobs
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == 6
-    assert logprobs.text_offset == [len("".join(logprobs.tokens[:i])) for i in range(6)]
+    whole = ["".join(logprobs.tokens[:i]).rstrip("\ufffd") for i in range(6)]  # half characters are none yet
+    assert logprobs.text_offset == [len(text) for text in whole]
     for token, value, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert top[token] == value == max(top.values())
     chunks = [chunk.choices[0].logprobs for chunk in client.completions.create(**body, stream=True)]
     assert [value for each in chunks if each for value in each.token_logprobs] == logprobs.token_logprobs
     assert [value for each in chunks if each for value in each.text_offset] == logprobs.text_offset
+
+
+def test_where_tokens_of_completions_begin_in_the_text(running: Running, client: Any) -> None:
+    """Bytes of one character, special tokens and stop strings among them."""
+    offsets = []
+    for seed in range(4):
+        body: dict[str, Any] = {"model": "tiny", "prompt": "a", "temperature": 2, "logprobs": 0, "max_tokens": 60}
+        bias = {str(min(running.models["tiny"].tokenizer.eos_ids)): -100}
+        answer = client.completions.create(**body, seed=seed, logit_bias=bias, stop="th").choices[0]
+        found = answer.logprobs
+        for token, at, behind in zip(found.tokens, found.text_offset, found.text_offset[1:], strict=False):
+            if token.startswith("<|"):
+                assert behind == at
+            elif "\ufffd" not in token and behind <= len(answer.text):
+                assert answer.text[at:behind].lstrip("\ufffd") == token
+        offsets += [each != len("".join(found.tokens[:at])) for at, each in enumerate(found.text_offset)]
+    assert any(offsets)
 
 
 def test_biases_and_penalties(running: Running, client: Any) -> None:

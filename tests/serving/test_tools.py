@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from serving import TOOLS_TEMPLATE, Running, Saying, serving, tiny_model
@@ -132,6 +133,41 @@ def test_some_call_may_be_asked_for(client: Any) -> None:
     assert answer.choices[0].message.tool_calls[0].function.name in ("clock", "weather")
 
 
+FLAG = {"type": "boolean"}
+PARAMETERS: dict[str, Any] = {
+    "recursive": {"type": "object", "properties": {"name": FLAG, "next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}},
+                  "required": ["name", "next"], "additionalProperties": False},
+    "by place": {"type": "object", "properties": {"name": FLAG, "$ref": {"$ref": "#/properties/name"}},
+                 "required": ["name", "$ref"], "additionalProperties": False},
+    "definitions": {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}, "y": {"$ref": "#/definitions/x"}},
+                    "required": ["x", "y"], "additionalProperties": False,
+                    "$defs": {"x": FLAG}, "definitions": {"x": {"const": {"$ref": "#"}}}},
+    "others of that name": {"$ref": "#/$defs/x", "$defs": {"x": {"properties": {"z": FLAG}, "required": ["z"],
+                                                                "additionalProperties": False}}},
+    "no type": {"properties": {"x": FLAG}, "required": ["x"], "additionalProperties": False},
+    "a type of two": {"type": ["null", "object"], "properties": {"x": FLAG}, "additionalProperties": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["tiny", "llama", "mistral"])
+@pytest.mark.parametrize("case", PARAMETERS)
+def test_a_call_fits_whatever_its_schema_refers_to(client: Any, model: str, case: str) -> None:
+    pytest.importorskip("llguidance")
+    named = {f"f{number}": parameters for number, parameters in enumerate(PARAMETERS.values())}
+    tools = [{"type": "function", "function": {"name": name, "parameters": each}} for name, each in named.items()]
+    name = f"f{list(PARAMETERS).index(case)}"
+    for choice in ({"type": "function", "function": {"name": name}}, "required"):
+        for seed in range(3):
+            answer = client.chat.completions.create(
+                model=model, messages=ASKED, tools=tools, tool_choice=choice, temperature=1.0, seed=seed, max_tokens=300
+            ).choices[0]
+            assert answer.finish_reason == "tool_calls"
+            (call,) = answer.message.tool_calls
+            assert choice == "required" or call.function.name == name
+            schema = {**named[call.function.name], "type": "object"}
+            jsonschema.Draft202012Validator(schema).validate(json.loads(call.function.arguments))
+
+
 def test_answers_of_tools_go_into_the_template(running: Running, client: Any) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
     messages: Any = [
@@ -181,6 +217,14 @@ def test_no_call_is_wanted(running: Running, client: Any, says: Callable[[str], 
         (
             {
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "odd"}}}],
+                "tool_choice": "required",
+            },
+            "tools",
+            "the parameters of f must be an object",
+        ),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/$defs/none"}}}],
                 "tool_choice": "required",
             },
             "tools",

@@ -21,12 +21,14 @@ class TokenLogprob:
         bytes: What it stands for; no text where it is part of a character.
         logprob: Natural logarithm of its probability by the model alone: before biases, penalties and temperature.
         top: The likeliest tokens at its position, the likeliest first; of those, none.
+        offset: Letters of the text before it; a character that several tokens make up begins with the first of them.
     """
 
     token: int
     bytes: bytes
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    offset: int = 0
 
     @property
     def text(self) -> str:
@@ -39,7 +41,7 @@ class TokenLogprob:
         return fields | ({"top": [other.to_dict() for other in self.top]} if self.top else {})
 
 
-def token_logprob(tokenizer: Tokenizer, logits: Logits, token: int, alternatives: int) -> TokenLogprob:
+def token_logprob(tokenizer: Tokenizer, logits: Logits, token: int, alternatives: int, offset: int = 0) -> TokenLogprob:
     """Returns a chosen token with its log-probability and those of the likeliest.
 
     Args:
@@ -47,6 +49,7 @@ def token_logprob(tokenizer: Tokenizer, logits: Logits, token: int, alternatives
         logits: Of all tokens, [vocab], as the model gave them.
         token: The one that was chosen.
         alternatives: How many of the likeliest.
+        offset: Letters of the text before it.
     """
     best = likeliest(logits, alternatives)
     own, *others = log_softmax(logits)[[token, *best]].tolist()
@@ -54,7 +57,7 @@ def token_logprob(tokenizer: Tokenizer, logits: Logits, token: int, alternatives
         TokenLogprob(other, tokenizer.token_bytes(other), value)
         for other, value in zip(best.tolist(), others, strict=True)
     ]
-    return TokenLogprob(token, tokenizer.token_bytes(token), own, tuple(top))
+    return TokenLogprob(token, tokenizer.token_bytes(token), own, tuple(top), offset)
 
 
 @dataclass(frozen=True)

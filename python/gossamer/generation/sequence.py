@@ -70,6 +70,7 @@ class Sequence:
         self._context = context
         self._ends = tokenizer.eos_ids
         self._pieces = tokenizer.stream(begins, special=True) if special else tokenizer.stream(begins)
+        self._letters = 0  # of whole characters so far, those that may become a stop string with them
         self._stop = _StopText(stats.sampling.stop)
         self._constraint = constraint
         self._kv_bytes_read = kv_bytes_read
@@ -105,7 +106,7 @@ class Sequence:
         else:
             token = self._sample(self._constraint.mask(logits), self.tokens)
         if (alternatives := self.stats.sampling.logprobs) is not None:
-            self.logprobs.append(token_logprob(self._tokenizer, logits, token, alternatives))
+            self.logprobs.append(token_logprob(self._tokenizer, logits, token, alternatives, self._letters))
         text = self.take(token)
         if self._constraint is not None and not self.finish:
             text += self._follow(self._constraint)
@@ -133,7 +134,9 @@ class Sequence:
             return self._end("eos")
         if self._constraint is not None:
             self._constraint.take(token)
-        text = self._stop.push(self._pieces.push(token))
+        piece = self._pieces.push(token)
+        self._letters += len(piece)
+        text = self._stop.push(piece)
         if self._stop.found:
             return text + self._end("stop")
         if self.stats.new_tokens == self._most:

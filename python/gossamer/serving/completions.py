@@ -134,7 +134,7 @@ async def answer(request: CompletionRequest, exchange: Exchange) -> dict[str, An
         {
             "index": index,
             "text": text,
-            "logprobs": completion_logprobs(likely[index], 0) if request.logprobs else None,
+            "logprobs": completion_logprobs(likely[index]) if request.logprobs else None,
             "finish_reason": FINISH[reason],
         }
         for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
@@ -153,13 +153,11 @@ async def chunks(request: CompletionRequest, exchange: Exchange) -> AsyncIterato
     for index in range(request.asked.prompts * request.asked.choices):
         if opening := request.opening(index):
             yield chunk(index, opening)
-    said = [0] * (request.asked.prompts * request.asked.choices)
     async for event in exchange.events():
         tokens = shown(event)
         if event.piece or event.last or tokens:
-            likely = completion_logprobs(tokens, said[event.index]) if tokens else None
+            likely = completion_logprobs(tokens) if tokens else None
             yield chunk(event.index, event.piece, FINISH[event.finish] if event.last else None, likely)
-        said[event.index] += sum(len(each.text) for each in tokens)
     if request.form.usage:
         yield {**_head(request, exchange), "choices": [], "usage": exchange.usage()}
 

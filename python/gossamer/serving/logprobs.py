@@ -29,25 +29,13 @@ def _entry(each: TokenLogprob) -> dict[str, Any]:
     return {"token": each.text, "logprob": max(each.logprob, _LEAST), "bytes": list(each.bytes)}
 
 
-def completion_logprobs(tokens: Sequence[TokenLogprob], start: int) -> dict[str, Any]:
-    """Returns the object of a plain completion, or of a part of one.
-
-    Args:
-        tokens: Its tokens.
-        start: Letters of the text before them.
-    """
-    offsets, at = [], start
-    for each in tokens:
-        offsets.append(at)
-        at += len(each.text)
+def completion_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Returns the object of a plain completion, or of a part of one."""
     return {
         "tokens": [each.text for each in tokens],
         "token_logprobs": [max(each.logprob, _LEAST) for each in tokens],
-        "top_logprobs": [
-            {other.text: max(other.logprob, _LEAST) for other in (*each.top, each)} if each.top else {}
-            for each in tokens
-        ],
-        "text_offset": offsets,
+        "top_logprobs": [_beside(each) for each in tokens],
+        "text_offset": [each.offset for each in tokens],
     }
 
 

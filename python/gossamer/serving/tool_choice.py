@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .served import Served
 
 
+# Of a JSON schema: what holds schemas by names of somebody's own, and what holds values.
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_VALUES = ("const", "enum", "default", "examples")
+
+
 @dataclass(frozen=True)
 class Tools:
     """The tools of a request.
@@ -93,25 +98,43 @@ def _choice(fields: Fields) -> tuple[str | None, str | None]:
 
 
 def _call_schema(fields: Fields, functions: list[dict[str, Any]], form: Form) -> dict[str, Any]:
-    """The schema of a call of one of some functions, as the model writes it."""
+    """The schema of a call of one of some functions, as the model writes it.
+
+    Each function's parameters are a definition of their own, under its name, where their references begin.
+    """
     calls: list[dict[str, Any]] = []
-    shared: dict[str, dict[str, Any]] = {}
+    definitions: dict[str, Any] = {}
     for function in functions:
-        parameters = dict(function["parameters"])
-        for key in ("$defs", "definitions"):  # references begin at the root
-            own = parameters.pop(key, {})
-            known = shared.setdefault(key, {})
-            if not isinstance(own, dict) or any(known.get(name, own[name]) != own[name] for name in own):
-                raise fields.refuse("tools", f"{key} of two tools have the same names", "invalid_value")
-            known |= own
+        name, kind = function["name"], function["parameters"].get("type", "object")
+        if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+            raise fields.refuse("tools", f"the parameters of {name} must be an object, got type {kind!r:.80}")
+        place = f"#/$defs/{name}"
+        definitions[name] = _begun_at(place, {**function["parameters"], "type": "object"})
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": function["name"]}, form.key: parameters},
+                "properties": {"name": {"const": name}, form.key: {"$ref": place}},
                 "required": ["name", form.key],
                 "additionalProperties": False,
             }
         )
     call = calls[0] if len(calls) == 1 else {"anyOf": calls}
     schema = {"type": "array", "items": call, "minItems": 1, "maxItems": 1} if form.listed else call
-    return {**schema, **{key: known for key, known in shared.items() if known}}
+    return {**schema, "$defs": definitions}
+
+
+def _begun_at(place: str, schema: Any) -> Any:
+    """A schema that has become part of another, with its references to its own root changed to where that is now."""
+    if isinstance(schema, list):
+        return [_begun_at(place, each) for each in schema]
+    if not isinstance(schema, dict) or isinstance(schema.get("$id"), str):  # which is a root by itself
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str) and value.partition("/")[0] == "#":
+            found[key] = place + value[1:]
+        elif key in _BY_NAME and isinstance(value, dict):
+            found[key] = {name: _begun_at(place, each) for name, each in value.items()}
+        else:
+            found[key] = value if key in _VALUES else _begun_at(place, value)
+    return found
