@@ -87,6 +87,13 @@ def test_pruned_packed_and_run(folder: Path, tmp_path: Path) -> None:
     check_pair_pruned_packed_and_run(folder, tmp_path)
 
 
+def test_another_filter_of_times_is_told() -> None:
+    config = transformers.WhisperConfig().to_dict()
+    assert config["median_filter_width"] == 7
+    assert arch.family(config).unread(config) == []
+    assert arch.family(config).unread({**config, "median_filter_width": 9}) == ["median_filter_width"]
+
+
 def test_an_encoder_alone(tmp_path: Path) -> None:
     folder = made_pair(tmp_path / "model", T5, encoder=True)
     source, _ = pair()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from tokenizers import Tokenizer as Backend
 
 import gossamer
 from gossamer.cli import main
+from gossamer.generation.batch import Answer, Request
+from gossamer.generation.completion import Completion
 from gossamer.generation.model import Model
+from gossamer.generation.stats import Stats
 from pair_checks import made_pair
 from tiny import tiny_llama
 
@@ -33,12 +37,21 @@ def run(*argv: str) -> int:
     return main(["translate", *argv, "--max-new-tokens", "8", "--threads", "1"])
 
 
+def saying(monkeypatch: pytest.MonkeyPatch, say: Callable[[Model, str], str]) -> None:
+    """Has models say this of each text; the tiny one says the same of all."""
+
+    def answers(model: Model, requests: list[Request]) -> list[Answer]:
+        texts = [say(model, str(request.prompt)) for request in requests]
+        return [Answer(at, Completion(text, (), Stats(1, 0, finish="eos"))) for at, text in enumerate(texts)]
+
+    monkeypatch.setattr("gossamer.cli.translate.answers", answers)
+
+
 def test_lines_keep_their_order(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ["The spider spins a thread of gossamer", "Numbers", "", "the net is thin"]
-    # The tiny model says the same of all; this says of each what it was.
-    monkeypatch.setattr(Model, "generate_batch", lambda _model, prompts, **_options: [one[::-1] for one in prompts])
+    saying(monkeypatch, lambda _, text: text[::-1])
     expected = [line[::-1] for line in lines]
     (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")  # as some editors do
     assert run("-m", str(folder), "--file", str(tmp_path / "lines.txt")) == 0
@@ -72,11 +85,11 @@ def test_a_language_is_told_to_the_encoder(
     (told / "tokenizer_config.json").write_text(json.dumps(settings))
     text, read = "The spider spins", list[list[int]]()
 
-    def answers(model: Model, prompts: list[str], **_options: Any) -> list[str]:
-        read.extend(map(model.tokenizer.encode, prompts))
-        return prompts
+    def answer(model: Model, prompt: str) -> str:
+        read.append(model.tokenizer.encode(prompt))
+        return prompt
 
-    monkeypatch.setattr(Model, "generate_batch", answers)
+    saying(monkeypatch, answer)
     assert run("-m", str(told), text) == run("-m", str(told), text, "--from", "fra_Latn") == 0
     untold = f"{told}: writes 2 languages, and nothing says which one: give --to"
     assert capsys.readouterr().err.count(untold) == 2
@@ -102,6 +115,16 @@ def test_beams_are_those_of_the_model_and_of_the_option(folder: Path, capsys: py
     assert found[0] != found[2]
 
 
+def test_translations_that_are_cut_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["The spider", "", "the net is thin"]
+    assert run("-m", str(folder), *texts, "--json") == 0
+    found = capsys.readouterr()
+    assert [one["finish"] for one in json.loads(found.out)["translations"]] == ["length", "", "length"]
+    assert "2 of the translations did not come to their end at 8 tokens or the context's end; -n allows" in found.err
+    assert run("-m", str(folder), *texts, "--logit-bias", "2=1000") == 0
+    assert "did not come to their end" not in capsys.readouterr().err
+
+
 def test_what_a_text_reads_is_not_dropped(folder: Path) -> None:
     with pytest.raises(gossamer.GossamerError, match=r"^context_shift is for models without an encoder"):
         gossamer.load(folder, threads=1).generate("a", context_shift=1)
@@ -115,6 +138,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["-m", str(folder), "a", "--to", "klingon"], "--to: the model has no token of the language 'klingon'"),
         (["-m", str(folder), "a", "--to", "re"], "--to: the model has no token of the language 're'"),  # part of words
         (["-m", str(folder), "a", "--from", "en"], "--from: the model is not told which language a text is in"),
+        (["-m", str(folder), "a", "--logit-bias", "999=1"], "'a': logit_bias: token 999 is outside"),
         (["-m", str(folder), "--file", str(tmp_path / "bytes")], "is not UTF-8 text"),
         (["-m", str(folder), "--file", str(tmp_path / "none")], "No such file"),
     ):

@@ -17,7 +17,7 @@ from gossamer.errors import GossamerError
 from gossamer.generation.beams import BeamOptions, beam_search
 from gossamer.generation.sampling import log_softmax
 from gossamer.generation.sampling_options import CHAT
-from tiny import made
+from tiny import EOS_ID, made
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -108,6 +108,33 @@ def test_texts_are_those_of_transformers(beams: int, penalty: float, early: bool
                 lengths.add(length)
     assert len(lengths) > 1, "some end"
     assert model.decoder.kv_bytes == 0
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.0])
+def test_a_stop_string_ends_a_beam_as_in_transformers(penalty: float, tmp_path: Path) -> None:
+    """The likeliest text is that of those that end there, whatever would have followed."""
+    import torch
+    import transformers
+
+    folder = made(tmp_path / "m", LLAMA, change=lambda model: model.lm_head.weight.data.mul_(2))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    named = transformers.AutoTokenizer.from_pretrained(folder)
+    model = gossamer.load(folder, threads=1, activations="f32")
+    stopped = 0
+    for prompt in ("The spider", "If the net", "Numbers:", "the thread holds"):
+        ids = torch.tensor([model.tokenizer.encode(prompt)])
+        for stop in ("th", " ", "er", "F"):  # which no special token has in its name
+            with torch.no_grad():
+                row = theirs.generate(
+                    ids, num_beams=4, length_penalty=penalty, max_new_tokens=12, do_sample=False, pad_token_id=0,
+                    eos_token_id=EOS_ID, stop_strings=[stop], tokenizer=named,
+                )[0, ids.shape[1] :].tolist()  # fmt: skip
+            text = named.decode(row, skip_special_tokens=True)
+            options = {"beams": 4, "length_penalty": penalty, "max_new_tokens": 12, "stop": stop}
+            (found,) = model.completions(prompt, chat=False, **options)
+            assert found.text == text.partition(stop)[0]
+            stopped += found.finish == "stop"
+    assert stopped > 1
 
 
 def test_pages_are_shared_and_given_back_whatever_happens() -> None:

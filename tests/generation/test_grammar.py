@@ -65,6 +65,34 @@ def test_drawn_texts_are_instances_of_their_schema(model: Model, number: int) ->
     validator.validate(json.loads(finished(model, schema=json.dumps(schema))))
 
 
+BOUNDS: list[dict[str, Any]] = [
+    {"exclusiveMinimum": 0, "maximum": 1}, {"exclusiveMinimum": 0.5, "exclusiveMaximum": 0.75},
+    {"exclusiveMinimum": 0}, {"minimum": -1, "exclusiveMaximum": 0}, {"exclusiveMinimum": 1, "maximum": 9},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_what_exclusive_bounds_leave_out_is_not_written(model: Model, bounds: dict[str, Any]) -> None:
+    schema, written = {"type": "number", **bounds}, 0
+    for text in ("0", "-0", "0.0", "1", "1.0", "0.5", "0.75", "0.6", "-1", "-1.0", "-0.5", "5"):
+        constraint = model._grammars.constraint(gossamer.SamplingOptions(schema=json.dumps(schema)))
+        assert constraint is not None
+        tokens = model.tokenizer.encode(text)
+        whole = constraint._matcher.try_consume_tokens(tokens) == len(tokens) and constraint._matcher.is_accepting()
+        assert not whole or jsonschema.Draft202012Validator(schema).is_valid(json.loads(text)), text
+        written += whole
+    assert written
+
+
+def test_everything_is_an_instance_of_true(model: Model) -> None:
+    json.loads(finished(model, schema="true", temperature=1.0, logit_bias={model.tokenizer.encode('"')[0]: 30.0}))
+
+
+def test_whole_numbers_of_64_bits_have_their_bounds(model: Model) -> None:
+    schema = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+    jsonschema.Draft202012Validator(schema).validate(json.loads(finished(model, schema=schema, temperature=1.0)))
+
+
 def test_many_at_once_are_what_each_is_alone(model: Model) -> None:
     asked = [schema for schema in SCHEMAS[:4] for _ in range(3)]
     options = {"temperature": 1.0, "max_new_tokens": 120, "seed": 5}
@@ -176,6 +204,24 @@ def test_stop_strings_and_limits_end_a_text_before_its_grammar_does(model: Model
         ({"schema": {"type": "array", "uniqueItems": True}}, 'schema: Unimplemented keys: ["uniqueItems"]'),
         ({"schema": "{"}, "schema: not valid JSON: "),
         ({"schema": "[1]"}, "schema must be a JSON object, got [1]"),
+        ({"schema": "false"}, "schema must be a JSON object, got False"),
+        (
+            {"schema": {"type": "integer", "minimum": 10**19, "maximum": 10**19 + 5}},
+            "schema: minimum 10000",
+        ),
+        ({"schema": {"anyOf": [{"type": "integer", "minimum": 2**53 + 1, "maximum": 2**54}]}}, "schema: minimum 9007"),
+        (
+            {"schema": {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**53 + 3}},
+            "schema: exclusiveMaximum 9007",
+        ),
+        (
+            {"schema": {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}}},
+            'schema: the bounds {"exclusiveMinimum": 0, "maximum": 0.5} cannot be held to: 0 would pass',
+        ),
+        (
+            {"schema": {"type": ["number", "null"], "minimum": -0.5, "exclusiveMaximum": 0}},
+            'schema: the bounds {"minimum": -0.5, "exclusiveMaximum": 0} cannot be held to: -0 would pass',
+        ),
         ({"schema": {"a": {1, 2}}}, "schema: not valid JSON: "),
         ({"regex": "("}, "regex: at 1(8): invalid regex"),
         ({"regex": 3}, "regex must be a text, got 3"),

@@ -39,6 +39,7 @@ DRAWN = {"temperature": 0.6, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repeat_p
         ("presence_penalty", "much"), ("logit_bias", 3), ("logit_bias", {"a": 1.0}), ("logit_bias", {-1: 1.0}),
         ("logit_bias", {1: math.inf}), ("logit_bias", {1: "x"}), ("logit_bias", [(1, 2.0), ("1", 3.0)]),
         ("logprobs", -1), ("logprobs", True), ("beams", 0), ("length_penalty", math.nan), ("early_stopping", 1),
+        ("renormalize", 1),
         ("context_shift", -1), ("context_shift", True), ("context_shift", 1.5),
         ("logit_bias", {1: 1e39}), ("repeat_penalty", 1e-40), ("repeat_penalty", 1e39), ("frequency_penalty", -1e39),
         ("seed", True), ("stop", 3), ("stop", (b"a",)), ("stop", ("a", "")),
@@ -347,8 +348,15 @@ def test_tokens_that_a_decoder_begins_with_are_heeded() -> None:
     assert unheeded({"forced_bos_token_id": 3}) == ["forced_bos_token_id 3"]
 
 
+def test_several_texts_and_a_time_are_told() -> None:
+    asked = {"num_return_sequences": 3, "max_time": 2.0, "renormalize_logits": True}
+    assert unheeded(asked) == ["num_return_sequences 3", "max_time 2.0"]
+    assert unheeded({"num_return_sequences": 1}) == []
+    assert model_defaults({"num_beams": 2, **asked}, GENERATE).renormalize is True
+
+
 def test_options_of_beams_alone_are_refused_without_beams():
-    for name, value in {"length_penalty": 2.0, "early_stopping": True}.items():
+    for name, value in {"length_penalty": 2.0, "early_stopping": True, "renormalize": True}.items():
         with pytest.raises(GossamerError, match=f"^{name} is of beams, and would do nothing"):
             GENERATE.changed({name: value})
         assert getattr(SamplingOptions(beams=2).changed({name: value}), name) == value

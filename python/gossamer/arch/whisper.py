@@ -41,7 +41,8 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return pairs.unread(config, _KEYS)
+    smoothed = config.get("median_filter_width") in (None, 7)  # what times of words are found with
+    return [*pairs.unread(config, _KEYS), *([] if smoothed else ["median_filter_width"])]
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
-from ..generation.sampling_options import GENERATE
+from ..generation.batch import Request, answers
+from ..generation.sampling_options import GENERATE, SamplingOptions, text_alone
 from ..text.source_language import languages
 from .options import (
     MODEL_HELP,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SUMMARY = "translate texts, or lines of stdin and files, with a model that has an encoder"
 
 _log = logging.getLogger("gossamer")
+_CUT = ("length", "context")  # ways to end that are no text's own
 _LINES = 256  # that are sorted by length, so that those in a batch end together
 
 
@@ -59,27 +61,33 @@ def run(args: argparse.Namespace) -> int:
     several = len(languages(model.tokenizer.added_tokens()))
     if several > 1 and "forced_bos_token_id" not in model.tokenizer.generation:
         _log.warning("%s: writes %d languages, and nothing says which one: give --to", args.model, several)
-    options = chosen_sampling(args, model)
-    found = []
+    options = text_alone(model.defaults().changed(chosen_sampling(args, model)))
+    found, cut = [], 0
     lines = _lines(args)
     while part := list(islice(lines, _LINES)):
-        for line, text in zip(part, _translated(model, part, options), strict=True):
+        for line, (text, finish) in zip(part, _translated(model, part, options), strict=True):
+            cut += finish in _CUT
             if args.json:
-                found.append({"text": line, "translation": text})
+                found.append({"text": line, "translation": text, "finish": finish})
             else:
                 print(text, flush=True)
+    if cut:
+        most = f"at {options.max_new_tokens} tokens or the context's end"
+        _log.warning("%d of the translations did not come to their end %s; -n allows more tokens", cut, most)
     if args.json:
         print_json({"model": args.model, "translations": found})
     return 0
 
 
-def _translated(model: Model, lines: list[str], options: dict[str, Any]) -> list[str]:
-    """Texts about lines, in their order; an empty line has an empty one."""
+def _translated(model: Model, lines: list[str], options: SamplingOptions) -> list[tuple[str, str]]:
+    """Texts about lines, in their order, and why each ended; an empty line has an empty one."""
     order = sorted((at for at, line in enumerate(lines) if line.strip()), key=lambda at: len(lines[at]))
-    texts = model.generate_batch([lines[at] for at in order], **options)
-    found = [""] * len(lines)
-    for at, text in zip(order, texts, strict=True):
-        found[at] = " ".join(text.split())
+    found = [("", "")] * len(lines)
+    requests = [Request(lines[at], options, draw=draw) for draw, at in enumerate(order)]
+    for at, answer in zip(order, answers(model, requests), strict=True):
+        if answer.error is not None or answer.completion is None:
+            raise GossamerError(f"{lines[at]!r:.40}: {answer.error}") from answer.error
+        found[at] = " ".join(answer.completion.text.split()), answer.completion.finish
     return found
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._core import CacheFull
 from ..errors import GossamerError
-from .beams import Adjust, BeamOptions, Hypothesis, beam_search
-from .sampling import Logits, changes
+from .beams import Adjust, BeamOptions, Hypothesis, Stops, beam_search
+from .sampling import Logits, changes, log_softmax
 
 if TYPE_CHECKING:
     from .completion import Completion
@@ -51,7 +51,12 @@ def _search(model: Model, held: Held, texts: list[Sequence], cancel: Callable[[]
         raise GossamerError(f"{sampling.beams} beams have no more than {sampling.beams} texts, and not {len(texts)}")
     most = min(sampling.max_new_tokens, model.config.context - len(prompt) + 1)
     options = BeamOptions(
-        sampling.beams, most, model.tokenizer.eos_ids, sampling.length_penalty, sampling.early_stopping
+        sampling.beams,
+        most,
+        model.tokenizer.eos_ids,
+        sampling.length_penalty,
+        sampling.early_stopping,
+        before=len(prompt) - 1 if model.config.encoder is not None else 0,  # as a language's token
     )
     start = time.perf_counter()
     try:
@@ -61,7 +66,14 @@ def _search(model: Model, held: Held, texts: list[Sequence], cancel: Callable[[]
             held.tokens += before
         began = time.perf_counter()
         found = beam_search(
-            engine, sequence, prompt[-1:], options, ids=model._ids, adjust=_adjust(first), cancelled=cancel
+            engine,
+            sequence,
+            prompt[-1:],
+            options,
+            ids=model._ids,
+            adjust=_adjust(first),
+            stops=_stops(model, sampling.stop),
+            cancelled=cancel,
         )
         held.tokens += prompt[-1:]
     except CacheFull as error:
@@ -84,14 +96,26 @@ def _written(text: Sequence, found: Hypothesis, seconds: tuple[float, float]) ->
 
 def _adjust(text: Sequence) -> Adjust | None:
     """Biases and penalties, which `transformers` applies to log-probabilities, too."""
-    prompt = list(text.tokens)
-    steps = changes(text.stats.sampling, len(prompt))
+    prompt, sampling = list(text.tokens), text.stats.sampling
+    steps = changes(sampling, len(prompt))
     if not steps:
         return None
 
     def adjust(row: Logits, new: abc.Sequence[int]) -> Logits:
         for step in steps:
             row = step(row, [*prompt, *new])
-        return row
+        return log_softmax(row).astype(np.float32) if sampling.renormalize else row
 
     return adjust
+
+
+def _stops(model: Model, stops: abc.Sequence[str]) -> Stops | None:
+    """Has a text end that a stop string is in, as it ends at a token: it is not scored by what would follow."""
+    if not stops:
+        return None
+
+    def stopped(new: abc.Sequence[int]) -> bool:
+        text = model.tokenizer.decode(list(new))
+        return any(stop in text for stop in stops)
+
+    return stopped

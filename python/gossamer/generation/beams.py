@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Adjust = Callable[[NDArray[np.float32], Sequence[int]], NDArray[np.float32]]
 """Changes log-probabilities [vocab] of what comes after the tokens of a beam."""
 
+Stops = Callable[[Sequence[int]], bool]
+"""Whether a text ends with these tokens, whatever the last one is."""
+
 _RUN = 1024  # scores whose largest is looked at before they are
 
 
@@ -149,6 +152,7 @@ class BeamOptions:
             prefers long texts, below 0 short ones.
         early_stopping: Whether to stop as soon as as many texts have ended as there are beams, although one that is
             being written might still be better.
+        before: Tokens of each that were there before, forced ones, and count in its length.
     """
 
     beams: int
@@ -156,6 +160,11 @@ class BeamOptions:
     ends: Collection[int] = ()
     length_penalty: float = 1.0
     early_stopping: bool = False
+    before: int = 0
+
+    def penalty(self, tokens: int) -> float:
+        """Returns what the log-probability of a text of so many tokens is divided by."""
+        return float((self.before + tokens) ** self.length_penalty)
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,7 @@ def beam_search(
     *,
     ids: Iterator[int],
     adjust: Adjust | None = None,
+    stops: Stops | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Hypothesis]:
     """Finds the likeliest texts after a prompt.
@@ -190,6 +200,7 @@ def beam_search(
         options: What to search.
         ids: Gives numbers of new sequences.
         adjust: Is given what a beam has of new tokens, and their log-probabilities.
+        stops: Is given the new tokens of a text that may go on.
         cancelled: Called before each step; where it returns true, what there is by then is returned.
 
     Returns:
@@ -201,7 +212,7 @@ def beam_search(
         CacheFull: the sequences do not fit into the cache; all but `sequence` are freed.
     """
     rows = engine.step([(sequence, np.asarray(prompt, np.int32))])
-    search = _Search(Beams(engine, ids, sequence), options, adjust)
+    search = _Search(Beams(engine, ids, sequence), options, adjust, stops)
     try:
         search.take(rows)
         while not search.over and not (cancelled is not None and cancelled()):
@@ -218,6 +229,7 @@ class _Search:
     texts: Beams
     options: BeamOptions
     adjust: Adjust | None
+    stops: Stops | None
     ended: list[Hypothesis] = field(default_factory=list)  # the best, falling
     over: bool = False
 
@@ -227,7 +239,7 @@ class _Search:
         length = len(self.texts.live[0].tokens) + 1
         steps = np.stack([self._steps(row, beam) for beam, row in zip(self.texts.live, rows, strict=True)])
         found = self.texts.best(steps, max(2, 1 + len(ends)) * beams)  # enough go on even if all others end
-        stops = [length == self.options.most or choice.token in ends for choice in found]
+        stops = [length == self.options.most or choice.token in ends or self._stopped(choice) for choice in found]
         full = len(self.ended) == beams
         if not (full and self.options.early_stopping):
             self._keep([choice for choice, stop in zip(found[:beams], stops[:beams], strict=True) if stop], length)
@@ -242,9 +254,12 @@ class _Search:
         steps = log_softmax(row)
         return steps if self.adjust is None else self.adjust(steps.astype(np.float32), beam.tokens).astype(np.float64)
 
+    def _stopped(self, choice: Choice) -> bool:
+        return self.stops is not None and self.stops((*choice.beam.tokens, choice.token))
+
     def _keep(self, choices: list[Choice], length: int) -> None:
         """Adds texts that have ended; the best stay."""
-        penalty = length**self.options.length_penalty
+        penalty = self.options.penalty(length)
         new = [Hypothesis((*beam.tokens, token), score / penalty) for score, beam, token in choices]
         self.ended = sorted([*self.ended, *new], key=lambda one: -one.score)[: self.options.beams]
 
@@ -252,12 +267,12 @@ class _Search:
         """Whether no beam is expected to become better than the texts that have ended."""
         if len(self.ended) < self.options.beams:
             return False
-        best = self.texts.live[0].score / length**self.options.length_penalty
+        best = self.texts.live[0].score / self.options.penalty(length)
         return self.options.early_stopping or best <= self.ended[-1].score
 
     def result(self) -> list[Hypothesis]:
         """The best of what there is."""
         if self.ended:
             return self.ended
-        penalty = self.options.length_penalty
-        return [Hypothesis(beam.tokens, beam.score / len(beam.tokens) ** penalty) for beam in self.texts.live]
+        live = self.texts.live
+        return [Hypothesis(beam.tokens, beam.score / self.options.penalty(len(beam.tokens))) for beam in live]

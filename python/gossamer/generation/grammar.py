@@ -6,8 +6,10 @@ not chosen, and the engine sees them in one step.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 # Blanks as `json.dumps` writes them: a model that may write as many as it likes may never stop.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_LOW, _HIGH = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_VALUES = ("const", "enum", "default", "examples")  # of a schema, which are none
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1  # whole numbers that the library has
 _MOST_KEPT = 64  # grammars of a model that are kept compiled
 
 
@@ -58,6 +63,8 @@ class Grammars:
             if self._words is None:
                 self._words = self._vocabulary(llguidance)
             matcher = self._compiled(llguidance.LLMatcher, kind, text)
+            if kind == "schema":
+                self._check_bounds(llguidance.LLMatcher, text)
             while len(self._matchers) >= _MOST_KEPT:
                 del self._matchers[next(iter(self._matchers))]
             self._matchers[kind, text] = matcher
@@ -82,6 +89,48 @@ class Grammars:
         for warning in matcher.get_grammar_warnings():
             _log.warning("%s: %s", kind, one_line(warning))
         return matcher
+
+    def _check_bounds(self, library: Any, text: str) -> None:
+        """Refuses bounds of numbers that the library takes and lets a number beyond them pass.
+
+        It has bounds as floats, those of whole numbers within 64 bits; and what an exclusive bound leaves out is
+        written, in some digits, where the other bound is near.
+        """
+        for part in _parts(json.loads(text)):
+            kinds = part.get("type", ["number", "integer"])
+            bounds = {key: part[key] for key in (*_LOW, *_HIGH) if type(part.get(key)) in (int, float)}
+            for key, bound in bounds.items() if "integer" in kinds else ():
+                held = min(max(float(bound), _LEAST), _MOST)
+                if held < bound if key in _LOW else held > bound:
+                    raise GossamerError(f"schema: {key} {bound} is beyond the whole numbers that can be held to")
+            passing = self._passing(library, bounds) if "number" in kinds else ""
+            if passing:
+                raise GossamerError(f"schema: the bounds {json.dumps(bounds)} cannot be held to: {passing} would pass")
+
+    def _passing(self, library: Any, bounds: dict[str, Any]) -> str:
+        """A number that an exclusive bound leaves out, and the library writes all the same."""
+        left_out = [value for key, value in bounds.items() if key in (_LOW[1], _HIGH[1])]
+        if not left_out:
+            return ""
+        source = library.grammar_from_json_schema(json.dumps({"type": "number", **bounds}), defaults=_JSON)
+        matcher = library(self._words, source, log_level=0)
+        for value in left_out if not matcher.is_error() else ():
+            plain = f"{value:.15g}"
+            for written in (plain, f"-{plain}", f"{plain}.0", f"-{plain}.0"):  # -0 is 0
+                tokens, tried = self._words.tokenize_str(written), matcher.deep_copy()
+                passes = tried.try_consume_tokens(tokens) == len(tokens) and tried.is_accepting()
+                if passes and float(written) == value:
+                    return written
+        return ""
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """A schema and those in it."""
+    if isinstance(schema, dict):
+        yield schema
+    for key, inner in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if isinstance(inner, (dict, list)) and key not in _VALUES:
+            yield from _parts(inner)
 
 
 class Constraint:

@@ -64,7 +64,9 @@ def _schema(value: Any) -> str | None:
         if isinstance(value, str):
             check_text("schema", value)
             value = parse_json(value)
-        if not isinstance(value, (Mapping, bool)):
+        if value is True:  # of which everything is an instance
+            value = {}
+        if not isinstance(value, Mapping):
             raise GossamerError(f"schema must be a JSON object, got {value!r:.80}")
         return json.dumps(value, allow_nan=False)
     except GossamerError:
@@ -118,6 +120,7 @@ class SamplingOptions:
         beams: Texts that are written side by side, of which the likeliest is kept (beam search); 1 writes one.
         length_penalty: Of beams: exponent of the length that a text's log-probability is divided by.
         early_stopping: Of beams: stop as soon as as many texts have ended.
+        renormalize: Of beams: what biases, penalties and bad words leave of log-probabilities is normalized again.
         context_shift: Where the context is full, its first so many tokens are kept, the older half of the others is
             dropped, and what is left is computed anew, as if there had been no more; prompts may be longer, too. None
             ends the text there.
@@ -147,6 +150,7 @@ class SamplingOptions:
     beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
+    renormalize: bool = False
     context_shift: int | None = None
     schema: str | None = None
     regex: str | None = None
@@ -174,6 +178,7 @@ class SamplingOptions:
         _check("beams", self.beams, "int", lambda n: n >= 1, "at least 1")
         _check("length_penalty", self.length_penalty, "float", math.isfinite, "finite")
         check_flag("early_stopping", self.early_stopping)
+        check_flag("renormalize", self.renormalize)
         if self.context_shift is not None:
             _check("context_shift", self.context_shift, "int", lambda n: n >= 0, "at least 0")
         object.__setattr__(self, "schema", _schema(self.schema))
@@ -209,7 +214,7 @@ class SamplingOptions:
         if "beams" not in options and single._against_beams():
             return single
         changed = replace(single, beams=options.get("beams", self.beams))
-        for name in ("length_penalty", "early_stopping") if changed.beams == 1 else ():
+        for name in _OF_BEAMS if changed.beams == 1 else ():
             if options.get(name, _OFF[name]) != _OFF[name]:
                 raise GossamerError(f"{name} is of beams, and would do nothing: give beams, too")
         if options.get("repeat_window", _OFF["repeat_window"]) != _OFF["repeat_window"] and changed.repeat_penalty == 1:
@@ -258,11 +263,9 @@ GENERATE = SamplingOptions()
 CHAT = SamplingOptions(max_new_tokens=1024, temperature=0.7, top_p=0.95, min_p=0.05, repeat_penalty=1.05)
 """What a conversation does with such a model."""
 
+_OF_BEAMS = ("length_penalty", "early_stopping", "renormalize")
 # Matter though nothing is drawn.
-_NO_DRAWING = (
-    *("max_new_tokens", "repeat_penalty", "repeat_window", "bad_words"),
-    *("beams", "length_penalty", "early_stopping"),
-)
+_NO_DRAWING = ("max_new_tokens", "repeat_penalty", "repeat_window", "bad_words", "beams", *_OF_BEAMS)
 _NAMES = tuple(field.name for field in fields(SamplingOptions))
 _OFF = {field.name: field.default for field in fields(SamplingOptions)}
 

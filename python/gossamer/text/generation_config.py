@@ -18,6 +18,7 @@ OPTION_NAMES = {
     "num_beams": "beams",
     "length_penalty": "length_penalty",
     "early_stopping": "early_stopping",
+    "renormalize_logits": "renormalize",
     "bad_words_ids": "bad_words",
 }
 # Tokens that a decoder begins with, which reads an encoder.
@@ -37,6 +38,8 @@ _LAST_N = 64  # that llama.cpp has where a file says nothing
 
 # What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
 _UNHEEDED: dict[str, tuple[Any, ...]] = {
+    "num_return_sequences": (1,),
+    "max_time": (),
     "num_beam_groups": (1,),
     "diversity_penalty": (0.0,),
     "epsilon_cutoff": (0.0,),
