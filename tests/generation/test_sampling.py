@@ -21,8 +21,8 @@ from gossamer.generation.sampling import (
     log_softmax,
     lower,
     penalize,
-    probabilities,
     sampler,
+    weights,
     without,
 )
 from gossamer.generation.sampling_options import SamplingOptions
@@ -159,17 +159,41 @@ def test_filters_apply_in_the_documented_order():
     assert {sample(logits_of(0.5, 0.3, 0.15, 0.05), []) for _ in range(200)} == {0}
 
 
+@pytest.mark.parametrize("vocab", [4, 3000])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_probabilities(temperature: float):
-    logits = logits_of(0.5, 0.3, 0.15, 0.05)
-    expected = np.exp(logits.astype(np.float64) / temperature)
+def test_draws_follow_the_probabilities(temperature: float, vocab: int):
+    places = np.linspace(0, vocab - 1, 4).astype(int)
+    logits = np.full(vocab, -np.inf, np.float32)
+    logits[places] = logits_of(0.5, 0.3, 0.15, 0.05)
+    expected = np.exp(logits[places].astype(np.float64) / temperature)
     expected /= expected.sum()
-    np.testing.assert_allclose(probabilities(logits, temperature), expected, rtol=1e-12)
+    shares, total = weights(logits, temperature)
+    np.testing.assert_allclose(shares[places] / total, expected, rtol=1e-12 if vocab == 4 else 1e-6)
     draws = 20000
     sample = sampler(SamplingOptions(temperature=temperature, seed=7))
-    counts = np.bincount([sample(logits, []) for _ in range(draws)], minlength=4)
+    counts = np.bincount([sample(logits, []) for _ in range(draws)], minlength=vocab)[places]
+    assert counts.sum() == draws
     chi_squared = (((counts - draws * expected) ** 2) / (draws * expected)).sum()
     assert chi_squared < 16.27  # 3 degrees of freedom: passed by 99.9% of seeds
+
+
+def test_a_draw_of_a_number_is_where_the_sum_of_probabilities_passes_it():
+    logits = np.random.default_rng(3).normal(0, 4, 5000).astype(np.float32)
+    logits[::3] = -np.inf
+    sums = np.cumsum(np.exp(logits.astype(np.float64)))
+    sums /= sums[-1]
+
+    class Number:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def random(self) -> float:
+            return self.value
+
+    for value in np.random.default_rng(4).random(500):
+        wanted = int(np.searchsorted(sums, value, side="right"))
+        if min(abs(sums[[wanted - 1, wanted]] - value)) > 1e-6:  # beyond what float32 rounds
+            assert draw(logits, 1.0, Number(float(value))) == wanted  # type: ignore[arg-type]
 
 
 def test_filtered_draws_name_the_original_tokens():
@@ -192,10 +216,12 @@ def test_the_seed_decides():
     assert draws(5) == [first(logits, []) for _ in range(20)] != [second(logits, []) for _ in range(20)]
 
 
-def test_temperatures_at_the_edges_of_float():
-    logits = np.array([1, 2, -np.inf], np.float32)
+@pytest.mark.parametrize("more", [0, 5000])
+def test_temperatures_at_the_edges_of_float(more: int):
+    logits = np.array([1, 2] + [-np.inf] * (1 + more), np.float32)
     with np.errstate(all="raise", under="ignore"):
-        assert {sampler(SamplingOptions(temperature=1e-300, seed=s))(logits, []) for s in range(20)} == {1}
+        for coldest in (1e-300, 1e-5):
+            assert {sampler(SamplingOptions(temperature=coldest, seed=s))(logits, []) for s in range(20)} == {1}
         assert {sampler(SamplingOptions(temperature=1e300, seed=s))(logits, []) for s in range(40)} == {0, 1}
 
 
@@ -205,7 +231,10 @@ def test_a_draw_of_the_largest_random_number_stays_inside():
             return math.nextafter(1.0, 0.0)
 
     for size in (1, 3, 50000):
-        assert 0 <= draw(np.zeros(size, np.float32), 1.0, Top()) < size  # type: ignore[arg-type]
+        for possible in (1, size):
+            logits = np.full(size, -np.inf, np.float32)
+            logits[:possible] = 0
+            assert 0 <= draw(logits, 1.0, Top()) < possible  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
