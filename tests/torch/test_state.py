@@ -82,6 +82,29 @@ def test_loaded_tensors_may_be_written_to_and_the_file_stays(tmp_path: Path) -> 
     assert path.read_bytes() == before
 
 
+def test_what_was_one_tensor_is_two_where_the_model_has_two(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self, tied: bool) -> None:
+            super().__init__()
+            self.one, self.other = nn.Embedding(40, 32), nn.Linear(32, 40, bias=False)
+            self.register_buffer("mean", torch.ones(3))
+            self.register_buffer("spread", torch.ones(3))
+            if tied:
+                self.other.weight, self.spread = self.one.weight, self.mean
+
+    saved = Both(tied=True)
+    save(saved, tmp_path / "model.safetensors")
+    model = load(Both(tied=False), tmp_path / "model.safetensors")
+    with torch.no_grad():
+        model.other.weight += 1
+        model.mean += 1
+    assert torch.equal(model.one.weight, saved.one.weight)
+    assert torch.equal(model.other.weight, saved.one.weight + 1)
+    assert torch.equal(model.spread, saved.mean)
+    tied = load(Both(tied=True), tmp_path / "model.safetensors")
+    assert tied.one.weight is tied.other.weight
+
+
 def test_the_file_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     model = sparsified(Tied())

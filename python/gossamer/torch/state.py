@@ -90,8 +90,11 @@ def load(model: nn.Module, path: str | Path, *, strict: bool = True) -> nn.Modul
         tensor = tensor.view(torch.bfloat16) if info.dtype == "BF16" else tensor
         state[name] = tensor.reshape(info.shape)
     try:
+        own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         for alias, name in json.loads(file.metadata.get(_ALIASES, "{}")).items():
-            state[alias] = state[name]
+            # A model in which these are two may write to one of them.
+            apart = alias in own and name in own and own[alias] is not own[name]
+            state[alias] = state[name].clone() if apart else state[name]
         load_state_dict(model, state, strict=strict, assign=True)
     except (GossamerError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise GossamerError(f"{file.path}: {error}") from None
