@@ -97,16 +97,35 @@ def kind_of_fleet(steps: Steps, texts: int) -> dict[str, Any]:
     }
 
 
+def answer_seconds(steps: Steps, asked: dict[str, Any], replicas: int) -> float:
+    """The median answer of clients that ask at once."""
+    texts = [(0.0, asked["prompt"], asked["answer"])] * asked["clients"]
+    return play_texts(steps, texts, replicas).latency(50)
+
+
+def calibrated(document: dict[str, Any]) -> Steps:
+    """Steps with what they take beside the engine, of each text and of each step: what one client and several see."""
+    table, alone, few = table_of(document["steps"]), document["alone"], document["few"]
+    replicas = document["loads"][0]["replicas"]
+    both = max((alone["seconds"] - answer_seconds(Steps(table), alone, 1)) / alone["answer"], 0.0)
+    low, high = 0.0, both
+    for _ in range(20):
+        middle = (low + high) / 2
+        if answer_seconds(Steps(table, middle, both - middle), few, replicas) < few["seconds"]:
+            low = middle
+        else:
+            high = middle
+    return Steps(table, low, both - low)
+
+
 def check(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The simulation beside two replicas as they were measured, at each load, of texts that come when they came."""
-    table, alone = table_of(document["steps"]), document["alone"]
-    plain = play(Steps(table), Load(1e-3, [alone["prompt"]], [alone["answer"]]), 1, 5).latency(50)
-    # What a token takes beside the engine is what one client sees beyond it.
-    steps = Steps(table, max((alone["seconds"] - plain) / alone["answer"], 0.0))
+    steps = calibrated(document)
+    print(f"beside the engine: {1e3 * steps.overhead:.2f} ms a text, {1e3 * steps.call:.2f} ms a step")
     rows = []
     for load in document["loads"]:
         played = play_texts(steps, load["texts"], load["replicas"])
-        row: dict[str, Any] = {"rate": load["rate"], "overhead": steps.overhead}
+        row: dict[str, Any] = {"rate": load["rate"], "overhead": steps.overhead, "call": steps.call}
         for name, value, most in (
             ("tokens_per_second", played.tokens_per_second, THROUGHPUT_OFF),
             ("p95", played.latency(), LATENCY_OFF),

@@ -41,6 +41,7 @@ from gossamer.distributed import answer_file, app
 
 PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
+ALONE, FEW = 8, 8  # answers of one client after another, clients at once
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
 
@@ -176,15 +177,19 @@ async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seco
     return result | {"p95": float(np.percentile(latencies, 95)), "texts": asked}
 
 
-async def alone(served: Served, text: str) -> dict[str, Any]:
-    """The median answer of one client."""
-    seconds = []
+async def together(served: Served, texts: list[str], clients: int) -> dict[str, Any]:
+    """The median answer of so many clients that ask at once; each text is asked for once, so that none is known."""
+
+    async def ask(client: httpx.AsyncClient, text: str) -> float:
+        begun = time.perf_counter()
+        await answered(client, served, served.body(text, NEW))
+        return time.perf_counter() - begun
+
+    seconds: list[float] = []
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
-        for _ in range(5):
-            begun = time.perf_counter()
-            await answered(client, served, served.body(text, NEW))
-            seconds.append(time.perf_counter() - begun)
-    return {"prompt": LENGTHS[1], "answer": NEW, "seconds": float(np.median(seconds))}
+        for first in range(0, len(texts) - clients + 1, clients):
+            seconds += await asyncio.gather(*(ask(client, text) for text in texts[first : first + clients]))
+    return {"clients": clients, "prompt": LENGTHS[1], "answer": NEW, "seconds": float(np.median(seconds))}
 
 
 def over_http(args: argparse.Namespace, model: str, by_length: dict[int, list[str]], special: dict[str, Any]) -> Any:
@@ -207,7 +212,10 @@ def over_http(args: argparse.Namespace, model: str, by_length: dict[int, list[st
     asyncio.run(closed([served], texts, 1))
     by_ray = asyncio.run(closed([served], texts, args.rounds))
     if "loads" in args.parts:
-        result["alone"] = asyncio.run(alone(served, texts[0]))
+        # Those of the first half are still known.
+        fresh = texts[len(texts) // 2 :]
+        result["alone"] = asyncio.run(together(served, fresh[:ALONE], 1))
+        result["few"] = asyncio.run(together(served, fresh[ALONE:], FEW))
         most = by_ray / float(np.mean(ANSWERS))
         result["loads"] = [asyncio.run(poisson(served, by_length, busy * most, args.seconds)) for busy in BUSY]
     if "http" in args.parts:

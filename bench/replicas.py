@@ -73,16 +73,18 @@ class Steps:
     Attributes:
         table: Of one model on one machine.
         overhead: That each text in a step takes beside the engine: choosing its token, writing and sending it.
+        call: That each step takes beside that.
     """
 
     table: Table
     overhead: float = 0.0
+    call: float = 0.0
 
     def seconds(self, counts: Sequence[int], contexts: Sequence[int]) -> float:
         """Returns what a step takes: so many tokens of each text, so many behind it."""
         table = self.table
         attention = sum(table.at(table.kv, n) * context for n, context in zip(counts, contexts, strict=True))
-        return table.at(table.base, sum(counts)) + attention + self.overhead * len(counts)
+        return table.at(table.base, sum(counts)) + attention + self.call + self.overhead * len(counts)
 
     def more(self, texts: int) -> float:
         """Returns how much longer each step of texts that are being written takes than the one before."""

@@ -23,11 +23,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def measured(bench: Any, overhead: float) -> dict[str, Any]:
+def measured(bench: Any, overhead: float, call: float) -> dict[str, Any]:
     """What two replicas would have measured whose steps take a bit more than the table says."""
     replicas, capacity = bench("replicas"), bench("capacity")
-    steps = replicas.Steps(capacity.table_of(STEPS), overhead)
-    alone = replicas.play(steps, replicas.Load(0.001, [100], [128]), 1, 5).latency(50)
+    steps = replicas.Steps(capacity.table_of(STEPS), overhead, call)
+    asked: dict[str, Any] = {
+        "alone": {"clients": 1, "prompt": 100, "answer": 128},
+        "few": {"clients": 8, "prompt": 100, "answer": 128},
+    }
+    for each in asked.values():
+        each["seconds"] = capacity.answer_seconds(steps, each, 2)
     loads = []
     for rate in (4.0, 8.0, 11.0):
         load = replicas.Load(rate, [32, 300], [64, 128])
@@ -35,19 +40,20 @@ def measured(bench: Any, overhead: float) -> dict[str, Any]:
         played = replicas.play_texts(steps, texts, 2)
         own = {"rate": rate, "replicas": 2, "texts": texts}
         loads.append(own | {"tokens_per_second": played.tokens_per_second, "p95": played.latency()})
-    return {"steps": STEPS, "alone": {"prompt": 100, "answer": 128, "seconds": alone}, "loads": loads}
+    return {"steps": STEPS, "loads": loads, **asked}
 
 
 def test_the_check_finds_what_steps_take_beside_the_engine(bench: Any) -> None:
-    rows = bench("capacity").check(measured(bench, 0.002))
+    rows = bench("capacity").check(measured(bench, 0.002, 0.001))
     assert rows[0]["overhead"] == pytest.approx(0.002, rel=0.02)
+    assert rows[0]["call"] == pytest.approx(0.001, rel=0.1)
     for row in rows:
         assert row["p95_off"] == pytest.approx(0, abs=0.02)  # the same texts came
         assert row["tokens_per_second_off"] == pytest.approx(0, abs=0.02)
 
 
 def test_the_check_tells_what_is_off(bench: Any) -> None:
-    document = measured(bench, 0.0)
+    document = measured(bench, 0.0, 0.0)
     document["loads"][1]["tokens_per_second"] *= 1.3
     document["loads"][2]["p95"] *= 1.6
     rows = bench("capacity").check(document)
