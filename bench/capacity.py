@@ -20,6 +20,7 @@ from common import ROOT, write_result
 from replicas import Load, Steps, needed, play, play_texts
 
 from gossamer.generation.cost import Table
+from gossamer.pictures import new_figure, plain_ticks, save_figure
 
 KINDS: dict[str, dict[str, Any]] = {
     "dense int8": {"weights": "int8", "head": "int8", "sparsity": 0.0},
@@ -142,13 +143,8 @@ def check(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def draw(kinds: dict[str, Any], path: Path) -> None:
     """Draws replicas by load, and latency by how busy they are."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "gossamer"
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure = new_figure(path, 9.0, 3.6)
+    left, right = figure.subplots(1, 2)
     for kind, found in kinds.items():
         rows = [row for row in found["by_load"] if row["replicas"] is not None]
         left.loglog([row["tokens_per_second"] for row in rows], [row["replicas"] for row in rows], "o-", label=kind)
@@ -157,12 +153,12 @@ def draw(kinds: dict[str, Any], path: Path) -> None:
     left.set(xlabel="tokens/s asked for", ylabel="replicas")
     right.set(xlabel="percent busy, one replica", ylabel="seconds that 95% of texts stay below")
     right.set_ylim(bottom=0)
+    for axis in (left.xaxis, left.yaxis):
+        plain_ticks(axis)
     for axes in (left, right):
         axes.grid(alpha=0.3)
     left.legend()
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def main() -> int:
