@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, cast
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
@@ -17,6 +17,7 @@ from ..serving.replies import ClientGone
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from ..serving.settings import Settings
     from .replica import Begun, Headers
@@ -79,13 +80,26 @@ class Front:
             except _DIED as error:
                 _log.warning("a replica died", extra={"fields": {"path": scope["path"], "error": type(error).__name__}})
                 continue
-            response = StreamingResponse(_rest(begun, stream), begun.status)
+            response = _Passed(_rest(begun, stream), begun.status)
             response.raw_headers = list(begun.headers)
             return response
         raise ApiError(503, f"{ATTEMPTS} replicas died over this request", code="replica_died", retry_after=5)
 
 
-async def _rest(begun: Begun, stream: Any) -> AsyncIterator[bytes]:
+class _Passed(StreamingResponse):
+    """What comes from a replica; when nobody takes it any more, the replica is told at once.
+
+    Of its own, a generator that is left between two parts ends when memory is next looked through.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await cast("AsyncGenerator[bytes]", self.body_iterator).aclose()
+
+
+async def _rest(begun: Begun, stream: Any) -> AsyncGenerator[bytes]:
     """An answer's body as it comes; where the replica dies, a stream of events ends in one that says so."""
     ended = False
     try:
