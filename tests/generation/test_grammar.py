@@ -219,6 +219,10 @@ def test_stop_strings_and_limits_end_a_text_before_its_grammar_does(model: Model
             'schema: the bounds {"exclusiveMinimum": 0, "maximum": 0.5} cannot be held to: 0 would pass',
         ),
         (
+            {"schema": {"properties": {"default": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}}}},
+            'schema: the bounds {"exclusiveMinimum": 0, "maximum": 0.5} cannot be held to: 0 would pass',
+        ),
+        (
             {"schema": {"type": ["number", "null"], "minimum": -0.5, "exclusiveMaximum": 0}},
             'schema: the bounds {"minimum": -0.5, "exclusiveMaximum": 0} cannot be held to: -0 would pass',
         ),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError, one_line
+from ..text.json_schema import parts
 from .sampling import Logits, check_finite
 from .sampling_options import GRAMMARS, SamplingOptions
 
@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 # Blanks as `json.dumps` writes them: a model that may write as many as it likes may never stop.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LOW, _HIGH = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
-_VALUES = ("const", "enum", "default", "examples")  # of a schema, which are none
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1  # whole numbers that the library has
 _MOST_KEPT = 64  # grammars of a model that are kept compiled
 
@@ -96,7 +95,7 @@ class Grammars:
         It has bounds as floats, those of whole numbers within 64 bits; and what an exclusive bound leaves out is
         written, in some digits, where the other bound is near.
         """
-        for part in _parts(json.loads(text)):
+        for part in parts(json.loads(text)):
             kinds = part.get("type", ["number", "integer"])
             bounds = {key: part[key] for key in (*_LOW, *_HIGH) if type(part.get(key)) in (int, float)}
             for key, bound in bounds.items() if "integer" in kinds else ():
@@ -122,15 +121,6 @@ class Grammars:
                 if passes and float(written) == value:
                     return written
         return ""
-
-
-def _parts(schema: Any) -> Iterator[dict[str, Any]]:
-    """A schema and those in it."""
-    if isinstance(schema, dict):
-        yield schema
-    for key, inner in schema.items() if isinstance(schema, dict) else enumerate(schema):
-        if isinstance(inner, (dict, list)) and key not in _VALUES:
-            yield from _parts(inner)
 
 
 class Constraint:

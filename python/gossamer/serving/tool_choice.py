@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..text.json_schema import BY_NAME, VALUES
 from .fields import Fields
 from .messages import read_tools
 from .tool_calls import CallReader, ForcedReader, Form, form_of
 
 if TYPE_CHECKING:
     from .served import Served
-
-
-# Of a JSON schema: what holds schemas by names of somebody's own, and what holds values.
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_VALUES = ("const", "enum", "default", "examples")
 
 
 @dataclass(frozen=True)
@@ -133,8 +129,8 @@ def _begun_at(place: str, schema: Any) -> Any:
     for key, value in schema.items():
         if key == "$ref" and isinstance(value, str) and value.partition("/")[0] == "#":
             found[key] = place + value[1:]
-        elif key in _BY_NAME and isinstance(value, dict):
+        elif key in BY_NAME and isinstance(value, dict):
             found[key] = {name: _begun_at(place, each) for name, each in value.items()}
         else:
-            found[key] = value if key in _VALUES else _begun_at(place, value)
+            found[key] = value if key in VALUES else _begun_at(place, value)
     return found
