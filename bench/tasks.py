@@ -39,6 +39,8 @@ from gossamer.zoo import builtin
 
 LLAMA_TYPES = ("Q8_0", "Q4_0", "Q4_K_M", "Q2_K")
 OTHERS = ("dense", "llama", "untuned")
+STUDENTS = 1000
+"""Added to a row's seed for the student: in an order of its own it sees samples that its teacher has not seen."""
 
 
 def main() -> None:
@@ -142,6 +144,7 @@ def train(
     trained = teacher
     if not whole:
         trained = folder / f"{name}-s{args.seed}"
+        common["seed"] = args.seed + STUDENTS
         options = Options(
             loss=Parts(*args.loss), top=args.top if args.loss[2] else 0, weights=weights, group=args.group,
             schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limits,
