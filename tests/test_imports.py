@@ -28,7 +28,7 @@ LEVELS = (
         "hashes",
         "kinds",
         "model_files",
-        "parts",
+        "part_files",
         "pictures",
         "progress",
         "runs",

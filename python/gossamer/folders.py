@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import GossamerError, naming, one_line
 from .model_files import holds_model, stranger
-from .parts import Part, flush, new_file, new_name
+from .part_files import Part, flush, new_file, new_name
 
 
 def home() -> Path:

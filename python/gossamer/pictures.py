@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import GossamerError, naming
-from .parts import new_file
+from .part_files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

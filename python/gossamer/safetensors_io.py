@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .errors import GossamerError, naming
 from .files import parse_json, refuse_pointer
-from .parts import Part
+from .part_files import Part
 
 # The element types of the format, as they lie in the file; those that numpy lacks are read as their bits.
 _DTYPES: dict[str, np.dtype[Any]] = {

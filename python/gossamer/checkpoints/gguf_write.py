@@ -21,7 +21,7 @@ from ..arch.spec import Transformer
 from ..arch.spec.parse import difference
 from ..errors import GossamerError
 from ..folders import shown_name
-from ..parts import new_file
+from ..part_files import new_file
 from ..progress import Progress
 from .base import Checkpoint, refuse_branches
 from .gguf import GgufCheckpoint

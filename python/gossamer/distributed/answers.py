@@ -25,7 +25,7 @@ from ..generation.batch_rows import Rows
 from ..generation.fingerprint import logits_digest
 from ..generation.scheduler import MOST
 from ..loading import load
-from ..parts import new_file
+from ..part_files import new_file
 from .models import shared_folder
 from .tables import open_table, write_parquet
 

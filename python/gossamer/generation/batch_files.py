@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..errors import GossamerError
 from ..files import refuse_pointer
 from ..folders import check_new_file
-from ..parts import new_file
+from ..part_files import new_file
 from .batch import Request, answers
 from .batch_rows import Rows, read_row
 from .drafts import guessing

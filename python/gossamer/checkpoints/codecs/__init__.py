@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import awq, bitmask, bitsandbytes, fp4, gptq, left_out, marlin_24, masked, packed, scaled, torchao
+from . import awq, bitmask, bitsandbytes, fp4, gptq, left_out, marlin_24, masked, pack_quantized, scaled, torchao
 from .claims import Claims
 from .tensor import File, StoredTensor, Tensor, Tensors, Zeros
 
@@ -17,7 +17,7 @@ _CODECS = (
     bitmask.decode,
     masked.decode,
     marlin_24.decode,
-    packed.decode,
+    pack_quantized.decode,
     fp4.decode,
     bitsandbytes.decode,
     gptq.decode,

@@ -16,7 +16,7 @@ from .tensor import Tensor
 
 # The forms whose tensors a method may go with.
 _METHODS = {
-    "compressed-tensors": {"sparse", "scaled", "packed", "fp4", "marlin-24"},
+    "compressed-tensors": {"sparse", "scaled", "pack-quantized", "fp4", "marlin-24"},
     "gptq": {"gptq"},
     "awq": {"awq"},
     "bitsandbytes": {"bitsandbytes"},

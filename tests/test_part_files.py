@@ -12,7 +12,7 @@ import pytest
 
 from gossamer.errors import GossamerError
 from gossamer.folders import check_destination, new_folder, remove_folder, write_file
-from gossamer.parts import Part, new_file
+from gossamer.part_files import Part, new_file
 
 WRITE_AND_WAIT = """
 import sys, time
@@ -107,7 +107,7 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> N
 
 
 def test_files_of_a_new_folder_wait_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.parts.time.sleep", lambda _: pytest.fail("waits for a lock that it holds itself"))
+    monkeypatch.setattr("gossamer.part_files.time.sleep", lambda _: pytest.fail("waits for its own lock"))
     with new_folder(tmp_path / "model") as part:
         write_file(part / "config.json", "{}")
     assert names(tmp_path / "model") == ["config.json"]

@@ -99,4 +99,4 @@ def decode(tensors: Tensors, claims: Claims) -> None:
         shape, scale = (tensors.needed(name + suffix, words) for suffix in ("_shape", "_scale"))
         zero, order = (tensors.pop(name + suffix, None) for suffix in ("_zero_point", "_g_idx"))
         tensors.put(name, PackedTensor(words, shape, scale, zero, order, claims))
-        claims.found("packed")
+        claims.found("pack-quantized")
