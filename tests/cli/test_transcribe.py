@@ -98,10 +98,33 @@ def test_files_are_replaced_with_force_alone(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "a.txt").write_text("mine")
     line = ["transcribe", "a.wav", "-m", "m", "-o", str(tmp_path / "a.txt")]
     assert main(line) == 1
-    assert "a.txt: is there already; --force replaces it" in capsys.readouterr().err
+    assert "a.txt: exists already; --force replaces it" in capsys.readouterr().err
     assert (tmp_path / "a.txt").read_text() == "mine"
     assert main([*line, "--force"]) == 0
     assert (tmp_path / "a.txt").read_text() == "s0\ns1\ns2\n"
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_file_that_is_there_is_replaced_by_a_whole_transcript_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "a.txt").symlink_to("mine.txt")
+    for audio, code, says in (
+        ("none.wav", 1, "gossamer: error: none.wav: not audio\n"),
+        ("bad.wav", 1, "gossamer: error: bad.wav: broken after 5.0 s\n"),
+        (
+            "stop.wav",
+            130,
+            f"gossamer: note: {tmp_path}/a.txt: is left as it was, since the new transcript did not come to its end\n",
+        ),
+    ):
+        assert main(["transcribe", audio, "-m", "m", "-o", str(tmp_path / "a.txt"), "--force"]) == code
+        assert capsys.readouterr().err == says
+        assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert main(["transcribe", "a.wav", "-m", "m", "-o", str(tmp_path / "a.txt"), "--force"]) == 0
+    assert (tmp_path / "mine.txt").read_text() == "s0\ns1\ns2\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "mine.txt"]
 
 
 @pytest.mark.parametrize(

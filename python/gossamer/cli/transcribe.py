@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from ..audio.formats import FORMATS, Writer
 from ..errors import GossamerError, naming, one_line
+from ..folders import check_new_file
+from ..part_files import Part
 from .interrupt import Interrupt
 from .options import (
     HUB_HELP,
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "write down what is said in audio files"
 
+_log = logging.getLogger(__name__)
 _STDIN = "-"
 
 
@@ -64,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=nonempty,
         help="a file; a folder for NAME.FORMAT of each where it is one or there are several files (default: stdout)",
     )
-    add_force_option(parser, "replace files that are there")
+    add_force_option(parser, "replace files that are there, by whole transcripts alone")
     parser.add_argument("--beams", type=integer(1), metavar="N", help="texts written side by side (default 5)")
     parser.add_argument("--prompt", metavar="TEXT", type=nonempty, help="text before the first window: names, spelling")
     parser.add_argument(
@@ -135,7 +140,7 @@ def _transcribe(
     source: str | BinaryIO = sys.stdin.buffer if audio == _STDIN else audio
     pieces = segments(model, source, heard, report, **options)
     first = next(pieces, None)  # before anything is opened: what is no audio leaves nothing
-    with _opened(target) as write:
+    with _opened(target, interrupt) as write:
         if target is None and len(args.audio) > 1:
             write(f"==> {audio} <==\n")
         write(writer.begin())
@@ -165,16 +170,18 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
             )
         output.mkdir(parents=True, exist_ok=True)
     for target in found:
-        if target.exists() and not args.force:
-            raise GossamerError(f"{target}: is there already; --force replaces it")
+        check_new_file(target, force=args.force)
         if any(audio != _STDIN and target.resolve() == Path(audio).resolve() for audio in args.audio):
             raise GossamerError(f"{target}: is the audio itself")
     return list(found)
 
 
 @contextmanager
-def _opened(target: Path | None) -> Generator[Callable[[str], None], None, None]:
-    """Gives what writes to a file, or to stdout, at once: what is written stays, however it ends."""
+def _opened(target: Path | None, interrupt: Interrupt) -> Generator[Callable[[str], None], None, None]:
+    """Gives what writes to a file, or to stdout, at once: what is written stays, however it ends.
+
+    A file that is there is replaced by a whole transcript alone, and stays as it was otherwise.
+    """
 
     def to(stream: TextIO) -> Callable[[str], None]:
         def write(text: str) -> None:
@@ -190,15 +197,36 @@ def _opened(target: Path | None) -> Generator[Callable[[str], None], None, None]
 
     if target is None:
         yield to(sys.stdout)
-        return
+    elif target.is_file():
+        with _replacing(target, interrupt) as stream:
+            yield to(stream)
+    else:
+        with naming(target):
+            stream = target.open("w", encoding="utf-8")
+        try:
+            yield to(stream)
+        except GossamerError:
+            if target.is_file() and not target.stat().st_size:
+                target.unlink()
+            raise
+        finally:
+            with suppress(OSError):  # what could not be written is told already
+                stream.close()
+
+
+@contextmanager
+def _replacing(target: Path, interrupt: Interrupt) -> Generator[TextIO, None, None]:
+    """Gives a file that takes the place of another when the block ends well and Ctrl-C was not pressed."""
     with naming(target):
-        stream = target.open("w", encoding="utf-8")
+        part = Part(Path(os.path.realpath(target)))
     try:
-        yield to(stream)
-    except GossamerError:
-        if target.is_file() and not target.stat().st_size:
-            target.unlink()
-        raise
+        with os.fdopen(os.dup(part.handle), "w", encoding="utf-8") as stream:
+            yield stream
+        if interrupt():
+            _log.warning("%s: is left as it was, since the new transcript did not come to its end", target)
+            return
+        with naming(target):
+            os.fsync(part.handle)
+            part.settle()
     finally:
-        with suppress(OSError):  # what could not be written is told already
-            stream.close()
+        part.close()
