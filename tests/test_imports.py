@@ -26,6 +26,7 @@ LEVELS = (
         "folders",
         "formats",
         "hashes",
+        "importance",
         "kinds",
         "model_files",
         "part_files",

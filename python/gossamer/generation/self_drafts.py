@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import GossamerError
+from ..importance import relative_magnitude
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -143,14 +144,9 @@ class SelfDraft:
 
 
 def sparser(values: NDArray[np.float32], zeros: float) -> NDArray[np.float32]:
-    """Returns a matrix without its smallest values, relative to their rows and columns (Zhang et al. 2024)."""
-    size = np.abs(values)
-    scores = np.zeros_like(size)
-    for axis in (0, 1):
-        total = size.sum(axis, keepdims=True)
-        scores += np.divide(size, total, out=np.zeros_like(size), where=total > 0)
-    dropped = int(zeros * scores.size)
+    """Returns a matrix without its smallest values, relative to their rows and columns."""
+    dropped = int(zeros * values.size)
     if dropped:
         values = values.copy()
-        values.reshape(-1)[np.argpartition(scores, dropped, None)[:dropped]] = 0
+        values.reshape(-1)[np.argpartition(relative_magnitude(values), dropped, None)[:dropped]] = 0
     return values
