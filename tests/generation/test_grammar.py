@@ -197,6 +197,32 @@ def test_stop_strings_and_limits_end_a_text_before_its_grammar_does(model: Model
     assert np.isfinite(logits).all(), "the model is as it was"
 
 
+TOGETHER = 'schema: the bounds {"exclusiveMinimum": 0, "maximum": 0.5} cannot be held to: 0 would pass'
+ABOVE, UP_TO = {"type": "number", "exclusiveMinimum": 0}, {"maximum": 0.5}
+APART: list[dict[str, Any]] = [
+    {"allOf": [ABOVE, UP_TO]}, {**ABOVE, "allOf": [{"allOf": [UP_TO]}]}, {**ABOVE, "anyOf": [{"maximum": 9}, UP_TO]},
+    {"oneOf": [{"type": "number", **UP_TO}, {"const": "a"}], "anyOf": [{"const": "a"}, ABOVE]},
+    {"$ref": "#/$defs/a~1b", **UP_TO, "$defs": {"a/b": ABOVE}},
+    {"$ref": "#up", **ABOVE, "$defs": {"it": {"$anchor": "up", **UP_TO}}},
+    {"properties": {"x": ABOVE}, "allOf": [{"properties": {"x": UP_TO}}]},
+    {"properties": {"x": ABOVE}, "allOf": [{"additionalProperties": UP_TO}]},
+    {"patternProperties": {"^x": ABOVE}, "allOf": [{"properties": {"xy": UP_TO}}]},
+    {"items": ABOVE, "allOf": [{"items": UP_TO}]}, {"prefixItems": [{}, ABOVE], "allOf": [{"items": UP_TO}]},
+    {"$defs": {"a": {"properties": {"a": {"$ref": "#/$defs/a"}, "x": {"allOf": [UP_TO, ABOVE]}}}}, "$ref": "#/$defs/a"},
+]  # fmt: skip
+
+
+def test_bounds_that_do_not_meet_are_taken(model: Model) -> None:
+    for schema in (
+        {"properties": {"x": ABOVE, "y": UP_TO}}, {"anyOf": [ABOVE, {"type": "number", **UP_TO}]},
+        {"prefixItems": [ABOVE, UP_TO]}, {"patternProperties": {"^x": ABOVE}, "allOf": [{"properties": {"yx": UP_TO}}]},
+        {"type": "integer", "exclusiveMinimum": 0, "allOf": [{"maximum": 1.5}]},
+        {"allOf": [ABOVE, {"maximum": 1}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"a": {"$ref": "#/$defs/a"}, "x": ABOVE}}}},
+    ):  # fmt: skip
+        assert model._grammars.constraint(gossamer.SamplingOptions(schema=json.dumps(schema))) is not None
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -225,6 +251,24 @@ def test_stop_strings_and_limits_end_a_text_before_its_grammar_does(model: Model
         (
             {"schema": {"type": ["number", "null"], "minimum": -0.5, "exclusiveMaximum": 0}},
             'schema: the bounds {"minimum": -0.5, "exclusiveMaximum": 0} cannot be held to: -0 would pass',
+        ),
+        *(({"schema": schema}, TOGETHER) for schema in APART),
+        (
+            {"schema": {"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": 0.5}},
+            TOGETHER,
+        ),
+        (
+            {"schema": {"$ref": "http://a/b", "$defs": {"a": {"$id": "http://a/b", "exclusiveMinimum": 0}}}},
+            "schema: $ref 'http://a/b' is not in it",
+        ),
+        (
+            {
+                "schema": {
+                    "exclusiveMinimum": 0,
+                    "allOf": [{"anyOf": [{"title": f"{i}.{j}"} for j in range(17)]} for i in range(3)],
+                }
+            },
+            "schema: what holds together in it is not found in 4096 steps",
         ),
         ({"schema": {"a": {1, 2}}}, "schema: not valid JSON: "),
         ({"regex": "("}, "regex: at 1(8): invalid regex"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError, one_line
-from ..text.json_schema import parts
+from ..text.json_schema import conjunctions, subschemas
 from .sampling import Logits, check_finite
 from .sampling_options import GRAMMARS, SamplingOptions
 
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 # Blanks as `json.dumps` writes them: a model that may write as many as it likes may never stop.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LOW, _HIGH = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_EXCLUSIVE = (_LOW[1], _HIGH[1])
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1  # whole numbers that the library has
 _MOST_KEPT = 64  # grammars of a model that are kept compiled
 
@@ -95,32 +97,76 @@ class Grammars:
         It has bounds as floats, those of whole numbers within 64 bits; and what an exclusive bound leaves out is
         written, in some digits, where the other bound is near.
         """
-        for part in parts(json.loads(text)):
-            kinds = part.get("type", ["number", "integer"])
-            bounds = {key: part[key] for key in (*_LOW, *_HIGH) if type(part.get(key)) in (int, float)}
-            for key, bound in bounds.items() if "integer" in kinds else ():
+        schema = json.loads(text)
+        exclusive = False
+        for part in subschemas(schema):
+            bounds = _bounds(part)
+            exclusive |= any(key in bounds for key in _EXCLUSIVE)
+            for key, bound in bounds.items() if "integer" in _kinds(part) else ():
                 held = min(max(float(bound), _LEAST), _MOST)
                 if held < bound if key in _LOW else held > bound:
                     raise GossamerError(f"schema: {key} {bound} is beyond the whole numbers that can be held to")
-            passing = self._passing(library, bounds) if "number" in kinds else ""
-            if passing:
+
+        def matches(pattern: str, name: str) -> bool:
+            matcher = self._held_to(library, {"type": "string", "pattern": pattern})
+            return matcher is None or self._takes(matcher, json.dumps(name, ensure_ascii=False))
+
+        tried: set[str] = set()
+        for together in conjunctions(schema, matches) if exclusive else ():
+            bounds = _tightest(map(_bounds, together))
+            if (key := json.dumps(bounds)) in tried or not all("number" in _kinds(part) for part in together):
+                continue
+            tried.add(key)
+            if passing := self._passing(library, bounds):
                 raise GossamerError(f"schema: the bounds {json.dumps(bounds)} cannot be held to: {passing} would pass")
 
     def _passing(self, library: Any, bounds: dict[str, Any]) -> str:
         """A number that an exclusive bound leaves out, and the library writes all the same."""
-        left_out = [value for key, value in bounds.items() if key in (_LOW[1], _HIGH[1])]
+        left_out = [value for key, value in bounds.items() if key in _EXCLUSIVE]
         if not left_out:
             return ""
-        source = library.grammar_from_json_schema(json.dumps({"type": "number", **bounds}), defaults=_JSON)
-        matcher = library(self._words, source, log_level=0)
-        for value in left_out if not matcher.is_error() else ():
+        matcher = self._held_to(library, {"type": "number", **bounds})
+        for value in left_out if matcher else ():
             plain = f"{value:.15g}"
             for written in (plain, f"-{plain}", f"{plain}.0", f"-{plain}.0"):  # -0 is 0
-                tokens, tried = self._words.tokenize_str(written), matcher.deep_copy()
-                passes = tried.try_consume_tokens(tokens) == len(tokens) and tried.is_accepting()
-                if passes and float(written) == value:
+                if self._takes(matcher, written) and float(written) == value:
                     return written
         return ""
+
+    def _held_to(self, library: Any, schema: dict[str, Any]) -> Any:
+        """What a text is held to a schema by; None where the library does not take it."""
+        matcher = library(
+            self._words, library.grammar_from_json_schema(json.dumps(schema), defaults=_JSON), log_level=0
+        )
+        return None if matcher.is_error() else matcher
+
+    def _takes(self, matcher: Any, text: str) -> bool:
+        """Whether a whole text is an instance."""
+        tokens, tried = self._words.tokenize_str(text), matcher.deep_copy()
+        return bool(tried.try_consume_tokens(tokens) == len(tokens) and tried.is_accepting())
+
+
+def _kinds(part: dict[str, Any]) -> Any:
+    """The types of values that a schema allows, among them those of numbers where it says none."""
+    return part.get("type", ["number", "integer"])
+
+
+def _bounds(part: dict[str, Any]) -> dict[str, Any]:
+    """The bounds of numbers that a schema has by itself; `true` makes a bound exclusive, as in old drafts."""
+    bounds = {key: part[key] for key in (*_LOW, *_HIGH) if type(part.get(key)) in (int, float)}
+    for plain, exclusive in (_LOW, _HIGH):
+        if part.get(exclusive) is True and plain in bounds:
+            bounds[exclusive] = bounds.pop(plain)
+    return bounds
+
+
+def _tightest(every: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The bounds that hold where several do."""
+    found: dict[str, list[Any]] = {key: [] for key in (*_LOW, *_HIGH)}
+    for bounds in every:
+        for key, bound in bounds.items():
+            found[key].append(bound)
+    return {key: (max if key in _LOW else min)(some) for key, some in found.items() if some}
 
 
 class Constraint:
