@@ -21,7 +21,7 @@ from gossamer.errors import GossamerError
 from gossamer.generation.sampling_options import CHAT, GENERATE, SamplingOptions, model_defaults
 from gossamer.packing.convert import convert
 from gossamer.pruning import prune
-from gossamer.text.generation_config import unheeded
+from gossamer.text.generation_config import unheeded, unheeded_for_speech
 from tiny import tiny_llama
 
 ALL = {"repeat_window": 0}  # tokens, which transformers looks at
@@ -80,7 +80,8 @@ def test_options_do_not_change():
         ({}, {}, CHAT),
         ({"eos_token_id": 2, "temperature": None}, {}, CHAT),
         (OWN, DRAWN, DRAWN),
-        ({"do_sample": True}, {"temperature": 1.0}, {"temperature": 1.0}),
+        ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}, {"temperature": 1.0, "top_k": 50}),
+        ({"do_sample": True, "top_k": 0}, {"temperature": 1.0}, {"temperature": 1.0}),
         ({"do_sample": True, "top_k": -1}, {"temperature": 1.0}, {"temperature": 1.0}),
         ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
         # The likeliest token: what filters the model has would change nothing.
@@ -92,8 +93,8 @@ def test_options_do_not_change():
         ),
         (
             {"do_sample": True, "typical_p": 0.9},
-            {"temperature": 1.0, "typical_p": 0.9},
-            {"temperature": 1.0, "typical_p": 0.9},
+            {"temperature": 1.0, "top_k": 50, "typical_p": 0.9},
+            {"temperature": 1.0, "top_k": 50, "typical_p": 0.9},
         ),
         # Whether to draw is not said: only what is said is laid over ours.
         (
@@ -112,6 +113,20 @@ def test_the_models_own_defaults_hold(generation: dict[str, Any], for_generate: 
     if isinstance(for_chat, dict):
         for_chat = SamplingOptions(max_new_tokens=CHAT.max_new_tokens, **for_chat)
     assert model_defaults(generation, CHAT) == for_chat
+
+
+@pytest.mark.parametrize("said", [{}, {"top_k": None}, {"top_k": 7}, {"top_k": 0}])
+def test_a_model_that_draws_draws_from_as_many_tokens_as_in_transformers(tmp_path: Path, said: dict[str, Any]):
+    torch = pytest.importorskip("torch", reason="transformers runs models with it")
+    transformers = pytest.importorskip("transformers", reason="the oracle")
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "eos_token_id": 2, **said}))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).generate(
+        torch.tensor([[5, 6, 7]]), max_new_tokens=1, return_dict_in_generate=True, output_scores=True
+    )
+    from_theirs = int(theirs.scores[0].isfinite().sum())
+    model = gossamer.load(folder)
+    assert (model.defaults().top_k or model.config.vocab) == from_theirs
 
 
 @pytest.mark.parametrize(
@@ -221,6 +236,17 @@ def test_the_most_tokens_that_a_model_says_hold_where_none_are_given(tmp_path: P
     for wrong in (0, "5", True):
         with pytest.raises(GossamerError, match=r"^max_new_tokens must be "):
             model_defaults({"max_new_tokens": wrong}, GENERATE)
+
+
+def test_the_longest_text_of_a_decoder_that_reads_an_encoder_is_heeded():
+    begun = {"decoder_start_token_id": 2, "forced_bos_token_id": 9}
+    assert model_defaults({**begun, "max_length": 200}, GENERATE).max_new_tokens == 198
+    assert model_defaults({**begun, "max_length": 200, "max_new_tokens": 7}, CHAT).max_new_tokens == 7
+    assert model_defaults({**begun, "max_length": 1}, GENERATE).max_new_tokens == 1
+    assert unheeded({**begun, "max_length": 200}, 500) == []
+    assert unheeded({**begun, "max_length": "200"}, 500) == ["max_length '200'"]
+    assert model_defaults({**begun, "max_length": 20}, GENERATE) == GENERATE  # transformers' own default, kept in files
+    assert unheeded_for_speech({**begun, "max_length": 100}, 448) == ["max_length 100"]
 
 
 def test_lengths_that_are_not_heeded_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):

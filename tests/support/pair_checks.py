@@ -111,6 +111,13 @@ def check_pair_writes(folder: Path) -> None:
     assert list(found.tokens)[: len(written)] == written
     assert model.generate(text, max_new_tokens=12) == found.text
     assert model.generate_batch([text, "Numbers", text], max_new_tokens=12)[::2] == [found.text] * 2
+    other.generation_config.max_length = model.tokenizer.generation["max_length"] = 8  # of the decoder alone
+    with torch.no_grad():
+        shorter = other.generate(source, **options)[0].tolist()
+    (found,) = model.completions(text)
+    assert len(shorter) <= 8 < len(ids)
+    assert list(found.tokens)[: len(shorter) - len(start)] == shorter[len(start) :]
+    assert len(found.tokens) + len(start) <= 8
 
 
 def check_pair_beams(folder: Path) -> None:

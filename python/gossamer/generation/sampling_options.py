@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import GossamerError, did_you_mean
 from ..files import parse_json
 from ..kinds import check_flag, check_kind, check_kinds
-from ..text.generation_config import OPTION_NAMES
+from ..text.generation_config import OPTION_NAMES, TOP_K, most_new_tokens
 from ..text.messages import check_text
 
 
@@ -322,8 +322,9 @@ def model_defaults(
 ) -> SamplingOptions:
     """Returns the options that hold where none are given: the model's own, or some others where it has none.
 
-    A model that says whether to draw is taken at its word: what it leaves out is off. `do_sample` decides, or else a
-    temperature; a model that has neither only lays what it has over the others.
+    A model that says whether to draw is taken at its word: what it leaves out is off, but for the `top_k` of
+    transformers beside a `do_sample`. That decides, or else a temperature; a model that has neither only lays what it
+    has over the others.
 
     Args:
         generation: Content of generation_config.json; keys that are no sampling options do not matter.
@@ -334,6 +335,8 @@ def model_defaults(
         GossamerError: a value is out of range or of another type; the line names its key.
     """
     own = {ours: generation[key] for key, ours in OPTION_NAMES.items() if generation.get(key) is not None}
+    if (most := most_new_tokens(generation)) is not None:
+        own["max_new_tokens"] = most
     if own.get("early_stopping") == "never":  # which is told as not done
         own["early_stopping"] = False
     draws = generation.get("do_sample")
@@ -350,7 +353,8 @@ def model_defaults(
     if draws is False:
         own = {"temperature": 0.0, **{name: own[name] for name in _NO_DRAWING if name in own}}
     elif draws:
-        own = {"temperature": 1.0, **own, "beams": 1}  # beams that are drawn are told as not done
+        likeliest = {} if generation.get("do_sample") is None else {"top_k": TOP_K}
+        own = {"temperature": 1.0, **likeliest, **own, "beams": 1}  # beams that are drawn are told as not done
     base = fallback if draws is None else SamplingOptions(max_new_tokens=fallback.max_new_tokens)
     try:
         found = replace(base, **own)

@@ -35,6 +35,8 @@ _GGUF = {
     "general.sampling.penalty_last_n": "penalty_last_n",
 }
 _LAST_N = 64  # that llama.cpp has where a file says nothing
+TOP_K = 50
+"""Likeliest tokens that transformers draws from where a model says `do_sample` and no `top_k`."""
 
 # What a model may ask for beside these, and gossamer does not do, with the values that ask for nothing.
 _UNHEEDED: dict[str, tuple[Any, ...]] = {
@@ -89,17 +91,32 @@ _UNHEEDED_FOR_SPEECH: dict[str, tuple[Any, ...]] = {
 _GGUF |= {f"general.sampling.{name}": name for name in ("xtc_probability", "mirostat", "sequence")}
 
 
+def most_new_tokens(generation: Mapping[str, Any]) -> Any:
+    """Returns the most tokens that a model lets a text have, whatever stands there; None where it does not say.
+
+    `max_new_tokens` comes first. Without it a decoder that reads an encoder writes up to `max_length`, which counts the
+    tokens that it begins with; of other models that counts the prompt, too, and is not heeded.
+
+    Args:
+        generation: Content of generation_config.json.
+    """
+    most, longest = generation.get("max_new_tokens"), generation.get("max_length")
+    if most is not None or type(longest) is not int or longest in _UNHEEDED["max_length"]:
+        return most
+    begun = sum(generation.get(key) is not None for key in STARTS)
+    return max(longest - begun, 1) if generation.get(STARTS[0]) is not None else None
+
+
 def unheeded(generation: Mapping[str, Any], context: int = 0) -> list[str]:
     """Returns what a model asks for and gossamer does not do: keys of generation_config.json, with their values.
 
     Args:
         generation: Content of generation_config.json.
-        context: Of the model: a `max_length` that it ends before asks for nothing, nor does one beside a
-            `max_new_tokens`, which comes first.
+        context: Of the model: a `max_length` that it ends before asks for nothing.
     """
     asked = [(key, generation.get(key), nothing) for key, nothing in _UNHEEDED.items()]
     longest = generation.get("max_length")
-    if generation.get("max_new_tokens") is not None or (type(longest) is int and longest >= context):
+    if most_new_tokens(generation) is not None or (type(longest) is int and longest >= context):
         asked = [one for one in asked if one[0] != "max_length"]
     if generation.get("do_sample", generation.get("temperature") is not None):
         asked.append(("num_beams", generation.get("num_beams"), (1,)))  # beams that are drawn
@@ -117,7 +134,7 @@ def unheeded_for_speech(generation: Mapping[str, Any], context: int = 0) -> list
         generation: Content of generation_config.json.
         context: Of the model.
     """
-    others = {key: value for key, value in generation.items() if key not in _HEEDED_FOR_SPEECH}
+    others = {key: value for key, value in generation.items() if key not in (*_HEEDED_FOR_SPEECH, *STARTS)}
     asked = {key: generation.get(key) for key in _UNHEEDED_FOR_SPEECH}
     if not _forces_language(asked["forced_decoder_ids"]):
         del asked["forced_decoder_ids"]
