@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import parse_json
 from .errors import ApiError
-from .replies import ClientGone
+from .replies import ClientGone, within
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -150,7 +150,7 @@ def bounded(scope: Scope, receive: Receive, settings: Settings) -> Receive:
     async def limited() -> Message:
         nonlocal size
         try:
-            message = await asyncio.wait_for(receive(), max(end - time.monotonic(), 0))
+            message = await within(max(end - time.monotonic(), 0), receive())
         except asyncio.TimeoutError:
             raise ApiError(408, f"the request did not come within {settings.request_seconds:g} seconds") from None
         if message["type"] == "http.disconnect":
