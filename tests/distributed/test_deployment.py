@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,36 +133,44 @@ def test_replicas_share_the_pages_of_the_weights(base: str, folder: Path) -> Non
         assert counts["Private_Dirty:"] == counts["Private_Clean:"] == 0
 
 
-def pages() -> float:
-    """Bytes of keys and values that either replica has, as its own figures tell; each is asked by chance."""
+def texts() -> tuple[float, dict[str, float]]:
+    """How many texts are being written, and how many ended by how, as the replicas tell; each is asked by chance."""
     asked = serve.get_deployment_handle("Replica", "default").options(stream=True, method_name="answer")
     scope = {"type": "http", "method": "GET", "path": "/metrics", "raw_path": b"/metrics", "root_path": ""}
     scope |= {"query_string": b"", "headers": [(b"host", b"127.0.0.1")]}
-    bodies = [b"".join(part.body for part in asked.remote(scope, b"")).decode() for _ in range(8)]
-    lines = [line for body in bodies for line in body.splitlines() if line.startswith("gossamer_kv_bytes{")]
-    assert len(lines) == 8
-    return sum(float(line.split()[-1]) for line in lines)
+    running, ended = [], {}
+    for _ in range(10):
+        lines = b"".join(part.body for part in asked.remote(scope, b"")).decode().splitlines()
+        found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        running += [float(value) for name, value in found.items() if name.startswith("gossamer_running_texts{")]
+        for name, value in found.items():
+            if name.startswith("gossamer_texts_total{"):
+                # Figures of one replica have one date at which they began to count.
+                began = found[name.replace("_total{", "_created{")]
+                ended[re.findall(r'finish="(\w+)"', name)[0], began] = float(value)
+    assert len(running) == 10
+    by: dict[str, float] = {}
+    for (finish, _), count in ended.items():
+        by[finish] = by.get(finish, 0) + count
+    return sum(running), by
 
 
 def test_clients_that_leave_end_their_texts(base: str) -> None:
     asked = body("A", LONG, stream=True, **ENDLESS)
-    begun = time.monotonic()
-    with httpx.stream("POST", f"{base}/v1/completions", json=asked, timeout=60) as stream:
-        for _ in stream.iter_bytes():
-            pass
-    whole = time.monotonic() - begun
+    _, before = texts()
     with contextlib.ExitStack() as streams:
-        all_pieces = []
-        for number in range(4):  # so that both replicas write: figures come from the one that has less to do
+        for number in range(4):  # so that both replicas write
             more = {**asked, "prompt": f"B{number}"}
             stream = streams.enter_context(httpx.stream("POST", f"{base}/v1/completions", json=more, timeout=60))
-            all_pieces.append(stream.iter_bytes())
-            next(all_pieces[-1])
-        assert pages() > 0
-    left = time.monotonic()
-    while pages() > 0:
-        assert time.monotonic() - left < 0.8 * whole, "the texts went on"  # two take longer than one
-        time.sleep(0.01)
+            next(stream.iter_bytes())
+        assert texts()[0] > 0
+    until = time.monotonic() + 60
+    while (now := texts())[0] > 0:
+        assert time.monotonic() < until, "the texts go on"
+    assert {finish: count - before.get(finish, 0) for finish, count in now[1].items()} == {
+        finish: 4 if finish == "closed" else 0 for finish in now[1]
+    }
+    assert "closed" in now[1]
 
 
 def test_what_has_not_begun_is_retried_and_what_has_ends_in_an_error(base: str) -> None:
