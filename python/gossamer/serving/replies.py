@@ -24,8 +24,8 @@ class ClientGone(Exception):
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """Runs work for so long at most.
 
-    Whoever is cancelled here is: `asyncio.wait_for` goes on as if nothing had been asked where the work ends in the same
-    turn of the loop (before Python 3.12).
+    A caller that is cancelled ends. In `asyncio.wait_for` it goes on as if nothing had been asked, where the work ends
+    in the same turn of the loop (before Python 3.12).
 
     Raises:
         asyncio.TimeoutError: it takes longer; it was cancelled.
