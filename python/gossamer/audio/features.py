@@ -13,6 +13,9 @@ RATE = 16_000
 HOP = 160
 """Samples from one frame to the next."""
 
+WIDTH = 400
+"""Samples that a frame sees, 25 ms."""
+
 SECONDS = 30
 """What a window holds."""
 
@@ -21,7 +24,6 @@ FRAMES = SAMPLES // HOP
 
 Samples = NDArray[np.float32]
 
-_WIDTH = 400  # samples a frame sees, 25 ms
 _DB = 8.0  # log10 of power that is kept below the loudest
 _FLOOR = 1e-10
 _LINEAR, _STEP = 1000.0, 27.0  # Slaney's scale: linear up to 1 kHz, then 27 bands for each factor of 6.4
@@ -43,10 +45,10 @@ def log_mel(samples: NDArray[np.float32], bins: int) -> NDArray[np.float32]:
     # A frame is centred on its first sample: the window is mirrored at its ends.
     whole = np.zeros(SAMPLES, np.float32)
     whole[: len(samples)] = samples
-    mirrored = np.pad(whole, _WIDTH // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(mirrored, _WIDTH)[::HOP][:FRAMES]
-    heard = min(FRAMES, (len(samples) + _WIDTH // 2) // HOP + 1)  # all behind it is silence, which needs no transform
-    power = np.zeros((FRAMES, _WIDTH // 2 + 1), np.float32)
+    mirrored = np.pad(whole, WIDTH // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(mirrored, WIDTH)[::HOP][:FRAMES]
+    heard = min(FRAMES, (len(samples) + WIDTH // 2) // HOP + 1)  # all behind it is silence, which needs no transform
+    power = np.zeros((FRAMES, WIDTH // 2 + 1), np.float32)
     spectrum = np.fft.rfft(frames[:heard] * _hann())
     power[:heard] = np.square(spectrum.real) + np.square(spectrum.imag)
     values: NDArray[np.float32] = np.log10(np.maximum(mel_bank(bins) @ power.T, np.float32(_FLOOR)))
@@ -59,7 +61,7 @@ def log_mel(samples: NDArray[np.float32], bins: int) -> NDArray[np.float32]:
 @lru_cache(maxsize=1)
 def _hann() -> NDArray[np.float64]:
     """The periodic window of Hann."""
-    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WIDTH) / _WIDTH))
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WIDTH) / WIDTH))
 
 
 def _to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,7 +79,7 @@ def _to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 def mel_bank(bins: int) -> NDArray[np.float32]:
     """Returns the filters [bins, 201]: triangles evenly spaced on Slaney's mel scale up to 8 kHz, of equal area."""
     edges = _to_hertz(np.linspace(0.0, _to_mel(np.array(RATE / 2)), bins + 2))
-    at = np.linspace(0.0, RATE / 2, _WIDTH // 2 + 1)
+    at = np.linspace(0.0, RATE / 2, WIDTH // 2 + 1)
     rising = (at - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - at) / (edges[2:] - edges[1:-1])[:, None]
     area = (2.0 / (edges[2:] - edges[:-2]))[:, None]

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import arch
 from ..arch.sources import parts_of
 from ..arch.spec import Transformer
+from ..audio.extractor import check_extractor
 from ..errors import GossamerError, one_line
 from .base import Checkpoint
 from .ctranslate2 import CTranslate2Checkpoint, is_ctranslate2
@@ -113,6 +114,8 @@ def check(checkpoint: Checkpoint, source: Path) -> Transformer:
     except GossamerError as error:
         raise GossamerError(f"{source}: {error}") from None
     _tell_context(checkpoint, source, described)
+    if isinstance(checkpoint, FolderCheckpoint) and described.encoder and (mel := described.encoder.embedding.mel):
+        checkpoint.notes += tuple(check_extractor(path, mel.bins, 2 * described.encoder.context))
     added = {name for names in checkpoint.parallel.values() for name in names}
     _refuse_unused(checkpoint, present - added - {source.tensor for source in needed.values()}, described.head is None)
     _check_parallel(checkpoint, needed)
