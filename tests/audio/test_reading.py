@@ -196,3 +196,54 @@ def test_a_rate_that_no_sound_has_takes_no_memory(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(1000), (1 << 31) - 1)
     with open_sound(tmp_path / "a.wav") as sound:
         assert len(sound.window(0, RATE)) < 100
+
+
+def test_sound_that_is_cut_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A download that broke off is heard as far as it goes; headers that were written before the end are fair."""
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(2, RATE), RATE, subtype="PCM_16")
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+
+    def counting(size: int) -> bytes:
+        return data[:at] + size.to_bytes(4, "little") + data[at + 4 :]
+
+    short = "its last 62976 bytes are not heard: its header does not count them"
+    cases = (
+        (data, 2 * RATE, ""),
+        (data[: at + 4 + 20_000], 10_000, "is cut: its header counts 64036 bytes, and 20036 are there"),
+        (counting(70_000), 2 * RATE, "is cut: its header counts 70000 bytes, and 64000 are there"),
+        (counting(0xFFFF_FFFF), 2 * RATE, ""),
+        (counting(0x7FFF_FFFF - 36), 2 * RATE, ""),
+        (counting(1024), 512, short),
+        (data + b"LIST\x04\0\0\0abcd", 2 * RATE, ""),
+    )
+    for content, length, told in cases:
+        path.write_bytes(content)
+        caplog.clear()
+        assert len(whole(path)) == length
+        assert [record.getMessage() for record in caplog.records] == ([f"{path}: {told}"] if told else [])
+
+
+def test_mp3_that_is_cut_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, tone(4, RATE), RATE)
+    assert len(whole(path)) == 4 * RATE
+    assert not caplog.records
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    seconds = len(whole(path)) / RATE
+    assert 1 < seconds < 3
+    line = f"{path}: is cut: its header counts 4.0 s, and {seconds:.1f} s are there"
+    assert [record.getMessage() for record in caplog.records] == [line]
+
+
+@pytest.mark.parametrize("source", [[0.0, 0.1], None, (RATE, np.zeros(9, np.float32)), {"array": np.zeros(9)}])
+def test_what_is_no_source_of_sound_is_told(source: Any) -> None:
+    line = f"audio must be a path, an open file, or an array of numpy, got {type(source).__name__}"
+    with pytest.raises(GossamerError, match=line), open_sound(source):
+        pass

@@ -22,9 +22,17 @@ from .features import RATE, Samples
 Source = str | Path | BinaryIO | NDArray[Any]
 """A path, an open binary file (a pipe, too), or mono samples at 16 kHz as an array of floats."""
 
+_log = logging.getLogger("gossamer")
+
 _BLOCK, _MOST = 5, 1 << 20  # seconds read at once, and samples, whatever rate a header names
 _LOUDEST = 64.0  # of samples from -1 to 1, which mixing may take some way beyond
 _LOOK, _PAGE = 4096, 1 << 16  # bytes of what may follow; a page of OGG has no more
+# What libsndfile says of a header: a size that is not that of the file, and where it met no chunk that it knows.
+_SIZES = re.compile(r": (\d+) \(should be (\d+)\)")
+_UNKNOWN = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)\. Exiting")
+_STREAMED = 0x7FFF_0000  # sizes from it on stand in headers of what was written before anybody knew its end
+_SLACK = 1024  # bytes by which sizes may be off: some programs count their header, others do not
+_COUNTED = (b"Xing", b"Info")  # in MP3 files whose header counts their frames
 
 
 class Sound:
@@ -94,6 +102,10 @@ def open_sound(source: Source) -> Generator[Sound, None, None]:
             refuse_pointer(Path(source))
         else:
             name, file = str(getattr(source, "name", "audio")), source
+            if not hasattr(source, "read"):
+                raise GossamerError(
+                    f"audio must be a path, an open file, or an array of numpy, got {type(source).__name__}"
+                )
         if not file.seekable():
             copy = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(file, copy)
@@ -104,13 +116,18 @@ def open_sound(source: Source) -> Generator[Sound, None, None]:
 
 def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
     soundfile, soxr = _packages()
-    if file.seek(0, os.SEEK_END) == 0:
+    if (size := file.seek(0, os.SEEK_END)) == 0:
         raise GossamerError(f"{name}: is empty")
+    file.seek(0)
+    head = file.read(_LOOK)
+    counted = any(mark in head for mark in _COUNTED)
     file.seek(0)
     try:
         sound = stack.enter_context(soundfile.SoundFile(file))
     except (soundfile.LibsndfileError, TypeError) as error:  # the latter of names that say that there is no header
         raise GossamerError(f"{name}: not audio that libsndfile reads: {_said(error)}") from None
+    for line in _doubts(str(sound.extra_info), size):
+        _log.warning("%s: %s", name, line)
     sound.seekable = lambda: False  # otherwise each read seeks, and MP3 is no longer what it was behind that
     rate = int(sound.samplerate)
 
@@ -133,8 +150,11 @@ def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
                 break
         if not done:
             raise GossamerError(f"{name}: has no sound")
+        if counted and sound.format == "MP3" and done < 0.99 * sound.frames:
+            said = "%s: is cut: its header counts %.1f s, and %.1f s are there"
+            _log.warning(said, name, sound.frames / rate, done / rate)
         if _goes_on(file, str(sound.format)):
-            logging.getLogger("gossamer").warning(
+            _log.warning(
                 "%s: only its first %.1f s are heard: behind them another sound begins, a file of its own",
                 name,
                 done / rate,
@@ -142,6 +162,15 @@ def _decode(stack: contextlib.ExitStack, file: BinaryIO, name: str) -> Sound:
 
     length = int(sound.frames)
     return Sound(blocks(), name, length * RATE // rate if 0 < length < 1 << 48 else 0)
+
+
+def _doubts(header: str, size: int) -> Iterator[str]:
+    """Says where a header and its file of some bytes contradict each other, by what libsndfile has found."""
+    sizes = [(int(says), int(has)) for says, has in _SIZES.findall(header)]
+    if cut := next((one for one in sizes if one[1] + _SLACK < one[0] < _STREAMED), None):
+        yield f"is cut: its header counts {cut[0]} bytes, and {cut[1]} are there"
+    if (found := _UNKNOWN.search(header)) and (left := size - int(found[1])) > _SLACK:
+        yield f"its last {left} bytes are not heard: its header does not count them"
 
 
 def _goes_on(file: BinaryIO, kind: str) -> bool:
