@@ -14,12 +14,22 @@ COMPANIONS = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "normalizer.json",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "target.spm",
+    "tekken.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
+    "processor_config.json",
     "preprocessor_config.json",
-    "LICENSE",
+    "video_preprocessor_config.json",
+    *("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt"),
 )
 """Files beside a checkpoint's weights that are copied where it is written again."""
 
@@ -35,9 +45,8 @@ _SAMPLES = "samples.json"
 _NAMES = {
     *(*COMPANIONS, *_SIGNS, _SAMPLES, "gossamer_prune.json", "gossamer_finetune.json"),
     *("modules.json", "config_sentence_transformers.json", *TEXTS, "quantize_config.json"),
-    *("adapter_config.json", "pytorch_diff.bin", "processor_config.json", "normalizer.json", "chat_template.json"),
-    *("vocab.txt", "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json", "sentencepiece.bpe.model"),
-    *("spiece.model", "training_args.bin", "trainer_state.json", "README.md", ".gitattributes"),
+    *("adapter_config.json", "pytorch_diff.bin", "vocabulary.json", "vocabulary.txt", "shared_vocabulary.json"),
+    *("training_args.bin", "trainer_state.json", "README.md", ".gitattributes"),
 }
 _WEIGHTS = re.compile(
     r"(model|pytorch_model|adapter_model|weights|diff)([.-]\d+-of-\d+)?\.(safetensors|bin)"

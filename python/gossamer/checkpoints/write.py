@@ -18,6 +18,7 @@ from .base import Checkpoint
 from .folder import FILE, TYPE_NAMES, FolderCheckpoint
 
 _COMPRESSION_KEYS = ("quantization_config", "compression_config", "sparsity_config")
+_TYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def refuse_unwritable(checkpoint: Checkpoint) -> None:
@@ -37,7 +38,8 @@ def write_checkpoint(
 
     Args:
         dst: Folder to make; must not exist, or be empty.
-        config: Content of config.json; what it says of a compression is left out, since nothing is compressed here.
+        config: Content of config.json; what it says of a compression is left out, since nothing is compressed here, and
+            the type that it has weights loaded as is float32 where some become that, which would lose digits otherwise.
         tensors: Name, values and stored type ("f32", "f16", "bf16") of tensors of `source`; taken one at a time.
         source: Where tokenizer files and the like come from.
 
@@ -46,10 +48,22 @@ def write_checkpoint(
     """
     folder = Path(dst)
     with new_folder(folder) as part:
-        plain = {key: value for key, value in config.items() if key not in _COMPRESSION_KEYS}
-        (part / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
         source.copy_companions(part)
+        wider = False
         # Most readers take each tensor of the file for a weight, so fillers come only where a type needs them.
         with SafetensorsWriter(part / FILE, source.names(), alignment=4, metadata={"format": "pt"}) as writer:
             for name, values, dtype in tensors:
+                wider |= dtype == "f32" != source.dtype(name)
                 writer.add(name, round_to(values, dtype), TYPE_NAMES[dtype])
+        plain = {key: value for key, value in config.items() if key not in _COMPRESSION_KEYS}
+        if wider:
+            plain = _loaded_as_float32(plain)
+        (part / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def _loaded_as_float32(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config that has weights loaded as float32, where it says a type: of itself or of the text within."""
+    found = {key: "float32" if key in _TYPE_KEYS and value is not None else value for key, value in config.items()}
+    if isinstance(text := config.get("text_config"), dict):
+        found["text_config"] = _loaded_as_float32(text)
+    return found

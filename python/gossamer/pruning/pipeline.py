@@ -88,7 +88,7 @@ def prune(
         report(0, 1, "writing the checkpoint")
         with new_folder(folder, force=force, reads=reads) as part:
             tensors = ((name, pruned.tensor(name), pruned.dtype(name)) for name in pruned.names())
-            write_checkpoint(part, pruned.config, tensors, pruned)
+            write_checkpoint(part, pruned.config, tensors, source)
             if pruned.low_rank:
                 write_low_rank(part, pruned.low_rank)
             pruned.report.write(part / REPORT_FILE)
