@@ -18,6 +18,7 @@ from gossamer.finetune.losses import Full, token_losses  # noqa: E402
 from gossamer.finetune.options import Options, Parts  # noqa: E402
 from gossamer.finetune.task_data import TaskFiles, pack, prepare_task  # noqa: E402
 from gossamer.finetune.teacher import Teacher  # noqa: E402
+from gossamer.finetune.trainer import Trainer  # noqa: E402
 from gossamer.nn import decoder as torch_decoder  # noqa: E402
 
 LETTERS = "abcdefgh"
@@ -176,3 +177,31 @@ def test_samples_that_do_not_fit_are_named(tmp_path: Path) -> None:
         file.write(json.dumps({"prompt": "the " * 150, "completion": "net"}) + "\n")
     with pytest.raises(GossamerError, match=r"t\.jsonl:11: the sample has \d+ tokens, and the model's context holds"):
         prepare(path, other, length=0)
+
+
+@pytest.mark.parametrize("weights", [Parts(1.0, 0.0, 0.0), Parts(0.5, 0.0, 1.0)], ids=["ce", "ce and kl"])
+def test_a_step_of_several_passes_is_that_of_one(tmp_path: Path, weights: Parts) -> None:
+    """Samples are of any lengths: what passes look at counts token by token, however a step is divided."""
+    tiny_llama(tmp_path / "model")
+    data = prepare(write(tmp_path / "t.jsonl", 60))
+    batch = data.batch(0, 4)
+    counts = [int(part.asked.sum()) for part in batch.split(1)]
+    assert len(set(counts)) > 1, "so that a mean of means would be another"
+    records, gradients = [], []
+    for size, accumulate in ((4, 1), (2, 2), (1, 4)):
+        options = Options(
+            loss=weights, length=64, batch=size, accumulate=accumulate, precision="f32", schedule="dense", clip=0.0
+        )
+        student, teacher = (torch_decoder.load(tmp_path / "model") for _ in range(2))
+        with torch.no_grad():
+            teacher.embed.weight.mul_(2)
+        folder = tmp_path / f"{size}"
+        folder.mkdir()
+        trainer = Trainer(student, teacher, data, options, folder, 4096)
+        records.append(trainer.step())
+        gradients.append({name: value.grad.clone() for name, value in trainer.values.items()})
+    for record, found in zip(records[1:], gradients[1:], strict=True):
+        for name in ("loss", "ce", "kl", "gradient"):
+            assert record[name] == pytest.approx(records[0][name], rel=1e-5)
+        for name, values in found.items():
+            torch.testing.assert_close(values, gradients[0][name], rtol=1e-4, atol=1e-6)

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .options import Parts
+
 Tokens = NDArray[np.int32]
 
 
@@ -54,6 +56,12 @@ class Batch:
         for start in range(0, int(self.windows[-1]) + 1, size):
             inside = (self.windows >= start) & (self.windows < start + size)
             yield self._each(partial(_rows, inside))
+
+    def shares(self, whole: Batch) -> Parts:
+        """Returns the share of a batch that this part of it has in what each part of the loss is a mean over."""
+        counts = [[int(kind.sum()) for kind in (one.targets >= 0, one.real, one.asked)] for one in (self, whole)]
+        ce, squarehead, kl = (mine / max(every, 1) for mine, every in zip(*counts, strict=True))
+        return Parts(ce, squarehead, kl)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {name: value for name, value in vars(self).items() if value is not None}

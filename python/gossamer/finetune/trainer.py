@@ -33,6 +33,7 @@ _BETAS = (0.9, 0.95)
 _CALIBRATION = 32  # windows that inputs are measured on
 _REFRESH = 16  # optimizer steps that searched scales are held for
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_WHOLE = Parts(1.0, 1.0, 1.0)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -164,10 +165,11 @@ class Trainer:
         self.student.zero_grad(set_to_none=True)
         sums = dict.fromkeys(("loss", *asdict(options.loss)), 0.0)
         for part in batch.split(options.batch):
-            losses = self._losses(part)
-            torch.autograd.backward(losses["loss"] / options.accumulate)
+            shares = part.shares(batch)
+            losses = self._losses(part, shares)
+            torch.autograd.backward(losses["loss"])
             for name in sums:
-                sums[name] += float(losses[name].detach()) / options.accumulate
+                sums[name] += float(losses[name].detach()) * getattr(shares, name, 1.0)
         gradients = {name: parameter.grad for name, parameter in self._parameters.items() if parameter.grad is not None}
         if self.masks.movement:
             self.masks.observe(self.values, gradients)
@@ -274,9 +276,13 @@ class Trainer:
                 else:
                     self._parameters[name].copy_(value)
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The parts of the loss, and their weighted sum with gradients; parts of weight 0 may be 0."""
-        weights = self.options.loss
+    def _losses(self, batch: Batch, shares: Parts = _WHOLE) -> dict[str, Tensor]:
+        """The parts of the loss, and their weighted sum with gradients; parts of weight 0 may be 0.
+
+        Each counts in the sum by the share that a batch has of what a step looks at.
+        """
+        asked = asdict(self.options.loss)
+        weights = Parts(**{name: weight * getattr(shares, name) for name, weight in asked.items()})
         with self._autocast():
             taught, aim = self.teacher.look(batch)
             found = self.student(
