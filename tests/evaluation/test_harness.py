@@ -170,3 +170,26 @@ def test_contexts_that_are_cut_are_told(checkpoint: Path, caplog: pytest.LogCapt
     requests = [Instance("generate_until", {}, (context, asked), 0) for context in (" ".join(WORDS * 3), "the net")]
     model.generate_until(requests, disable_tqdm=True)
     assert [record.getMessage() for record in caplog.records] == [f"1 {left_out}"]
+
+
+def test_what_a_model_says_of_its_texts_holds(tmp_path: Path) -> None:
+    """As for the harness's `hf` model, which goes by generation_config.json."""
+    import torch
+    import transformers
+    from lm_eval.api.instance import Instance
+
+    from gossamer.evaluation.harness import Gossamer
+
+    folder = tiny_llama(tmp_path / "tiny")
+    asked, found = {"until": [], "max_gen_toks": 12, "do_sample": False}, []
+    for said in ({}, {"repetition_penalty": 1.8, "do_sample": True, "top_k": 3}):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **said}))
+        model = Gossamer(str(folder), threads=1, activations="f32")
+        found += model.generate_until([Instance("generate_until", {}, ("the net", asked), 0)], disable_tqdm=True)
+        ids = torch.tensor([model.tok_encode("the net")])
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        written = theirs.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        assert found[-1] == model.tokenizer.decode(written.tolist())
+    assert found[0] != found[1]
+    drawn = model._text("the net", {"until": [], "max_gen_toks": 12, "do_sample": True}).text.stats.sampling
+    assert (drawn.temperature, drawn.top_k) == (1.0, 3)

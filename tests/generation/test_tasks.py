@@ -49,6 +49,19 @@ def test_answers_are_what_the_model_writes(model: Model, batch: int) -> None:
     assert result.answers[0].text == asked[0].completion
 
 
+def test_what_a_model_says_may_never_be_written_holds(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", seed=3)
+    asked = [TaskSample("t.jsonl:1", "the net", "x")]
+    free = gossamer.load(folder, threads=1)
+    first = int(free.logits(free.tokenizer.encode("the net"))[-1].argmax())
+    said = {"bad_words_ids": [[first]], "do_sample": True, "temperature": 9.0}
+    (folder / "generation_config.json").write_text(json.dumps(said), encoding="utf-8")
+    model = gossamer.load(folder, threads=1)
+    written, found = (evaluate_task(one, asked, max_new_tokens=5).answers[0].text for one in (free, model))
+    assert found == free.generate("the net", chat=False, temperature=0, max_new_tokens=5, bad_words=[[first]])
+    assert found != written
+
+
 def test_limits_of_the_context(model: Model) -> None:
     long = TaskSample("t.jsonl:4", "the " * 200, "net")
     with pytest.raises(GossamerError, match=r"t\.jsonl:4: the prompt has 202 tokens, .* context holds 128"):

@@ -46,6 +46,11 @@ def test_json_counts_fields_of_either_side():
     assert score("json", "no JSON", [right], list) == Score(0, 4)
     assert score("json", "[]", ["{}"], list) == Score(0, 1)
     assert score("json", "{}", ["{}"], list) == Score(1, 1)
+    same = '{"a": 1.0, "b": {"c": "x", "d": null}, "e": [1e0, 20e-1]}'
+    assert score("json", same, [right], list) == Score(4, 4), "numbers count by value"
+    assert score("json", '{"a": true}', ['{"a": 1}'], list) == score("json", '{"a": "1"}', ['{"a": 1}'], list)
+    large = '{"a": 1.5, "b": 900719925474099%d}'
+    assert score("json", large % 3, [large % 2], list) == Score(1, 2)
     assert fields('{"a.b": 1, "a": {"b": 1}}') == {'"a.b"': "1", '"a"."b"': "1"}, "paths cannot be mixed up"
 
 

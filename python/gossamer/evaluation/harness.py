@@ -17,7 +17,6 @@ from tqdm import tqdm
 from ..errors import GossamerError
 from ..generation.held import choose
 from ..generation.prompts import check_head, task
-from ..generation.sampling_options import GENERATE
 from ..generation.scheduler import MOST, Scheduler
 from ..gpu.cuda import why_unavailable
 from ..loading import load
@@ -182,7 +181,11 @@ class Gossamer(TemplateLM):  # type: ignore[misc]  # what it stems from is not a
             raise GossamerError(f"generation_kwargs: {next(iter(options))} is not supported")
         if new >= self.max_length:
             raise GossamerError(f"a task asks for {new} tokens, and max_length is {self.max_length}")
-        sampling = GENERATE.changed({"max_new_tokens": new, "stop": [stop for stop in until if stop], **known})
+        own = self.model.defaults()  # the model's own penalties hold, as for the harness's `hf` model
+        if draws:
+            known.setdefault("temperature", own.temperature or 1.0)
+        stops = [stop for stop in until if stop]
+        sampling = own.changed({"beams": 1, "max_new_tokens": new, "stop": stops, **known})
         if not draws:
             sampling = sampling.changed({"temperature": 0.0})
         prompt = self.tok_encode(context)

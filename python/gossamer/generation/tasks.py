@@ -96,7 +96,7 @@ def evaluate_task(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> TaskResult:
-    """Lets a model answer every prompt, always with its likeliest token, and measures the answers.
+    """Lets a model answer every prompt, always with its likeliest token but for its `bad_words`, and measures that.
 
     Args:
         model: The model.
@@ -148,7 +148,8 @@ def _answers(
     model: Model, samples: Sequence[TaskSample], most: int, batch: int, progress: Progress | None
 ) -> list[str]:
     """The model's answers to prompts; those of chats and others come from calls of their own."""
-    options = SamplingOptions(max_new_tokens=most)  # the model's own defaults may draw
+    # The model's own defaults may draw; what it says may never be written holds however a token is chosen.
+    options = SamplingOptions(max_new_tokens=most, bad_words=model.defaults().bad_words)
     texts, done = [""] * len(samples), 0
     for place, sample in enumerate(samples):
         if sample.audio is None:

@@ -83,7 +83,7 @@ def score(metric: str, answer: str, right: Sequence[str], encode: Encode) -> Sco
 def fields(text: str) -> dict[str, str] | None:
     """Returns the values of a JSON object by their paths, as JSON writes them; None where a text is no object.
 
-    Objects within are entered, lists are values.
+    Objects within are entered, lists are values. Numbers of one value are written alike: 1.0 and 1e0 as 1.
     """
     try:
         value = parse_json(text.strip())
@@ -99,8 +99,17 @@ def _flat(value: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
         if isinstance(item, dict) and item:
             found += _flat(item, f"{name}.")
         else:
-            found.append((name, json.dumps(item, sort_keys=True)))
+            found.append((name, json.dumps(_by_value(item), sort_keys=True)))
     return found
+
+
+def _by_value(item: Any) -> Any:
+    """A value of JSON with whole numbers as such, however they are written."""
+    if isinstance(item, dict):
+        return {key: _by_value(inner) for key, inner in item.items()}
+    if isinstance(item, list):
+        return [_by_value(inner) for inner in item]
+    return int(item) if isinstance(item, float) and item.is_integer() else item
 
 
 def _by_fields(answer: str, right: str) -> Score:
