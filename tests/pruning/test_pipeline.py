@@ -141,6 +141,7 @@ def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, method: st
     for layer, (ours, theirs) in itertools.product((0, 1), (("q", "self_attn.q"), ("down", "mlp.down"))):
         name = f"model.layers.{layer}.{theirs}_proj.weight"
         assert checkpoint.dtype(name) == "f32"
+        assert checkpoint.config["dtype"] == "float32"  # so that others load it without rounding it again
         np.testing.assert_array_equal(model.weights[f"layers.{layer}.{ours}"].unpack(), checkpoint.tensor(name))
 
 
@@ -371,6 +372,16 @@ def test_zeros_are_divided_as_in_another_run(tmp_path: Path, text: Path) -> None
         assert again.allocation == "gossamer_prune.json"
         assert again.layers == pytest.approx(first.layers, abs=1e-3)
         assert again.sparsity == pytest.approx(first.reached)
+
+
+def test_zeros_of_a_pattern_are_taken_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tiny_llama(tmp_path / "dense")
+    gossamer.prune(source, tmp_path / "first", method="magnitude", pattern=(2, 4))
+    report = tmp_path / "first" / "gossamer_prune.json"
+    again = gossamer.prune(source, tmp_path / "again", method="magnitude", allocation=report)
+    assert (again.reached, again.pattern) == (0.5, None)
+    line = f"{report}: is of zeros in a pattern, 2:4: how many there are is taken, and not where"
+    assert [record.getMessage() for record in caplog.records] == [line]
 
 
 def test_reports_that_do_not_say_the_zeros_are_refused(tmp_path: Path) -> None:

@@ -67,6 +67,18 @@ def test_folders_are_read_in_order_and_errors_name_the_file(tmp_path: Path) -> N
         read_text(tmp_path / "empty")
 
 
+def test_lines_of_json_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those who have texts as fields mean the texts, and would measure and train on the keys, too."""
+    lines = '{"text": "one"}\n{"text": "two"}\n'
+    for name in ("a.jsonl", "b.txt", "c.ndjson"):
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+    assert read_text(tmp_path / "a.jsonl") == read_text(tmp_path / "b.txt") == lines
+    told = "is taken for text as it stands, keys and quotes of its JSON too; texts alone are what is meant here"
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a.jsonl'}: {told}"]
+    read_text(tmp_path)
+    assert len(caplog.records) == 3
+
+
 def test_conversations_are_read_by_blocks_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "said.txt"
     path.write_text("\n one \ntwo\n\n \n\nthree\n", encoding="utf-8")

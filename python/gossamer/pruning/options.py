@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ..text.calibration import WINDOWS
 from .allocation import ALLOCATIONS
 from .masks import Target
 from .methods import CALIBRATED, DEFAULT_METHOD, METHODS
+
+_log = logging.getLogger("gossamer")
 
 _GROUP = 64
 CALIBRATING = ("calibration", "windows", "length", "seed")
@@ -132,11 +135,14 @@ def read_zeros(path: Path, names: list[str]) -> dict[str, Target]:
     Raises:
         GossamerError: it is not such a file, or is about other matrices.
     """
-    layers = read_json(path).get("layers")
+    report = read_json(path)
+    layers = report.get("layers")
     if not isinstance(layers, dict) or set(layers) != set(names):
         other = min(set(names) ^ set(layers if isinstance(layers, dict) else ()))
         raise GossamerError(f"{path}: is about another model: only one of the two has {other}")
     for name, zeros in layers.items():
         if type(zeros) not in (int, float) or not 0 <= zeros < 1:
             raise GossamerError(f"{path}: {name}: zeros must be at least 0 and below 1, got {zeros!r:.80}")
+    if pattern := report.get("pattern"):
+        _log.warning("%s: is of zeros in a pattern, %s: how many there are is taken, and not where", path, pattern)
     return {name: Target(float(layers[name])) for name in names}

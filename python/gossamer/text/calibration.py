@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Conversations = Sequence[Sequence[str]]
 Turns = list[list[int]]
 
+_log = logging.getLogger("gossamer")
+_LINES_OF_JSON = (".jsonl", ".ndjson")
+
 WINDOWS = 48
 LENGTH = 512
 
@@ -69,9 +72,7 @@ def window_length(asked: int | None, usual: int, context: int, what: str = "leng
     """
     if asked is None:
         if context < usual:
-            logging.getLogger("gossamer").warning(
-                "the model holds %d tokens, fewer than the usual %d: %s is %d", context, usual, what, context
-            )
+            _log.warning("the model holds %d tokens, fewer than the usual %d: %s is %d", context, usual, what, context)
         return min(usual, context)
     if asked > context:
         raise GossamerError(f"{what} {asked} is more than the model's context of {context} tokens")
@@ -120,6 +121,9 @@ def read_text(path: str | Path) -> str:
 
 
 def _read_file(path: Path) -> str:
+    if path.suffix.lower() in _LINES_OF_JSON:
+        told = "%s: is taken for text as it stands, keys and quotes of its JSON too; texts alone are what is meant here"
+        _log.warning(told, path)
     try:
         return path.read_bytes().decode("utf-8-sig")  # a mark that some editors put first is no text
     except OSError as error:
