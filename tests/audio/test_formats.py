@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,17 @@ def test_words_are_underlined_in_turn() -> None:
     assert written("vtt", WORDS) == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n<u>a</u> b\n\n00:00:01.000 --> 00:00:02.000\na <u>b</u>\n\n"
     )
+
+
+def test_letters_of_subtitles_are_no_tags() -> None:
+    """WebVTT takes what begins with < for a tag, which is not shown, and & for the begin of a reference."""
+    words = [Word(0.0, 1.0, " R&B", 0.5), Word(1.0, 2.0, " <3", 0.5)]
+    said = Segment(0.0, 2.0, " R&B <3 > 2", [1], -0.1, 0.0, 0.0, 1.0)
+    assert written("vtt", said) == "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nR&amp;B &lt;3 > 2\n\n"
+    timed = written("vtt", replace(said, words=words))
+    assert timed.split("\n")[3::3] == ["<u>R&amp;B</u> &lt;3", "R&amp;B <u>&lt;3</u>"]
+    assert written("srt", said).split("\n")[2] == "R&B <3 > 2"
+    assert json.loads(written("json", said))["text"] == "R&B <3 > 2"
 
 
 def test_json_is_one_document() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from .transcript import Heard, Segment, Word
 
 FORMATS = ("txt", "srt", "vtt", "json")
+_REFERENCES = str.maketrans({"&": "&amp;", "<": "&lt;"})
 
 
 class Writer:
@@ -37,6 +38,8 @@ class Writer:
         if self._format == "txt":
             times = f"[{clock(segment.start)} --> {clock(segment.end)}] " if self._times else ""
             return f"{times}{segment.text.strip()}\n"
+        if self._format == "vtt":
+            segment = _escaped(segment)
         return "".join(self._cue(start, end, text) for start, end, text in cues(segment))
 
     def _cue(self, start: float, end: float, text: str) -> str:
@@ -59,6 +62,12 @@ class Writer:
             "segments": self._segments,
         }
         return json.dumps(document, indent=1) + "\n"
+
+
+def _escaped(segment: Segment) -> Segment:
+    """A segment whose letters are no tags and no references of WebVTT; SRT has no way to say so."""
+    words = [replace(word, text=word.text.translate(_REFERENCES)) for word in segment.words]
+    return replace(segment, text=segment.text.translate(_REFERENCES), words=words)
 
 
 def cues(segment: Segment) -> list[tuple[float, float, str]]:
