@@ -372,36 +372,3 @@ def test_zeros_are_divided_as_in_another_run(tmp_path: Path, text: Path) -> None
         assert again.allocation == "gossamer_prune.json"
         assert again.layers == pytest.approx(first.layers, abs=1e-3)
         assert again.sparsity == pytest.approx(first.reached)
-
-
-def test_zeros_of_a_pattern_are_taken_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = tiny_llama(tmp_path / "dense")
-    gossamer.prune(source, tmp_path / "first", method="magnitude", pattern=(2, 4))
-    report = tmp_path / "first" / "gossamer_prune.json"
-    again = gossamer.prune(source, tmp_path / "again", method="magnitude", allocation=report)
-    assert (again.reached, again.pattern) == (0.5, None)
-    line = f"{report}: is of zeros in a pattern, 2:4: how many there are is taken, and not where"
-    assert [record.getMessage() for record in caplog.records] == [line]
-
-
-def test_reports_that_do_not_say_the_zeros_are_refused(tmp_path: Path) -> None:
-    source = tiny_llama(tmp_path / "dense")
-    path = tmp_path / "zeros.json"
-    layers = dict.fromkeys(gossamer.prune(source, tmp_path / "one", method="magnitude", sparsity=0.5).layers, 0.5)
-    name = next(iter(layers))
-    for content, message in (
-        ("[]", "must hold a JSON object"),
-        ("{", "not valid JSON"),
-        (json.dumps({"layers": 3}), "is about another model"),
-        (json.dumps({"layers": {**layers, "another": 0.5}}), "is about another model: only one of the two has another"),
-        (json.dumps({"layers": {**layers, name: 1.0}}), "zeros must be at least 0 and below 1, got 1.0"),
-        (json.dumps({"layers": {**layers, name: "0.5"}}), "zeros must be at least 0 and below 1, got '0.5'"),
-    ):
-        path.write_text(content, encoding="utf-8")
-        with pytest.raises(GossamerError, match=message):
-            gossamer.prune(source, tmp_path / "two", method="magnitude", allocation=path)
-    with pytest.raises(GossamerError, match=r"zeros\.json: says the zeros already"):
-        gossamer.prune(source, tmp_path / "two", method="magnitude", allocation=path, sparsity=0.5)
-    with pytest.raises(GossamerError, match="unknown allocation 'none'"):
-        gossamer.prune(source, tmp_path / "two", sparsity=0.5, allocation="none")
-    assert not (tmp_path / "two").exists()
