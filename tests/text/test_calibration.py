@@ -67,6 +67,11 @@ def test_folders_are_read_in_order_and_errors_name_the_file(tmp_path: Path) -> N
         read_text(tmp_path / "empty")
 
 
+def test_lines_end_in_one_way_whatever_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\ntwo\r\n\r\nthree \r four\n".encode())
+    assert read_text(tmp_path / "a.txt") == "one\ntwo\n\nthree \r four\n"
+
+
 def test_lines_of_json_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Those who have texts as fields mean the texts, and would measure and train on the keys, too."""
     lines = '{"text": "one"}\n{"text": "two"}\n'

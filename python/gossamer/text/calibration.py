@@ -103,7 +103,7 @@ class Vocabulary(Protocol):
 def read_text(path: str | Path) -> str:
     """Reads a UTF-8 text file, or all files below a folder in the order of their names, with a blank line between them.
 
-    Names that start with a dot are left out.
+    Names that start with a dot are left out. Lines end in a line feed alone, as in files that Windows did not write.
 
     Raises:
         GossamerError: the path does not exist, cannot be read, holds no file, or a file is not UTF-8.
@@ -125,7 +125,8 @@ def _read_file(path: Path) -> str:
         told = "%s: is taken for text as it stands, keys and quotes of its JSON too; texts alone are what is meant here"
         _log.warning(told, path)
     try:
-        return path.read_bytes().decode("utf-8-sig")  # a mark that some editors put first is no text
+        # A mark that some editors put first is no text, and lines end in one way whatever system wrote them.
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise GossamerError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
