@@ -68,6 +68,23 @@ def test_the_first_windows_alone_and_progress() -> None:
     assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize(("length", "context"), [(150, 64), (1, 64), (64, 64), (63, 64), (10, 2), (131, 5)])
+def test_what_begins_every_text_begins_every_window(length: int, context: int) -> None:
+    """And is not predicted: a model that was never trained without it predicts nothing behind another begin."""
+    model, begin = Model(), 7
+    plain = model.tokenizer.encode
+    model.tokenizer = SimpleNamespace(encode=lambda text: [begin, *plain(text)])
+    losses, inside = [], plain(TEXT[:length])
+    for start in range(0, length, context - 1):
+        window = [begin, *inside[start : start + context - 1]]
+        for at, token in enumerate(window[1:]):
+            row = model.table[at, window[at]].astype(np.float32).astype(np.float64)
+            losses.append(math.log(sum(math.exp(v) for v in row)) - row[token])
+    result = perplexity(model, TEXT[:length], context=context)
+    assert result.tokens == len(losses) == length
+    assert result.ppl == pytest.approx(math.exp(sum(losses) / length), rel=1e-12)
+
+
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
     assert perplexity(Model(scale=0), TEXT, context=64).ppl == pytest.approx(VOCAB, rel=1e-12)
 

@@ -11,6 +11,7 @@ import pytest
 from byte_tokenizer import Bytes
 from gossamer.errors import GossamerError
 from gossamer.text.calibration import (
+    cut,
     read_conversations,
     read_text,
     text_windows,
@@ -25,7 +26,7 @@ def test_windows_are_spread_over_the_text_and_follow_the_seed() -> None:
     assert windows.shape == (7, 50)
     assert windows.dtype == np.int32
     text_unique = np.arange(1000)  # the same cuts of a text whose tokens tell their places
-    places = text_windows("", _Places(text_unique), windows=7, length=50, seed=1)[:, 0]
+    places = text_windows(text, _Places(text_unique), windows=7, length=50, seed=1)[:, 0]
     for part, (window, start) in enumerate(zip(windows, places, strict=True)):
         np.testing.assert_array_equal(window, tokens[start : start + 50])
         assert part * 1000 // 7 <= start <= (part + 1) * 1000 // 7 - 50
@@ -38,8 +39,35 @@ class _Places(Bytes):
         super().__init__()
         self.tokens = tokens
 
-    def encode(self, _: str) -> list[int]:
-        return [int(t) for t in self.tokens]
+    def encode(self, text: str) -> list[int]:
+        return [int(t) for t in self.tokens] if text else []
+
+
+@pytest.mark.parametrize("form", [["[S]", "$A"], ["[S]", "$A", "[E]"], ["$A", "[E]"], ["[S]", "[S]", "$A"]])
+def test_windows_begin_as_every_text_does(form: list[str]) -> None:
+    """What a tokenizer puts before texts, as Gemma's does, whose models predict nothing without."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+
+    from gossamer.text.tokenizer import Tokenizer
+
+    letters = {"[S]": 0, "[E]": 1} | {letter: at for at, letter in enumerate("abcdefghij", 2)}
+    backend = Backend(models.WordLevel(letters, "a"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.post_processor = processors.TemplateProcessing(single=form, special_tokens=[("[S]", 0), ("[E]", 1)])
+    tokenizer, begin = Tokenizer(backend), [0] * form.count("[S]")
+    text = "abcdefghij" * 9
+    found = text_windows(text, tokenizer, windows=3, length=20)
+    assert found.shape == (3, 20)
+    windows, count = cut(text, tokenizer, 20)
+    assert count == len(begin)
+    inside = [token for window in windows for token in window[count:].tolist()]
+    assert begin + inside == tokenizer.encode(text)
+    for window in (*found, *windows):
+        assert window[:count].tolist() == begin
+        steps = np.diff(window[count:][window[count:] > 1])  # an end token may stand behind the last letter
+        assert set(steps.tolist()) <= {1, -9}
+        assert len(window) <= 20
 
 
 def test_a_short_text_gives_as_many_windows_as_fit_and_a_shorter_one_an_error() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import GossamerError
 from ..formats import STORED
 from ..progress import Progress
+from ..text.calibration import cut
 from .divergence import log_probabilities, mean_divergence
 
 if TYPE_CHECKING:
@@ -76,11 +75,12 @@ def lightest(
 
     report = progress or (lambda *_: None)
     reference = ready(pack_checkpoint(checkpoint, weights=STORED, format="dense", progress=progress), activations="f32")
-    tokens = np.asarray(reference.tokenizer.encode(text), np.int32)[: _WINDOWS * _LENGTH]
     length = min(_LENGTH, reference.config.context)
-    windows = [tokens[start : start + length] for start in range(0, len(tokens), length)]
-    if len(tokens) < 2:
-        raise GossamerError(f"weighing types needs a text of at least 2 tokens, got {len(tokens)}")
+    windows, _ = cut(text, reference.tokenizer, length)
+    windows = windows[: _WINDOWS * _LENGTH // length]
+    tokens = sum(map(len, windows))
+    if tokens < 2:
+        raise GossamerError(f"weighing types needs a text of at least 2 tokens, got {tokens}")
     tried: list[Candidate] = []
     choices = _choices(weights, head)
     if len({blocks for blocks, _ in choices}) > 1:
@@ -95,7 +95,7 @@ def lightest(
         for done, window in enumerate(windows):
             report(done, len(windows), f"weighing {blocks}, head {ends}")
             dense = log_probabilities(reference.logits(window))
-            cost += mean_divergence(dense, model.logits(window)) * len(window) / len(tokens)
+            cost += mean_divergence(dense, model.logits(window)) * len(window) / tokens
         report(len(windows), len(windows), f"weighing {blocks}, head {ends}")
         tried.append(Candidate(blocks, ends, model.decoder.weight_bytes, cost))
         if cost <= bound:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import GossamerError
 from ..kinds import check_kind
-from ..text.calibration import window_length
+from ..text.calibration import cut, window_length
 
 if TYPE_CHECKING:
     from .model import Model
@@ -29,7 +29,7 @@ class PerplexityResult:
 
     Attributes:
         ppl: exp of the mean negative log-likelihood, in nats, of the predicted tokens.
-        tokens: Predicted tokens: all of the windows' but the first of each.
+        tokens: Predicted tokens: all of the windows' but the first of each, or what begins every text.
         windows: Windows evaluated.
         context: Tokens of each, but for a shorter last one.
         seconds: Wall-clock time.
@@ -52,8 +52,9 @@ def perplexity(
 ) -> PerplexityResult:
     """Measures how well a model predicts a text.
 
-    The text is cut into windows that do not overlap. Each is read with an empty context, and every token after its
-    first is predicted from those before it in the window. A shorter last window counts too, if it has two tokens.
+    The text is cut into windows that do not overlap. Each is read with an empty context, begins with the tokens that
+    the tokenizer puts before every text, if there are such, and every token behind those, or else behind its first, is
+    predicted from those before it in the window. A shorter last window counts too, if anything of it is predicted.
 
     Args:
         model: The model.
@@ -76,18 +77,19 @@ def perplexity(
         raise GossamerError(f"context must be at least 2 tokens, got {context}")
     if max_windows < 0:
         raise GossamerError(f"the number of windows must not be negative, got {max_windows}")
-    tokens = np.asarray(model.tokenizer.encode(text), dtype=np.int32)
-    if len(tokens) < 2:
-        raise GossamerError(f"perplexity needs a text of at least 2 tokens, got {len(tokens)}")
-    windows = [tokens[start : start + context] for start in range(0, len(tokens) - 1, context)]
+    windows, begin = cut(text, model.tokenizer, context)
+    known = max(begin, 1)
+    windows = [window for window in windows if len(window) > known]
+    if not windows:
+        raise GossamerError(f"perplexity needs a text of at least 2 tokens, got {len(model.tokenizer.encode(text))}")
     if max_windows:
         windows = windows[:max_windows]
     loss, count = 0.0, 0
     for done, window in enumerate(windows):
         if progress is not None:
             progress(done, len(windows), "measuring perplexity")
-        loss += negative_log_likelihood(model.logits(window)[:-1], window[1:])
-        count += len(window) - 1
+        loss += negative_log_likelihood(model.logits(window)[known - 1 : -1], window[known:])
+        count += len(window) - known
     if progress is not None:
         progress(len(windows), len(windows), "measuring perplexity")
     with np.errstate(over="ignore"):  # infinite then, as it should be

@@ -144,6 +144,8 @@ def text_windows(
 ) -> NDArray[np.int32]:
     """Cuts windows out of a text, one at a seeded random place in each of as many equal parts of it.
 
+    Each begins with what the tokenizer puts before every text: some models are of no use without.
+
     Args:
         text: The text.
         tokenizer: Gives its tokens.
@@ -161,10 +163,41 @@ def text_windows(
     tokens = np.asarray(tokenizer.encode(text), dtype=np.int32)
     if len(tokens) < length:
         raise GossamerError(f"{source} has {len(tokens)} tokens, calibration needs at least one window of {length}")
-    windows = min(windows, len(tokens) // length)
-    edges = np.arange(windows + 1) * len(tokens) // windows
-    starts = np.random.default_rng(seed).integers(edges[:-1], edges[1:] - length, endpoint=True)
-    return np.stack([tokens[start : start + length] for start in starts])
+    begin, inside = begun(tokens, tokenizer, length)
+    size = length - len(begin)
+    windows = min(windows, len(inside) // size)
+    edges = np.arange(windows + 1) * len(inside) // windows
+    starts = np.random.default_rng(seed).integers(edges[:-1], edges[1:] - size, endpoint=True)
+    return np.stack([np.concatenate([begin, inside[start : start + size]]) for start in starts])
+
+
+def begun(tokens: NDArray[np.int32], tokenizer: Vocabulary, length: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Parts the tokens of a text into those that the tokenizer puts before every text, and the others.
+
+    Args:
+        tokens: Of the text.
+        tokenizer: That they are from.
+        length: Tokens of a window, all of which such are not.
+    """
+    alone = tokenizer.encode("")[: max(min(length, len(tokens)) - 1, 0)]
+    count = next((at for at, token in enumerate(alone) if token != tokens[at]), len(alone))
+    return tokens[:count], tokens[count:]
+
+
+def cut(text: str, tokenizer: Vocabulary, length: int) -> tuple[list[NDArray[np.int32]], int]:
+    """Cuts a text into windows, one behind the other, that begin as `text_windows` has them.
+
+    Args:
+        text: The text.
+        tokenizer: Gives its tokens.
+        length: Tokens of a window, at least 2; the last may have fewer.
+
+    Returns:
+        The windows, and how many tokens of each only begin it.
+    """
+    begin, inside = begun(np.asarray(tokenizer.encode(text), dtype=np.int32), tokenizer, length)
+    size = length - len(begin)
+    return [np.concatenate([begin, inside[at : at + size]]) for at in range(0, len(inside), size)], len(begin)
 
 
 def is_document(window: int, share: float) -> bool:
