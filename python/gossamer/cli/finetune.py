@@ -33,7 +33,7 @@ from .progress import progress
 from .sample import amount
 
 SUMMARY = "train a pruned checkpoint towards its dense teacher, or a sparse model for a task; zeros stay zero"
-HELD_OUT, TOP = 0.1, 32
+HELD_OUT, TOP, BATCH = 0.1, 32, 1
 
 _DEFAULTS = Options()
 _TASK_LOSS = Parts(ce=0.5, squarehead=0.0, kl=1.0)
@@ -118,7 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"tokens a window (default {LENGTH}, or what the models hold where that is less)",
     )
-    _number(steps, "batch", integer(1), "windows in a forward pass")
+    steps.add_argument(
+        "--batch",
+        type=integer(1),
+        metavar="N",
+        help=f"windows in a forward pass (default {_DEFAULTS.batch}, for tasks {BATCH})",
+    )
     _number(steps, "accumulate", integer(1), "forward passes in a step")
     _number(steps, "lr", number(0, above=True), "largest learning rate of AdamW")
     _choice(steps, "lr-schedule", LR_SCHEDULES, "how it falls")
@@ -208,6 +213,7 @@ def _options(args: argparse.Namespace) -> Options:
     chosen = given(args, *sorted(names))
     if args.task is not None:
         chosen.setdefault("top", TOP if loss.kl else 0)
+        chosen.setdefault("batch", BATCH)
     return Options(loss=loss, **chosen)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ApiError, to_json
@@ -21,7 +21,7 @@ class ClientGone(Exception):
     """The client has left: nobody waits for the answer."""
 
 
-async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+async def within(seconds: float, work: Awaitable[T]) -> T:
     """Runs work for so long at most.
 
     A caller that is cancelled ends. In `asyncio.wait_for` it goes on as if nothing had been asked, where the work ends
