@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(format_rates, "_SECONDS", 1e-4)
     monkeypatch.setattr(format_rates, "_AGREED", math.inf)
     monkeypatch.setattr(format_rates, "_MOST_SECONDS", math.inf)
+    monkeypatch.setattr(format_rates, "_FASTER", 0.0)  # than no time at all
     monkeypatch.setattr(format_rates, "last_level_bytes", lambda: 1 << 16)
     return tmp_path
 
@@ -65,6 +66,32 @@ def test_measuring_again_replaces_what_is_kept(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(format_rates, "_measure", lambda *_: (first, False))  # the machine was busy
     assert remeasured("int8") == first
     assert kept() == {"int8": slower, "int4": other}
+
+
+@pytest.mark.usefixtures("small")
+def test_a_machine_that_has_become_faster_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_rates, "_FASTER", 0.9)
+    real = format_rates._core.time_linears
+    second, csr_slower = 4.0, 1.0
+
+    def time_linears(stack: Any, **options: Any) -> Any:
+        passes, y = real(stack, **options)
+        passes[:] = second * len(stack) * (csr_slower if stack[0].format == "csr" else 1.0)
+        return passes, y
+
+    monkeypatch.setattr(format_rates._core, "time_linears", time_linears)
+    slow = measured("int8")
+    second = 3.8  # hardly faster
+    assert measured("int8") == slow
+    second = 5.0
+    assert measured("int8") == slow
+    second, csr_slower = 2.0, 3.0
+    fast = measured("int8")
+    assert fast == known("int8")
+    for format, points in fast.items():
+        share = 1.0 if format == "csr" else 0.5  # the better time counts
+        assert [point.seconds for point in points] == pytest.approx([share * p.seconds for p in slow[format]])
+        assert [point.load for point in points] == [point.load for point in slow[format]]
 
 
 @pytest.mark.usefixtures("small")
