@@ -14,9 +14,10 @@ from ..progress import Progress
 # is measured what a token gains, and where that is an estimate.
 MIN_ZEROS, _MIN_ZEROS_ESTIMATED = 0.2, 0.35
 
-# How much less time than dense weights a sparse format has to promise: estimates are not better than that, and few
-# zeros have to pay for several tokens at a time, too.
-_MIN_GAIN, _MIN_GAIN_OF_FEW = 1.04, 1.1
+# How many times as fast as dense weights a sparse format has to be. A tie goes to what has fewer bytes: matrices of real
+# models are larger than those of the measurement, which hides some of what zeros gain. Estimates are worse than that,
+# and few zeros have to pay for several tokens at a time, too.
+_MIN_GAIN, _MIN_GAIN_ESTIMATED, _MIN_GAIN_OF_FEW = 1.0, 1.04, 1.1
 
 # Rounding to integers turns some of the values that a pattern keeps into zeros, which bitmap skips. The pattern stays
 # unless that saves more than this: devices with N:M units want it.
@@ -221,7 +222,8 @@ def choose(
         if _filled(shape) > 1 - least:
             name, reason = "dense", "too few zeros to pay"
         else:
-            gain = _MIN_GAIN if _filled(shape) <= 1 - _MIN_ZEROS_ESTIMATED else _MIN_GAIN_OF_FEW
+            gain = _MIN_GAIN if measured else _MIN_GAIN_ESTIMATED
+            gain = gain if _filled(shape) <= 1 - _MIN_ZEROS_ESTIMATED else _MIN_GAIN_OF_FEW
             name, reason = _fastest(times, gain, "as measured here" if measured else "by estimate")
     elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
         name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
