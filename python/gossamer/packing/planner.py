@@ -14,9 +14,9 @@ from ..progress import Progress
 # is measured what a token gains, and where that is an estimate.
 MIN_ZEROS, _MIN_ZEROS_ESTIMATED = 0.2, 0.35
 
-# How many times as fast as dense weights a sparse format has to be. A tie goes to what has fewer bytes: matrices of real
-# models are larger than those of the measurement, which hides some of what zeros gain. Estimates are worse than that,
-# and few zeros have to pay for several tokens at a time, too.
+# How many times as fast as dense weights a sparse format has to be. A tie goes to what has fewer bytes: matrices of
+# real models are larger than those of the measurement, which hides some of what zeros gain. Estimates are worse than
+# that, and few zeros have to pay for several tokens at a time, too.
 _MIN_GAIN, _MIN_GAIN_ESTIMATED, _MIN_GAIN_OF_FEW = 1.0, 1.04, 1.1
 
 # Rounding to integers turns some of the values that a pattern keeps into zeros, which bitmap skips. The pattern stays
