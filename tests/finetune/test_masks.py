@@ -59,3 +59,13 @@ def test_dense_holds_nothing() -> None:
     assert (masks.keep, masks.zeros, masks.due(0, 1.0)) == ({}, 0.0, {})
     with pytest.raises(GossamerError, match="no zeros to keep"):
         Masks(parameters())
+
+
+@pytest.mark.parametrize(
+    ("scores", "step_tokens", "steps"),
+    [("sparsegpt", 1024, 32), ("admm", 256, 128), ("admm", 8192, 32), ("movement", 256, 8)],
+)
+def test_masks_that_are_solved_for_are_many_tokens_apart(scores: str, step_tokens: int, steps: int) -> None:
+    masks = Masks(parameters(), "cubic", 0.7, scores, step_tokens)
+    raised = [step for step in range(700) if masks.due(step, step / 1000)]
+    assert raised == [step for step in range(1, 700) if step % steps == 0]

@@ -10,9 +10,9 @@ from .options import SOLVED
 
 # Raising ends after this part of the training, so that the rest can heal what the last zeros broke.
 _RAISING = 0.7
-# Optimizer steps between two masks; solving for them takes as long as some steps do.
+# Optimizer steps between two masks. Solving for them takes as long as training on some thousand tokens does.
 _EVERY = 8
-_EVERY_SOLVED = 32
+_EVERY_SOLVED, _TOKENS_SOLVED = 32, 32768
 _BEYOND = 0.01  # zeros that a matrix may have beyond a sparsity: that of a run that goes on was rounded to whole ones
 
 
@@ -30,7 +30,12 @@ class Masks:
     """
 
     def __init__(
-        self, values: dict[str, Tensor], schedule: str = "fixed", sparsity: float = 0.0, scores: str = "magnitude"
+        self,
+        values: dict[str, Tensor],
+        schedule: str = "fixed",
+        sparsity: float = 0.0,
+        scores: str = "magnitude",
+        step_tokens: int = 1024,
     ) -> None:
         """Takes the zeros that are there.
 
@@ -39,6 +44,7 @@ class Masks:
             schedule: "fixed", "cubic", or "dense": no masks.
             sparsity: Fraction of zeros of each matrix in the end; for "cubic".
             scores: "magnitude", "movement", "sparsegpt" or "admm".
+            step_tokens: Tokens of an optimizer step; masks that are solved for are so many tokens apart, too.
 
         Raises:
             GossamerError: the mask is to be fixed and there are no zeros, or to be raised and there are more.
@@ -49,7 +55,7 @@ class Masks:
         self._raised = schedule == "cubic"
         self._sparsity = sparsity
         self._done = 0.0
-        self._every = _EVERY_SOLVED if scores in SOLVED else _EVERY
+        self._every = max(_EVERY_SOLVED, _TOKENS_SOLVED // step_tokens) if scores in SOLVED else _EVERY
         self.movement = {}
         if self._raised and scores == "movement":
             self.movement = {name: torch.zeros_like(values[name], requires_grad=False) for name in self.keep}

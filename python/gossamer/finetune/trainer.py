@@ -30,7 +30,7 @@ from .state import has_state, load_state, save_state
 from .teacher import Teacher
 
 _BETAS = (0.9, 0.95)
-_CALIBRATION = 32  # windows that inputs are measured on
+_CALIBRATION = 8192  # tokens that inputs are measured on, in whole windows
 _REFRESH = 16  # optimizer steps that searched scales are held for
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _WHOLE = Parts(1.0, 1.0, 1.0)
@@ -82,7 +82,7 @@ class Trainer:
         self.values: dict[str, Tensor] = dict(self._parameters)
         if self._rounding.active:
             self.values = {name: nn.Parameter(value.detach().clone()) for name, value in self._parameters.items()}
-        self.masks = Masks(self._pruned(), options.schedule, options.sparsity, options.scores)
+        self.masks = Masks(self._pruned(), options.schedule, options.sparsity, options.scores, options.step_tokens)
         self._optimizer = torch.optim.AdamW(
             self.values.values(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay, fused=True
         )
@@ -253,7 +253,7 @@ class Trainer:
         if self.options.scores in SOLVED:
             # Those that training comes to next.
             first = number * self.options.batch * self.options.accumulate
-            batch = self.data.batch(first, _CALIBRATION).to(self._device)
+            batch = self.data.batch(first, -(-_CALIBRATION // self.options.length)).to(self._device)
             raise_zeros(self.student, batch, zeros, self.values, self.masks.keep, self._autocast, self.options.scores)
         else:
             self.masks.drop(zeros, self.values)
