@@ -140,7 +140,7 @@ def main() -> None:
     checkpoint = open_checkpoint(args.gguf)
     ids = load(args.gguf).tokenizer.encode(Path(args.text).read_text(encoding="utf-8")[:4000])[:256]
     expected = transformers_logits(checkpoint, ids)
-    report: dict[str, Any] = {"tokens": len(ids)}
+    report: dict[str, Any] = {"model": Path(args.gguf).name, "tokens": len(ids)}
     for kv in ("f32", "f16"):
         logits = load(args.gguf, kv=kv, activations="f32").logits(ids)
         report[f"transformers_{kv}_kv"] = float(np.abs(logits - expected).max())

@@ -28,8 +28,8 @@ _GRAMMARS = (
     "{ratio:.2f} in the median of all; tokens that a schema leaves no choice about are not computed one by one."
 )
 _ACCURACY = (
-    "Logits over {tokens} tokens of text. The largest differences to `transformers` in float32, over the same weights, "
-    "with 32-bit activations; and those between formats that store the same values."
+    "Logits of {model} over {tokens} tokens of text. The largest differences to `transformers` in float32, over the "
+    "same weights, with 32-bit activations; and those between formats that store the same values."
 )
 _LLAMA = (
     "Beside llama.cpp, which rounds activations, behind {positions} positions that both are given: differences of "
@@ -101,7 +101,8 @@ def grammars(document: dict[str, Any]) -> Iterator[str]:
 
 def accuracy(document: dict[str, Any]) -> Iterator[str]:
     """How far logits are from those of others, and of other formats."""
-    yield filled(_ACCURACY, **document)
+    model = document.get("model", "a model of the Llama family, a GGUF file that the results do not name,")
+    yield filled(_ACCURACY, **{**document, "model": model})
     lines = [[f"`transformers`, cache {kv}", f"{document[f'transformers_{kv}_kv']:.1e}"] for kv in ("f32", "f16")]
     for key, differences in document.items():
         if key.startswith("formats_"):

@@ -173,7 +173,7 @@ def features() -> dict[str, Any]:
             "rows": [whole],
         },
         "accuracy": {
-            "tokens": 256, "transformers_f32_kv": 9.5e-5, "transformers_f16_kv": 0.05,
+            "model": "tiny.gguf", "tokens": 256, "transformers_f32_kv": 9.5e-5, "transformers_f16_kv": 0.05,
             "formats_int8": {"dense": 0.0, "csr": 7e-5}, "llama_cpp": beside,
         },
     }  # fmt: skip
