@@ -24,7 +24,9 @@ def test_what_says_one_thing_is_read_as_it_is(text: str) -> None:
 
 BAD = {
     "two values": ('{"x": {"a": 1, "b": 0, "a": 2}}', "key 'a' stands twice, with different values"),
-    "one, and true": ('{"a": 0, "a": null}', "'a' stands twice"),
+    "one and true": ('{"a": 1, "a": true}', "'a' stands twice"),
+    "in a list": ('{"a": [0], "a": [false]}', "'a' stands twice"),
+    "zero and nothing": ('{"a": 0, "a": null}', "'a' stands twice"),
     "half a pair": (r'["\ud83d"]', r"a text holds half a surrogate pair, '\ud83d'"),
     "the other half": (r'{"a": "\ude00\ud83d"}', r"half a surrogate pair, '\ude00'"),
     "in a key": (r'{"x\uDFFF": 1}', r"half a surrogate pair, '\udfff'"),

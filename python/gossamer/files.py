@@ -67,7 +67,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         for key, value in pairs:
-            if values[key] != value:
+            if json.dumps(values[key], sort_keys=True) != json.dumps(value, sort_keys=True):  # to Python 1 is true
                 raise ValueError(f"key {key!r:.80} stands twice, with different values")
     return values
 
