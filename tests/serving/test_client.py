@@ -168,6 +168,10 @@ def test_completions(running: Running, client: Any) -> None:
         model="tiny", prompt=prompts[0], temperature=0, echo=True, stream=True, extra_body={"repeat_penalty": 1}
     )
     assert "".join(chunk.choices[0].text for chunk in stream) == prompts[0] + continued(prompts[0])
+    begun = [*tokenizer.encode("The"), *tokenizer.encode("<|im_end|>"), *tokenizer.encode(" net")]
+    for prompt in ("The<|im_end|> net", begun):
+        echoed = client.completions.create(model="tiny", prompt=prompt, max_tokens=1, temperature=0, echo=True)
+        assert echoed.choices[0].text.startswith("The<|im_end|> net")
 
 
 def test_logprobs(running: Running, client: Any) -> None:

@@ -50,7 +50,7 @@ class CompletionRequest:
         if not self.echo:
             return ""
         prompt = self.prompts[index // self.asked.choices]
-        return prompt if isinstance(prompt, str) else self.asked.served.model.tokenizer.decode(prompt)
+        return prompt if isinstance(prompt, str) else self.asked.served.model.tokenizer.decode(prompt, special=True)
 
 
 def read_completion(body: Any, registry: Registry, settings: Settings) -> CompletionRequest:
