@@ -69,6 +69,33 @@ def test_the_language_that_is_translated_from_can_be_chosen(tmp_path: Path, valu
         assert ours.encode("ab") == before
 
 
+_FLAGS = {"rstrip": False, "single_word": False, "special": True}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"mask_token": "<mask>"},
+        {"mask_token": {"__type": "AddedToken", "content": "<mask>", "lstrip": False, "normalized": False, **_FLAGS}},
+        {"added_tokens_decoder": {"9": {"content": "<mask>", "lstrip": True, "normalized": True, **_FLAGS}}},
+        {"mask_token": "<mask>", "added_tokens_decoder": {
+            "9": {"content": "<mask>", "lstrip": False, "normalized": False, **_FLAGS}}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_mask_of_nllb_is_found_as_by_transformers(tmp_path: Path, values: dict[str, Any], listed: bool) -> None:
+    write_translator(tmp_path, "NllbTokenizerFast", ["eng_Latn", "fra_Latn"], src_lang="eng_Latn", **values)
+    if listed:
+        path = tmp_path / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["added_tokens"] = [{"id": 9, "content": "<mask>", "lstrip": True, "normalized": False, **_FLAGS}]
+        path.write_text(json.dumps(content))
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("a<mask>b", "a <mask> b", "<mask>", " <mask>a", "b"):
+        assert ours.encode(text) == theirs.encode(text)
+
+
 def test_languages_of_m2m_100_stand_between_underscores(tmp_path: Path) -> None:
     languages = ["__en__", "__fr__", "__ast__"]
     assert Tokenizer.from_folder(write_translator(tmp_path, "M2M100Tokenizer", languages)).encode("ab")[0] == 7

@@ -315,7 +315,7 @@ def test_letters_are_lowered_as_the_settings_say(
     named |= {} if kind is None else {"tokenizer_class": kind}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    for text in ("HELLO w\u00f6rld", "a \u4e2d\u6587b", "Hello", "hello", "O\u0308l"):
+    for text in ("HELLO w\u00f6rld", "a \u4e2d\u6587b", "Hello", "hello", "O\u0308l", "a <mask> b", "a [MASK]"):
         assert ours.encode(text) == theirs.encode(text)
 
 

@@ -32,6 +32,9 @@ _CLASSES = {
 }
 _OVERRULED = ("qwen2",)  # whose files often name another
 _LLAMA, _CODE_LLAMA, _NLLB = "LlamaTokenizer", "CodeLlamaTokenizer", "NllbTokenizer"
+# The mask of those that have one where files name none; some take the blanks before it, unless files say otherwise.
+_MASKS = {_NLLB: "<mask>", "MPNetTokenizer": "<mask>", "BertTokenizer": "[MASK]", "DistilBertTokenizer": "[MASK]"}
+_MASKS_WITH_BLANKS = (_NLLB, "MPNetTokenizer")
 _MARKED = {_NLLB: "{}", "M2M100Tokenizer": "__{}__"}  # that mark texts with their language, and its token
 _BYTE_LEVEL = (
     "BartTokenizer",
@@ -96,6 +99,10 @@ def apply_settings(
         if isinstance(values.get("extra_special_tokens"), dict):
             special |= {key: entry for key, entry in values["extra_special_tokens"].items() if _text(entry)}
     held = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    if kind in _MASKS:
+        mask = special.setdefault("mask_token", _MASKS[kind])
+        if kind in _MASKS_WITH_BLANKS and isinstance(mask, str) and mask not in held:
+            special["mask_token"] = {"content": mask, "lstrip": True, "normalized": True}
     found = {text for text, token in held.items() if token.special}
     more = [values.get(key) for values in (settings, named) for key in _MORE]
     entries = [*special.values(), *(entry for part in more if isinstance(part, list) for entry in part)]
