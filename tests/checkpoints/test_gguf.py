@@ -13,6 +13,7 @@ from gossamer import arch
 from gossamer.arch.llama import Sizes
 from gossamer.checkpoints import open_checkpoint, write_checkpoint
 from gossamer.errors import GossamerError
+from gossamer.packing.convert import pack_checkpoint
 from gossamer.text.tokenizer import Tokenizer
 from gossamer.zoo import builtin
 from tiny import EOS_ID, tiny_config, tiny_llama, tiny_tensors
@@ -47,6 +48,28 @@ def test_quantized_tensors_are_what_the_package_makes_of_them(tmp_path: Path, ki
     expected = gguf.quants.dequantize(gguf.quants.quantize(values, quantized), quantized)
     np.testing.assert_array_equal(file.tensor(name), expected)
     assert np.abs(file.tensor(name) - values).max() < np.abs(values).max() * 2.0**-bits
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("Q4_1", {}, "Q4_1: they become int8, rounded once more"),
+        ("Q4_1", {"weights": "int8"}, "Q4_1: they become int8, rounded once more"),
+        ("Q8_0", {"group": 32}, None),  # whose numbers are those of int8
+        ("Q8_0", {"weights": "stored"}, "Q8_0: they become f32, which holds their values"),
+        ("Q8_0", {"weights": "f32", "head": "f32"}, None),
+        ("F16", {}, None),
+    ],
+)
+def test_what_is_rounded_a_second_time_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, options: dict[str, Any], told: str | None
+) -> None:
+    file = open_checkpoint(write_gguf(tmp_path / "m.gguf", kind=gguf.GGMLQuantizationType[kind]))
+    packed = pack_checkpoint(file, **options)
+    assert caplog.messages == ([f"m.gguf: 16 matrices are not kept as {told}"] if told else [])
+    if not told and kind == "Q8_0":
+        name = "model.layers.0.mlp.down_proj.weight"
+        np.testing.assert_array_equal(packed.weights["layers.0.down"].unpack(), file.tensor(name))
 
 
 def test_the_tokenizer_is_rebuilt(tmp_path: Path) -> None:

@@ -104,6 +104,10 @@ class GgufCheckpoint(Checkpoint):
         kind = min(kinds - {"F32"}, default="F32")  # of several, one that is none of floats wins
         return kind.lower() if kind in ("F32", "F16", "BF16") else kind
 
+    def form(self, name: str) -> str | None:  # noqa: D102
+        kind = self.dtype(name)
+        return None if kind in ("f32", "f16", "bf16") else kind
+
     def tensor(self, name: str) -> NDArray[np.float32]:  # noqa: D102
         if name in self._zeros:
             return np.zeros(self._zeros[name], np.float32)

@@ -205,7 +205,7 @@ class Packing:
         self._checkpoint, self._progress = checkpoint, progress or (lambda *_: None)
         self._sources = checkpoint.sources()
         self._searched: dict[str, str] = {}
-        self._changed: list[tuple[str, str]] = []  # what matrices are stored as, and become where nobody asked for it
+        self._changed: dict[str, tuple[str, str]] = {}  # what matrices are stored as, and become, by name
         self._turns = Semaphore(_TURNS)
         self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
@@ -273,7 +273,7 @@ class Packing:
                 added = self._rounded(values, made.type, what)
                 yield delta_name(name, number), self._packed(added, self._format, what)
         self._progress(len(self._sources), len(self._sources), "packing")
-        for (form, type_), count in Counter(self._changed).items():
+        for (form, type_), count in Counter(self._changed.values()).items():
             why = "rounded once more" if type_ in INTEGER_TYPES else "which holds their values"
             _LOG.warning(
                 "%s: %d matrices are not kept as %s: they become %s, %s", self.info["name"], count, form, type_, why
@@ -288,24 +288,33 @@ class Packing:
             else:
                 yield name, None
 
-    def _read(self, piece: tuple[str, slice | None]) -> Piece | Rounded | NDArray[np.float32]:
-        name, rows = piece
+    def _read(self, place: tuple[str, slice | None]) -> Piece | Rounded | NDArray[np.float32]:
+        name, rows = place
         source, what = self._sources[name], f"tensor {self._sources[name].tensor}"
+        form, wanted = self._checkpoint.form(source.tensor), self._wanted(name)
         with self._turns:
             if rows is not None:
                 values = self._checkpoint.rows(source.tensor, rows)
                 with self._named(what):
-                    return round_piece(values, self._type(name), self._group, dense=name in self._dense)
+                    piece = round_piece(values, self._type(name), self._group, dense=name in self._dense)
+                self._note(name, form, piece, values)
+                return piece
             codes = self._checkpoint.read_codes(source)
-            if codes is not None and (kept := keep_codes(codes, self._wanted(name), self._group)) is not None:
+            if codes is not None and (kept := keep_codes(codes, wanted, self._group)) is not None:
                 return kept
             values = self._checkpoint.read(source)
             if values.ndim == 1:
                 return np.array(values, np.float32)
-            form, type_ = self._checkpoint.form(source.tensor), self._type(name)
-            if form and self._wanted(name) in ("auto", STORED):
-                self._changed.append((form, type_))
-            return self._rounded(values, type_, what)
+            made = self._rounded(values, self._type(name), what)
+            self._note(name, form, made, values)
+            return made
+
+    def _note(self, name: str, form: str | None, made: Piece | Rounded, values: NDArray[np.float32]) -> None:
+        """Notes where a matrix of codes and scales is rounded anew, or has become of floats though nobody asked."""
+        if form is None or name in self._changed:
+            return
+        if not made.holds(values) if made.type in INTEGER_TYPES else self._wanted(name) in ("auto", STORED):
+            self._changed[name] = (form, made.type)
 
     def _wanted(self, name: str) -> str:
         if name in self.config.exact:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..checkpoints.codes import Codes
+from ..checkpoints.codes import Codes, spread
 from ..formats import INTEGER_TYPES, STORED, VALUE_BITS, Shape, measure, nonzero_bits, shape_of
 from .planner import MIN_ZEROS, Choice, Lookup, Machine, choose
 
@@ -38,6 +38,11 @@ class Rounded:
     def nonzeros(self) -> int | None:
         """Stored values that are not zero; None where that is not known, since floats may be rounded to zero."""
         return self.shape.nonzeros if self.type in INTEGER_TYPES or self.type == "f32" else None
+
+    def holds(self, values: NDArray[np.float32]) -> bool:
+        """Whether the codes of an integer type stand for values [rows, cols] exactly."""
+        assert isinstance(self._values, tuple)
+        return _hold(self._values, self.group, values)
 
     def choose(self, format: str = "auto", machine: Machine | Lookup | None = None) -> Choice:
         """Chooses a format, as `planner.choose` does."""
@@ -88,9 +93,7 @@ def is_int4(values: NDArray[np.float32], group: int) -> bool:
     """Whether int4 stores every value of a matrix exactly, as it does those that were pruned for it."""
     if not np.isfinite(values).all():
         return False
-    codes, scales = _core.round_codes(values, "int4", group)
-    spread = np.repeat(scales.astype(np.float32), group or values.shape[1], 1)[:, : values.shape[1]]
-    return np.array_equal(codes * spread, values)
+    return _hold(_core.round_codes(values, "int4", group), group, values)
 
 
 def pieces(rows: int, cols: int) -> list[slice]:
@@ -125,6 +128,10 @@ class Piece:
             return self.packed.codes()
         assert self.codes is not None
         return self.codes
+
+    def holds(self, values: NDArray[np.float32]) -> bool:
+        """Whether the codes of an integer type stand for values [rows, cols] exactly."""
+        return _hold(self.rounded(), self.group, values)
 
 
 def round_piece(values: NDArray[np.float32], type: str, group: int, *, dense: bool) -> Piece:
@@ -175,6 +182,11 @@ def _stacked(parts: list[Piece], rows: int) -> _core.Weight:
             found.setdefault(name, []).append(stream[:whole] if parts else stream)
     streams = {name: np.concatenate(each) for name, each in found.items()}
     return _core.weight_from_streams("dense", first.type, rows, first.cols, first.group, None, streams)
+
+
+def _hold(codes: tuple[NDArray[np.int8], NDArray[np.float16]], group: int, values: NDArray[np.float32]) -> bool:
+    numbers, scales = codes
+    return np.array_equal(numbers * spread(scales.astype(np.float32), group, values.shape[1]), values)
 
 
 def _check(values: NDArray[np.float32], type: str) -> None:

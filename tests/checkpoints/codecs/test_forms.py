@@ -93,7 +93,10 @@ def test_scales_that_no_half_holds_are_rounded_where_values_may_be(tmp_path: Pat
         ("nvfp4", "auto", "nvfp4: they become int8, rounded once more"),
         ("nvfp4", "stored", "nvfp4: they become f32, which holds their values"),
         ("gptq act-order", "auto", "int4: they become int8, rounded once more"),
-        ("nvfp4", "int4", None),  # which somebody asked for
+        ("nvfp4", "int4", "nvfp4: they become int4, rounded once more"),
+        ("mxfp4", "auto", None),
+        ("mxfp4", "int8", "mxfp4: they become int8, rounded once more"),  # by scales that serve more inputs
+        ("nvfp4", "bf16", None),  # which somebody asked for
         ("gptq 4 bits", "auto", None),
     ],
 )
