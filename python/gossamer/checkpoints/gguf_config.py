@@ -96,34 +96,15 @@ def read_config(
     config |= {own: get(key) for own, key in family.optional.items() if get(key) is not None}
     if config.get("sliding_window") == 0:
         del config["sliding_window"]
-    heads, hidden = get("attention.head_count"), get("embedding_length")
-    if type(heads) is not int or heads < 1 or type(hidden) is not int:
-        raise GossamerError(f"{path}: {prefix}attention.head_count must be one whole number, got {heads!r:.80}")
-    kv_heads = get("attention.head_count_kv") or heads
-    head_dim = get("attention.key_length") or hidden // heads
-    if type(head_dim) is not int or head_dim < 1:
-        raise GossamerError(f"{path}: the width of a head must be a whole number above 0, got {head_dim!r:.80}")
+    heads, kv_heads, head_dim = _heads(path, prefix, get, family)
     if "head_dim" in family.optional:
         config["head_dim"] = head_dim  # families without the key have widths of their own
-    elif head_dim * heads != hidden:
-        raise GossamerError(f"{path}: {prefix}attention.key_length {head_dim} is not one that {architecture} has")
     # What readers take where a file leaves it out, whatever a config would mean by that.
     absent = {"attention.head_count_kv": heads, "attention.scale": head_dim**-0.5, "rope.freq_base": 10000.0}
     for own, key in family.optional.items():
         if key in absent:
             config.setdefault(own, absent[key])
-    for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
-        if get(key) not in (None, head_dim):
-            raise GossamerError(f"{path}: {prefix}{key} {get(key)} is not the width of a head, {head_dim}")
-    if get("expert_count") and "expert_count" not in (*family.optional.values(), *family.known):
-        raise GossamerError(f"{path}: mixtures of experts ({prefix}expert_count) are not supported")
-    if get("attention.causal") is False:
-        raise GossamerError(f"{path}: models that look ahead ({prefix}attention.causal) are not supported")
-    # Zero switches any other off.
-    others = {key: value for key, value in keys.items() if key.startswith(prefix) and value != 0}
-    read = (*family.needed.values(), *family.optional.values(), *family.known, *KNOWN)
-    known = {prefix + key for key in (*read, *(ROTARY if family.rotary else ()))}
-    arch_keys.unread(others, known, str(path), {f"{prefix}attention.scale": head_dim**-0.5})
+    _refuse_unread(path, prefix, get, keys, family, head_dim)
     if family.rotary:
         _add_rotary(path, prefix, get, config, factors, family.partial, head_dim)
     family.more(config, get, names)
@@ -135,6 +116,39 @@ def read_config(
         "torch_dtype": "float32",
     }
     return config, {"q": heads, "k": kv_heads} if family.permuted else {}
+
+
+def _heads(path: Path, prefix: str, get: Any, family: Architecture) -> tuple[int, Any, int]:
+    """Heads of queries, heads of keys and values, and the width of one, which goes with that of the stream."""
+    heads, hidden = get("attention.head_count"), get("embedding_length")
+    if type(heads) is not int or heads < 1 or type(hidden) is not int:
+        raise GossamerError(f"{path}: {prefix}attention.head_count must be one whole number, got {heads!r:.80}")
+    width = get("attention.key_length") or hidden // heads
+    if type(width) is not int or width < 1:
+        raise GossamerError(f"{path}: the width of a head must be a whole number above 0, got {width!r:.80}")
+    if "head_dim" not in family.optional and width * heads != hidden:
+        raise GossamerError(
+            f"{path}: {prefix}attention.key_length {width} is not one that {prefix.removesuffix('.')} has"
+        )
+    for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
+        if get(key) not in (None, width):
+            raise GossamerError(f"{path}: {prefix}{key} {get(key)} is not the width of a head, {width}")
+    return heads, get("attention.head_count_kv") or heads, width
+
+
+def _refuse_unread(
+    path: Path, prefix: str, get: Any, keys: dict[str, Any], family: Architecture, head_dim: int
+) -> None:
+    """Refuses what a file asks for and nobody reads."""
+    if get("expert_count") and "expert_count" not in (*family.optional.values(), *family.known):
+        raise GossamerError(f"{path}: mixtures of experts ({prefix}expert_count) are not supported")
+    if get("attention.causal") is False:
+        raise GossamerError(f"{path}: models that look ahead ({prefix}attention.causal) are not supported")
+    # Zero switches any other off.
+    others = {key: value for key, value in keys.items() if key.startswith(prefix) and value != 0}
+    read = (*family.needed.values(), *family.optional.values(), *family.known, *KNOWN)
+    known = {prefix + key for key in (*read, *(ROTARY if family.rotary else ()))}
+    arch_keys.unread(others, known, str(path), {f"{prefix}attention.scale": head_dim**-0.5})
 
 
 def _add_rotary(

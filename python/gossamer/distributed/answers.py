@@ -27,7 +27,7 @@ from ..generation.scheduler import MOST
 from ..loading import load
 from ..part_files import new_file
 from .models import shared_folder
-from .tables import open_table, write_parquet
+from .tables import Table, open_table, write_parquet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,41 +109,56 @@ def answer_file(
     del opened
     result = BatchResult(table.rows)
     with _open_parts(dst, about, force) as parts:
-        pending = []
-        for first in range(0, table.rows, rows):
-            path = _part(parts, first)
-            if path.exists():
-                _count(path, result, resumed=True)
-            else:
-                count = min(rows, table.rows - first)
-                pending.append({"first": first, "count": count, "offset": table.offset(first)})
+        pending = _pending(parts, table, rows, result)
         if progress is not None:
             progress(result.resumed, table.rows, "answering")
-        if pending:
-            asked = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
-                _Answers,
-                fn_constructor_kwargs={
-                    "folder": str(folder),
-                    "engine": {**engine, "threads": cpus, "kv_limit": kv_limit},
-                    "asked": {"sampling": sampling, "chat": chat, "system": system},
-                    "src": str(src),
-                    "parts": str(parts),
-                    "batch": batch,
-                    "draft": draft,
-                },
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(replicas, len(pending))),
-                num_cpus=cpus,
-            )
-            done = result.resumed
-            for made in asked.iter_batches(batch_size=1, prefetch_batches=0):
-                for first in made["first"]:
-                    _count(_part(parts, int(first)), result)
-                done += int(made["count"].sum())
-                if progress is not None:
-                    progress(done, table.rows, "answering")
+        stage = {
+            "folder": str(folder),
+            "engine": {**engine, "threads": cpus, "kv_limit": kv_limit},
+            "asked": {"sampling": sampling, "chat": chat, "system": system},
+            "src": str(src),
+            "parts": str(parts),
+            "batch": batch,
+            "draft": draft,
+        }
+        done = result.resumed
+        for made in _made(pending, stage, replicas, cpus):
+            for first in made["first"]:
+                _count(_part(parts, int(first)), result)
+            done += int(made["count"].sum())
+            if progress is not None:
+                progress(done, table.rows, "answering")
         _settle(parts, [_part(parts, first) for first in range(0, table.rows, rows)], dst)
     return result
+
+
+def _pending(parts: Path, table: Table, rows: int, result: BatchResult) -> list[dict[str, int]]:
+    """The parts that are still to be made, each as the stage takes it; those that are there are counted."""
+    pending = []
+    for first in range(0, table.rows, rows):
+        path = _part(parts, first)
+        if path.exists():
+            _count(path, result, resumed=True)
+        else:
+            count = min(rows, table.rows - first)
+            pending.append({"first": first, "count": count, "offset": table.offset(first)})
+    return pending
+
+
+def _made(
+    pending: list[dict[str, int]], stage: dict[str, Any], replicas: int, cpus: int
+) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Has actors make parts, and gives each once it is written."""
+    if not pending:
+        return
+    made = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(
+        _Answers,
+        fn_constructor_kwargs=stage,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(replicas, len(pending))),
+        num_cpus=cpus,
+    )
+    yield from made.iter_batches(batch_size=1, prefetch_batches=0)
 
 
 class _Answers:

@@ -118,13 +118,7 @@ def finetune(
         refuse_branches(checkpoint, role)
     refuse_unwritable(source)
     model = _check_pair(source, dense, options)
-    context = model.context
-    if model.encoder is not None and not isinstance(data, TaskFiles):
-        raise GossamerError(f"{source.path}: has an encoder, and learns from a task of pairs, not from texts")
-    if not isinstance(data, TaskFiles):
-        options = replace(options, length=window_length(options.length or None, LENGTH, context))
-    elif options.length > context and model.encoder is None:
-        raise GossamerError(f"length {options.length} is more than the models' context of {context} tokens")
+    options = _fitted(options, model, source, data)
     device = find_device(options.device)
     settings = {
         "student": one_line(str(Path(student).resolve())),
@@ -143,35 +137,54 @@ def finetune(
         report(0, 1, "reading the models")
         with _memory():
             decoder = torch_decoder.load(source).to(device)
-            trainer = Trainer(
-                decoder,
-                # Where the loss has no part for a teacher, nobody asks it.
-                _teacher(dense, options).to(device) if options.loss.squarehead or options.loss.kl else decoder,
-                windows,
-                options,
-                work,
-                total,
-            )
+            # Where the loss has no part for a teacher, nobody asks it.
+            asked = options.loss.squarehead or options.loss.kl
+            taught = _teacher(dense, options).to(device) if asked else decoder
+            trainer = Trainer(decoder, taught, windows, options, work, total)
             trainer.train(report)
         report(0, 1, "writing the checkpoint")
-        result = Report(
-            student=shown_name(student),
-            teacher=shown_name(teacher),
-            data=[one_line(path.name) for path in paths],
-            options=asdict(options),
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            tokens=trainer.tokens,
-            data_tokens=len(windows.train),
-            steps=trainer.steps,
-            seconds=round(trainer.seconds, 1),
-            zeros=trainer.masks.zeros,
-            curve=trainer.curve,
-            log=trainer.log,
-        )
+        result = _told(trainer, student, teacher, paths, device)
         with new_folder(folder, force=force, reads=reads) as part:
             _write(part, trainer, source, result)
         report(1, 1, "writing the checkpoint")
     return result
+
+
+def _fitted(
+    options: Options, model: Transformer, source: Checkpoint, data: Sequence[str | Path] | TaskFiles
+) -> Options:
+    """Returns the options with a length that fits the models.
+
+    Raises:
+        GossamerError: it does not, or the model learns from other data.
+    """
+    if model.encoder is not None and not isinstance(data, TaskFiles):
+        raise GossamerError(f"{source.path}: has an encoder, and learns from a task of pairs, not from texts")
+    if not isinstance(data, TaskFiles):
+        return replace(options, length=window_length(options.length or None, LENGTH, model.context))
+    if options.length > model.context and model.encoder is None:
+        raise GossamerError(f"length {options.length} is more than the models' context of {model.context} tokens")
+    return options
+
+
+def _told(
+    trainer: Trainer, student: str | Path, teacher: str | Path, paths: Sequence[Path], device: torch.device
+) -> Report:
+    """What a training did."""
+    return Report(
+        student=shown_name(student),
+        teacher=shown_name(teacher),
+        data=[one_line(path.name) for path in paths],
+        options=asdict(trainer.options),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        tokens=trainer.tokens,
+        data_tokens=len(trainer.data.train),
+        steps=trainer.steps,
+        seconds=round(trainer.seconds, 1),
+        zeros=trainer.masks.zeros,
+        curve=trainer.curve,
+        log=trainer.log,
+    )
 
 
 def _read(

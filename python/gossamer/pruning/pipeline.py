@@ -33,6 +33,7 @@ from .store import STATE, FolderStore, Store
 from .walk import Texts, chunked
 
 if TYPE_CHECKING:
+    from .. import _core
     from ..arch import Sources
     from ..arch.spec import Transformer
     from ..checkpoints import Checkpoint
@@ -196,6 +197,20 @@ def _targets(options: PruneOptions, names: dict[str, str], config: Transformer) 
     return Target(sum(given[name].sparsity * entries[name] for name in names) / sum(entries.values())), given
 
 
+def _by_size(
+    source: Checkpoint, sources: Sources, targets: dict[str, Target], options: PruneOptions, store: Store
+) -> dict[str, _core.Weight]:
+    """Matrices pruned by magnitude, by canonical name; what reads a text and was asked for is told."""
+    if unread := [name for name in CALIBRATING if getattr(options, name) != getattr(PruneOptions, name)]:
+        said = "%s: method %s reads no text, so that this does nothing"
+        _log.warning(said, ", ".join(unread), options.method)
+    found = {}
+    for name, target in targets.items():
+        values = magnitude(source.read(sources[name], finite=True), target)
+        found[name] = store.keep_weight(f"pruned.{name}", packed(source, sources[name], values))
+    return found
+
+
 def prune_checkpoint(
     source: Checkpoint, options: PruneOptions, progress: Progress | None = None, store: Store | None = None
 ) -> PrunedCheckpoint:
@@ -241,13 +256,7 @@ def prune_checkpoint(
         work.prune(texts, given or target, report)
         pruned, branches, few = work.pruned, work.branches, work.few_tokens
     else:
-        if unread := [name for name in CALIBRATING if getattr(options, name) != getattr(PruneOptions, name)]:
-            said = "%s: method %s reads no text, so that this does nothing"
-            _log.warning(said, ", ".join(unread), options.method)
-        pruned = {}
-        for name in names:
-            values = magnitude(source.read(sources[name], finite=True), given.get(name, target))
-            pruned[name] = store.keep_weight(f"pruned.{name}", packed(source, sources[name], values))
+        pruned = _by_size(source, sources, {name: given.get(name, target) for name in names}, options, store)
 
     reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
     result = Report(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from ..errors import GossamerError
 from ..formats import INTEGER_TYPES, Shape
 from ..kinds import check_kind
-from ..packing.planner import Choice
+from ..packing.planner import Choice, Machine
 from .attachments import COMPUTED, PLAIN, buffers_without_values, carry_over, held_outside, obstacle
 from .dense import (
     CONV1D,
@@ -93,6 +94,24 @@ def sparsify(
     linears = {name: module for name, module in model.named_modules() if is_linear(module)}
     wanted = ("*",) if include is None else listed("include", include, linears)
     unwanted = listed("exclude", exclude, linears)
+    reasons = _reasons(model, linears, wanted, unwanted, trainable)
+    for name, module in linears.items():
+        if not reasons[name]:
+            check_weight(dense_parts(module, name)[0], weights, name)
+    if empty := buffers_without_values(model):
+        raise ValueError(
+            f"{', '.join(empty)}: on device meta, which has no values; set this buffer first, since no state brings it"
+        )
+    others, before = other_weights(model, linears.values()), model_bytes(model)
+    machine, asked = functools.cache(machine_of), _Asked(weights, format, group, min_zeros, activations, trainable)
+    rows = [_swapped(model, name, module, reasons[name], asked, machine) for name, module in linears.items()]
+    return Report(tuple(rows), others, before, model_bytes(model))
+
+
+def _reasons(
+    model: nn.Module, linears: dict[str, nn.Module], wanted: tuple[str, ...], unwanted: tuple[str, ...], trainable: bool
+) -> dict[str, str]:
+    """Why each linear layer is left alone, whatever its values are; "" where nothing speaks against packing it."""
     owners = owners_of(model)
     trained = trained_layers(model, linears, trainable)
     reasons = {
@@ -101,42 +120,50 @@ def sparsify(
     }
     asked = [module for name, module in linears.items() if not reasons[name]]
     read = held_outside(model, asked) | readers(model, asked)
-    for name, module in linears.items():
-        if module in read:
-            reasons[name] = read[module]
-        if not reasons[name]:
-            check_weight(dense_parts(module, name)[0], weights, name)
-    if empty := buffers_without_values(model):
-        raise ValueError(
-            f"{', '.join(empty)}: on device meta, which has no values; set this buffer first, since no state brings it"
-        )
-    others, before = other_weights(model, linears.values()), model_bytes(model)
-    machine = functools.cache(machine_of)
-    rows = []
-    for name, module in linears.items():
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        size = weight.numel() * weight.element_size()
-        shape = weight.shape if weight.dim() == 2 else (size, 1)
-        out, inn = reversed(shape) if kind_of(module) == CONV1D else shape
-        own = str(weight.dtype).removeprefix("torch.")
-        if reasons[name]:
-            rows.append(LayerReport(name, out, inn, None, "", own, size, size, reasons[name]))
-            continue
-        rounded = round_layer(dense_parts(module, name)[0], weights, group, name)
-        choice = rounded.choose(format, machine(weight.device))
-        zeros = rounded.shape.zeros
-        if refusal := _does_not_pay(rounded.shape, choice, format, weights, min_zeros):
-            rows.append(LayerReport(name, out, inn, zeros, "", own, size, size, refusal))
-            continue
-        parts = dense_parts(module, name)
-        layer = pack_layer(rounded, choice, *parts, activations=activations, trainable=trainable, name=name)
-        layer.kind = kind_of(module)
-        why = "; ".join(filter(None, (choice.reason, carry_over(module, layer))))
-        replace(model, module, layer)
-        layout = layer.layout
-        rows.append(LayerReport(name, out, inn, zeros, layout.format, layout.type, size, layer.nbytes, why))
-    return Report(tuple(rows), others, before, model_bytes(model))
+    return {name: read.get(module, reasons[name]) for name, module in linears.items()}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How layers are to be packed: options of `sparsify`."""
+
+    weights: str
+    format: str
+    group: int
+    min_zeros: float | None
+    activations: str
+    trainable: bool
+
+
+def _swapped(
+    model: nn.Module,
+    name: str,
+    module: nn.Module,
+    reason: str,
+    asked: _Asked,
+    machine: Callable[[torch.device], Machine],
+) -> LayerReport:
+    """Puts a packed layer in the place of one, where that pays and nothing speaks against it; tells what was done."""
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    size = weight.numel() * weight.element_size()
+    shape = weight.shape if weight.dim() == 2 else (size, 1)
+    out, inn = reversed(shape) if kind_of(module) == CONV1D else shape
+    own = str(weight.dtype).removeprefix("torch.")
+    if reason:
+        return LayerReport(name, out, inn, None, "", own, size, size, reason)
+    rounded = round_layer(dense_parts(module, name)[0], asked.weights, asked.group, name)
+    choice = rounded.choose(asked.format, machine(weight.device))
+    zeros = rounded.shape.zeros
+    if refusal := _does_not_pay(rounded.shape, choice, asked.format, asked.weights, asked.min_zeros):
+        return LayerReport(name, out, inn, zeros, "", own, size, size, refusal)
+    parts = dense_parts(module, name)
+    layer = pack_layer(rounded, choice, *parts, activations=asked.activations, trainable=asked.trainable, name=name)
+    layer.kind = kind_of(module)
+    why = "; ".join(filter(None, (choice.reason, carry_over(module, layer))))
+    replace(model, module, layer)
+    layout = layer.layout
+    return LayerReport(name, out, inn, zeros, layout.format, layout.type, size, layer.nbytes, why)
 
 
 def desparsify(model: nn.Module) -> int:
