@@ -265,10 +265,10 @@ def test_bounds_that_do_not_meet_are_taken(model: Model) -> None:
             {
                 "schema": {
                     "exclusiveMinimum": 0,
-                    "allOf": [{"anyOf": [{"title": f"{i}.{j}"} for j in range(17)]} for i in range(3)],
+                    "allOf": [{"anyOf": [{"title": f"{i}.{j}"} for j in range(21)]} for i in range(3)],
                 }
             },
-            "schema: what holds together in it is not found in 4096 steps",
+            "schema: what holds together in it is not found in 8192 steps",
         ),
         ({"schema": {"a": {1, 2}}}, "schema: not valid JSON: "),
         ({"regex": "("}, "regex: at 1(8): invalid regex"),

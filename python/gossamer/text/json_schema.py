@@ -16,7 +16,7 @@ BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependent
 VALUES = ("const", "enum", "default", "examples")
 """Keys of values, which are no schemas."""
 
-_MOST = 4096  # steps that a search for conjunctions may take
+_MOST = 8192  # steps that a search for conjunctions may take
 
 
 def subschemas(schema: Any) -> Iterator[Schema]:
@@ -64,7 +64,9 @@ class _Search:
                 if held and key not in seen:
                     seen.add(key)
                     yield held
-                    left += self._inside(held)
+                    for inner in self._inside(held):
+                        self._step()
+                        left.append(inner)
 
     def _step(self) -> None:
         self._steps += 1
