@@ -142,8 +142,8 @@ def train(
     def limit(share: float) -> dict[str, Any]:
         return {"tokens": round(args.tokens * share)} if args.tokens else {"budget_minutes": args.minutes * share}
 
-    own = limit(1.0 if whole else args.teacher_share)
-    options = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **own)
+    first = limit(1.0 if whole else args.teacher_share)
+    options = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **first)
     if not teacher.exists():
         finetune(base, teacher, teacher=base, data=files, options=options, progress=bar)
     trained = teacher

@@ -38,9 +38,8 @@ def test_a_tier_runs_the_kernels_of_those_that_it_builds_on(isa: str) -> None:
 
 
 def test_emulated_tiles_are_for_those_who_ask() -> None:
-    if "amx_emulated" not in _core.isas():
-        pytest.skip("needs an editable install, on a processor with AVX-512 VBMI2")
-    assert "amx_emulated" in _core.isas()[:-1]
+    pytest.importorskip("gossamer._simt", reason="needs an editable install, which builds the emulated tiles")
+    assert "amx_emulated" in _core.isas()[:-1] or "avx512_vbmi2" not in _core.isas()
     assert kernels_under("").stdout.split()[0] == _core.isas()[-1]
 
 

@@ -186,9 +186,9 @@ def _checked(row: Any) -> Rates:
 
 def _faster(type: str, rates: Rates) -> bool:
     """Whether this machine is a good deal faster than when it was measured."""
-    format, zeros_ = _LOOKED_AT
-    then = rates[format][zeros(format).index(zeros_)].seconds
-    stack, _ = _stack(type, format, zeros_, _stack_bytes(1))
+    format, share = _LOOKED_AT
+    then = rates[format][zeros(format).index(share)].seconds
+    stack, _ = _stack(type, format, share, _stack_bytes(1))
     repeats = _repeats(stack)
     times = [_pass_seconds(stack, repeats) for _ in range(_BEST)]
     return _rate(stack, float(np.median(times))) < _FASTER * then

@@ -222,8 +222,8 @@ def choose(
         if _filled(shape) > 1 - least:
             name, reason = "dense", "too few zeros to pay"
         else:
-            gain = _MIN_GAIN if measured else _MIN_GAIN_ESTIMATED
-            gain = gain if _filled(shape) <= 1 - _MIN_ZEROS_ESTIMATED else _MIN_GAIN_OF_FEW
+            few = _filled(shape) > 1 - _MIN_ZEROS_ESTIMATED
+            gain = _MIN_GAIN_OF_FEW if few else _MIN_GAIN if measured else _MIN_GAIN_ESTIMATED
             name, reason = _fastest(times, gain, "as measured here" if measured else "by estimate")
     elif format == "nm" and sizes.get("nm", sizes["dense"]) >= sizes["dense"]:
         name, reason = "bitmap", "no N:M pattern holds, so bitmap instead of nm"
