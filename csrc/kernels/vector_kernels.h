@@ -76,10 +76,8 @@ constexpr int kLiftRows = 64;
 // What is done between the linears of an MLP, by the activation's name in descriptions.
 struct ActivationKernels {
   const char* name;
-  // x[i] = activation(x[i])
-  void (*plain)(float* x, int64_t n) noexcept;
   // gate[i] = activation(gate[i]) * up[i]
-  void (*gated)(float* gate, const float* up, int64_t n) noexcept;
+  void (*run)(float* gate, const float* up, int64_t n) noexcept;
   // The same with gate[i] at most limit, and u = up[i] within +-limit: activation(gate[i]), alpha on its exponent, times
   // u + shift. Null for most.
   void (*clamped)(float* gate, const float* up, int64_t n, float limit, float alpha, float shift) noexcept;

@@ -23,6 +23,7 @@ void unfold(const RowOf& row_of, int at, int count, int channels, float* out) {
 MelLayer::MelLayer(const spec::Mel& spec, Build& build)
     : vectors_(build.vectors),
       gelu_(*named(build.vectors.activations, "gelu")),
+      ones_(static_cast<std::size_t>(build.hidden), 1.0F),
       bins_(spec.bins),
       first_(build.weights.take("conv1", build.hidden, kReach * spec.bins)),
       second_(build.weights.take("conv2", build.hidden, kReach * build.hidden)),
@@ -44,7 +45,7 @@ void MelLayer::run(Step& step, Matrix& out) const {
   run_linears(step.team, {{first_.get(), inner_.data(), inner_.stride()}}, unfolded_.rows(frames), step.inputs);
   for_tokens(step.team, frames, [&](std::int64_t t) {
     vectors_.add(inner_.row(t), first_bias_.data(), inner_.cols());
-    gelu_.plain(inner_.row(t), inner_.cols());
+    gelu_.run(inner_.row(t), ones_.data(), inner_.cols());
   });
   int first = 0;
   int row = 0;
@@ -60,7 +61,7 @@ void MelLayer::run(Step& step, Matrix& out) const {
   run_linears(step.team, {{second_.get(), out.data(), out.stride()}}, wide_.rows(row), step.inputs);
   for_tokens(step.team, row, [&](std::int64_t t) {
     vectors_.add(out.row(t), second_bias_.data(), out.cols());
-    gelu_.plain(out.row(t), out.cols());
+    gelu_.run(out.row(t), ones_.data(), out.cols());
   });
 }
 

@@ -19,6 +19,7 @@ class MelLayer {
  private:
   const VectorKernels& vectors_;
   const ActivationKernels& gelu_;
+  std::vector<float> ones_;  // times which it is taken
   int bins_;
   std::unique_ptr<Linear> first_, second_;
   std::vector<float> first_bias_, second_bias_;

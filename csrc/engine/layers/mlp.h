@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "engine/layers/mixer.h"
 
@@ -13,7 +14,7 @@ class MlpActivation {
  public:
   explicit MlpActivation(const spec::Mlp& spec)
       : kernels_(*spec.activation),
-        gated_(spec.gated),
+        ones_(spec.gated ? 0 : static_cast<std::size_t>(spec.width), 1.0F),
         plain_(spec.plain()),
         limit_(spec.limit.value_or(std::numeric_limits<float>::infinity())),
         alpha_(spec.alpha),
@@ -24,18 +25,17 @@ class MlpActivation {
   // One row of what the first linears gave.
   void run(ProjectionGroup& inputs, std::int64_t row) const {
     Matrix& inner = inputs[0].out();
-    if (!gated_)
-      kernels_.plain(inner.row(row), inner.cols());
-    else if (plain_)
-      kernels_.gated(inner.row(row), inputs[1].out().row(row), inner.cols());
+    const float* factors = ones_.empty() ? inputs[1].out().row(row) : ones_.data();
+    if (plain_)
+      kernels_.run(inner.row(row), factors, inner.cols());
     else
-      kernels_.clamped(inner.row(row), inputs[1].out().row(row), inner.cols(), limit_, alpha_, shift_);
+      kernels_.clamped(inner.row(row), factors, inner.cols(), limit_, alpha_, shift_);
   }
 
  private:
   ActivationKernels kernels_;
-  bool gated_;
-  bool plain_;  // neither clamped, nor scaled, nor shifted
+  std::vector<float> ones_;  // times which an activation without a gate is taken; empty: there is one
+  bool plain_;               // neither clamped, nor scaled, nor shifted
   float limit_;
   float alpha_;
   float shift_;

@@ -51,14 +51,7 @@ struct Relu2 {
 };
 
 template <class A>
-void activate(float* x, int64_t n) noexcept {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(x + i, A::of(load(x + i)));
-  if (i < n) store_part(x + i, A::of(load_part(x + i, n - i)), n - i);
-}
-
-template <class A>
-void activate_mul(float* gate, const float* up, int64_t n) noexcept {
+void activate(float* gate, const float* up, int64_t n) noexcept {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(gate + i, A::of(load(gate + i)) * load(up + i));
   if (i < n) store_part(gate + i, A::of(load_part(gate + i, n - i)) * load_part(up + i, n - i), n - i);
@@ -85,7 +78,7 @@ void clamped(float* gate, const float* up, int64_t n, float limit, float alpha, 
 
 template <class A>
 constexpr ActivationKernels activation(const char* name, decltype(ActivationKernels::clamped) clamped = nullptr) {
-  return {name, activate<A>, activate_mul<A>, clamped};
+  return {name, activate<A>, clamped};
 }
 
 constexpr ActivationKernels kActivations[] = {activation<Silu>("silu", clamped), activation<Gelu>("gelu"),
