@@ -80,6 +80,38 @@ def clamped(gate: Tensor, up: Tensor, limit: float | None, alpha: float, shift: 
     return gate * torch.sigmoid(alpha * gate) * (up + shift)
 
 
+def mlp(
+    outputs: Sequence[Tensor],
+    *,
+    width: int,
+    activation: str,
+    gated: bool,
+    limit: float | None,
+    alpha: float,
+    shift: float,
+) -> Tensor:
+    """Returns activation(gate) * up [..., width], or activation(up) where nothing is gated.
+
+    The parameters behind the first are the fields of `gossamer.arch.spec.Mlp`.
+
+    Args:
+        outputs: Gate and up, [..., width] each or side by side, or up alone.
+        width: Numbers of each.
+        activation: One of `ACTIVATIONS`.
+        gated: Whether there is a gate.
+        limit: As for `clamped`.
+        alpha: As for `clamped`.
+        shift: As for `clamped`.
+    """
+    if not gated:
+        return ACTIVATIONS[activation](outputs[0])
+    plain = limit is None and alpha == 1 and shift == 0
+    if plain and activation == "silu" and len(outputs) == 1:
+        return silu_gate(outputs[0])
+    gate, up = apart(outputs, (width, width))
+    return ACTIVATIONS[activation](gate) * up if plain else clamped(gate, up, limit, alpha, shift)
+
+
 def softcap(x: Tensor, cap: float) -> Tensor:
     """Returns cap tanh(x / cap)."""
     return cap * torch.tanh(x / cap)

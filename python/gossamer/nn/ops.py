@@ -124,21 +124,11 @@ class TorchOps:
 
     def mlp(self, described: spec.Mlp) -> Between:
         """See `Ops`."""
-        expect(described, "width", "activation", "gated", "biases", "limit", "alpha", "shift")
-        activation = choose(functions.ACTIVATIONS, described, "activation")
-        if not described.gated:
-            return lambda outputs, _: activation(outputs[0])
-        sizes, limits = (described.width, described.width), (described.limit, described.alpha, described.shift)
-
-        fused = described.plain and described.activation == "silu"
-
-        def activate(outputs: Sequence[Tensor], _: Step) -> Tensor:
-            if fused and len(outputs) == 1:
-                return functions.silu_gate(outputs[0])
-            gate, up = functions.apart(outputs, sizes)
-            return activation(gate) * up if described.plain else functions.clamped(gate, up, *limits)
-
-        return activate
+        _, *names = signature(functions.mlp).parameters
+        expect(described, "biases", *names)
+        choose(functions.ACTIVATIONS, described, "activation")
+        own = {name: getattr(described, name) for name in names}
+        return lambda outputs, _: functions.mlp(outputs, **own)
 
     def routing(self, described: spec.Experts) -> Route:
         """See `Ops`."""
