@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -62,19 +62,16 @@ def single(value: float) -> float:
 
 
 _ACTIVATIONS: dict[Any, Activation] = {
-    "silu": "silu",
+    **{name: name for name in get_args(Activation)},
     "swish": "silu",
-    "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "relu2": "relu2",
 }
 
 
 def activation(config: dict[str, Any], key: str, default: str) -> Activation:
-    """Returns an activation by what `transformers` calls it; a missing or null key gives the default.
+    """Returns an activation by what descriptions or `transformers` call it; a missing or null key gives the default.
 
     Raises:
         GossamerError: there is none of that name.
