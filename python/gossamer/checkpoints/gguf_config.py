@@ -146,8 +146,7 @@ def _refuse_unread(
         raise GossamerError(f"{path}: models that look ahead ({prefix}attention.causal) are not supported")
     # Zero switches any other off.
     others = {key: value for key, value in keys.items() if key.startswith(prefix) and value != 0}
-    read = (*family.needed.values(), *family.optional.values(), *family.known, *KNOWN)
-    known = {prefix + key for key in (*read, *(ROTARY if family.rotary else ()))}
+    known = {prefix + key for key in (*family.keys, *KNOWN, *(ROTARY if family.rotary else ()))}
     arch_keys.unread(others, known, str(path), {f"{prefix}attention.scale": head_dim**-0.5})
 
 

@@ -9,10 +9,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..arch.spec import Alibi, Transformer
+
 Get = Callable[[str], Any]
 """From a key to its value, None where the file has none; of a list of equal values to one of them."""
 More = Callable[[dict[str, Any], Get, Collection[str]], None]
 """Adds to a config, from the keys and the names of the tensors, what does not follow key by key."""
+Tell = Callable[[Transformer], Any]
+"""From a description to the value of a key, None where it has nothing of that."""
 
 _SIZES = {
     "hidden_size": "embedding_length",
@@ -37,6 +41,8 @@ _LAYER_EPS = "attention.layer_norm_epsilon"
 _SHARE = "partial_rotary_factor"
 _QKV = ("attn_qkv",)
 _SHARED_NORM = {"norm": "attn_norm"}  # of parallel branches
+_IN_PARALLEL: dict[str, Tell] = {"use_parallel_residual": lambda described: described.stack.kinds[0].parallel}
+_ALIBI_BIAS = 8.0  # of all that there are
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Architecture:
         needed: Keys of the file by the name in config.json.
         optional: Keys that may be absent, likewise.
         fixed: What config.json says that no key does.
+        told: Keys of this one by what descriptions say of them, where files are written.
         known: Keys that say what others say, or nothing to a reader.
         ends: What files call its tensors outside the blocks by short name, without ".weight", where no other has them.
         inside: The same in a block, where no other has them or they are called so here alone.
@@ -65,6 +72,7 @@ class Architecture:
     needed: Mapping[str, str]
     optional: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Tell] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     ends: Mapping[str, str] = field(default_factory=dict)
     inside: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +83,11 @@ class Architecture:
     also: tuple[str, ...] = ()
     unheeded: tuple[str, ...] = ()
     more: More = lambda _config, _get, _names: None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys of its files, but those that files of every architecture may have."""
+        return (*self.needed.values(), *self.optional.values(), *self.told, *self.known)
 
 
 def _llama(model_type: str, *, eps: dict[str, str] = _RMS, wide: bool = True, **options: Any) -> Architecture:
@@ -122,6 +135,11 @@ def _gpt_oss(config: dict[str, Any], _get: Get, _: Collection[str]) -> None:
         config["rope_scaling"]["truncate"] = False
 
 
+def _growth(described: Transformer) -> float | None:
+    scale = next(described.stack.attentions).query_scale
+    return None if scale is None else scale.beta
+
+
 def _parallel(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
     """Without the key, in turn."""
     config["use_parallel_residual"] = bool(get("use_parallel_residual"))
@@ -140,6 +158,10 @@ def _gemma3(config: dict[str, Any], get: Get, names: Collection[str]) -> None:
     _gemma2(config, lambda key: 46 if largest and key == "block_count" else None, names)
     config.setdefault("sliding_window", None)
     config["rope_local_base_freq"] = get("rope.freq_base_swa") or 10000.0
+
+
+def _alibi_bias(described: Transformer) -> float | None:
+    return _ALIBI_BIAS if isinstance(next(described.stack.attentions).positions, Alibi) else None
 
 
 def _mpt(config: dict[str, Any], get: Get, _: Collection[str]) -> None:
@@ -180,7 +202,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mistral3": _llama(
         "ministral3",
-        known=("attention.temperature_scale", "rope.scaling.yarn_log_multiplier"),
+        told={"attention.temperature_scale": _growth},
+        known=("rope.scaling.yarn_log_multiplier",),
         permuted=True,
         more=_ministral3,
     ),
@@ -227,7 +250,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         fused=("attn_qkv", "ffn_up"),
         more=_phi3,
     ),
-    "olmo": _llama("olmo", wide=False, eps={}, optional={"clip_qkv": "attention.clamp_kqv"}, permuted=True),
+    "olmo": _llama(
+        "olmo",
+        wide=False,
+        eps={},
+        optional={"clip_qkv": "attention.clamp_kqv"},
+        known=(_LAYER_EPS,),
+        permuted=True,
+    ),
     "olmo2": _llama("olmo2", wide=False, optional=_WINDOW, also=("olmo3",), more=_olmo3),
     "granite": _llama("granite", wide=False, optional=_GRANITE, permuted=True),
     "granitemoe": _llama("granitemoe", wide=False, optional=_GRANITE | _LOCAL_EXPERTS, permuted=True),
@@ -243,7 +273,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "stablelm",
         wide=False,
         eps={"layer_norm_eps": _LAYER_EPS},
-        known=("use_parallel_residual",),
+        told=_IN_PARALLEL,
         partial=_SHARE,
         inside=_SHARED_NORM,
         more=_stablelm,
@@ -266,7 +296,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "gpt_neox",
         _SIZES | {"layer_norm_eps": _LAYER_EPS},
         {"rotary_emb_base": "rope.freq_base"},
-        known=("use_parallel_residual",),
+        told=_IN_PARALLEL,
         partial="rotary_pct",
         fused=_QKV,
         more=_parallel,
@@ -294,7 +324,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "max_seq_len": "context_length",
             "layer_norm_epsilon": _LAYER_EPS,
         },
-        known=("feed_forward_length", "attention.clamp_kqv", "attention.max_alibi_bias"),
+        told={"attention.max_alibi_bias": _alibi_bias},
+        known=("feed_forward_length", "attention.clamp_kqv"),
         rotary=False,
         fused=_QKV,
         more=_mpt,

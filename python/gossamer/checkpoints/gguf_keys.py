@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arch.fields import FULL
 from ..arch.rope import original
-from ..arch.spec import Alibi, Attention, Experts, Mlp, Rope, Transformer
+from ..arch.spec import Attention, Experts, Mlp, Rope, Transformer
 from ..errors import GossamerError
 from .gguf_config import KNOWN, ROPE_FACTORS, ROTARY
 from .gguf_families import Architecture
@@ -16,7 +16,6 @@ from .gguf_families import Architecture
 _FLOATS = ("epsilon", "scale", "softcapping", "clamp_kqv", "alibi_bias", "freq_base", "freq_base_swa", "factor")
 """Ends of the keys whose values are no whole numbers, whatever a config has."""
 _SCALED = ("default", "linear", "yarn", "llama3", "longrope")
-_ALIBI_BIAS = 8.0  # of all that there are
 
 
 def described_keys(
@@ -34,14 +33,16 @@ def described_keys(
     Raises:
         GossamerError: a key that the file must have is not there, or rotary frequencies are scaled as no file says it.
     """
-    told = _told(config, described)
+    told = _told(config, described) | {key: tell(described) for key, tell in architecture.told.items()}
+    if norm := described.stack.norm:
+        told |= {key: norm.eps for key in architecture.keys if key.endswith("epsilon")}
     rotary, factors = _rotary(config, described) if architecture.rotary else ({}, {})
     told |= rotary
     asked = {**architecture.needed, **architecture.optional}
     found = {key: config.get(own) for own, key in asked.items()} | told
     if missing := [own for own, key in architecture.needed.items() if found[key] is None]:
         raise GossamerError(f"{missing[0]} is missing from its config")
-    known = {*asked.values(), *architecture.known, *KNOWN, *ROTARY}
+    known = {*architecture.keys, *KNOWN, *ROTARY}
     keys = {key: value for key, value in found.items() if value is not None and key in known}
     return {key: float(value) if key.endswith(_FLOATS) else value for key, value in keys.items()}, factors
 
@@ -52,7 +53,7 @@ def _told(config: dict[str, Any], described: Transformer) -> dict[str, Any]:
     attentions = [one for one in mixers if isinstance(one, Attention)]
     experts = next((one for one in mixers if isinstance(one, Experts)), None)
     mlp = next((one for one in mixers if isinstance(one, Mlp)), None)
-    first, norm, head = attentions[0], described.stack.norm, described.head
+    first, head = attentions[0], described.head
     width = mlp.width if mlp else config.get("intermediate_size") or (experts and experts.expert.width)
     return {
         "embedding_length": described.hidden,
@@ -66,16 +67,12 @@ def _told(config: dict[str, Any], described: Transformer) -> dict[str, Any]:
         "attention.scale": first.scale,
         "attention.sliding_window": max((one.window for one in attentions if one.window), default=None),
         "attention.clamp_kqv": first.clip,
-        "attention.temperature_scale": first.query_scale and first.query_scale.beta,
-        "attention.max_alibi_bias": _ALIBI_BIAS if isinstance(first.positions, Alibi) else None,
         "attn_logit_softcapping": first.softcap,
         "final_logit_softcapping": head and head.softcap,
-        "use_parallel_residual": described.stack.kinds[0].parallel,
         "expert_count": experts and experts.count,
         "expert_used_count": experts and experts.chosen,
         "expert_feed_forward_length": experts and experts.expert.width,
         "expert_shared_feed_forward_length": experts and experts.shared and experts.shared.width,
-        **({f"attention.layer_norm{'_rms' * (norm.kind == 'rms')}_epsilon": norm.eps} if norm else {}),
     }
 
 
