@@ -108,9 +108,9 @@ class Modules:
         """See `Linears`."""
         return Separate(linears)
 
-    def vector(self, name: str, width: int) -> nn.Parameter:
-        """See `Linears`."""
-        return nn.Parameter(torch.zeros(width) if name.endswith(".bias") else torch.ones(width))
+    def vector(self, _: str, width: int) -> nn.Parameter:
+        """See `Linears`; ones, until it is loaded."""
+        return nn.Parameter(torch.ones(width))
 
     def table(self, _: str, rows: int, cols: int) -> nn.Embedding:
         """See `Linears`."""
