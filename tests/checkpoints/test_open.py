@@ -340,7 +340,9 @@ def test_a_decoder_that_is_not_causal_is_refused(tmp_path: Path, caplog: pytest.
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "config.json", "pytorch_model.bin", "chat_template.jinja"]
+)
 def test_pointers_of_git_lfs_are_told(tmp_path: Path, name: str) -> None:
     folder = tiny_llama(tmp_path / "m")
     if name.endswith(".bin"):

@@ -115,6 +115,12 @@ def test_generation_ends_where_the_context_does(packed: Path, command):
     assert stats["prompt_tokens"] + stats["new_tokens"] <= 129
 
 
+@pytest.mark.parametrize(("new", "told"), [(500, True), (4, False)])
+def test_an_end_of_the_context_is_told(packed: Path, new: int, told: bool, command, caplog: pytest.LogCaptureFixture):
+    command("generate", "x" * 100, "-m", packed, "--raw", "-n", new)
+    assert ("the model's context, 128 tokens, ends before the text does" in caplog.text) == told
+
+
 def test_convert_then_inspect(checkpoint: Path, packed: Path, command):
     document = json.loads(command("inspect", packed, "--json"))
     layers = {layer["name"]: layer for layer in document["layers"]}

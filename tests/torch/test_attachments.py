@@ -7,7 +7,7 @@ import functools
 import pickle
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -230,6 +230,24 @@ def test_a_layer_that_something_else_holds_too_is_left(hold: Callable[[Any], Any
     with pytest.raises(GossamerError, match="others has it, too"):
         load(fresh, tmp_path / "model.safetensors")
     assert type(fresh[0][0]) is nn.Linear
+
+
+def test_mappings_that_make_what_they_give_are_not_asked() -> None:
+    class Files(Mapping[str, torch.Tensor]):
+        """As `accelerate` has them beside modules whose weights lie on the disk."""
+
+        def __getitem__(self, key: str) -> torch.Tensor:
+            raise AssertionError(f"{key} was read")
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["weight"])
+
+        def __len__(self) -> int:
+            return 1
+
+    model = make()
+    model[1].files = Files()
+    assert all(layer.packed for layer in sparsify(model, format="bitmap"))
 
 
 def test_a_forward_that_a_class_was_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

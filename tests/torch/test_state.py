@@ -126,6 +126,36 @@ def test_state_dicts_go_through_torch_save(tmp_path: Path) -> None:
     assert other.up.values.data_ptr() != model.up.values.data_ptr()
 
 
+@pytest.mark.parametrize("how", ["torch", "safetensors", "hub", "accelerate"])
+def test_a_dense_model_does_not_take_a_packed_state_for_none(tmp_path: Path, how: str) -> None:
+    """Loaders that leave out what they do not know would leave its layers with the values that they had."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    hub = pytest.importorskip("huggingface_hub")
+    accelerate = pytest.importorskip("accelerate")
+
+    class Model(Tied, hub.PyTorchModelHubMixin):  # type: ignore[misc]
+        pass
+
+    model, dense = sparsified(Model()), Model(seed=4)
+    safetensors.save_model(model, str(tmp_path / "model.safetensors"), {"format": "pt"})
+    with pytest.raises((RuntimeError, ValueError), match=r"shape torch\.Size\(\[10\]\)"):
+        {
+            "torch": lambda: dense.load_state_dict(model.state_dict(), strict=False),
+            "safetensors": lambda: safetensors.load_model(dense, tmp_path / "model.safetensors", strict=False),
+            "hub": lambda: Model.from_pretrained(tmp_path),
+            "accelerate": lambda: accelerate.load_checkpoint_in_model(dense, tmp_path),
+        }[how]()
+
+
+def test_a_state_without_what_dense_layers_stumble_over_is_loaded() -> None:
+    model = sparsified(Tied())
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "up.weight"}
+    assert len(state) < len(model.state_dict())
+    for other in (load_state_dict(Tied(seed=4), state), sparsified(Tied(seed=5))):
+        other.load_state_dict(state)
+        assert torch.equal(other(torch.arange(10)), model(torch.arange(10)))
+
+
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_state_is_copied_unless_it_is_to_be_taken(assign: bool) -> None:
     state = sparsified(Tied()).state_dict()

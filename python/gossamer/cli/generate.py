@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
             print_json(_document(args.model, prompt, found))
         elif len(found) > 1:
             print("\n".join(f"[{number}]\n{completion.text}" for number, completion in enumerate(found, 1)))
+    if any(completion.finish == "context" for completion in found):
+        _log.warning("the model's context, %d tokens, ends before the text does", model.config.context)
     if args.stats and model.last_stats:
         print(model.last_stats.text(), file=sys.stderr)
     return interrupt.code

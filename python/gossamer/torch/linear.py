@@ -259,10 +259,12 @@ class SparseLinear(nn.Module):
         if nobody_watches(self.values.detach()):
             check_bytes(self.layout_numbers, self._numbers, self._fixed_streams(), begin)
 
-    def _save_to_state_dict(self, *arguments: Any) -> None:
-        """Refuses to save bytes that are no weight."""
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Refuses to save bytes that are no weight; has a dense layer stumble over what is saved, strict or not."""
         self._check_bytes(f"{self._title()}: ")
-        super()._save_to_state_dict(*arguments)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.layout_numbers.is_meta:  # a loader that makes the model first asks it what to look for
+            destination[f"{prefix}weight"] = self.layout_numbers.clone()  # which has no weight's shape
 
     def _title(self) -> str:
         return self.name or f"SparseLinear({self.in_features}, {self.out_features})"
@@ -332,7 +334,7 @@ class SparseLinear(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **options: Any) -> None:
         """Takes over streams of another size or format, as long as the matrix is of the same shape."""
         numbers = state_dict.get(f"{prefix}layout_numbers")
-        if f"{prefix}weight" in state_dict:
+        if state_dict.pop(f"{prefix}weight", self.layout_numbers).dim() != 1:  # not that of a packed layer
             raise GossamerError(
                 f"{self._weight_title()}: the state holds a dense weight, and the layer is packed; "
                 "load it before the model is sparsified, or go back first (desparsify)"

@@ -2,8 +2,8 @@
 
 `save_pretrained` writes `config.json` with a `quantization_config` that says which layers are packed and how, and the
 streams beside the other tensors; `from_pretrained` puts `SparseLinear` in their places and fills it. Where this package
-is not imported, transformers says that it does not know the method and goes on without: so each packed layer also
-leaves a tensor `weight` in the file, which has no weight's shape, and over which a dense layer stumbles.
+is not imported, transformers says that it does not know the method and goes on without, and then stumbles over the
+tensors `weight` of packed layers' states, which have no weight's shape.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _forget(model: PreTrainedModel) -> None:
 
 
 def _saving(save: Any) -> Any:
-    """`save_pretrained`, with a config that says what is packed and a state that dense layers stumble over."""
+    """`save_pretrained`, with a config that says what is packed."""
     signature = inspect.signature(save)
 
     @functools.wraps(save)
@@ -210,7 +210,6 @@ def _saving(save: Any) -> Any:
         state = dict(call.arguments.get("state_dict") or self.state_dict())
         self.config.quantization_config = GossamerConfig.of(state, packed)
         self.hf_quantizer = GossamerQuantizer(self.config.quantization_config)
-        state |= {f"{name}.weight": state[f"{name}.layout_numbers"].clone() for name in packed}
         self.hf_quantizer.state = call.arguments["state_dict"] = state
         try:
             return save(*call.args, **call.kwargs)
