@@ -8,11 +8,13 @@ from torch import Tensor
 from ..errors import GossamerError
 from .options import SOLVED
 
-# Raising ends after this part of the training, so that the rest can heal what the last zeros broke.
-_RAISING = 0.7
-# Optimizer steps between two masks. Solving for them takes as long as training on some thousand tokens does.
+# Raising ends after this part of the training, so that the rest can heal what the last zeros broke: early where values
+# are solved for along with the mask.
+_RAISING, _RAISING_SOLVED = 0.7, 0.3
+# Optimizer steps between two masks. Solving for them takes as long as training on some thousand tokens does, and a few
+# of them are enough.
 _EVERY = 8
-_EVERY_SOLVED, _TOKENS_SOLVED = 32, 32768
+_TOKENS_SOLVED, _SOLVED = 8192, 8
 _BEYOND = 0.01  # zeros that a matrix may have beyond a sparsity: that of a run that goes on was rounded to whole ones
 
 
@@ -44,7 +46,8 @@ class Masks:
             schedule: "fixed", "cubic", or "dense": no masks.
             sparsity: Fraction of zeros of each matrix in the end; for "cubic".
             scores: "magnitude", "movement", "sparsegpt" or "admm".
-            step_tokens: Tokens of an optimizer step; masks that are solved for are so many tokens apart, too.
+            step_tokens: Tokens of an optimizer step; masks that are solved for are 8,192 tokens or more apart, and an
+                eighth of the raising or more.
 
         Raises:
             GossamerError: the mask is to be fixed and there are no zeros, or to be raised and there are more.
@@ -55,7 +58,10 @@ class Masks:
         self._raised = schedule == "cubic"
         self._sparsity = sparsity
         self._done = 0.0
-        self._every = max(_EVERY_SOLVED, _TOKENS_SOLVED // step_tokens) if scores in SOLVED else _EVERY
+        self._raising, self._every, self._least = _RAISING, _EVERY, 0.0
+        if scores in SOLVED:
+            self._raising, self._least = _RAISING_SOLVED, 1 / _SOLVED
+            self._every = max(_EVERY, _TOKENS_SOLVED // step_tokens)
         self.movement = {}
         if self._raised and scores == "movement":
             self.movement = {name: torch.zeros_like(values[name], requires_grad=False) for name in self.keep}
@@ -106,8 +112,9 @@ class Masks:
         Returns:
             How many zeros each matrix is to have from now on; empty where that is not the moment to change them.
         """
-        part = min(progress / _RAISING, 1.0)
-        if not self._raised or (step % self._every and part < 1.0) or part <= self._done:
+        part = min(progress / self._raising, 1.0)
+        early = step % self._every or part < self._done + self._least
+        if not self._raised or part <= self._done or (early and part < 1.0):
             return {}
         self._done = part
         reached = 1 - (1 - part) ** 3
