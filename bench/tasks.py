@@ -57,10 +57,10 @@ def main() -> None:
     parser.add_argument("--teacher-share", type=float, default=0.5, help="of either, for the teacher (%(default)g)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group", type=int, default=64)
-    parser.add_argument("--scores", default="magnitude", help="what zeros are raised by (%(default)s)")
-    parser.add_argument("--loss", type=float, nargs=3, default=(0.5, 0.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
+    parser.add_argument("--scores", default="sparsegpt", help="what zeros are raised by (%(default)s)")
+    parser.add_argument("--loss", type=float, nargs=3, default=(0.5, 1.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
     parser.add_argument("--lr", type=float, default=2e-4)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=0, help="tokens a window (as `gossamer finetune` takes it)")
     parser.add_argument("--top", type=int, default=32)
     parser.add_argument("--samples", type=int, default=0, help="make only so many (all)")
@@ -151,7 +151,7 @@ def train(
         trained = folder / f"{name}-s{args.seed}"
         common["seed"] = args.seed + STUDENTS
         options = Options(
-            loss=Parts(*args.loss), top=args.top if args.loss[2] else 0, weights=weights, group=args.group,
+            loss=Parts(*args.loss), top=args.top if args.loss[2] and not args.loss[1] else 0, weights=weights, group=args.group,
             schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():

@@ -36,7 +36,7 @@ SUMMARY = "train a pruned checkpoint towards its dense teacher, or a sparse mode
 HELD_OUT, TOP, BATCH = 0.1, 32, 1
 
 _DEFAULTS = Options()
-_TASK_LOSS = Parts(ce=0.5, squarehead=0.0, kl=1.0)
+_TASK_LOSS = Parts(ce=0.5, squarehead=1.0, kl=1.0)
 _FOR_TASK = ("held_out", "metric", "dense_first", "dense_tokens", "dense_minutes", "dense_lr", "max_new_tokens")
 
 
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer(0),
         metavar="N",
         help="take the divergence over the teacher's N likeliest tokens, all others being one, and compute those once; "
-        f"0 takes all, at every step (default 0, for tasks {TOP})",
+        f"0 takes all, at every step (default 0, for tasks without SquareHead {TOP})",
     )
 
     zeros = parser.add_argument_group("zeros and values")
@@ -212,7 +212,7 @@ def _options(args: argparse.Namespace) -> Options:
     names = {field.name for field in dataclasses.fields(Options)} - {"loss"}
     chosen = given(args, *sorted(names))
     if args.task is not None:
-        chosen.setdefault("top", TOP if loss.kl else 0)
+        chosen.setdefault("top", TOP if loss.kl and not loss.squarehead else 0)
         chosen.setdefault("batch", BATCH)
     return Options(loss=loss, **chosen)
 
