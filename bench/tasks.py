@@ -149,9 +149,9 @@ def train(
     trained = teacher
     if not whole:
         trained = folder / f"{name}-s{args.seed}"
-        common["seed"] = args.seed + STUDENTS
+        common["seed"], loss = args.seed + STUDENTS, Parts(*args.loss)
         options = Options(
-            loss=Parts(*args.loss), top=args.top if args.loss[2] and not args.loss[1] else 0, weights=weights, group=args.group,
+            loss=loss, top=args.top if loss.kl and not loss.squarehead else 0, weights=weights, group=args.group,
             schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():
