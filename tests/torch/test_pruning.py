@@ -343,3 +343,36 @@ def test_adapters_stay_as_they_are(model: Model, batches: list[Tensor]) -> None:
     ]  # fmt: skip
     assert len(before) == 4
     assert all(torch.equal(adapted.state_dict()[name], values) for name, values in before.items())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_with_padding_is_pruned_outside_of_its_fused_path(fused: bool) -> None:
+    """There `nn.TransformerEncoder` nests its inputs, and layers with hooks cannot read them."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=True).eval()
+    padding = torch.zeros(3, 10, dtype=torch.bool)
+    padding[1:, 6:] = True
+    batch = {"src": torch.randn(3, 10, 16), "src_key_padding_mask": padding}
+    expected = copy.deepcopy(model)
+    for block in expected.layers:
+        seen: dict[nn.Module, Tensor] = {}
+        linears = (block.linear1, block.linear2)
+        hooked = [
+            each.register_forward_pre_hook(lambda each, x, seen=seen: seen.update({each: x[0]})) for each in linears
+        ]
+        expected(**batch)  # with gradients: nothing is fused
+        for linear, hook in zip(linears, hooked, strict=True):
+            hook.remove()
+            scores = (linear.weight * seen[linear].flatten(0, 1).norm(dim=0)).abs().detach()
+            linear.weight.data.scatter_(1, scores.argsort(1)[:, : scores.shape[1] // 2], 0.0)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fused)
+    try:
+        found = prune_linears(model, [batch], sparsity=0.5, method="wanda")
+        assert torch.backends.mha.get_fastpath_enabled() == fused
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert found == {f"layers.{layer}.linear{which}": 0.5 for layer in range(2) for which in (1, 2)}
+    for name, weight in expected.named_parameters():
+        assert torch.equal(dict(model.named_parameters())[name] == 0, weight == 0)

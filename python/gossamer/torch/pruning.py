@@ -149,12 +149,19 @@ def _call(model: nn.Module, batch: Any) -> object:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switches dropout and the like off, and each module back to what it was."""
+    """Switches dropout and the like off, and each module back to what it was.
+
+    Torch's fused path of attention is off, too: it calls no linear layer, and `nn.TransformerEncoder` nests what a
+    padding mask leaves for it, which layers with hooks then cannot read.
+    """
     training = [module for module in model.modules() if module.training]
+    fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module in training:
             module.training = True
 
