@@ -130,5 +130,7 @@ def test_windows_fit_the_model(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == []
     assert window_length(None, 512, 256) == 256
     assert caplog.messages == ["the model holds 256 tokens, fewer than the usual 512: length is 256"]
+    assert window_length(None, 128, 24, "-n", behind=8) == 24
+    assert caplog.messages[1:] == ["the model holds 24 tokens behind 8 others, fewer than the usual 128: -n is 24"]
     with pytest.raises(GossamerError, match=r"--length 257 is more than the model's context of 256 tokens"):
         window_length(257, 64, 256, "--length")

@@ -81,7 +81,7 @@ def _length(asked: int | None, usual: int, context: int, behind: int, option: st
     if asked and asked + behind > context:
         others = f", behind {behind} others," if behind else ""
         raise GossamerError(f"{option} {asked}{others} is more than the model's context of {context} tokens")
-    return window_length(asked, usual, max(context - behind, 1), option)
+    return window_length(asked, usual, max(context - behind, 1), option, behind)
 
 
 class _Test:

@@ -58,21 +58,23 @@ _OPENINGS = (
 _ANSWER = "\u2026answer\u2026"
 
 
-def window_length(asked: int | None, usual: int, context: int, what: str = "length") -> int:
+def window_length(asked: int | None, usual: int, context: int, what: str = "length", behind: int = 0) -> int:
     """Returns how many tokens a window has.
 
     Args:
         asked: As many as were asked for; None takes the usual number, or a shorter context's, with a note.
         usual: The usual number.
         context: Tokens that the model holds.
-        what: Name of the option, for the error.
+        what: Name of the option, for note and error.
+        behind: Tokens that lie before the window, which `context` leaves out, for the note.
 
     Raises:
         GossamerError: more were asked for than the model holds.
     """
     if asked is None:
         if context < usual:
-            _log.warning("the model holds %d tokens, fewer than the usual %d: %s is %d", context, usual, what, context)
+            holds = f"{context} tokens behind {behind} others" if behind else f"{context} tokens"
+            _log.warning("the model holds %s, fewer than the usual %d: %s is %d", holds, usual, what, context)
         return min(usual, context)
     if asked > context:
         raise GossamerError(f"{what} {asked} is more than the model's context of {context} tokens")
