@@ -31,10 +31,9 @@ def read_bytes(path: Path, most: int) -> bytes:
     """Returns what a file holds.
 
     Raises:
-        GossamerError: it has more than `most` bytes, or git-lfs left a pointer in its place.
+        GossamerError: it has more than `most` bytes.
         OSError: it cannot be read.
     """
-    refuse_pointer(path)
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -96,6 +95,7 @@ def read_json_value(path: Path) -> Any:
     try:
         return parse_json(data.decode())
     except ValueError as error:
+        refuse_pointer(path)
         raise GossamerError(f"{path}: not valid JSON: {error}") from None
 
 

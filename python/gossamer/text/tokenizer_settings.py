@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GossamerError
-from ..files import read_bytes
+from ..files import read_bytes, refuse_pointer
 from .chat_template import LONGEST as LONGEST_TEMPLATE
 from .source_language import mark_with
 from .tokenizer_limits import LONGEST
@@ -242,6 +242,7 @@ def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_template(path: Path) -> str:
+    refuse_pointer(path)
     try:
         return read_bytes(path, 4 * LONGEST_TEMPLATE).decode()
     except (OSError, ValueError) as error:
