@@ -10,8 +10,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from torch.nn import functional  # noqa: E402
 
-from gossamer.nn.functions import rms_norm, rotary_angles, rotate, silu_gate  # noqa: E402
-from gossamer.nn.gradients import Attention, Products  # noqa: E402
+from gossamer.nn.functions import (  # noqa: E402
+    Distances,
+    Scores,
+    attention,
+    rms_norm,
+    rotary_angles,
+    rotate,
+    silu_gate,
+)
+from gossamer.nn.gradients import Products  # noqa: E402
 
 
 def drawn(*shape: int, dtype: Any = None, seed: int = 0) -> Any:
@@ -76,12 +84,23 @@ def test_products_are_those_of_single_matrices_in_the_type_of_the_input() -> Non
     assert torch.equal(alone, both), "matrices that are held have no gradient, and change none"
 
 
-def test_attention_that_keeps_its_weights() -> None:
-    queries, keys, values = drawn(2, 3, 10, 8), drawn(2, 3, 5, 8, seed=2), drawn(2, 3, 5, 8, seed=3)
-    seen = torch.ones(2, 1, 5, 5).tril().bool().repeat(1, 1, 2, 1)
-    mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+@pytest.mark.parametrize("window", [None, 70], ids=["all before", "a window"])
+@pytest.mark.parametrize("starts", [[0], [0, 100, 230]], ids=["one text", "texts apart"])
+def test_attention_that_keeps_its_weights(starts: list[int], window: int | None) -> None:
+    """Over several blocks of queries, whose keys begin and end at others; rows of a batch differ."""
+    length = 300
+    queries, keys, values = drawn(2, 6, length, 8), drawn(2, 3, length, 8, seed=2), drawn(2, 3, length, 8, seed=3)
+    positions = torch.arange(length)
+    first = torch.tensor(starts)[torch.searchsorted(torch.tensor(starts), positions, right=True) - 1]
+    distances = Distances(positions, positions, torch.stack([first, first.clamp(max=100)]))
+    seen = distances.seen(window)[:, None]
+    assert len(distances.blocks(window)) == 3
+    assert (len(starts), window) == (1, None) or distances.blocks(window)[2][1].start > 0, "nor are keys all read"
 
     def chain(*given: Any) -> Any:
-        return functional.scaled_dot_product_attention(*given, attn_mask=seen, scale=0.3)
+        return functional.scaled_dot_product_attention(*given, attn_mask=seen, scale=0.3, enable_gqa=True)
 
-    check(lambda *given: Attention.apply(*given, mask, 0.3), chain, queries, keys, values, tolerance=1e-5)
+    scores = Scores(0.3, window)
+    check(lambda *given: attention(*given, scores, distances), chain, queries, keys, values, tolerance=1e-5)
+    found = attention(queries, keys, values, scores, distances)
+    assert type(found.grad_fn.next_functions[0][0]).__name__ == "AttentionBackward"

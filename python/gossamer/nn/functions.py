@@ -13,7 +13,8 @@ from torch.nn import functional
 from .gradients import Attention, RmsNorm, Rotation, SiluGate
 
 _MASKED = 1024  # tokens up to which a mask costs less than copies of keys and values, in training on a CPU
-_FEW = 256  # keys up to which attention that keeps its weights is faster there than torch's own, and they are few
+_FEW = 512  # keys up to which attention that keeps its weights is faster there than torch's own, and they are few
+_BLOCK = 128  # queries that it takes at once, over the keys that any of them looks at
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
@@ -198,6 +199,7 @@ class Distances:
         self._queries, self._keys, self._first = queries, keys, first
         self._seen: dict[int | None, Tensor] = {}
         self._masks: dict[tuple[int | None, int, torch.dtype], Tensor] = {}
+        self._blocks: dict[int | None, list[tuple[slice, slice]]] = {}
 
     @cached_property
     def back(self) -> Tensor:
@@ -224,6 +226,17 @@ class Distances:
                 seen = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
             self._masks[key] = seen
         return self._masks[key]
+
+    def blocks(self, window: int | None) -> list[tuple[slice, slice]]:
+        """Returns queries by blocks, each with the keys from the first to the last that any of them looks at."""
+        if window not in self._blocks:
+            seen = self.seen(window).any(0)
+            rows = [slice(begin, begin + _BLOCK) for begin in range(0, len(seen), _BLOCK)]
+            looked = [seen[part].any(0).nonzero()[:, 0].tolist() for part in rows]
+            self._blocks[window] = [
+                (part, slice(keys[0], keys[-1] + 1)) for part, keys in zip(rows, looked, strict=True)
+            ]
+        return self._blocks[window]
 
 
 class Real(Distances):
@@ -268,17 +281,18 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
     """
     batch, heads, count, width = queries.shape
     kv_heads = keys.shape[1]
+    grouped = queries.reshape(batch, kv_heads, -1, count, width)
     if scores.plain:
-        mask = None if distances is None else distances.mask(scores.window, heads // kv_heads, queries.dtype)
-        rows = queries.reshape(batch, kv_heads, -1, width)
-        if mask is not None and keys.shape[2] <= _FEW and queries.requires_grad and queries.device.type == "cpu":
-            kept: Tensor = Attention.apply(rows, keys, values, mask, scores.scale)  # type: ignore[no-untyped-call]
+        if distances is not None and count > 1 and keys.shape[2] <= _FEW and queries.device.type == "cpu":
+            mask, blocks = distances.mask(scores.window, 1, torch.float32), distances.blocks(scores.window)
+            kept: Tensor = Attention.apply(grouped, keys, values, mask, scores.scale, blocks)  # type: ignore[no-untyped-call]
             return kept.reshape(queries.shape)
-        mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scores.scale)
+        added = None if distances is None else distances.mask(scores.window, heads // kv_heads, queries.dtype)
+        rows = grouped.flatten(2, 3)
+        mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=added, scale=scores.scale)
         return mixed.reshape(queries.shape)
     assert distances is not None
     seen = distances.seen(scores.window)
-    grouped = queries.reshape(batch, kv_heads, -1, count, width)
     products = (grouped @ keys[:, :, None].transpose(-1, -2)).float() * scores.scale
     if scores.softcap is not None:
         products = scores.softcap * torch.tanh(products / scores.softcap)

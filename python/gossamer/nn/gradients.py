@@ -6,6 +6,7 @@ that the chain has, and keeps less for the backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,25 +116,53 @@ class Products(torch.autograd.Function):
 
 
 class Attention(torch.autograd.Function):
-    """Attention over few keys, whose weights are kept: torch's own computes them again, in blocks that are larger."""
+    """Attention whose weights are kept, over the keys that are looked at: torch's own computes them again, and all."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
-        """Returns [..., n, width] for queries [..., n, width], keys and values [..., m, width].
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        scale: float,
+        blocks: Sequence[tuple[slice, slice]],
+    ) -> Tensor:
+        """Returns [batch, kv_heads, times, n, width].
 
-        The mask [..., n, m] is added to scores; it may be broadcast.
+        Args:
+            ctx: What the backward pass needs.
+            queries: [batch, kv_heads, times, n, width].
+            keys: [batch, kv_heads, m, width].
+            values: As keys.
+            mask: Added to scores, float32 [batch or 1, 1, n, m].
+            scale: Of the products.
+            blocks: Queries, all of them together, each with the keys that are not masked for all of them.
         """
-        scores = (queries @ keys.mT).float().mul_(scale).add_(mask)
-        weights = scores.softmax(-1).to(values.dtype)
-        ctx.save_for_backward(queries, keys, values, weights)
-        ctx.scale = scale
-        return weights @ values
+        mixed, kept = torch.empty_like(queries), []
+        for rows, cols in blocks:
+            products = (queries[..., rows, :].flatten(2, 3) @ keys[..., cols, :].mT).float()
+            by_query = products.unflatten(2, (queries.shape[2], -1))
+            by_query.mul_(scale).add_(mask[:, :, None, rows, cols])
+            weights = products.softmax(-1).to(values.dtype)
+            kept.append(weights)
+            mixed[..., rows, :] = (weights @ values[..., cols, :]).unflatten(2, (queries.shape[2], -1))
+        ctx.save_for_backward(queries, keys, values, *kept)
+        ctx.scale, ctx.blocks = scale, blocks
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Returns those of queries, keys and values."""
-        queries, keys, values, weights = ctx.saved_tensors
+        queries, keys, values, *kept = ctx.saved_tensors
         (found,) = gradients
-        of_weights = found @ values.mT
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-        return of_scores @ keys, of_scores.mT @ queries, weights.mT @ found, None, None
+        of_queries = torch.empty_like(queries)
+        of_keys, of_values = (torch.zeros_like(one, dtype=torch.float32) for one in (keys, values))
+        for (rows, cols), weights in zip(ctx.blocks, kept, strict=True):
+            asked, along = (one[..., rows, :].flatten(2, 3) for one in (queries, found))
+            of_weights = along @ values[..., cols, :].mT
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            of_queries[..., rows, :] = (of_scores @ keys[..., cols, :]).unflatten(2, (queries.shape[2], -1))
+            of_keys[..., cols, :] += of_scores.mT @ asked
+            of_values[..., cols, :] += weights.mT @ along
+        return of_queries, of_keys.to(keys.dtype), of_values.to(values.dtype), None, None, None
