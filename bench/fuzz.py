@@ -168,17 +168,27 @@ class Watcher:
     """Runs processes over the inputs, and keeps what was found."""
 
     def __init__(self, args: argparse.Namespace, command: list[str], environment: dict[str, str]) -> None:
-        self.counts: dict[str, dict[str, int]] = {}
-        self.worst = {"seconds": 0.0, "bytes": 0}
-        self.found: list[dict[str, Any]] = []
-        self.next = args.first
+        self._record = args.place / f"{args.isa}-{args.seed}.json"
+        old = json.loads(self._record.read_text()) if self._record.is_file() else {}
+        self.counts: dict[str, dict[str, int]] = old.get("counts", {})
+        self.worst = old.get("worst", {"seconds": 0.0, "bytes": 0})
+        self.found: list[dict[str, Any]] = old.get("found", [])
+        self.next = old.get("next", 0)
         self._command, self._environment, self._keep = command, environment, args.keep
 
     def run(self, last: int, end: float) -> None:
         """Goes on up to an input's number, or until it is late."""
         while self.next < last and time.monotonic() < end:
             self._batch(min(last, self.next + _BATCH), end)
+            self.save()
             print(f"{self.next} of {last}: {json.dumps(self.totals())}", flush=True)
+
+    def save(self) -> None:
+        """Keeps what was done, for the next run to go on behind it."""
+        done = {"next": self.next, "counts": self.counts, "worst": self.worst, "found": self.found}
+        part = self._record.with_suffix(".part")
+        part.write_text(json.dumps(done))
+        part.replace(self._record)
 
     def totals(self) -> dict[str, int]:
         """Returns how many inputs had each outcome."""
@@ -312,17 +322,11 @@ def main() -> None:
     if args.only is not None:
         subprocess.run([*command, "--work", "only", "--only", str(args.only)], env=environment, check=False)
         return
-    record = args.place / f"{args.isa}-{args.seed}.json"
-    old = json.loads(record.read_text()) if record.is_file() else {}
-    args.first = old.get("next", 0)
     watcher = Watcher(args, command, environment)
-    watcher.counts, watcher.found = old.get("counts", {}), old.get("found", [])
-    watcher.worst = old.get("worst", watcher.worst)
     try:
         watcher.run(args.count, end)
     finally:
-        done = {"next": watcher.next, "counts": watcher.counts, "worst": watcher.worst, "found": watcher.found}
-        record.write_text(json.dumps(done))
+        watcher.save()
     if watcher.next < args.count:
         return
     wrong = {name: count for name, count in watcher.totals().items() if name not in FINE}

@@ -97,7 +97,7 @@ def _tell_unheeded(model: Model) -> None:
     That includes where a text ends: a model may name no token that ends it.
     """
     generation = model.tokenizer.generation
-    name = model.info.get("path", model.info["name"])
+    name = model.info.get("path") or model.info.get("name", "the model")
     encoder = model.config.encoder
     speaks = encoder is not None and encoder.embedding.mel is not None
     if not speaks and model.config.head is not None and not model.tokenizer.eos_ids:

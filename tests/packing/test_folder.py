@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gossamer
 from gossamer import _core
 from gossamer.arch.llama import Sizes
 from gossamer.arch.spec import Transformer
@@ -354,6 +355,23 @@ def test_missing_and_truncated_files(folder: Path, name: str) -> None:
     (folder / name).write_bytes(whole)
     assert is_packed(folder)
     read_packed(folder)  # repaired
+
+
+def test_a_folder_that_lacks_any_of_its_facts_runs_or_is_refused(folder: Path) -> None:
+    """Facts that nothing stands on may be missing, a model's name among them."""
+    whole, missed = read_document(folder), {}
+    for fact in whole["info"]:
+        write_document(folder, whole | {"info": {key: value for key, value in whole["info"].items() if key != fact}})
+        try:
+            model = gossamer.load(folder, threads=1)
+        except GossamerError as error:
+            missed[fact] = str(error)
+        else:
+            assert repr(model)
+            model.generate("a", max_new_tokens=1)
+    assert "name" in whole["info"]
+    assert "name" not in missed
+    assert all(line.startswith(str(folder)) for line in missed.values())
 
 
 def test_a_folder_can_be_moved(folder: Path, tmp_path: Path) -> None:
