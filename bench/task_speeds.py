@@ -83,7 +83,9 @@ def main() -> None:
     args.prompt, args.synthetic = 0, None  # what peers.py has beside these
     args.gguf = builtin.source("smollm2-135m-instruct-dense")
     with tempfile.TemporaryDirectory() as temporary:
-        turns = sides(args, models(args), args.work or Path(temporary))
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        turns = sides(args, models(args), work)
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
         for number in range(args.rounds):
             for name, turn in turns.items():

@@ -151,7 +151,7 @@ def train(
         trained = folder / f"{name}-s{args.seed}"
         common["seed"], loss = args.seed + STUDENTS, Parts(*args.loss)
         options = Options(
-            loss=loss, top=args.top if loss.kl and not loss.squarehead else 0, weights=weights, group=args.group,
+            loss=loss, top=args.top if loss.predictions_alone else 0, weights=weights, group=args.group,
             schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():

@@ -376,3 +376,14 @@ def test_attention_with_padding_is_pruned_outside_of_its_fused_path(fused: bool)
     assert found == {f"layers.{layer}.linear{which}": 0.5 for layer in range(2) for which in (1, 2)}
     for name, weight in expected.named_parameters():
         assert torch.equal(dict(model.named_parameters())[name] == 0, weight == 0)
+
+
+def test_matrices_of_blocks_that_are_no_linear_layers_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    blocks = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32) for _ in range(2))
+    model = nn.ModuleDict({"outside": nn.MultiheadAttention(16, 2), "blocks": blocks})
+    before = model.get_parameter("blocks.0.self_attn.in_proj_weight").detach().clone()
+    assert "blocks.0.linear1" in prune_linears(model, sparsity=0.5, method="magnitude")
+    assert torch.equal(model.get_parameter("blocks.0.self_attn.in_proj_weight"), before)
+    (told,) = caplog.messages
+    assert told.startswith("attention projections (6,144 bytes in 2 tensors, as blocks.0.self_attn.in_proj_weight)")
+    assert told.endswith("of the blocks stay as they are: only linear layers are pruned")

@@ -212,7 +212,7 @@ def _options(args: argparse.Namespace) -> Options:
     names = {field.name for field in dataclasses.fields(Options)} - {"loss"}
     chosen = given(args, *sorted(names))
     if args.task is not None:
-        chosen.setdefault("top", TOP if loss.kl and not loss.squarehead else 0)
+        chosen.setdefault("top", TOP if loss.predictions_alone else 0)
         chosen.setdefault("batch", BATCH)
     return Options(loss=loss, **chosen)
 

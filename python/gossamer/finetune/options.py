@@ -38,6 +38,11 @@ class Parts:
     squarehead: float = 1.0
     kl: float = 0.0
 
+    @property
+    def predictions_alone(self) -> bool:
+        """Whether a teacher is asked for predictions and no states: they can be kept for later passes."""
+        return bool(self.kl and not self.squarehead)
+
 
 @dataclass(frozen=True)
 class Options:

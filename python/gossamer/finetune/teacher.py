@@ -42,7 +42,7 @@ class Teacher:
             GossamerError: the file cannot be made.
         """
         self._decoder, self._options = decoder, options
-        kept = bool(options.top and options.loss.kl and not options.loss.squarehead)  # whose states nothing keeps
+        kept = bool(options.top and options.loss.predictions_alone)
         self.known = torch.zeros(tokens if kept else 0, dtype=torch.bool)
         self._rows: NDArray[np.int32] | None = None
         if kept:

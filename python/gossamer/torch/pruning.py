@@ -21,6 +21,7 @@ from ..pruning.methods.magnitude import magnitude
 from ..pruning.moments import Moments
 from .attachments import COMPUTED
 from .dense import CONV1D, is_linear, kind_of
+from .report import kinds_told, other_weights
 from .swap import Patterns, listed, matches, owners_of
 from .training import adapters_of
 
@@ -79,7 +80,9 @@ def prune_linears(
 
     Blocks are the members of the outermost `ModuleList`s; embeddings, heads and whatever else lies outside of them stay
     as they are. A model without such lists is one block. Layers are those that `sparsify` can pack; a weight
-    that several of them share is pruned once, for the inputs of all. What is zero stays zero, and counts.
+    that several of them share is pruned once, for the inputs of all. What is zero stays zero, and counts. Other
+    matrices of blocks, as those of `nn.MultiheadAttention`, of convolutions or of stacked experts, stay as they are,
+    which a warning says.
 
     For every block the batches run through the model up to there, so that no assumption is made about what blocks hand
     to each other, and no more than one block's moments are in memory. Adapters of `peft` stay as they are, and so does
@@ -121,6 +124,7 @@ def prune_linears(
     blocks = _blocks(model, listed("exclude", exclude, names))
     if not blocks:
         raise ValueError("the model has no linear layer to prune: none is dense, or all are excluded")
+    _tell_left(model, [block for block, _ in blocks])
     zeros: dict[str, float] = {}
     with _evaluating(model), torch.no_grad():
         calls: list[nn.Module] = []
@@ -193,6 +197,15 @@ def _blocks(model: nn.Module, exclude: tuple[str, ...]) -> list[tuple[nn.Module,
         if matrices:
             found.append((block, matrices))
     return found
+
+
+def _tell_left(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Logs which matrices of blocks are no linear layer's, and stay."""
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    others = other_weights(model, (module for module in model.modules() if is_linear(module)))
+    left = [other for other in others if other.kind != "embeddings" and id(model.get_parameter(other.name)) in inside]
+    for line in kinds_told(left):
+        _log.warning("%s of the blocks stay as they are: only linear layers are pruned", line)
 
 
 def _concerned(module: nn.Module) -> bool:

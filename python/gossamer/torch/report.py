@@ -108,7 +108,7 @@ class Report:
         ]
         if self.others:
             size = sum(other.bytes for other in self.others)
-            kinds = "; ".join(_kinds(self.others))
+            kinds = "; ".join(kinds_told(self.others))
             lines.append(f"left alone, since no linear layer has them: {_tensors(self.others, size)}: {kinds}")
         lines.append(f"whole model: {self.model_dense_bytes:,} bytes before, {self.model_bytes:,} now")
         return "\n".join(lines)
@@ -119,7 +119,7 @@ def _tensors(others: Iterable[OtherWeight], size: int) -> str:
     return f"{size:,} bytes in {count} tensor{'s' if count > 1 else ''}"
 
 
-def _kinds(others: Iterable[OtherWeight]) -> list[str]:
+def kinds_told(others: Iterable[OtherWeight]) -> list[str]:
     """A line for each kind, the largest first, with the name of its largest tensor."""
     by_kind: dict[str, list[OtherWeight]] = {}
     for other in others:
