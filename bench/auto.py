@@ -13,10 +13,12 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import write_result
+from whole_models import over, turns
 
 import gossamer
 from gossamer.generation.perplexity import perplexity
@@ -39,6 +41,18 @@ def pruned(folder: Path, method: str, attention: float, mlp: float, text: str) -
     return folder / "mixed"
 
 
+def seconds(model: gossamer.Model, tokens: int) -> float:
+    """What so many tokens of a text take, one at a time."""
+    prompt = model.tokenizer.encode("The")
+    model.decoder.step([(0, prompt)])
+    start = time.perf_counter()
+    for _ in range(tokens):
+        model.decoder.step([(0, prompt[-1:])])
+    taken = time.perf_counter() - start
+    model.decoder.free(0)
+    return taken
+
+
 def main() -> None:
     """Runs the bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,24 +73,17 @@ def main() -> None:
         for name, options in choices.items():
             convert(source, folder / name.replace(" ", "-"), **options)
             models[name] = gossamer.load(folder / name.replace(" ", "-"))
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for _ in range(args.rounds):
-            for name, model in models.items():
-                prompt = model.tokenizer.encode("The")
-                model.decoder.step([(0, prompt)])
-                start = time.perf_counter()
-                for _ in range(args.tokens):
-                    model.decoder.step([(0, prompt[-1:])])
-                times[name].append(args.tokens / (time.perf_counter() - start))
-                model.decoder.free(0)
+        times = turns({name: partial(seconds, model, args.tokens) for name, model in models.items()}, args.rounds)
         rows = []
         for name, model in models.items():
             found = perplexity(model, text[:20000]).ppl
-            rows.append({"choice": name, "tokens_per_second": statistics.median(times[name]), "perplexity": found})
+            speed = args.tokens / statistics.median(times[name])
+            ratio = over(times[name], times["auto"])
+            rows.append({"choice": name, "tokens_per_second": speed, "auto_over": ratio, "perplexity": found})
     auto = rows[0]
     as_good = [row for row in rows[1:] if row["perplexity"] <= 1.001 * auto["perplexity"]]
     best = max(as_good, key=lambda row: row["tokens_per_second"])
-    ratio = auto["tokens_per_second"] / best["tokens_per_second"]
+    ratio = best["auto_over"]
     for row in rows:
         print(f"{row['choice']:14} {row['tokens_per_second']:8.1f} tokens/s   perplexity {row['perplexity']:.3f}")
     print(f"auto is {ratio:.3f} times as fast as {best['choice']}, the fastest that is no worse")

@@ -75,11 +75,11 @@ def prompt_seconds(model: Model, tokens: int) -> float:
 
 
 def turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, which take turns; the first round warms up and does not count."""
+    """Seconds of each side; they take turns, back and forth. The first round warms up and does not count."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
-        for name, side in sides.items():
-            seconds = side()
+        for name in list(sides)[:: 1 if turn % 2 else -1]:
+            seconds = sides[name]()
             if turn:
                 found[name].append(seconds)
     return found
