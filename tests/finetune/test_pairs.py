@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from gossamer.nn.decoder import load
 from gossamer.pruning import prune
 from gossamer.text.tasks import read_task
 from pair_checks import made_pair, made_whisper
+from tiny import tiny_llama
 
 WORDS = ("net", "web", "spider", "thread", "weaver")
 QUICK: dict[str, Any] = {
@@ -249,3 +251,30 @@ def test_speech_learns_from_sound(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert isinstance(answers[0].text, str)
     with pytest.raises(GossamerError, match=r"clips\.jsonl:1: is sound, which max_new_tokens is not for"):
         evaluate_task(gossamer.load(tmp_path / "packed"), read_task(clips.path), max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("model", "line", "scores"),
+    [
+        ("dense", ["--schedule", "cubic", "--sparsity", "0.6"], "magnitude"),
+        ("alone", ["--schedule", "cubic", "--sparsity", "0.6"], "sparsegpt"),
+        ("alone", ["--schedule", "cubic", "--sparsity", "0.6", "--scores", "movement"], "movement"),
+        ("alone", ["--schedule", "fixed"], "magnitude"),
+    ],
+    ids=["an encoder", "none", "asked for", "no zeros raised"],
+)
+def test_what_the_command_drops_by(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, line: list[str], scores: str
+) -> None:
+    """Solving is what takes few steps, and there it cannot be done only where a model has an encoder."""
+    asked: list[Options] = []
+
+    def stop(*_: object, options: Options, **__: object) -> None:
+        asked.append(options)
+        raise GossamerError("enough")
+
+    monkeypatch.setattr(sys.modules[finetune_task.__module__], "finetune_task", stop)
+    tiny_llama(tmp_path / "alone")
+    source = files / "dense" if model == "dense" else tmp_path / "alone"
+    assert main(["finetune", str(source), str(tmp_path / "out"), "--task", str(files / "pairs.jsonl"), *line]) == 1
+    assert [options.scores for options in asked] == [scores]

@@ -37,6 +37,7 @@ HELD_OUT, TOP, BATCH = 0.1, 32, 1
 
 _DEFAULTS = Options()
 _TASK_LOSS = Parts(ce=0.5, squarehead=1.0, kl=1.0)
+_TASK_SCORES = "sparsegpt"
 _FOR_TASK = ("held_out", "metric", "dense_first", "dense_tokens", "dense_minutes", "dense_lr", "max_new_tokens")
 
 
@@ -107,7 +108,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fixed keeps the zeros that are there, cubic raises them to --sparsity, dense has none",
     )
     zeros.add_argument("--sparsity", type=fraction, metavar="X", help="zeros of each matrix in the end, with cubic")
-    _choice(zeros, "scores", SCORES, "what cubic drops by")
+    zeros.add_argument(
+        "--scores",
+        choices=SCORES,
+        help=f"what cubic drops by (default {_DEFAULTS.scores}, for tasks of models without an encoder {_TASK_SCORES})",
+    )
     _choice(zeros, "weights", WEIGHTS, "train with values rounded as convert --weights will round them")
     add_group_option(zeros)
 
@@ -288,8 +293,11 @@ def _task(args: argparse.Namespace) -> int:
         if args.max_new_tokens is not None and any(sample.audio for sample in side):
             args.parser.error("argument --max-new-tokens: is not for sound")
     with progress() as bar:
+        source = locate(args.src, bar, args.revision)
+        if args.scores is None and options.schedule == "cubic" and not _has_encoder(source):
+            options = dataclasses.replace(options, scores=_TASK_SCORES)
         done = finetune_task(
-            locate(args.src, bar, args.revision),
+            source,
             args.dst,
             task,
             options=options,
@@ -323,6 +331,14 @@ def _task(args: argparse.Namespace) -> int:
         f"{rows_table(rows)}\n\n{len(samples[1])} samples held out of {sum(map(len, samples))}; packed: {done.packed}"
     )
     return 0
+
+
+def _has_encoder(source: Path) -> bool:
+    from ..arch import family
+    from ..checkpoints import open_checkpoint
+
+    config = open_checkpoint(source).config
+    return family(config).describe(config).encoder is not None
 
 
 def _choice(group: argparse._ActionsContainer, name: str, choices: tuple[str, ...], what: str) -> None:
