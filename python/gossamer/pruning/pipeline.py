@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,16 +85,23 @@ def prune(
     check_destination(folder, force=force, reads=reads)
     source = open_checkpoint(Path(src))
     with run_folder(folder, "pruning", "another process prunes here", STATE, _settings(options, reads)) as state:
-        pruned = prune_checkpoint(source, options, report, FolderStore(state))
+        store = FolderStore(state)
+        pruned = prune_checkpoint(source, options, report, store)
         report(0, 1, "writing the checkpoint")
         with new_folder(folder, force=force, reads=reads) as part:
-            tensors = ((name, pruned.tensor(name), pruned.dtype(name)) for name in pruned.names())
-            write_checkpoint(part, pruned.config, tensors, source)
+            write_checkpoint(part, pruned.config, _one_by_one(pruned, store), source)
             if pruned.low_rank:
                 write_low_rank(part, pruned.low_rank)
             pruned.report.write(part / REPORT_FILE)
     report(1, 1, "writing the checkpoint")
     return pruned.report
+
+
+def _one_by_one(pruned: PrunedCheckpoint, store: Store) -> Iterator[tuple[str, NDArray[np.float32], str]]:
+    """The tensors to write, none of which stays in memory."""
+    for name in pruned.names():
+        store.give_back()  # what was read last, or counted
+        yield name, pruned.tensor(name), pruned.dtype(name)
 
 
 def _settings(options: PruneOptions, reads: list[Path]) -> dict[str, Any]:

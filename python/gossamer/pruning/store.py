@@ -65,6 +65,9 @@ class Store:
     def done(self, block: int) -> None:
         """Says that a block is done, and that all is kept that the next one begins with."""
 
+    def give_back(self) -> None:
+        """Gives back the memory of weights that were read; who reads them later finds them where they are kept."""
+
 
 class FolderStore(Store):
     """Keeps everything in files of a folder, under names without slashes.
@@ -115,9 +118,11 @@ class FolderStore(Store):
         try:
             format_, type_, rows, cols, group, pattern = json.loads(file.metadata[_ABOUT])
             streams = {stream: file.raw(stream) for stream in file.tensors}
-            return _core.weight_from_streams(format_, type_, rows, cols, group, pattern, streams)
+            weight = _core.weight_from_streams(format_, type_, rows, cols, group, pattern, streams)
         except (KeyError, TypeError, ValueError) as error:
             raise GossamerError(f"{path}: is not the state of such a run: {error}") from None
+        file.give_back()  # it was looked through
+        return weight
 
     def array(self, name: str) -> NDArray[Any] | None:  # noqa: D102
         path = self._folder / f"{name}{_ARRAY}"
@@ -145,10 +150,13 @@ class FolderStore(Store):
 
     def done(self, block: int) -> None:  # noqa: D102
         self._mark(block + 1)
-        for file in self._files:
-            file.give_back()
+        self.give_back()
         for path in self._folder.glob(f"{block}.*{_ARRAY}"):
             path.unlink()
+
+    def give_back(self) -> None:  # noqa: D102
+        for file in self._files:
+            file.give_back()
 
     def _mark(self, blocks: int) -> None:
         with naming(self._folder, "cannot write"):
