@@ -13,7 +13,7 @@ from torch.nn import functional
 from .gradients import Attention, RmsNorm, Rotation, SiluGate
 
 _MASKED = 1024  # tokens up to which a mask costs less than copies of keys and values, in training on a CPU
-_FEW = 512  # keys up to which attention that keeps its weights is faster there than torch's own, and they are few
+_FEW = 512  # keys up to which attention that keeps its weights is faster in training than torch's own
 _BLOCK = 128  # queries that it takes at once, over the keys that any of them looks at
 
 
@@ -283,10 +283,11 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
     kv_heads = keys.shape[1]
     grouped = queries.reshape(batch, kv_heads, -1, count, width)
     if scores.plain:
-        if distances is not None and count > 1 and keys.shape[2] <= _FEW and queries.device.type == "cpu":
+        kept = queries.requires_grad and queries.device.type == "cpu"  # else scores are better not rounded to bf16
+        if distances is not None and kept and keys.shape[2] <= _FEW:
             mask, blocks = distances.mask(scores.window, 1, torch.float32), distances.blocks(scores.window)
-            kept: Tensor = Attention.apply(grouped, keys, values, mask, scores.scale, blocks)  # type: ignore[no-untyped-call]
-            return kept.reshape(queries.shape)
+            mixed: Tensor = Attention.apply(grouped, keys, values, mask, scores.scale, blocks)  # type: ignore[no-untyped-call]
+            return mixed.reshape(queries.shape)
         added = None if distances is None else distances.mask(scores.window, heads // kv_heads, queries.dtype)
         rows = grouped.flatten(2, 3)
         mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=added, scale=scores.scale)
