@@ -12,13 +12,12 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import write_result
-from whole_models import over, turns
+from whole_models import over, step_seconds, turns
 
 import gossamer
 from gossamer.generation.perplexity import perplexity
@@ -41,18 +40,6 @@ def pruned(folder: Path, method: str, attention: float, mlp: float, text: str) -
     return folder / "mixed"
 
 
-def seconds(model: gossamer.Model, tokens: int) -> float:
-    """What so many tokens of a text take, one at a time."""
-    prompt = model.tokenizer.encode("The")
-    model.decoder.step([(0, prompt)])
-    start = time.perf_counter()
-    for _ in range(tokens):
-        model.decoder.step([(0, prompt[-1:])])
-    taken = time.perf_counter() - start
-    model.decoder.free(0)
-    return taken
-
-
 def main() -> None:
     """Runs the bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,7 +47,7 @@ def main() -> None:
     parser.add_argument("--method", default="magnitude")
     parser.add_argument("--attention", type=float, default=0.4)
     parser.add_argument("--mlp", type=float, default=0.55)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=0.5, help="least time of each median")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     text = Path(args.text).read_text(encoding="utf-8")
@@ -73,11 +60,13 @@ def main() -> None:
         for name, options in choices.items():
             convert(source, folder / name.replace(" ", "-"), **options)
             models[name] = gossamer.load(folder / name.replace(" ", "-"))
-        times = turns({name: partial(seconds, model, args.tokens) for name, model in models.items()}, args.rounds)
+        times = turns(
+            {name: partial(step_seconds, model, 1, args.seconds) for name, model in models.items()}, args.rounds
+        )
         rows = []
         for name, model in models.items():
             found = perplexity(model, text[:20000]).ppl
-            speed = args.tokens / statistics.median(times[name])
+            speed = 1 / statistics.median(times[name])
             ratio = over(times[name], times["auto"])
             rows.append({"choice": name, "tokens_per_second": speed, "auto_over": ratio, "perplexity": found})
     auto = rows[0]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import GossamerError, naming, one_line
 from .model_files import holds_model, stranger
@@ -35,6 +36,11 @@ def shown_name(path: str | Path) -> str:
     if len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "snapshots":
         return one_line(parts[0].removeprefix("models--").replace("--", "/", 1))
     return one_line(path.name)
+
+
+def called(info: Mapping[str, Any]) -> str:
+    """Returns what lines call a model, by its facts: where it lies, or else its name."""
+    return str(info.get("path") or info.get("name", "the model"))
 
 
 def check_destination(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import GossamerError, did_you_mean
-from .folders import home
+from .folders import called, home
 from .formats import KV_TYPES, TYPES
 from .generation.model import Model
 from .generation.ready import ready
@@ -97,7 +97,7 @@ def _tell_unheeded(model: Model) -> None:
     That includes where a text ends: a model may name no token that ends it.
     """
     generation = model.tokenizer.generation
-    name = model.info.get("path") or model.info.get("name", "the model")
+    name = called(model.info)
     encoder = model.config.encoder
     speaks = encoder is not None and encoder.embedding.mel is not None
     if not speaks and model.config.head is not None and not model.tokenizer.eos_ids:

@@ -13,7 +13,7 @@ from ..checkpoints.branches import delta_name
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..engine import Adaptable, Mix
 from ..errors import GossamerError, did_you_mean, one_line
-from ..folders import shown_name
+from ..folders import called, shown_name
 from ..formats import INTEGER_TYPES
 from ..kinds import check_kind
 from ..packing.matrix import round_values
@@ -189,7 +189,7 @@ class Adapters:
     def _find_places(self) -> Places:
         info = self._model.info
         if self._places is None:
-            where = info.get("path") or info.get("name", "the model")
+            where = called(info)
             if not isinstance(config := info.get("config"), dict):
                 raise GossamerError(f"{where}: was packed before adapters were known; convert the checkpoint again")
             try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .._core import CacheFull
 from ..errors import GossamerError
+from ..folders import called
 from ..kinds import whole_number
 from ..text.messages import Message
 from .drafts import drafts, guessing
@@ -342,8 +343,7 @@ class Model:
         try:
             return model_defaults(self.tokenizer.generation, fallback, self.tokenizer.eos_ids)
         except GossamerError as error:
-            where = self.info.get("path") or self.info.get("name", "the model")
-            raise GossamerError(f"{where}: the model's own sampling defaults: {error}") from None
+            raise GossamerError(f"{called(self.info)}: the model's own sampling defaults: {error}") from None
 
     def logits(
         self,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..arch.spec import Attention
 from ..errors import GossamerError
+from ..folders import called
 from ..formats import INTEGER_TYPES
 from ..machine.threads import usable_threads
 from .model import Model
@@ -49,7 +50,7 @@ def ready(
             kv_limit=kv_limit,
         )
     except (ValueError, RuntimeError) as error:  # the latter where the system gives no more threads
-        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
+        raise GossamerError(f"{called(packed.info)}: {error}") from None
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, vectors=packed.vectors)
 
 
@@ -89,5 +90,5 @@ def _on_gpu(packed: PackedModel, activations: str) -> Model:
     try:
         decoder = engine.Engine(packed.config, packed.weights, packed.vectors, "cuda", dtype=dtype)
     except GossamerError as error:
-        raise GossamerError(f"{packed.info.get('path') or packed.info['name']}: {error}") from None
+        raise GossamerError(f"{called(packed.info)}: {error}") from None
     return Model(decoder, packed.config, packed.tokenizer, packed.info, packed.weights, device="cuda")

@@ -249,7 +249,12 @@ class Real(Distances):
         self._seen[None] = real[:, None].expand(-1, queries, -1)
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
+def _kept_here(queries: Tensor) -> bool:
+    """Whether a CPU keeps what the backward pass needs."""
+    return queries.requires_grad and queries.device.type == "cpu"
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, distances: Distances) -> Tensor:
     """Returns attention [batch, heads, n, width] of whole sequences over themselves, with gradients.
 
     Args:
@@ -257,12 +262,12 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scor
         keys: [batch, kv_heads, n, width].
         values: As keys.
         scores: What becomes of the products of queries and keys.
+        distances: Of the sequences' positions to themselves.
     """
     length = queries.shape[-2]
-    masked = length <= _MASKED and queries.requires_grad and queries.device.type == "cpu"
+    masked = length <= _MASKED and _kept_here(queries)
     if not scores.plain or (scores.window or length) < length or masked:
-        positions = torch.arange(length, device=queries.device)
-        return attention(queries, keys, values, scores, Distances(positions, positions))
+        return attention(queries, keys, values, scores, distances)
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
@@ -283,8 +288,8 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scores: Scores, dis
     kv_heads = keys.shape[1]
     grouped = queries.reshape(batch, kv_heads, -1, count, width)
     if scores.plain:
-        kept = queries.requires_grad and queries.device.type == "cpu"  # else scores are better not rounded to bf16
-        if distances is not None and kept and keys.shape[2] <= _FEW:
+        # Where nothing is trained, scores are better not rounded to bf16.
+        if distances is not None and keys.shape[2] <= _FEW and _kept_here(queries):
             mask, blocks = distances.mask(scores.window, 1, torch.float32), distances.blocks(scores.window)
             mixed: Tensor = Attention.apply(grouped, keys, values, mask, scores.scale, blocks)  # type: ignore[no-untyped-call]
             return mixed.reshape(queries.shape)

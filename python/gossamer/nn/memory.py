@@ -92,11 +92,16 @@ class Both:
 
 
 class Whole:
-    """Whole sequences, [batch, heads, n, width]: nothing is kept."""
+    """Whole sequences, [batch, heads, n, width], of one length: no keys and values are kept."""
+
+    _distances: Distances | None = None
 
     def attend(self, _slot: int, /, queries: Tensor, keys: Tensor, values: Tensor, scores: Scores) -> Tensor:
         """See `Memory`."""
-        return causal_attention(queries, keys, values, scores)
+        if self._distances is None:
+            positions = torch.arange(queries.shape[-2], device=queries.device)
+            self._distances = Distances(positions, positions)
+        return causal_attention(queries, keys, values, scores, self._distances)
 
 
 class Apart:

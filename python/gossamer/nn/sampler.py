@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checkpoints.branches import deltas_of
 from ..checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from ..errors import GossamerError
+from ..folders import called
 from ..packing.folder import PackedModel
 from ..text.calibration import check_writes_alone, openings
 from .decoder import Decoder
@@ -61,7 +62,7 @@ class Sampler:
             with torch.device("meta"):
                 self._decoder = Decoder(packed.config)
         except GossamerError as error:
-            raise GossamerError(f"{self.info.get('path') or self.info['name']}: {error}") from None
+            raise GossamerError(f"{called(self.info)}: {error}") from None
         state = {parameter_name(name): value.to(self._device, dtype) for name, value in values.items()}
         self._decoder.load_state_dict(state, assign=True)
         self._decoder.to(self._device)
@@ -94,11 +95,10 @@ class Sampler:
         try:
             return self._written(first, length, seed, progress)
         except torch.cuda.OutOfMemoryError:
-            name = self.info.get("path") or self.info["name"]
             count = self.part_windows(length)
             raise GossamerError(
-                f"{name}: the GPU has too little memory to write {count} windows of {length} tokens at once; "
-                "take a shorter --length"
+                f"{called(self.info)}: the GPU has too little memory to write {count} windows of {length} tokens at "
+                "once; take a shorter --length"
             ) from None
 
     def _written(
