@@ -20,7 +20,8 @@ class Parallel {
   virtual int size() const = 0;
 
   // Runs `body` over [0, total) in chunks of whole `grain`s, long ones first, which go to whichever thread is free, and
-  // returns when all are done. One call at a time (the owner's duty).
+  // returns when all are done. Chunks begin in rising order, so that one may wait for what was done in those before it.
+  // One call at a time (the owner's duty).
   virtual void parallel_for(std::int64_t total, std::int64_t grain, const ParallelBody& body) = 0;
 };
 

@@ -3,46 +3,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
+#include "common/countdown.h"
 #include "common/cpu_info.h"
 #include "common/error.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace gossamer {
-namespace {
-
-// A decode step has a few hundred short regions, so a worker spins between them; an idle model must cost nothing, so it
-// then sleeps. The clock is read rarely: a spin is about a nanosecond, a clock read twenty.
-constexpr auto kSpin = std::chrono::microseconds(100);
-constexpr int kSpinsPerClock = 64;
-
-inline void pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
-
-// Spins until `done()` or for kSpin; returns whether done.
-template <class Done>
-bool spin(const Done& done) {
-  const auto start = std::chrono::steady_clock::now();
-  do {
-    for (int i = 0; i < kSpinsPerClock; ++i) {
-      if (done()) return true;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() - start < kSpin);
-  return done();
-}
-
-}  // namespace
 
 // A region is published as one word, so that a thread which comes late can tell from the ticket alone whether a chunk
 // is left: low 20 bits the next chunk, then 20 bits how many there are. What else describes a region is read only by
@@ -56,7 +25,7 @@ constexpr std::int64_t kMostChunks = std::int64_t{1}
 struct ThreadTeam::Shared {
   alignas(64) std::atomic<std::uint64_t> ticket{0};
   alignas(64) std::atomic<std::uint32_t> epoch{0};  // one more per region; what idle workers watch
-  alignas(64) std::atomic<std::uint32_t> done{0};   // chunks of the region that are finished
+  alignas(64) Countdown left;                       // chunks of the region that are not finished
   std::atomic<bool> stop{false};
   std::int64_t total = 0;
   std::int64_t grain = 1;
@@ -109,7 +78,7 @@ void ThreadTeam::run_chunks(Shared& shared, int thread) {
     const auto [first, behind] = shared.chunks[static_cast<std::int64_t>(chunk)];
     const std::int64_t begin = shared.grain * first;
     (*shared.body)(begin, std::min(shared.total, shared.grain * behind), thread);
-    if (shared.done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) shared.done.notify_one();
+    shared.left.done(1);
   }
 }
 
@@ -143,17 +112,12 @@ void ThreadTeam::parallel_for(std::int64_t total, std::int64_t grain, const Para
   shared.total = total;
   shared.grain = grain;
   shared.body = &body;
-  shared.done.store(0, std::memory_order_relaxed);
+  shared.left.reset(static_cast<std::int64_t>(count));
   shared.ticket.store(count << kChunkBits, std::memory_order_release);
   shared.epoch.fetch_add(1, std::memory_order_release);
   shared.epoch.notify_all();
   run_chunks(shared, 0);
-  const auto finished = [&] { return shared.done.load(std::memory_order_acquire) == count; };
-  if (!spin(finished)) {
-    for (std::uint32_t seen = shared.done.load(std::memory_order_acquire); seen != count;
-         seen = shared.done.load(std::memory_order_acquire))
-      shared.done.wait(seen, std::memory_order_acquire);
-  }
+  shared.left.wait();
 }
 
 }  // namespace gossamer

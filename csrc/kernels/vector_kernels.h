@@ -70,9 +70,6 @@ struct NormKernel {
   void (*run)(const float* x, const float* weight, int64_t n, float eps, float* out) noexcept;
 };
 
-// Outputs that lie together in the columns of a low-rank branch.
-constexpr int kLiftRows = 64;
-
 // What is done between the linears of an MLP, by the activation's name in descriptions.
 struct ActivationKernels {
   const char* name;
@@ -102,9 +99,8 @@ struct VectorKernels {
   void (*softcap)(float* x, float cap, int64_t n) noexcept;
   // x[i] += factor * y[i]
   void (*add_scaled)(float* x, const float* y, float factor, int64_t n) noexcept;
-  // x[i] += factor * sum over j < rank of columns[j][i] * inner[j] for n <= kLiftRows outputs. columns: [rank][64] of
-  // kF32, or of kBf16, where outputs 16 apart share 32 bits: word w < 16 of each 32 outputs has output w below output
-  // 16 + w.
+  // x[i] += factor * sum over j < rank of U[i][j] * inner[j] for n outputs. columns: U in panels of 16 outputs, each
+  // [rank][16] of kF32, or of kBf16 [rank / 2, rounded up][16] words of 32 bits, U[i][2 k] below U[i][2 k + 1].
   void (*lift)(float* x, const void* columns, FloatType type, int32_t rank, const float* inner, float factor,
                int64_t n) noexcept;
   // By whether they are interleaved: rotates pairs (j, j + half), or (2 j, 2 j + 1), of each of `heads` heads by the

@@ -12,6 +12,9 @@ namespace {
 constexpr std::size_t kPieceBytes = 32 << 10;
 constexpr std::size_t kMostPieces = 256;
 
+// Outputs that are added to at once: enough for long reads of what that takes, few enough for threads to end together.
+constexpr std::int64_t kRowsTogether = 256;
+
 // Many tokens are taken in turns, whose inputs stay in a core's own cache while all panels of a chunk go by; not fewer,
 // since each turn reads these panels again. A multiple of what kernels share an expanded panel among.
 // A token counts by its stride, not by its width. They differ where f32 inputs lie in a wider matrix, of which less has
@@ -34,6 +37,23 @@ ActivationType choose(const PackedWeight& weight, const std::string& wish) {
   const bool has = activation == ActivationType::kF32 || (activation == ActivationType::kA8 && is_integer(type)) ||
                    (activation == ActivationType::kBf16 && (type == ValueType::kBf16 || type == ValueType::kF16));
   return has ? activation : ActivationType::kF32;
+}
+
+using Prepared = ActivationCache::Prepared;
+
+// What is left before addition i of a job.
+Countdown& left_of(ActivationCache& cache, const Prepared& job, std::int64_t i) {
+  return cache.left[static_cast<std::size_t>(job.addition + i)];
+}
+
+// Pieces [first, last) of a job with additions are done.
+void count_down(ActivationCache& cache, const Prepared& job, std::int64_t first, std::int64_t last) {
+  while (first < last) {
+    const std::int64_t i = first / job.together;
+    const std::int64_t end = std::min(last, job.end(i));
+    left_of(cache, job, i).done(end - first);
+    first = end;
+  }
 }
 
 // Some of the rows, in the forms that were made of all.
@@ -150,9 +170,11 @@ const Activations& ActivationCache::get(ActivationType type, int unit, Parallel&
 void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache) {
   cache.reset(x);
   if (x.tokens == 0) return;
-  std::vector<ActivationCache::Prepared>& prepared = cache.prepared;
+  std::vector<Prepared>& prepared = cache.prepared;
   prepared.clear();
   std::int64_t pieces = 0;
+  std::int64_t additions = 0;
+  std::int64_t plain = 0;  // pieces of jobs without an addition
   for (const LinearJob& job : jobs) {
     require(job.linear->cols() == x.cols, "a weight with ", job.linear->cols(), " inputs cannot take ", x.cols);
     require(job.y_stride >= job.linear->rows(), "output rows hold ", job.y_stride, " floats, fewer than the ",
@@ -162,15 +184,45 @@ void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows&
             " are asked for, of ", x.tokens);
     if (tokens == 0) continue;
     const Activations& all = cache.get(job.linear->activation(), job.linear->unit(), team);
-    prepared.push_back({&job, rows_of(all, job.first, tokens), pieces});
-    pieces += job.linear->pieces();
+    const std::int64_t own = job.linear->pieces();
+    prepared.push_back({&job, rows_of(all, job.first, tokens), pieces, 0, additions});
+    Prepared& mine = prepared.back();
+    pieces += own;
+    if (job.addition == nullptr) {
+      plain += own;
+    } else {
+      mine.together = std::max<std::int64_t>(1, own * kRowsTogether / job.linear->rows());
+      additions += mine.additions();
+    }
   }
-  team.parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (const ActivationCache::Prepared& mine : prepared) {
-      const std::int64_t first = std::max(begin, mine.first);
-      const std::int64_t last = std::min(end, mine.first + mine.job->linear->pieces());
+  Countdown plain_left(plain);
+  if (static_cast<std::int64_t>(cache.left.size()) < additions)
+    cache.left = std::vector<Countdown>(static_cast<std::size_t>(additions));
+  for (const Prepared& mine : prepared)
+    for (std::int64_t i = 0; i < mine.additions(); ++i) left_of(cache, mine, i).reset(mine.end(i) - mine.begin(i));
+  // Additions come last, when the products that they wait for are there, or nearly.
+  team.parallel_for(pieces + additions, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (const Prepared& mine : prepared) {
+      const LinearJob& job = *mine.job;
+      const std::int64_t first = std::max<std::int64_t>(begin - mine.first, 0);
+      const std::int64_t last = std::min(end - mine.first, job.linear->pieces());
       if (first >= last) continue;
-      mine.job->linear->run_pieces(first - mine.first, last - mine.first, mine.x, mine.job->y, mine.job->y_stride);
+      job.linear->run_pieces(first, last, mine.x, job.y, job.y_stride);
+      if (additions == 0) continue;
+      if (job.addition == nullptr)
+        plain_left.done(last - first);
+      else
+        count_down(cache, mine, first, last);
+    }
+    for (const Prepared& mine : prepared) {
+      const std::int64_t before = pieces + mine.addition;
+      const std::int64_t last = std::min(end - before, mine.additions());
+      for (std::int64_t i = std::max<std::int64_t>(begin - before, 0); i < last; ++i) {
+        plain_left.wait();
+        left_of(cache, mine, i).wait();
+        const Linear& linear = *mine.job->linear;
+        mine.job->addition->add(linear.first_row(mine.begin(i)), linear.first_row(mine.end(i)));
+      }
     }
   });
 }

@@ -1,11 +1,13 @@
 // y = x W^T over packed weights: shapes are checked here, activations prepared, and work cut for the thread team.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/countdown.h"
 #include "common/parallel.h"
 #include "formats/packed_weight.h"
 #include "kernels/registry.h"
@@ -54,12 +56,22 @@ class Linear {
   std::vector<int> bounds_;  // value streams [bounds[i], bounds[i + 1]) are piece i, of about equal bytes
 };
 
+// What is added to a weight's products.
+class Addition {
+ public:
+  virtual ~Addition() = default;
+  // Adds to outputs [begin, end) of all rows, whose products are there; both are multiples of kPanelRows, but for an end
+  // behind the last output. Threads call it at once, for different outputs. It must not throw.
+  virtual void add(int begin, int end) const = 0;
+};
+
 struct LinearJob {
   const Linear* linear;
-  float* y;               // [tokens][y_stride]
-  std::int64_t y_stride;  // floats
-  int first = 0;          // of the inputs' rows, the one that it begins with
-  int tokens = -1;        // rows; -1: all from there
+  float* y;                            // [tokens][y_stride]
+  std::int64_t y_stride;               // floats
+  int first = 0;                       // of the inputs' rows, the one that it begins with
+  int tokens = -1;                     // rows; -1: all from there
+  const Addition* addition = nullptr;  // to its outputs; it may read those of jobs that have none
 };
 
 // Inputs in the forms that weights ask for, each made once per `reset`.
@@ -69,9 +81,17 @@ class ActivationCache {
   struct Prepared {
     const LinearJob* job;
     Activations x;
-    std::int64_t first;  // of its pieces, among those of all
+    std::int64_t first;     // of its pieces, among those of all
+    std::int64_t together;  // pieces whose outputs are added to at once; 0: nothing is added
+    std::int64_t addition;  // its first one, among those of all
+
+    std::int64_t additions() const { return together == 0 ? 0 : (job->linear->pieces() + together - 1) / together; }
+    // The pieces of addition i.
+    std::int64_t begin(std::int64_t i) const { return i * together; }
+    std::int64_t end(std::int64_t i) const { return std::min((i + 1) * together, job->linear->pieces()); }
   };
   std::vector<Prepared> prepared;  // kept for its memory
+  std::vector<Countdown> left;     // pieces of each addition; kept, too
 
   void reset(const Rows& rows) {
     rows_ = rows;
@@ -95,7 +115,7 @@ class ActivationCache {
   std::vector<Form*> made_;
 };
 
-// Runs several weights on the same inputs, or on parts of their rows, as one parallel region.
+// Runs several weights on the same inputs, or on parts of their rows, as one parallel region, with what is added.
 void run_linears(Parallel& team, const std::vector<LinearJob>& jobs, const Rows& x, ActivationCache& cache);
 
 }  // namespace gossamer

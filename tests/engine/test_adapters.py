@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine_cases import config, shapes, tensors, tokens
+from engine_cases import config, described, shapes, tensors, tokens
 from gossamer import _core
+from gossamer.arch.llama import Sizes
 from gossamer.checkpoints.low_rank import LOW_RANK_U, LOW_RANK_V
 from reference_model import ReferenceModel
 
 Parts = dict[str, _core.Weight]
 Added = dict[str, NDArray[np.float64]]
-BLOCKS = [name for name in shapes(config()) if "." in name]
+CONFIG = config()
+BLOCKS = [name for name in shapes(CONFIG) if "." in name]
 
 
 def base(type: str = "f32", **options: Any) -> tuple[_core.Decoder, dict[str, NDArray[np.float64]]]:
@@ -35,13 +37,13 @@ def merged(stored: dict[str, NDArray[np.float64]], *added: tuple[Added, float]) 
     return ReferenceModel(config().describe(), {**exact, **tensors(config())[1]})
 
 
-def lora(rank: int, seed: int, type: str = "bf16", names: list[str] = BLOCKS) -> tuple[Parts, Added]:
+def lora(rank: int, seed: int, type: str = "bf16", names: list[str] = BLOCKS, c: Sizes = CONFIG) -> tuple[Parts, Added]:
     """Factors at some linears, and the products of what is stored; activations stay of order 1."""
     rng = np.random.default_rng(seed)
     parts: Parts = {}
     added: Added = {}
     for name in names:
-        rows, cols = shapes(config())[name]
+        rows, cols = shapes(c)[name]
         u = _core.pack((rng.standard_normal((rows, rank)) / (4 * np.sqrt(rank))).astype(np.float32), "bitmap", type)
         v = _core.pack((rng.standard_normal((rank, cols)) / np.sqrt(cols)).astype(np.float32), "dense", type)
         parts |= {name + LOW_RANK_U: u, name + LOW_RANK_V: v}
@@ -49,13 +51,15 @@ def lora(rank: int, seed: int, type: str = "bf16", names: list[str] = BLOCKS) ->
     return parts, added
 
 
-def delta(seed: int, type: str = "f32", names: list[str] = BLOCKS, number: int = 1) -> tuple[Parts, Added]:
+def delta(
+    seed: int, type: str = "f32", names: list[str] = BLOCKS, number: int = 1, c: Sizes = CONFIG
+) -> tuple[Parts, Added]:
     """Matrices of which one value in twenty is not zero."""
     rng = np.random.default_rng(seed)
     parts: Parts = {}
     added: Added = {}
     for name in names:
-        shape = shapes(config())[name]
+        shape = shapes(c)[name]
         values = np.where(rng.random(shape) < 0.05, rng.standard_normal(shape) / 4, 0).astype(np.float32)
         parts[f"{name}.delta_{number}"] = _core.pack(values, "csr", type)
         added[name] = parts[f"{name}.delta_{number}"].unpack().astype(np.float64)
@@ -173,6 +177,32 @@ def test_prompts_may_be_cut_anywhere() -> None:
     np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
+@pytest.mark.parametrize("type", ["f32", "bf16", "int4"])
+def test_who_computes_an_output_does_not_change_it(type: str) -> None:
+    """Linears of many pieces of work, to which biases, branches and what adapters have are added in others."""
+    c = config(hidden=360, intermediate=1000)
+    weights, vectors = tensors(c, biases=True)
+    packed = {n: _core.pack(v, "dense", "bf16" if "." not in n else type) for n, v in weights.items()}
+    packed |= delta(1, "int8", BLOCKS[1::2], c=c)[0] | lora(8, 1, "f32", BLOCKS[::3], c)[0]
+    made = [lora(5, 2, "f32", c=c)[0], lora(33, 3, c=c)[0], delta(4, "int8", c=c)[0]]
+    mixes = [[(1, 0.3), (3, 1.0)], [], [(2, 1.0)], [(2, -0.7), (3, 0.1)]]
+    texts = [tokens(2 + 5 * i, seed=i) for i in range(len(mixes))]
+
+    def run(threads: int, together: bool) -> NDArray[np.float32]:
+        decoder = _core.Decoder(described(c, biases=True).to_dict(), packed, vectors, threads=threads)
+        assert [decoder.add_adapter(parts) for parts in made] == [1, 2, 3]
+        for seq, mix in enumerate(mixes):
+            decoder.choose(seq, mix)
+        entries = list(enumerate(texts))
+        steps = [entries] if together else [[(seq, text[i : i + 1])] for seq, text in entries for i in range(len(text))]
+        return np.concatenate([decoder.step(step, all_logits=True) for step in steps])
+
+    expected = run(1, together=True)
+    for threads in (1, 2, 3, 5):
+        np.testing.assert_array_equal(run(threads, together=False), expected)
+        np.testing.assert_array_equal(run(threads, together=True), expected)
+
+
 def test_switching_is_a_choice() -> None:
     """The same adapters serve one text after the other; a fork goes on with its own, and what is freed has none."""
     decoder = base()[0]
@@ -201,7 +231,7 @@ def test_the_model_itself_is_not_touched() -> None:
     np.testing.assert_array_equal(logits(adapted, ids), logits(plain, ids))
     hidden = plain.embed(ids)
     np.testing.assert_array_equal(adapted.forward_block(0, hidden)[0], plain.forward_block(0, hidden)[0])
-    factors = sum(2 * 4 * (-(-rows // 64) * 64) for name, (rows, _) in shapes(c).items() if name in BLOCKS)
+    factors = sum(2 * 4 * (-(-rows // 16) * 16) for name, (rows, _) in shapes(c).items() if name in BLOCKS)
     rest = sum(w.nbytes for name, w in {**lora(4, 1)[0], **delta(1)[0]}.items() if not name.endswith(LOW_RANK_U))
     assert adapted.adapter_bytes(adapter) == factors + rest
 

@@ -71,10 +71,10 @@ def test_a_lora_folder_is_its_merged_model(model: Model, weight: float, tmp_path
 
 
 def test_a_rank_pruned_adapter_is_as_small_as_what_is_left(model: Model, tmp_path: Path) -> None:
-    made = factors(MODULES, 16)
+    made = factors(MODULES, 32)
     gates = {}
     for number, (module, (_, a)) in enumerate(made.items()):
-        gate = np.ones((1, 16), np.float32)
+        gate = np.ones((1, 32), np.float32)
         gate[0, number % 5 :] = 0
         gates[f"base_model.model.{module}.lora_gate"] = gate
         a[number % 5 :] += 1  # which the gate shuts out
@@ -83,7 +83,7 @@ def test_a_rank_pruned_adapter_is_as_small_as_what_is_left(model: Model, tmp_pat
     expected = merged(tmp_path, (products(left), 1.0)).logits(tokens())
     np.testing.assert_allclose(model.logits(tokens()), expected, **TOLERANCE)
     full = gossamer.load(tmp_path / "base")
-    full.adapters.load(write_lora(tmp_path / "lora", factors(MODULES, 16)))
+    full.adapters.load(write_lora(tmp_path / "lora", factors(MODULES, 32)))
     assert model.adapters.bytes(model.mix()) < 0.5 * full.adapters.bytes(full.mix())
 
 

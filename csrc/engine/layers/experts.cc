@@ -63,7 +63,6 @@ void ExpertsLayer::route(Step& step) {
   experts_.resize(tokens * chosen);
   weights_.resize(tokens * chosen);
   places_.resize(tokens * chosen);
-  owners_.resize(tokens * chosen);
   const Matrix& logits = router()[0].out();
   for_tokens(step.team, step.tokens(), [&](std::int64_t t) {
     const auto token = static_cast<std::size_t>(t);
@@ -74,10 +73,7 @@ void ExpertsLayer::route(Step& step) {
   for (const int expert : experts_) ++starts_[static_cast<std::size_t>(expert) + 1];
   std::partial_sum(starts_.begin(), starts_.end(), starts_.begin());
   next_ = starts_;
-  for (std::size_t i = 0; i < experts_.size(); ++i) {
-    places_[i] = next_[static_cast<std::size_t>(experts_[i])]++;
-    owners_[static_cast<std::size_t>(places_[i])] = experts_[i];
-  }
+  for (std::size_t i = 0; i < experts_.size(); ++i) places_[i] = next_[static_cast<std::size_t>(experts_[i])]++;
 }
 
 float ExpertsLayer::shared_weight(std::int64_t token) {
@@ -121,22 +117,19 @@ Matrix* ExpertsLayer::run(Step& step, const Matrix& x) {
     if (step.probe->enough()) return nullptr;
   }
   jobs_.clear();
-  for (int e = 0; e < spec_.count; ++e) inputs(e).add_jobs(jobs_, span(e, together));
+  for (int e = 0; e < spec_.count; ++e) inputs(e).add_jobs(jobs_, step.chunk, span(e, together));
   run_linears(step.team, jobs_, read.rows(together ? 1 : static_cast<int>(rows)), step.inputs);
   for (int e = 0; e < spec_.count; ++e) inputs(e).lift(step, span(e, together));
-  for_tokens(step.team, rows, [&](std::int64_t row) {
-    ProjectionGroup& mine = inputs(owners_[static_cast<std::size_t>(row)]);
-    mine.sum(step.vectors, row);
-    activation_.run(mine, row);
-  });
+  // Of all of them: they share the matrices that they write to.
+  for_tokens(step.team, rows, [&](std::int64_t row) { activation_.run(inputs(0), row); });
 
-  const Matrix& inner = MlpActivation::inner(inputs(0));  // of all of them
+  const Matrix& inner = MlpActivation::inner(inputs(0));
   if (step.probe != nullptr) {
     for (int e = 0; e < spec_.count; ++e) output(e).show(step, inner, span(e, false));
     if (step.probe->enough()) return nullptr;
   }
   jobs_.clear();
-  for (int e = 0; e < spec_.count; ++e) output(e).add_jobs(jobs_, span(e, false));
+  for (int e = 0; e < spec_.count; ++e) output(e).add_jobs(jobs_, step.chunk, span(e, false));
   run_linears(step.team, jobs_, inner.rows(static_cast<int>(rows)), step.inputs);
   for (int e = 0; e < spec_.count; ++e) output(e).lift(step, span(e, false));
 
@@ -145,14 +138,12 @@ Matrix* ExpertsLayer::run(Step& step, const Matrix& x) {
     shared = run_mlp(step, x, inputs(spec_.count), *shared_, output(spec_.count));
     if (shared == nullptr) return nullptr;
   }
+  const Matrix& given = output(0)[0].out();
   for_tokens(step.team, tokens, [&](std::int64_t t) {
     float* sum = sum_->row(t);
     std::fill_n(sum, sum_->cols(), 0.0F);
-    for (std::size_t i = static_cast<std::size_t>(t) * chosen; i < static_cast<std::size_t>(t + 1) * chosen; ++i) {
-      ProjectionGroup& mine = output(experts_[i]);
-      mine.sum(step.vectors, places_[i]);
-      step.vectors.add_scaled(sum, mine[0].out().row(places_[i]), weights_[i], sum_->cols());
-    }
+    for (std::size_t i = static_cast<std::size_t>(t) * chosen; i < static_cast<std::size_t>(t + 1) * chosen; ++i)
+      step.vectors.add_scaled(sum, given.row(places_[i]), weights_[i], sum_->cols());
     if (shared != nullptr) step.vectors.add_scaled(sum, shared->row(t), shared_weight(t), sum_->cols());
   });
   return sum_;

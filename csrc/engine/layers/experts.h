@@ -43,7 +43,6 @@ class ExpertsLayer final : public Mixer {
   std::vector<int> experts_;    // [tokens][chosen]
   std::vector<float> weights_;  // [tokens][chosen]
   std::vector<int> places_;     // [tokens][chosen], the row of each
-  std::vector<int> owners_;     // of each row, the expert
   std::vector<int> starts_;     // of each expert, the first row; one more for the end
   std::vector<int> next_;       // as starts_, while rows are given out
   std::vector<LinearJob> jobs_;

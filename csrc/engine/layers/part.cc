@@ -18,33 +18,33 @@ std::string place_of(const std::string& place, const char* what, const std::stri
 }  // namespace
 
 Columns::Columns(const WeightView& u)
-    : rows_(u.rows), rank_(u.cols), type_(u.type == ValueType::kBf16 ? FloatType::kBf16 : FloatType::kF32) {
-  const std::size_t size = type_ == FloatType::kBf16 ? 2 : 4;
-  const auto rank = static_cast<std::size_t>(rank_);
-  values_.resize(static_cast<std::size_t>(pieces_of(rows_)) * rank * kLiftRows * size);
+    : rank_(u.cols), type_(u.type == ValueType::kBf16 ? FloatType::kBf16 : FloatType::kF32) {
+  values_.resize(static_cast<std::size_t>(u.panels) * panel_bytes());
   std::vector<float> row(static_cast<std::size_t>(padded_cols(rank_)));
-  for (int r = 0; r < rows_; ++r) {
+  for (int r = 0; r < u.rows; ++r) {
     unpack_row(u, r, row.data());
-    const auto piece = static_cast<std::size_t>(r / kLiftRows);
-    const int i = r % kLiftRows;
-    for (std::size_t j = 0; j < rank; ++j) {
-      const std::size_t column = (piece * rank + j) * kLiftRows;
+    std::uint8_t* panel = values_.data() + static_cast<std::size_t>(r / kPanelRows) * panel_bytes();
+    const int i = r % kPanelRows;
+    for (int j = 0; j < rank_; ++j) {
+      const float value = row[static_cast<std::size_t>(j)];
       if (type_ == FloatType::kF32) {
-        std::memcpy(values_.data() + (column + static_cast<std::size_t>(i)) * size, &row[j], size);
+        std::memcpy(panel + (j * kPanelRows + i) * 4, &value, 4);
       } else {
-        const int place = i / 32 * 32 + i % 16 * 2 + i % 32 / 16;
-        const std::uint16_t half = f32_to_bf16(row[j]);
-        std::memcpy(values_.data() + (column + static_cast<std::size_t>(place)) * size, &half, size);
+        const std::uint16_t half = f32_to_bf16(value);
+        std::memcpy(panel + (j / 2 * kPanelRows + i) * 4 + j % 2 * 2, &half, 2);
       }
     }
   }
 }
 
-void Columns::lift(const VectorKernels& vectors, std::int64_t piece, const float* inner, float factor, float* x) const {
-  const std::int64_t size = type_ == FloatType::kBf16 ? 2 : 4;
-  const std::int64_t first = piece * kLiftRows;
-  vectors.lift(x + first, values_.data() + piece * rank_ * kLiftRows * size, type_, rank_, inner, factor,
-               std::min<std::int64_t>(kLiftRows, rows_ - first));
+std::size_t Columns::panel_bytes() const {
+  const int words = type_ == FloatType::kBf16 ? (rank_ + 1) / 2 : rank_;  // of 32 bits, for an output
+  return static_cast<std::size_t>(words) * kPanelRows * 4;
+}
+
+void Columns::lift(const VectorKernels& vectors, int begin, int end, const float* inner, float factor, float* x) const {
+  const std::uint8_t* columns = values_.data() + static_cast<std::size_t>(begin / kPanelRows) * panel_bytes();
+  vectors.lift(x + begin, columns, type_, rank_, inner, factor, end - begin);
 }
 
 Part::Part(int adapter, const std::string& name, std::unique_ptr<Linear> u, std::unique_ptr<Linear> v,
@@ -80,22 +80,16 @@ void Part::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
   if (reads_) jobs.push_back({reads_.get(), product_->row(span.write), product_->stride(), span.read, span.count});
 }
 
-void Part::lift(Step& step, const Span& span) {
-  if (!u_) return;
+void Part::lift(Step& step, const Span& span, const Addition& addition) {
   const Rows product{product_->row(span.write), span.count, product_->cols(), product_->stride()};
-  run_linears(step.team, {{u_.get(), lifted_->row(span.write), lifted_->stride()}}, product, step.inputs);
+  const LinearJob job{u_.get(), lifted_->row(span.write), lifted_->stride(), 0, span.count, &addition};
+  run_linears(step.team, {job}, product, step.inputs);
 }
 
-void Part::add(const VectorKernels& vectors, std::int64_t piece, std::int64_t token, float factor, float* x) const {
-  if (columns_) return columns_->lift(vectors, piece, product_->row(token), factor, x);
-  const float* added = product_ != nullptr ? last().row(token) : bias_.data();
-  const std::int64_t rows = product_ != nullptr ? last().cols() : static_cast<std::int64_t>(bias_.size());
-  const std::int64_t first = piece * kLiftRows;
-  vectors.add_scaled(x + first, added + first, factor, std::min<std::int64_t>(kLiftRows, rows - first));
-}
-
-void Part::add_all(const VectorKernels& vectors, std::int64_t row, float* x) const {
-  vectors.add(x, last().row(row), last().cols());
+void Part::add(const VectorKernels& vectors, int begin, int end, std::int64_t row, float factor, float* x) const {
+  if (columns_) return columns_->lift(vectors, begin, end, product_->row(row), factor, x);
+  const float* added = product_ != nullptr ? last().row(row) : bias_.data();
+  vectors.add_scaled(x + begin, added + begin, factor, end - begin);
 }
 
 void Part::visit(const std::function<void(const std::string&, const Linear&)>& f) const {

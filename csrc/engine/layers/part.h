@@ -11,24 +11,25 @@
 
 namespace gossamer {
 
-// U of a branch of low rank, as `VectorKernels::lift` takes it: [rows / 64, rounded up][rank][64].
+// U of an adapter's branch of low rank, as `VectorKernels::lift` takes it: in panels of kPanelRows outputs.
 class Columns {
  public:
   explicit Columns(const WeightView& u);
 
-  int rank() const { return rank_; }
   std::size_t bytes() const { return values_.size(); }
-  // x[i] += factor * (U inner)[i] for outputs i of piece `piece`; x: all outputs.
-  void lift(const VectorKernels& vectors, std::int64_t piece, const float* inner, float factor, float* x) const;
+  // x[i] += factor * (U inner)[i] for outputs [begin, end), from the first of a panel on; x: all outputs.
+  void lift(const VectorKernels& vectors, int begin, int end, const float* inner, float factor, float* x) const;
 
  private:
-  int rows_;
+  std::size_t panel_bytes() const;
+
   int rank_;
   FloatType type_;
   Buffer<std::uint8_t> values_;
 };
 
 // One of the sum. The model's own are for all tokens, with factor 1; an adapter's for those of sequences that chose it.
+// A product is there before any of it is added.
 class Part {
  public:
   // A branch of low rank. The model's own U is multiplied as any weight is.
@@ -45,14 +46,12 @@ class Part {
 
   // The product that reads some rows of the linear's inputs.
   void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
-  // The model's own: the product of the product.
-  void lift(Step& step, const Span& span);
-  // Adds outputs [64 piece, 64 piece + 64) of one token, times a factor, to x, all its outputs.
-  void add(const VectorKernels& vectors, std::int64_t piece, std::int64_t token, float factor, float* x) const;
-  // The model's own: adds all outputs of one row.
-  void add_all(const VectorKernels& vectors, std::int64_t row, float* x) const;
-  // Multiplications that `add` does for an output.
-  int cost() const { return columns_ ? columns_->rank() : 1; }
+  // Whether what is added is a product of the product: the model's own branch of low rank.
+  bool lifts() const { return u_ != nullptr; }
+  // Of such a one: computes it, with an addition to it.
+  void lift(Step& step, const Span& span, const Addition& addition);
+  // Adds outputs [begin, end) of one row, times a factor, to x, all its outputs; begin as `Addition::add` has it.
+  void add(const VectorKernels& vectors, int begin, int end, std::int64_t row, float factor, float* x) const;
 
   // Calls f for each weight by its full name.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
@@ -70,8 +69,6 @@ class Part {
   Matrix* product_ = nullptr;  // of `reads_`
   Matrix* lifted_ = nullptr;   // of `u_`
 };
-
-constexpr std::int64_t pieces_of(std::int64_t rows) { return (rows + kLiftRows - 1) / kLiftRows; }
 
 // The parts of a linear that are there by their names: "NAME.low_rank_u" [rows][r] with "NAME.low_rank_v" [r][cols];
 // "NAME.delta_1", "NAME.delta_2", … [rows][cols]; and, of an adapter, the vector "NAME.bias".

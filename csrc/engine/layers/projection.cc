@@ -4,18 +4,18 @@
 #include <iterator>
 
 #include "common/error.h"
-#include "ops/tokens.h"
 
 namespace gossamer {
 namespace {
 
-// Multiplications that one thread does alone: waking another for fewer costs more than it saves.
-constexpr std::int64_t kAloneCost = 16 << 10;
+// Outputs that parts are added to in turn for all rows, so that their columns of U stay in the L1 cache.
+constexpr int kTurnRows = 128;
 
 }  // namespace
 
 Projection::Projection(const spec::Linear& spec, const std::string& prefix, Build& build)
     : weight_(*build.weights.take(prefix + spec.name, spec.rows, spec.cols)),
+      vectors_(&build.vectors),
       chosen_(spec.chosen),
       alternatives_(spec.alternatives),
       memory_(spec.memory),
@@ -24,46 +24,39 @@ Projection::Projection(const spec::Linear& spec, const std::string& prefix, Buil
       place_(spec.place.empty() ? spec.name : spec.place) {
   parts_ = parts_of(kOwn, build.weights, build.workspace);
   out_ = &build.workspace.matrix(place_, spec.rows, chosen_);
-  if (spec.bias) bias_ = build.weights.take_vector(full_name_ + ".bias", spec.rows);
+  if (spec.bias) parts_.emplace_back(kOwn, build.weights.take_vector(full_name_ + ".bias", spec.rows));
 }
 
-void Projection::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
-  jobs.push_back({&weight_, out_->row(span.write), out_->stride(), span.read, span.count});
-  for (Part& part : parts_) part.add_jobs(jobs, span);
-}
-
-void Projection::add_adapters(std::vector<LinearJob>& jobs, const Chunk& chunk) {
+void Projection::add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk, const Span& span) {
   uses_.clear();
-  if (adapted_.empty()) return;
-  for (const Adapted& run : chunk.adapted) {
-    for (const Choice& choice : *run.mix) {
-      for (Part& part : adapted_) {
-        if (part.adapter() != choice.adapter) continue;
-        uses_.push_back({&part, run.begin, run.end, choice.weight});
-        part.add_jobs(jobs, {run.begin, run.begin, run.end - run.begin});
-      }
-    }
+  const auto use = [&](Part& part, const Span& rows, float factor) {
+    uses_.push_back({&part, rows.write, rows.write + rows.count, factor});
+    part.add_jobs(jobs, rows);
+  };
+  for (Part& part : parts_) use(part, span, 1);
+  if (!adapted_.empty()) {
+    for (const Adapted& run : chunk.adapted)
+      for (const Choice& choice : *run.mix)
+        for (Part& part : adapted_)
+          if (part.adapter() == choice.adapter) use(part, {run.begin, run.begin, run.end - run.begin}, choice.weight);
   }
+  const Addition* addition = uses_.empty() || lifting() != nullptr ? nullptr : this;
+  jobs.push_back({&weight_, out_->row(span.write), out_->stride(), span.read, span.count, addition});
 }
+
+Part* Projection::lifting() { return !parts_.empty() && parts_.front().lifts() ? &parts_.front() : nullptr; }
 
 void Projection::lift(Step& step, const Span& span) {
-  for (Part& part : parts_) part.lift(step, span);
+  if (Part* part = lifting()) part->lift(step, span, *this);
 }
 
-void Projection::sum(const VectorKernels& vectors, std::int64_t row) {
-  for (const Part& part : parts_) part.add_all(vectors, row, out_->row(row));
-  if (!bias_.empty()) vectors.add(out_->row(row), bias_.data(), out_->cols());
-}
-
-std::int64_t Projection::cost() const {
-  std::int64_t total = 0;
-  for (const Use& use : uses_) total += std::int64_t{use.end - use.begin} * use.part->cost() * rows();
-  return total;
-}
-
-void Projection::adapt(const VectorKernels& vectors, std::int64_t piece) {
-  for (const Use& use : uses_)
-    for (int t = use.begin; t < use.end; ++t) use.part->add(vectors, piece, t, use.factor, out_->row(t));
+void Projection::add(int begin, int end) const {
+  for (int first = begin; first < end; first += kTurnRows) {
+    const int last = std::min(end, first + kTurnRows);
+    for (const Use& use : uses_)
+      for (int row = use.begin; row < use.end; ++row)
+        use.part->add(*vectors_, first, last, row, use.factor, out_->row(row));
+  }
 }
 
 void Projection::visit(const std::function<void(const std::string&, const Linear&)>& f) const {
@@ -90,10 +83,7 @@ void Projection::remove(int adapter) {
 }
 
 ProjectionGroup::ProjectionGroup(const spec::Group& spec, const std::string& prefix, Build& build) {
-  for (const spec::Linear& linear : spec) {
-    projections_.emplace_back(linear, prefix, build);
-    has_sums_ = has_sums_ || projections_.back().has_sums();
-  }
+  for (const spec::Linear& linear : spec) projections_.emplace_back(linear, prefix, build);
 }
 
 bool ProjectionGroup::run(Step& step, const Matrix& x) {
@@ -103,17 +93,9 @@ bool ProjectionGroup::run(Step& step, const Matrix& x) {
     if (step.probe->enough()) return false;
   }
   jobs_.clear();
-  // Factors, whose pieces are large ones, come first, since what comes last keeps one thread waiting for another.
-  const bool adapted = !step.chunk.adapted.empty();
-  if (adapted)
-    for (Projection& projection : projections_) projection.add_adapters(jobs_, step.chunk);
-  add_jobs(jobs_, all);
+  add_jobs(jobs_, step.chunk, all);
   run_linears(step.team, jobs_, x.rows(step.tokens()), step.inputs);
-  if (has_sums_) {
-    lift(step, all);
-    for_tokens(step.team, step.tokens(), [&](std::int64_t t) { sum(step.vectors, t); });
-  }
-  if (adapted) adapt(step);
+  lift(step, all);
   return true;
 }
 
@@ -122,39 +104,14 @@ void ProjectionGroup::show(Step& step, const Matrix& x, const Span& span) const 
   for (const Projection& projection : projections_) step.probe->read(projection.name(), x, span);
 }
 
-void ProjectionGroup::add_jobs(std::vector<LinearJob>& jobs, const Span& span) {
+void ProjectionGroup::add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk, const Span& span) {
   if (span.count == 0) return;
-  for (Projection& projection : projections_) projection.add_jobs(jobs, span);
+  for (Projection& projection : projections_) projection.add_jobs(jobs, chunk, span);
 }
 
 void ProjectionGroup::lift(Step& step, const Span& span) {
   if (span.count == 0) return;
   for (Projection& projection : projections_) projection.lift(step, span);
-}
-
-void ProjectionGroup::sum(const VectorKernels& vectors, std::int64_t row) {
-  for (Projection& projection : projections_) projection.sum(vectors, row);
-}
-
-void ProjectionGroup::adapt(Step& step) {
-  std::int64_t total = 0;
-  std::int64_t cost = 0;
-  for (const Projection& projection : projections_) {
-    total += projection.pieces();
-    cost += projection.cost();
-  }
-  const auto run = [&](std::int64_t begin, std::int64_t end, int) {
-    for (Projection& projection : projections_) {
-      for (std::int64_t piece = std::max<std::int64_t>(begin, 0); piece < std::min(end, projection.pieces()); ++piece)
-        projection.adapt(step.vectors, piece);
-      begin -= projection.pieces();
-      end -= projection.pieces();
-    }
-  };
-  if (cost <= kAloneCost)
-    run(0, total, 0);
-  else
-    step.team.parallel_for(total, 1, run);
 }
 
 }  // namespace gossamer

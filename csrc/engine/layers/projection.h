@@ -13,7 +13,7 @@
 
 namespace gossamer {
 
-class Projection {
+class Projection final : public Addition {
  public:
   // prefix: of the full name, "layers.3.". Its own parts are there as `take_parts` says.
   Projection(const spec::Linear& spec, const std::string& prefix, Build& build);
@@ -24,25 +24,15 @@ class Projection {
   int cols() const { return weight_.cols(); }
   Matrix& out() { return *out_; }
 
-  // Products of rows of the group's inputs.
-  void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
-  // What adapters of the chunk, which has some, add to them.
-  void add_adapters(std::vector<LinearJob>& jobs, const Chunk& chunk);
-  // Products of products.
+  // Products of rows of the group's inputs, with what is added to them: what the model has for all, and what adapters
+  // have that tokens of the chunk use.
+  void add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk, const Span& span);
+  // When these are there: adds what takes a product of a product, and what comes behind that.
   void lift(Step& step, const Span& span);
-  bool has_sums() const { return !parts_.empty() || !bias_.empty(); }
-  // Adds to a row of the weight's products what else the model has.
-  void sum(const VectorKernels& vectors, std::int64_t row);
+  void add(int begin, int end) const override;
 
   // The part of its weights that is read for a token: the chosen ones of alternatives; what reads memories reads none.
   double share() const { return memory_ ? 0 : static_cast<double>(chosen_) / alternatives_; }
-
-  // Pieces of outputs that adapters of the chunk add to; 0 where none does.
-  std::int64_t pieces() const { return uses_.empty() ? 0 : pieces_of(rows()); }
-  // Multiplications that it takes.
-  std::int64_t cost() const;
-  // Adds what the adapters of the chunk give.
-  void adapt(const VectorKernels& vectors, std::int64_t piece);
 
   // Calls f for each of the model's own weights by its full name.
   void visit(const std::function<void(const std::string&, const Linear&)>& f) const;
@@ -55,20 +45,23 @@ class Projection {
   void remove(int adapter);
 
  private:
-  // A part that some tokens of the chunk use.
+  // A part that is added to some rows of the outputs.
   struct Use {
-    Part* part;
+    const Part* part;
     int begin, end;
     float factor;
   };
 
+  // The model's own of low rank; null: there is none.
+  Part* lifting();
+
   // First what every step reads, which comes from memory each time: between two steps all weights went by.
   Linear weight_;
   Matrix* out_;
-  std::vector<Part> parts_;    // the model's own
-  std::vector<float> bias_;    // empty: none
+  const VectorKernels* vectors_;
+  std::vector<Part> parts_;    // the model's own; one of low rank is the first
   std::vector<Part> adapted_;  // of adapters
-  std::vector<Use> uses_;      // a token's by rising adapter; kept for its memory
+  std::vector<Use> uses_;      // of the products asked for last, in the order of the sum: a row's by rising adapter
   int chosen_, alternatives_;
   bool memory_;
   std::string name_;
@@ -85,24 +78,18 @@ class ProjectionGroup {
   bool run(Step& step, const Matrix& x);
 
   // The same in parts, for whoever runs several groups as one region, each on rows of its own: shows them to the probe;
-  // asks for products; adds, when these are there, to all rows products of products and then to each row the rest.
+  // asks for products, with what is added; when these are there, does what takes products of products.
   void show(Step& step, const Matrix& x, const Span& span) const;
-  void add_jobs(std::vector<LinearJob>& jobs, const Span& span);
+  void add_jobs(std::vector<LinearJob>& jobs, const Chunk& chunk, const Span& span);
   void lift(Step& step, const Span& span);
-  void sum(const VectorKernels& vectors, std::int64_t row);
-  bool has_sums() const { return has_sums_; }
 
   Projection& operator[](std::size_t i) { return projections_[i]; }
   std::vector<Projection>& projections() { return projections_; }
   const std::vector<Projection>& projections() const { return projections_; }
 
  private:
-  // What adapters add, outputs of all linears in one region.
-  void adapt(Step& step);
-
   std::vector<Projection> projections_;
   std::vector<LinearJob> jobs_;  // kept for its memory
-  bool has_sums_ = false;
 };
 
 }  // namespace gossamer

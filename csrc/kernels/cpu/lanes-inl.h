@@ -105,6 +105,22 @@ GOSSAMER_INLINE I16 splat_int(int32_t value) {
   return each<int32_t>(v, [value](auto zero) { return value - zero; });
 }
 
+// a * b + c, fused where that is an instruction. As a sum of a product it would be, or not, as compilers like it in each
+// place that has one.
+GOSSAMER_INLINE F16 multiply_add(const F16& a, const F16& b, const F16& c) {
+  F16 out;
+  for (int i = 0; i < kLanes / kPartLanes; ++i) {
+#if defined(__AVX512F__)
+    out.part[i] = (F16::Part)_mm512_fmadd_ps((__m512)a.part[i], (__m512)b.part[i], (__m512)c.part[i]);
+#elif defined(__FMA__)
+    out.part[i] = (F16::Part)_mm256_fmadd_ps((__m256)a.part[i], (__m256)b.part[i], (__m256)c.part[i]);
+#else
+    out.part[i] = a.part[i] * b.part[i] + c.part[i];
+#endif
+  }
+  return out;
+}
+
 // Register by register, since what is copied as a whole stays in memory.
 template <class Element>
 GOSSAMER_INLINE Lanes<Element> load_lanes(const void* p) {

@@ -22,42 +22,59 @@ void add_scaled(float* x, const float* y, float factor, int64_t n) noexcept {
   for (int64_t i = 0; i < n; ++i) x[i] += factor * y[i];
 }
 
-// Columns of 64 outputs, as 4 times 16.
-GOSSAMER_INLINE void load_columns(const float* p, F16 (&out)[4]) {
-  for (int k = 0; k < 4; ++k) out[k] = load(p + k * kLanes);
+// U inner of panels that follow one another, rank by rank; see VectorKernels::lift. What an output gets must not depend
+// on how many panels are taken together.
+template <int kPanels>
+GOSSAMER_INLINE void multiply_columns(const float* columns, int32_t rank, const float* inner, F16 (&sums)[kPanels]) {
+  for (int32_t j = 0; j < rank; ++j)
+    for (int k = 0; k < kPanels; ++k)
+      sums[k] = multiply_add(load(columns + ((int64_t)k * rank + j) * kLanes), splat(inner[j]), sums[k]);
 }
-GOSSAMER_INLINE void load_columns(const uint16_t* p, F16 (&out)[4]) {
-  for (int k = 0; k < 2; ++k) {
-    const I16 pairs = load_int(p + k * 2 * kLanes);
-    out[2 * k] = floats_of(pairs << 16);
-    out[2 * k + 1] = floats_of(pairs & splat_int((int32_t)0xffff0000U));
+template <int kPanels>
+GOSSAMER_INLINE void multiply_columns(const uint32_t* columns, int32_t rank, const float* inner, F16 (&sums)[kPanels]) {
+  const int64_t panel = (rank + 1) / 2 * kLanes;
+  int32_t j = 0;
+  for (; j + 1 < rank; j += 2, columns += kLanes) {
+    for (int k = 0; k < kPanels; ++k) {
+      const I16 pairs = load_int(columns + k * panel);
+      sums[k] = multiply_add(floats_of(pairs << 16), splat(inner[j]), sums[k]);
+      sums[k] = multiply_add(floats_of(pairs & splat_int((int32_t)0xffff0000U)), splat(inner[j + 1]), sums[k]);
+    }
   }
+  if (j == rank) return;
+  for (int k = 0; k < kPanels; ++k)
+    sums[k] = multiply_add(floats_of(load_int(columns + k * panel) << 16), splat(inner[j]), sums[k]);
 }
 
+template <int kPanels, class Value>
+GOSSAMER_INLINE void lift_panels(float* x, const Value* columns, int32_t rank, const float* inner, float factor) {
+  F16 sums[kPanels] = {};
+  multiply_columns(columns, rank, inner, sums);
+  for (int k = 0; k < kPanels; ++k) store(x + k * kLanes, multiply_add(sums[k], splat(factor), load(x + k * kLanes)));
+}
+
+// panel: values of one.
 template <class Value>
-GOSSAMER_INLINE void lift_columns(float* x, const Value* columns, int32_t rank, const float* inner, float factor,
-                                  int64_t n) {
-  F16 sums[4] = {};
-  for (int32_t j = 0; j < rank; ++j, columns += kLiftRows) {
-    F16 values[4];
-    load_columns(columns, values);
-    for (int k = 0; k < 4; ++k) sums[k] += values[k] * splat(inner[j]);
-  }
-  for (int k = 0; k < 4; ++k) {
-    const int64_t at = k * kLanes;
-    if (n - at >= kLanes)
-      store(x + at, load(x + at) + sums[k] * splat(factor));
-    else if (n > at)
-      store_part(x + at, load_part(x + at, n - at) + sums[k] * splat(factor), n - at);
-  }
+GOSSAMER_INLINE void lift_all(float* x, const Value* columns, int64_t panel, int32_t rank, const float* inner,
+                              float factor, int64_t n) {
+  constexpr int kTogether = 4;  // as many sums as hide how long an addition takes
+  for (; n >= kTogether * kLanes; n -= kTogether * kLanes, x += kTogether * kLanes, columns += kTogether * panel)
+    lift_panels<kTogether>(x, columns, rank, inner, factor);
+  for (; n >= kLanes; n -= kLanes, x += kLanes, columns += panel) lift_panels<1>(x, columns, rank, inner, factor);
+  if (n == 0) return;
+  F16 sums[1] = {};
+  multiply_columns(columns, rank, inner, sums);
+  float products[kLanes];
+  store(products, sums[0] * splat(factor));
+  add(x, products, n);
 }
 
 void lift(float* x, const void* columns, FloatType type, int32_t rank, const float* inner, float factor,
           int64_t n) noexcept {
   if (type == FloatType::kBf16)
-    lift_columns(x, (const uint16_t*)columns, rank, inner, factor, n);
+    lift_all(x, (const uint32_t*)columns, (int64_t)((rank + 1) / 2) * kLanes, rank, inner, factor, n);
   else
-    lift_columns(x, (const float*)columns, rank, inner, factor, n);
+    lift_all(x, (const float*)columns, (int64_t)rank * kLanes, rank, inner, factor, n);
 }
 
 // x / sqrt(mean(x^2) + eps) * weight
