@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DOCS = ROOT / "docs"
 PAGE = "tasks-measured.md"
-FOUR_BITS = ("dense int4:32", "llama Q4_0", "llama Q4_K_M")
+FOUR_BITS = ("dense int4:32", "dense int4:32-head4", "llama Q4_0", "llama Q4_K_M")
 DRAWS = 2000
 ERRORS = {"phonemes": "words that are wrong", "extraction": "fields that are wrong"}
 _INTRODUCTION = (

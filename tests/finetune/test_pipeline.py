@@ -318,7 +318,7 @@ def test_the_command(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(line) == 0
     out, _ = capsys.readouterr()
     assert "8 steps, 512 tokens, 50.0% zeros" in out
-    assert "rounded for convert --weights int8 --group 64" in out
+    assert "rounded for convert --weights int8 --group 64 --head auto" in out
     assert "perplexity" in (tmp_path / "curve.svg").read_text("utf-8")
     assert main(line) == 1
     assert "exists already; --force replaces it" in capsys.readouterr().err

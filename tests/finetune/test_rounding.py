@@ -9,13 +9,15 @@ import pytest
 
 import gossamer
 from gossamer import _core
+from gossamer.arch import family
 from gossamer.checkpoints import open_checkpoint
+from gossamer.checkpoints.base import Checkpoint
 from gossamer.errors import GossamerError
 from gossamer.packing.convert import convert
 from tiny import tiny_llama
 
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
-from gossamer.finetune.rounding import Rounding  # noqa: E402
+from gossamer.finetune.rounding import Rounding, rounded_types  # noqa: E402
 from gossamer.nn import decoder as torch_decoder  # noqa: E402
 
 
@@ -39,7 +41,7 @@ def rounded(rounding: Rounding, name: str, values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("cols", [96, 130])
 def test_rounded_values_are_those_that_convert_stores(weights: str, group: int, cols: int) -> None:
     values = matrix(40, cols)
-    rounding = Rounding(weights, group)
+    rounding = Rounding({"layers.0.q.weight": weights}, group)
     rounding.refresh({"layers.0.q.weight": torch.from_numpy(values)})
     got = rounded(rounding, "layers.0.q.weight", values)
     np.testing.assert_array_equal(got, _core.pack(values, "dense", weights, group).unpack())
@@ -49,41 +51,54 @@ def test_rounded_values_are_those_that_convert_stores(weights: str, group: int, 
 @pytest.mark.parametrize("group", [0, 32, 64])
 def test_scales_that_are_held_are_found_again(group: int) -> None:
     values = matrix(40, 130)
-    rounding = Rounding("int4", group)
+    rounding = Rounding({"layers.0.q.weight": "int4"}, group)
     rounding.refresh({"layers.0.q.weight": torch.from_numpy(values)})
     moved = values * np.random.default_rng(3).uniform(0.5, 1.5, values.shape).astype(np.float32)
     got = rounded(rounding, "layers.0.q.weight", moved)
     np.testing.assert_array_equal(got, _core.pack(got, "dense", "int4", group).unpack())
 
 
-def test_embedding_and_head_are_int8_with_both() -> None:
-    values = matrix(20, 64)
-    for name in ("embed.weight", "head.weight"):
-        for weights in ("int8", "int4"):
-            got = rounded(Rounding(weights, 64), name, values)
-            np.testing.assert_array_equal(got, _core.pack(values, "dense", "int8", 64).unpack())
+def types(source: Checkpoint, weights: str, head: str = "auto") -> dict[str, str]:
+    return rounded_types(family(source.config).describe(source.config), weights, head)
+
+
+def test_embedding_and_head_have_a_type_of_their_own(tmp_path: Path) -> None:
+    source = open_checkpoint(tiny_llama(tmp_path / "model", sparsity=0.5))
+    for weights in ("int8", "int4"):
+        for head, expected in (("auto", "int8"), ("int8", "int8"), ("int4", "int4")):
+            found = types(source, weights, head)
+            assert found.pop("embed.weight") == found.pop("head.weight") == expected
+            assert set(found.values()) == {weights}
+    assert types(source, "stored") == {}
+
+
+def test_matrices_of_an_encoder_have_those_of_blocks() -> None:
+    shape = {"vocab_size": 320, "d_model": 48, "d_kv": 12, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    config = {"model_type": "t5", **shape}
+    found = rounded_types(family(config).describe(config), "int4")
+    assert found["encoder.layers.0.q.weight"] == found["layers.0.q.weight"] == "int4"
+    assert found["embed.weight"] == "int8"
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match="weights must be one of stored, int8, int4, got 'int2'"):
-        Rounding("int2")
     with pytest.raises(GossamerError, match="group must be one of"):
-        Rounding("int8", 48)
+        Rounding({}, 48)
 
 
+@pytest.mark.parametrize("head", ["auto", "int4"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_a_rounded_model_packs_to_the_same_logits(tmp_path: Path, weights: str) -> None:
+def test_a_rounded_model_packs_to_the_same_logits(tmp_path: Path, weights: str, head: str) -> None:
     """Trained values are stored exactly, so that with float activations the packed model computes what was trained."""
     source = open_checkpoint(tiny_llama(tmp_path / "model", sparsity=0.5))
     model = torch_decoder.load(source)
-    rounding = Rounding(weights, 32)
+    rounding = Rounding(types(source, weights, head), 32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 rounding.refresh({name: parameter})
                 rounding.round(name, parameter.clone(), parameter)
     torch_decoder.save(model, tmp_path / "rounded", source, "f32")
-    convert(tmp_path / "rounded", tmp_path / "packed", weights=weights, group=32)
+    convert(tmp_path / "rounded", tmp_path / "packed", weights=weights, group=32, head=head)
     packed = gossamer.load(tmp_path / "packed", activations="f32")
     for name, weight in packed.weights.items():
         np.testing.assert_array_equal(weight.unpack(), dict(model.named_parameters())[f"{name}.weight"].detach())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import naming
 from ..files import read_json
-from ..finetune.options import LENGTH, LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
+from ..finetune.options import HEADS, LENGTH, LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
 from ..folders import write_file
 from ..formats import INTEGER_TYPES, STORED
 from ..pictures import new_figure
@@ -115,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _choice(zeros, "weights", WEIGHTS, "train with values rounded as convert --weights will round them")
     add_group_option(zeros)
+    _choice(zeros, "head", HEADS, "type of embedding and head with --weights int8 or int4; auto is int8")
 
     steps = parser.add_argument_group("steps")
     steps.add_argument(
@@ -248,8 +249,9 @@ def _text(args: argparse.Namespace) -> int:
     if report.curve:
         first, last = report.curve[0], report.curve[-1]
         print(f"perplexity on documents set aside: {first['perplexity']:.2f} before, {last['perplexity']:.2f} after")
-    if report.options["weights"] in ("int8", "int4"):
-        print(f"rounded for convert --weights {report.options['weights']} --group {report.options['group']}")
+    if report.options["weights"] in INTEGER_TYPES:
+        chosen = " ".join(f"--{name} {report.options[name]}" for name in ("weights", "group", "head"))
+        print(f"rounded for convert {chosen}")
     print(f"took {report.seconds / 60:.1f} min")
     return 0
 
@@ -265,6 +267,7 @@ def _dense_options(options: Options, args: argparse.Namespace) -> Options:
         top=0,
         weights=STORED,
         group=_DEFAULTS.group,
+        head=_DEFAULTS.head,
         schedule="dense",
         sparsity=0.0,
         scores=SCORES[0],

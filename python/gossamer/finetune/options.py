@@ -19,6 +19,7 @@ SCORES = ("magnitude", "movement", *SOLVED)
 LR_SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("bf16", "f32")
 WEIGHTS = (STORED, "int8", "int4")
+HEADS = ("auto", "int8", "int4")
 
 # What may change when a run goes on after a stop; a lower learning rate may be just what it needs.
 _FREE = ("budget_minutes", "lr", "clip", "save_minutes", "save_steps", "device", "threads")
@@ -63,6 +64,7 @@ class Options:
         clip: Largest norm of the gradient; 0 does not clip.
         weights: "int8" or "int4" trains with values rounded as `convert` will, "stored" does not round.
         group: Inputs that share a scale of rounded values.
+        head: What values of embedding and head are rounded to, where any are: "int8", "int4", or "auto", which is int8.
         schedule: "fixed" keeps the zeros that are there, "cubic" raises them to `sparsity`, "dense" holds none.
         sparsity: Fraction of zeros of each matrix in the end; for "cubic".
         scores: What "cubic" drops by: one of `SCORES`.
@@ -93,6 +95,7 @@ class Options:
     clip: float = 1.0
     weights: str = STORED
     group: int = _GROUP
+    head: str = HEADS[0]
     schedule: str = "fixed"
     sparsity: float = 0.0
     scores: str = "magnitude"
@@ -117,6 +120,7 @@ class Options:
         for name, allowed in (
             ("lr_schedule", LR_SCHEDULES),
             ("weights", WEIGHTS),
+            ("head", HEADS),
             ("schedule", SCHEDULES),
             ("scores", SCORES),
             ("precision", PRECISIONS),
@@ -154,6 +158,8 @@ class Options:
             raise GossamerError(f"scores {self.scores} go with the schedule cubic: {self.schedule} drops nothing")
         if self.group != _GROUP and self.weights == STORED:
             raise GossamerError(f"group {self.group} goes with weights int8 or int4, and they are stored as they are")
+        if self.head != HEADS[0] and self.weights == STORED:
+            raise GossamerError(f"head {self.head} goes with weights int8 or int4, and they are stored as they are")
         if self.top and not self.loss.kl:
             raise GossamerError(f"top {self.top} goes with a divergence in the loss (kl), which has no weight")
 

@@ -15,11 +15,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import _core
+from ..arch.spec import Transformer
 from ..formats import STORED, check_group
+from ..nn.linears import parameter_name
+from ..packing.convert import keeps_values
 
 _SMALLEST = 2.0**-24  # the smallest scale that f16 has
 _PART = 1 << 18  # values that are rounded at once: they stay in a core's cache between the passes
 _LIMITS = {"int8": (-127.0, 127.0), "int4": (-8.0, 7.0)}
+
+
+def rounded_types(config: Transformer, weights: str, head: str = "auto") -> dict[str, str]:
+    """Returns the types that matrices are rounded to as `convert` does it, by the names of their parameters.
+
+    Args:
+        config: Of the model.
+        weights: Type of the blocks' matrices: "int8", "int4", or "stored", with which nothing is rounded.
+        head: Type of embedding and head; "auto" is int8 with either.
+    """
+    if weights == STORED:
+        return {}
+    head = "int8" if head == "auto" else head
+    linears = config.linears
+    return {
+        parameter_name(name): weights if name in linears else head
+        for name in config.weights
+        if not keeps_values(config, name)
+    }
 
 
 @dataclass
@@ -31,41 +53,29 @@ class Rounding:
     Values rounded with any scales of int4 are found again exactly by `convert`, and those of int8 by construction.
 
     Attributes:
-        weights: Type of the blocks' matrices: "stored" (no rounding), "int8" or "int4". Embedding and head become
-            int8 with either, as `convert` makes them.
+        types: "int8" or "int4" of each matrix that is rounded, by the name of its parameter.
         group: Inputs that share a scale: 32, 64, 128, or 0 for a whole row.
     """
 
-    weights: str = STORED
+    types: Mapping[str, str]
     group: int = 64
     _scales: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_group(self.group)
-        if self.weights not in (STORED, *_LIMITS):
-            raise ValueError(f"weights must be one of {STORED}, {', '.join(_LIMITS)}, got {self.weights!r}")
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is rounded."""
-        return self.weights != STORED
 
     @property
     def held(self) -> dict[str, Tensor]:
         """The scales that are held, float32 [rows, groups] by name; what a resumed run has to put back."""
         return self._scales
 
-    def type_of(self, name: str) -> str:
-        """Returns the type of the parameter of that name."""
-        return self.weights if name.startswith("layers.") else "int8"
-
     def refresh(self, matrices: Mapping[str, Tensor]) -> None:
         """Searches the scales of matrices anew, where they are held: those that lose least.
 
         Args:
-            matrices: Float32 weights, [rows, cols], by the name of the parameter.
+            matrices: Float32 weights, [rows, cols], by the name of the parameter; others are left alone.
         """
-        held = {name: values for name, values in matrices.items() if self.type_of(name) == "int4"}
+        held = {name: values for name, values in matrices.items() if self.types.get(name) == "int4"}
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the search leaves Python's lock alone
             self._scales.update(zip(held, pool.map(self._searched, held.values()), strict=True))
 
@@ -79,11 +89,11 @@ class Rounding:
         """Computes the values that are stored of a matrix, scales applied.
 
         Args:
-            name: Of the parameter.
+            name: Of the parameter, one of `types`.
             values: Its float32 weights, [rows, cols]; `refresh` must have seen it once.
             out: Takes the result; of the same shape, contiguous.
         """
-        kind = self.type_of(name)
+        kind = self.types[name]
         step = max(1, _PART // values.shape[1]) if values.device.type == "cpu" else len(values)
         for start in range(0, len(values), step):
             part = slice(start, start + step)

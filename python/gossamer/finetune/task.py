@@ -106,7 +106,7 @@ def _stages(
         reports[SPARSE] = finetune(student, folder / SPARSE, teacher=taught, data=task, options=options, progress=told)
     if not (folder / PACKED).exists():
         weights = "int8" if options.weights == STORED else options.weights
-        convert(folder / SPARSE, folder / PACKED, weights=weights, group=options.group)
+        convert(folder / SPARSE, folder / PACKED, weights=weights, group=options.group, head=options.head)
     return TaskRun(taught, folder / SPARSE, folder / PACKED, reports)
 
 

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from ..errors import GossamerError
 from ..nn.decoder import Decoder
 from ..nn.linears import parameter_name
-from ..packing.convert import keeps_values
 from ..progress import Progress
 from .batches import Batch, Source
 from .losses import squarehead, token_losses
 from .masks import Masks
 from .options import SOLVED, Options, Parts
-from .rounding import Rounding
+from .rounding import Rounding, rounded_types
 from .sparsegpt_masks import raise_zeros
 from .state import has_state, load_state, save_state
 from .teacher import Teacher
@@ -77,10 +76,10 @@ class Trainer:
         self.tokens, self.seconds = 0, 0.0
         self._total, self._digest = total, data.digest()
         self._device = student.embed.weight.device
-        self._rounding = Rounding(options.weights, options.group)
+        self._rounding = Rounding(rounded_types(student.config, options.weights, options.head), options.group)
         self._parameters = dict(student.named_parameters())
         self.values: dict[str, Tensor] = dict(self._parameters)
-        if self._rounding.active:
+        if self._rounding.types:
             self.values = {name: nn.Parameter(value.detach().clone()) for name, value in self._parameters.items()}
         self.masks = Masks(self._pruned(), options.schedule, options.sparsity, options.scores, options.step_tokens)
         self._optimizer = torch.optim.AdamW(
@@ -91,8 +90,6 @@ class Trainer:
                 "step": torch.zeros((), device=self._device),
                 **{moment: torch.zeros_like(value, requires_grad=False) for moment in _MOMENTS},
             }
-        config = student.config
-        self._exact = {parameter_name(name) for name in config.weights if keeps_values(config, name)}
         self._refresh()
         if has_state(folder):
             self._load()
@@ -264,14 +261,14 @@ class Trainer:
         return True
 
     def _refresh(self) -> None:
-        self._rounding.refresh(self._pruned())
+        self._rounding.refresh(self.values)
 
     @torch.no_grad()
     def _publish(self) -> None:
         """Lets the student compute with the weights as they will be stored."""
-        if self._rounding.active:
+        if self._rounding.types:
             for name, value in self.values.items():
-                if value.ndim == 2 and name not in self._exact:
+                if name in self._rounding.types:
                     self._rounding.round(name, value, self._parameters[name])
                 else:
                     self._parameters[name].copy_(value)
