@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--scores", default="sparsegpt", help="what zeros are raised by (%(default)s)")
+    parser.add_argument("--raising", type=float, default=0.0, help="as `gossamer finetune` takes it")
     parser.add_argument("--loss", type=float, nargs=3, default=(0.5, 1.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=1)
@@ -165,7 +166,8 @@ def train(
         loss = Parts(1, 0, 0) if alone else Parts(*args.loss)
         options = Options(
             loss=loss, top=args.top if loss.predictions_alone else 0, weights=weights, group=args.group, head=head,
-            schedule="cubic", sparsity=sparsity, scores=args.scores, **common, **limit(1 - args.teacher_share),
+            schedule="cubic", sparsity=sparsity, scores=args.scores, raising=args.raising, **common,
+            **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():
             finetune(teacher, trained, teacher=teacher, data=files, options=options, progress=bar)

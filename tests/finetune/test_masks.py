@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the [torch] extra is not installed")
 from gossamer.errors import GossamerError  # noqa: E402
 from gossamer.finetune.masks import Masks  # noqa: E402
+from gossamer.finetune.options import Options  # noqa: E402
 
 
 def parameters(sparsity: float = 0.0) -> dict[str, Any]:
@@ -62,13 +63,26 @@ def test_dense_holds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "step_tokens", "steps"),
+    ("scores", "step_tokens", "raising", "steps"),
     [
-        ("sparsegpt", 1024, [40, 80, 120, 160, 200, 240, 280, 300]),  # an eighth of the raising, which 300 steps take
-        ("admm", 256, [64, 128, 192, 256, 300]),  # 8,192 tokens are 32 steps
-        ("movement", 256, [*range(8, 697, 8)]),
+        (
+            "sparsegpt",
+            1024,
+            0.3,
+            [40, 80, 120, 160, 200, 240, 280, 300],
+        ),  # an eighth of the raising, which 300 steps take
+        ("admm", 256, 0.3, [64, 128, 192, 256, 300]),  # 8,192 tokens are 32 steps
+        ("movement", 256, 0.7, [*range(8, 697, 8)]),
+        ("movement", 256, 0.02, [8, 16, 20]),
     ],
 )
-def test_masks_that_are_solved_for_are_few(scores: str, step_tokens: int, steps: list[int]) -> None:
-    masks = Masks(parameters(), "cubic", 0.7, scores, step_tokens)
+def test_masks_that_are_solved_for_are_few(scores: str, step_tokens: int, raising: float, steps: list[int]) -> None:
+    masks = Masks(parameters(), "cubic", 0.7, scores, step_tokens, raising)
     assert [step for step in range(700) if masks.due(step, step / 1000)] == steps
+
+
+def test_zeros_are_raised_early_where_values_are_solved_for() -> None:
+    cubic = {"schedule": "cubic", "sparsity": 0.5}
+    assert Options(**cubic).raised_within == Options(scores="movement", **cubic).raised_within == 0.7
+    assert Options(scores="admm", **cubic).raised_within == Options(scores="sparsegpt", **cubic).raised_within == 0.3
+    assert Options(scores="sparsegpt", raising=0.02, **cubic).raised_within == 0.02

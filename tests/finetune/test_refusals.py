@@ -33,6 +33,8 @@ from gossamer.nn import decoder as torch_decoder  # noqa: E402
         ({"lr": -1.0}, "lr must be a finite number above 0"),
         ({"weights": "int2"}, "weights must be one of stored, int8, int4"),
         ({"schedule": "cubic"}, "cubic needs one"),
+        ({"raising": 0.2}, "raising 0.2 goes with the schedule cubic: fixed has none"),
+        ({"head": "int4"}, "head int4 goes with weights int8 or int4"),
         ({"scores": "movement"}, "scores movement go with the schedule cubic: fixed drops nothing"),
         ({"top": 8}, "top 8 goes with a divergence in the loss"),
         ({"student": "broken"}, r"broken: tensor \S*up_proj\.weight has NaN or infinite values"),

@@ -10,7 +10,20 @@ from pathlib import Path
 
 from ..errors import naming
 from ..files import read_json
-from ..finetune.options import HEADS, LENGTH, LR_SCHEDULES, PRECISIONS, SCHEDULES, SCORES, WEIGHTS, Options, Parts
+from ..finetune.options import (
+    HEADS,
+    LENGTH,
+    LR_SCHEDULES,
+    PRECISIONS,
+    RAISING,
+    RAISING_SOLVED,
+    SCHEDULES,
+    SCORES,
+    SOLVED,
+    WEIGHTS,
+    Options,
+    Parts,
+)
 from ..folders import write_file
 from ..formats import INTEGER_TYPES, STORED
 from ..pictures import new_figure
@@ -112,6 +125,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores",
         choices=SCORES,
         help=f"what cubic drops by (default {_DEFAULTS.scores}, for tasks of models without an encoder {_TASK_SCORES})",
+    )
+    zeros.add_argument(
+        "--raising",
+        type=fraction,
+        default=_DEFAULTS.raising,
+        metavar="X",
+        help=f"part of the run in which cubic raises them (default {RAISING_SOLVED:g} by {' and '.join(SOLVED)}, "
+        f"{RAISING:g} by others)",
     )
     _choice(zeros, "weights", WEIGHTS, "train with values rounded as convert --weights will round them")
     add_group_option(zeros)
@@ -271,6 +292,7 @@ def _dense_options(options: Options, args: argparse.Namespace) -> Options:
         schedule="dense",
         sparsity=0.0,
         scores=SCORES[0],
+        raising=_DEFAULTS.raising,
         tokens=tokens or 0,
         budget_minutes=minutes or 0.0,
         lr=args.dense_lr or options.lr,

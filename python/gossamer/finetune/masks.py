@@ -8,9 +8,6 @@ from torch import Tensor
 from ..errors import GossamerError
 from .options import SOLVED
 
-# Raising ends after this part of the training, so that the rest can heal what the last zeros broke: early where values
-# are solved for along with the mask.
-_RAISING, _RAISING_SOLVED = 0.7, 0.3
 # Optimizer steps between two masks. Solving for them takes as long as training on some thousand tokens does, and a few
 # of them are enough.
 _EVERY = 8
@@ -38,6 +35,7 @@ class Masks:
         sparsity: float = 0.0,
         scores: str = "magnitude",
         step_tokens: int = 1024,
+        raising: float = 0.7,
     ) -> None:
         """Takes the zeros that are there.
 
@@ -48,6 +46,7 @@ class Masks:
             scores: "magnitude", "movement", "sparsegpt" or "admm".
             step_tokens: Tokens of an optimizer step; masks that are solved for are 8,192 tokens or more apart, and an
                 eighth of the raising or more.
+            raising: Part of the training in which zeros are raised; above 0.
 
         Raises:
             GossamerError: the mask is to be fixed and there are no zeros, or to be raised and there are more.
@@ -58,9 +57,9 @@ class Masks:
         self._raised = schedule == "cubic"
         self._sparsity = sparsity
         self._done = 0.0
-        self._raising, self._every, self._least = _RAISING, _EVERY, 0.0
+        self._raising, self._every, self._least = raising, _EVERY, 0.0
         if scores in SOLVED:
-            self._raising, self._least = _RAISING_SOLVED, 1 / _SOLVED
+            self._least = 1 / _SOLVED
             self._every = max(_EVERY, _TOKENS_SOLVED // step_tokens)
         self.movement = {}
         if self._raised and scores == "movement":

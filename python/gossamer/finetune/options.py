@@ -15,6 +15,9 @@ LENGTH = 256
 _GROUP = 64
 SCHEDULES = ("fixed", "cubic", "dense")
 SOLVED = ("sparsegpt", "admm")
+# Raising ends after this part of the training, so that the rest can heal what the last zeros broke: early where values
+# are solved for along with the mask.
+RAISING, RAISING_SOLVED = 0.7, 0.3
 SCORES = ("magnitude", "movement", *SOLVED)
 LR_SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("bf16", "f32")
@@ -68,6 +71,8 @@ class Options:
         schedule: "fixed" keeps the zeros that are there, "cubic" raises them to `sparsity`, "dense" holds none.
         sparsity: Fraction of zeros of each matrix in the end; for "cubic".
         scores: What "cubic" drops by: one of `SCORES`.
+        raising: Part of the training in which "cubic" raises zeros; 0 is 0.3 where `scores` solve for values along with
+            masks, and 0.7 otherwise.
         top: The teacher's likeliest tokens that its divergence is taken over, all others being one: computed once and
             kept. 0 takes all, computed at every step.
         precision: "bf16" multiplies in bfloat16, with float32 weights and sums; "f32" does not.
@@ -99,6 +104,7 @@ class Options:
     schedule: str = "fixed"
     sparsity: float = 0.0
     scores: str = "magnitude"
+    raising: float = 0.0
     top: int = 0
     precision: str = "bf16"
     recompute: bool = False
@@ -146,7 +152,7 @@ class Options:
                 raise GossamerError(
                     f"{name} must be a finite number {'above' if name == 'lr' else 'from'} 0, got {value}"
                 )
-        for name in ("warmup", "validation", "sparsity"):
+        for name in ("warmup", "validation", "sparsity", "raising"):
             if not 0 <= getattr(self, name) < 1:
                 raise GossamerError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         parts = asdict(self.loss)
@@ -156,6 +162,8 @@ class Options:
             raise GossamerError("a sparsity goes with the schedule cubic, and cubic needs one")
         if self.scores != SCORES[0] and self.schedule != "cubic":
             raise GossamerError(f"scores {self.scores} go with the schedule cubic: {self.schedule} drops nothing")
+        if self.raising and self.schedule != "cubic":
+            raise GossamerError(f"raising {self.raising:g} goes with the schedule cubic: {self.schedule} has none")
         if self.group != _GROUP and self.weights == STORED:
             raise GossamerError(f"group {self.group} goes with weights int8 or int4, and they are stored as they are")
         if self.head != HEADS[0] and self.weights == STORED:
@@ -167,6 +175,11 @@ class Options:
     def step_tokens(self) -> int:
         """Tokens in one optimizer step."""
         return self.length * self.batch * self.accumulate
+
+    @property
+    def raised_within(self) -> float:
+        """Part of the training in which zeros are raised."""
+        return self.raising or (RAISING_SOLVED if self.scores in SOLVED else RAISING)
 
     def pinned(self) -> dict[str, Any]:
         """Returns what must stay the same when a run goes on after a stop."""

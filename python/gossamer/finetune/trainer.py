@@ -81,7 +81,10 @@ class Trainer:
         self.values: dict[str, Tensor] = dict(self._parameters)
         if self._rounding.types:
             self.values = {name: nn.Parameter(value.detach().clone()) for name, value in self._parameters.items()}
-        self.masks = Masks(self._pruned(), options.schedule, options.sparsity, options.scores, options.step_tokens)
+        self.masks = Masks(
+            self._pruned(), options.schedule, options.sparsity, options.scores, options.step_tokens,
+            options.raised_within,
+        )  # fmt: skip
         self._optimizer = torch.optim.AdamW(
             self.values.values(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay, fused=True
         )
