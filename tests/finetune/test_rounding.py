@@ -58,6 +58,24 @@ def test_scales_that_are_held_are_found_again(group: int) -> None:
     np.testing.assert_array_equal(got, _core.pack(got, "dense", "int4", group).unpack())
 
 
+def test_scales_are_held_until_much_better_ones_are_found() -> None:
+    values = np.random.default_rng(0).standard_normal((40, 150)).astype(np.float32)
+    name = "layers.0.q.weight"
+    rounding = Rounding({name: "int4"}, 64)
+    rounding.refresh({name: torch.from_numpy(values)})
+    before = rounding.held[name].clone()
+    moved = values + np.random.default_rng(1).normal(0, 0.1, values.shape).astype(np.float32)
+    moved[3, 64:128] *= 8  # what is clipped
+    moved[5, 128:] /= 16  # what becomes zero
+    rounding.refresh({name: torch.from_numpy(moved)})
+    changed = {(int(row), int(group)) for row, group in (rounding.held[name] != before).nonzero()}
+    assert changed == {(3, 1), (5, 2)}
+    rounding.refresh({name: torch.from_numpy(moved)}, anew=True)
+    fresh = torch.from_numpy(_core.choose_scales(moved, "int4", 64).astype("f4"))
+    assert torch.equal(rounding.held[name], fresh)
+    assert not torch.equal(fresh, before)
+
+
 def types(source: Checkpoint, weights: str, head: str = "auto") -> dict[str, str]:
     return rounded_types(family(source.config).describe(source.config), weights, head)
 

@@ -6,7 +6,7 @@ goes to the weight behind it unchanged (the straight-through estimator, Bengio e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -22,6 +22,10 @@ from ..packing.convert import keeps_values
 
 _SMALLEST = 2.0**-24  # the smallest scale that f16 has
 _PART = 1 << 18  # values that are rounded at once: they stay in a core's cache between the passes
+# Scales that are searched replace those that are held where they lose less than this part of what those lose. A new
+# scale moves all values of its group, though none of the weights behind them has moved, and training has to make up for
+# that, which it cannot in the end, when the learning rate is low.
+_BETTER = 0.5
 _LIMITS = {"int8": (-127.0, 127.0), "int4": (-8.0, 7.0)}
 
 
@@ -49,7 +53,8 @@ class Rounding:
     """How the matrices of a model are rounded.
 
     Scales of int8 values follow the largest magnitude of their group, as `convert` takes them, at every step. Those of
-    int4 values are searched by `convert`'s own code, which takes a while: they are held between calls of `refresh`.
+    int4 values are searched by `convert`'s own code, which takes a while: they are held between calls of `refresh`, and
+    beyond them unless much better ones are found.
     Values rounded with any scales of int4 are found again exactly by `convert`, and those of int8 by construction.
 
     Attributes:
@@ -69,20 +74,39 @@ class Rounding:
         """The scales that are held, float32 [rows, groups] by name; what a resumed run has to put back."""
         return self._scales
 
-    def refresh(self, matrices: Mapping[str, Tensor]) -> None:
-        """Searches the scales of matrices anew, where they are held: those that lose least.
+    def refresh(self, matrices: Mapping[str, Tensor], *, anew: bool = False) -> None:
+        """Searches the scales of matrices that are held: those that lose least.
 
         Args:
-            matrices: Float32 weights, [rows, cols], by the name of the parameter; others are left alone.
+            matrices: Float32 weights, [rows, cols], by the name of the parameter; those of other types are left alone.
+            anew: Take all that are found; else those of groups that lose less than half of what they lose now.
         """
         held = {name: values for name, values in matrices.items() if self.types.get(name) == "int4"}
+        if anew:
+            self._scales.clear()
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the search leaves Python's lock alone
-            self._scales.update(zip(held, pool.map(self._searched, held.values()), strict=True))
+            self._scales.update(zip(held, pool.map(self._searched, held, held.values()), strict=True))
 
     @torch.no_grad()
-    def _searched(self, values: Tensor) -> Tensor:
-        scales = _core.choose_scales(values.detach().cpu().numpy(), "int4", self.group)
-        return torch.from_numpy(scales.astype("f4")).to(values.device)
+    def _searched(self, name: str, values: Tensor) -> Tensor:
+        found = _core.choose_scales(values.detach().cpu().numpy(), "int4", self.group)
+        scales = torch.from_numpy(found.astype("f4")).to(values.device)
+        before = self._scales.get(name)
+        if before is None:
+            return scales
+        better = self._lost(values, scales) < _BETTER * self._lost(values, before)
+        return torch.where(functional.pad(better, (0, scales.shape[1] - better.shape[1])), scales, before)
+
+    def _lost(self, values: Tensor, scales: Tensor) -> Tensor:
+        """Returns the squared errors of int4 values, summed over each group, [rows, groups]."""
+        span = self.group or values.shape[1]
+        sums = []
+        for part in _parts(values):
+            rounded = torch.empty_like(values[part])
+            _round_rows(values[part], scales[part], span, _LIMITS["int4"], rounded)
+            lost = rounded.sub_(values[part]).square_()
+            sums.append(functional.pad(lost, (0, -values.shape[1] % span)).view(len(lost), -1, span).sum(-1))
+        return torch.cat(sums)
 
     @torch.no_grad()
     def round(self, name: str, values: Tensor, out: Tensor) -> None:
@@ -94,11 +118,16 @@ class Rounding:
             out: Takes the result; of the same shape, contiguous.
         """
         kind = self.types[name]
-        step = max(1, _PART // values.shape[1]) if values.device.type == "cpu" else len(values)
-        for start in range(0, len(values), step):
-            part = slice(start, start + step)
+        for part in _parts(values):
             scales = self._scales[name][part] if kind == "int4" else None
             _round_rows(values[part], scales, self.group or values.shape[1], _LIMITS[kind], out[part])
+
+
+def _parts(values: Tensor) -> Iterator[slice]:
+    """The rows of a matrix that are rounded at once."""
+    step = max(1, _PART // values.shape[1]) if values.device.type == "cpu" else len(values)
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
 
 
 def _round_rows(values: Tensor, scales: Tensor | None, span: int, limits: tuple[float, float], out: Tensor) -> None:

@@ -259,12 +259,12 @@ class Trainer:
             self.masks.drop(zeros, self.values)
         for tensors in (self.values, *map(self._moments, _MOMENTS)):
             self.masks.apply(tensors)
-        self._refresh()
+        self._refresh(anew=True)
         self._publish()
         return True
 
-    def _refresh(self) -> None:
-        self._rounding.refresh(self.values)
+    def _refresh(self, *, anew: bool = False) -> None:
+        self._rounding.refresh(self.values, anew=anew)
 
     @torch.no_grad()
     def _publish(self) -> None:
