@@ -124,9 +124,10 @@ def test_numbers_are_written_out(data: ModuleType, text: str, found: float | Non
 
 
 def test_names_of_rows(tasks: ModuleType) -> None:
-    assert tasks.kind("dense") == tasks.kind("llama") == ("stored", 0.0)
-    assert tasks.kind("int4-70") == ("int4", 0.7)
-    for name in ("int4", "int4-100", "f16-50", "int8-x"):
+    assert tasks.kind("dense") == tasks.kind("llama") == ("stored", 0.0, "auto")
+    assert tasks.kind("int4-70") == ("int4", 0.7, "auto")
+    assert tasks.kind("int8-5-head4") == ("int8", 0.05, "int4")
+    for name in ("int4", "int4-100", "int4-0", "f16-50", "int8-x", "int4-60-head8"):
         with pytest.raises(SystemExit, match=f"{name}: no row"):
             tasks.kind(name)
 
@@ -153,7 +154,9 @@ def test_rows_of_a_tiny_model(
     dense, sparse = (
         json.loads((results / f"task-phonemes-{name}-s0.json").read_text("utf-8")) for name in ("dense", "int4-60")
     )
-    assert [row["row"] for row in dense["rows"]] == ["dense f32", "dense int8:64", "dense int4:32"]
+    assert [row["row"] for row in dense["rows"]] == [
+        f"dense {form}" for form in ("f32", "int8:64", "int4:32", "int4:32-head4")
+    ]
     assert [row["row"] for row in sparse["rows"]] == ["int4-60 f32", "int4-60 int4:64"]
     found: dict[str, Any] = sparse["rows"][1]
     assert found["zeros"] == pytest.approx(0.6, abs=0.001)
@@ -161,7 +164,14 @@ def test_rows_of_a_tiny_model(
     assert "tokens_per_second" not in found
     assert set(sparse["training"]) == {"teacher-s0", "int4-60-s0"}
     assert sparse["training"]["teacher-s0"]["tokens"] * 2 == dense["training"]["dense-s0"]["tokens"]
+    alone = ["int4-50-head4", "--teacher-share", "0"]
+    monkeypatch.setattr(sys, "argv", [*line[:2], *alone, *line[4:]])
+    tasks.main()
+    (trained,) = json.loads((results / "task-phonemes-int4-50-head4-s0.json").read_text("utf-8"))["training"].values()
+    assert trained["tokens"] == dense["training"]["dense-s0"]["tokens"]
+    assert (trained["options"]["head"], trained["options"]["loss"]["kl"]) == ("int4", 0)
     capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", line)
     tasks.main()
     assert capsys.readouterr().err.count("is there") == 2
 

@@ -126,6 +126,20 @@ def test_the_top_alone_is_nearly_the_whole_divergence(files: Path, task: Path, t
         np.testing.assert_allclose(values, other[name], rtol=0, atol=2e-3, err_msg=name)
 
 
+def test_a_model_learns_a_task_without_a_teacher(
+    files: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["finetune", str(files / "dense"), str(tmp_path / "run"), "--task", str(task), "--held-out", "0.2"]
+    line += ["--schedule", "cubic", "--sparsity", "0.6", "--raising", "0.1", "--weights", "int4", "--head", "int4"]
+    line += ["--length", "64", "--batch", "2", "--tokens", "512", "--threads", "1", "--json"]
+    assert main(line) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in done["rows"]] == ["before int8:64", "before int4:32", "sparse"]
+    assert done["trained"]["sparse"]["options"]["loss"] == {"ce": 1.0, "squarehead": 0.0, "kl": 0.0}
+    packed = gossamer.load(tmp_path / "run" / "packed")
+    assert {weight.type for weight in packed.weights.values()} == {"int4"}
+
+
 def test_a_pruned_student_keeps_its_zeros(files: Path, task: Path, tmp_path: Path) -> None:
     options = Options(**{**QUICK, "tokens": 512})
     task_files = TaskFiles(task, 0.2)

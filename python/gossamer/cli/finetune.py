@@ -50,6 +50,7 @@ HELD_OUT, TOP, BATCH = 0.1, 32, 1
 
 _DEFAULTS = Options()
 _TASK_LOSS = Parts(ce=0.5, squarehead=1.0, kl=1.0)
+_TASK_LOSS_ALONE = Parts(1.0, 0.0, 0.0)
 _TASK_SCORES = "sparsegpt"
 _FOR_TASK = ("held_out", "metric", "dense_first", "dense_tokens", "dense_minutes", "dense_lr", "max_new_tokens")
 
@@ -71,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_revision_option(parser, "STUDENT")
     parser.add_argument("dst", metavar="DST", type=nonempty, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
-        "--teacher", type=nonempty, help=f"the dense model, with --task STUDENT itself by default: {SOURCE_HELP}"
+        "--teacher",
+        type=nonempty,
+        help=f"the dense model; not needed with --task, where it is one that does the task: {SOURCE_HELP}",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -98,12 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("squarehead", "distance of hidden states from the teacher's"),
         ("kl", "divergence from the teacher's predictions"),
     ):
-        usual, task = (f"{getattr(parts, name):g}" for parts in (_DEFAULTS.loss, _TASK_LOSS))
+        usual, alone, task = (f"{getattr(parts, name):g}" for parts in (_DEFAULTS.loss, _TASK_LOSS_ALONE, _TASK_LOSS))
         loss.add_argument(
             f"--{name}",
             type=number(0),
             metavar="X",
-            help=f"weight of the {part} (default {usual}{f', for tasks {task}' if task != usual else ''})",
+            help=f"weight of the {part} (default {usual}; for tasks {alone}, or {task} with a teacher)",
         )
     loss.add_argument(
         "--top",
@@ -234,7 +237,9 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> Options:
     if args.group is not None and args.weights not in INTEGER_TYPES:
         args.parser.error("argument --group: goes with --weights int8 or int4")
-    usual = _DEFAULTS.loss if args.task is None else _TASK_LOSS
+    usual = _DEFAULTS.loss
+    if args.task is not None:
+        usual = _TASK_LOSS if _taught(args) else _TASK_LOSS_ALONE
     loss = dataclasses.replace(usual, **given(args, "ce", "squarehead", "kl"))
     names = {field.name for field in dataclasses.fields(Options)} - {"loss"}
     chosen = given(args, *sorted(names))
@@ -242,6 +247,11 @@ def _options(args: argparse.Namespace) -> Options:
         chosen.setdefault("top", TOP if loss.predictions_alone else 0)
         chosen.setdefault("batch", BATCH)
     return Options(loss=loss, **chosen)
+
+
+def _taught(args: argparse.Namespace) -> bool:
+    """Whether a task has a teacher that does it; the model as it is before training does not."""
+    return bool(args.teacher or args.dense_first)
 
 
 def _text(args: argparse.Namespace) -> int:
@@ -331,7 +341,8 @@ def _task(args: argparse.Namespace) -> int:
             force=args.force,
             progress=bar,
         )
-        models = {**dense_forms(done.teacher, bar), "sparse": read_packed(done.packed)}
+        called = "dense" if _taught(args) else "before"
+        models = {**dense_forms(done.teacher, called, bar), "sparse": read_packed(done.packed)}
         rows = []
         for name, packed in models.items():
             measured, _ = row(

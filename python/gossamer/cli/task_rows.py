@@ -26,13 +26,13 @@ NEW, REPEATS = 64, 3
 DENSE_FORMS = (("int8", 64), ("int4", 32))
 
 
-def dense_forms(checkpoint: Path, report: Progress) -> dict[str, PackedModel]:
-    """Packs a dense checkpoint in memory, in the forms that a sparse one has to beat."""
+def dense_forms(checkpoint: Path, called: str, report: Progress) -> dict[str, PackedModel]:
+    """Packs a dense checkpoint in memory, in the forms that a sparse one has to beat; called: what it is."""
     from ..checkpoints import open_checkpoint
 
     opened = open_checkpoint(checkpoint)
     return {
-        f"dense {type_}:{group}": pack_checkpoint(opened, weights=type_, group=group, progress=report)
+        f"{called} {type_}:{group}": pack_checkpoint(opened, weights=type_, group=group, progress=report)
         for type_, group in DENSE_FORMS
     }
 
