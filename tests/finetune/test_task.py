@@ -136,6 +136,10 @@ def test_a_model_learns_a_task_without_a_teacher(
     done = json.loads(capsys.readouterr().out)
     assert [row["row"] for row in done["rows"]] == ["before int8:64", "before int4:32", "sparse"]
     assert done["trained"]["sparse"]["options"]["loss"] == {"ce": 1.0, "squarehead": 0.0, "kl": 0.0}
+    rival = ["finetune", line[1], str(tmp_path / "rival"), *line[3:7], "--schedule", "dense", *line[-9:]]
+    assert main(rival) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["row"] for row in rows] == ["before int8:64", "before int4:32", "dense"]
     packed = gossamer.load(tmp_path / "run" / "packed")
     assert {weight.type for weight in packed.weights.values()} == {"int4"}
 

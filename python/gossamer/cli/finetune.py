@@ -342,7 +342,8 @@ def _task(args: argparse.Namespace) -> int:
             progress=bar,
         )
         called = "dense" if _taught(args) else "before"
-        models = {**dense_forms(done.teacher, called, bar), "sparse": read_packed(done.packed)}
+        trained = "dense" if options.schedule == "dense" else "sparse"
+        models = {**dense_forms(done.teacher, called, bar), trained: read_packed(done.packed)}
         rows = []
         for name, packed in models.items():
             measured, _ = row(
