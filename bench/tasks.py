@@ -1,12 +1,12 @@
 """Sparse against dense on a task, both finetuned on the same data for as long.
 
-    python bench/tasks.py WORK dense int4-70 --tokens 600000 --seed 0
+    python bench/tasks.py WORK dense int4-60-head4 --task extraction --tokens 300000 --length 512 --seed 0
     python bench/tasks.py WORK llama --llama-python llama-env/bin/python
 
 A row is trained, packed in the forms that run, measured on the test split, and written as one file in results/,
 `task-TASK-ROW-sSEED.json`, with facts, options, and which test items were right: rows pair by item. A row that has its
-file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training; the others share
-theirs between the teacher, which rows of a seed have in common, and the student, or have no teacher. `llama` is the
+file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training; the others have
+no teacher, or share theirs between one, which rows of a seed have in common, and the student. `llama` is the
 dense model of that seed in types of llama.cpp, `untuned` the model before training. TYPE-PERCENT-head4 rounds embedding
 and head to int4, too. No speed is measured here: bench/task_speeds.py does that, in one sitting, and
 bench/task_report.py lays both side by side. bench/task_data.py has the tasks.
@@ -60,15 +60,15 @@ def main() -> None:
     parser.add_argument(
         "--teacher-share",
         type=float,
-        default=0.5,
-        help="of either, for the teacher (%(default)g); with 0 a student has none, and learns by cross entropy alone",
+        default=0.0,
+        help="of either, for the teacher; without one (%(default)g) a student learns by cross entropy alone",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--scores", default="sparsegpt", help="what zeros are raised by (%(default)s)")
     parser.add_argument("--raising", type=float, default=0.0, help="as `gossamer finetune` takes it")
     parser.add_argument("--loss", type=float, nargs=3, default=(0.5, 1.0, 1.0), metavar=("CE", "SQUAREHEAD", "KL"))
-    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=0, help="tokens a window (as `gossamer finetune` takes it)")
     parser.add_argument("--top", type=int, default=32)

@@ -148,7 +148,12 @@ def test_rows_of_a_tiny_model(
     model = tiny_llama(tmp_path / "model", seed=1)
     line = ["tasks.py", str(tmp_path / "work"), "dense", "int4-60", "--model", str(model), "--tokens", "1024"]
     line += ["--length", "64", "--batch", "2", "--lr", "2e-3", "--threads", "1", "--limit", "3"]
-    line += ["--scores", "magnitude"]  # the largest stay, of which rounding makes no more zeros
+    line += [
+        "--teacher-share",
+        "0.5",
+        "--scores",
+        "magnitude",
+    ]  # the largest stay, of which rounding makes no more zeros
     monkeypatch.setattr(sys, "argv", line)
     tasks.main()
     dense, sparse = (
@@ -164,8 +169,8 @@ def test_rows_of_a_tiny_model(
     assert "tokens_per_second" not in found
     assert set(sparse["training"]) == {"teacher-s0", "int4-60-s0"}
     assert sparse["training"]["teacher-s0"]["tokens"] * 2 == dense["training"]["dense-s0"]["tokens"]
-    alone = ["int4-50-head4", "--teacher-share", "0"]
-    monkeypatch.setattr(sys, "argv", [*line[:2], *alone, *line[4:]])
+    alone = [*line[:2], "int4-50-head4", *line[4:], "--teacher-share", "0"]
+    monkeypatch.setattr(sys, "argv", alone)
     tasks.main()
     (trained,) = json.loads((results / "task-phonemes-int4-50-head4-s0.json").read_text("utf-8"))["training"].values()
     assert trained["tokens"] == dense["training"]["dense-s0"]["tokens"]
