@@ -5,11 +5,11 @@
 
 A row is trained, packed in the forms that run, measured on the test split, and written as one file in results/,
 `task-TASK-ROW-sSEED.json`, with facts, options, and which test items were right: rows pair by item. A row that has its
-file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training, and so do the others,
-or they share it with a teacher, which rows of a seed have in common. `llama` is the dense model of that seed in types of
-llama.cpp, `untuned` the model before training. TYPE-PERCENT-head4 rounds embedding and head to int4, too. No speed is
-measured here: bench/task_speeds.py does that, in one sitting, and bench/task_report.py lays both side by side.
-bench/task_data.py has the tasks.
+file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training, and so do the
+others, or they share it with a teacher, which rows of a seed have in common. `llama` is the dense model of that seed
+in types of llama.cpp, `untuned` the model before training. TYPE-PERCENT-head4 rounds embedding and head to int4, too.
+No speed is measured here: bench/task_speeds.py does that, in one sitting, and bench/task_report.py lays both side by
+side. bench/task_data.py has the tasks.
 """
 
 from __future__ import annotations

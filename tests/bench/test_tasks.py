@@ -148,12 +148,8 @@ def test_rows_of_a_tiny_model(
     model = tiny_llama(tmp_path / "model", seed=1)
     line = ["tasks.py", str(tmp_path / "work"), "dense", "int4-60", "--model", str(model), "--tokens", "1024"]
     line += ["--length", "64", "--batch", "2", "--lr", "2e-3", "--threads", "1", "--limit", "3"]
-    line += [
-        "--teacher-share",
-        "0.5",
-        "--scores",
-        "magnitude",
-    ]  # the largest stay, of which rounding makes no more zeros
+    line += ["--teacher-share", "0.5"]
+    line += ["--scores", "magnitude"]  # the largest stay, of which rounding makes no more zeros
     monkeypatch.setattr(sys, "argv", line)
     tasks.main()
     dense, sparse = (
