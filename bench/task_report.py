@@ -31,9 +31,9 @@ DRAWS = 2000
 ERRORS = {"phonemes": "words that are wrong", "extraction": "fields that are wrong"}
 _INTRODUCTION = (
     "Made by `python bench/task_report.py` from `bench/results/task-*.json`. Every model of a table was trained on the "
-    "same data for as many tokens, teacher and student together; `dense` got all of them. Speeds are of "
-    "`task-speeds.json`, one sitting. The loss is against the best 4-bit form of the dense model, paired by test item, "
-    "with the upper bound of a 95% interval (bootstrap) behind it."
+    "same data for as many tokens, a teacher's among them where there is one. Speeds, and the sizes that go with them, "
+    "are of `task-speeds.json`, one sitting. The loss is against the best 4-bit form of the dense model, paired by "
+    "test item, with the upper bound of a 95% interval (bootstrap) behind it."
 )
 
 Errors = dict[int, NDArray[np.float64]]
@@ -112,7 +112,8 @@ def section(task: str, speeds: Mapping[str, Any]) -> str:
     header = ["model", "seeds", "wrong", "loss, at most", "MB", "bits", "zeros", "tokens/s"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for name in sorted(errors, key=lambda name: (not name.startswith("dense"), name)):
-        row, timed = figures[name], speeds.get(name, {})
+        timed = speeds.get(name, {})
+        row = {**figures[name], **{key: timed[key] for key in ("bytes", "bits") if timed.get(key)}}
         found = loss(errors[name], errors[base], groups) if base else None
         lines.append(
             [
