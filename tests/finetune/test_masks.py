@@ -65,12 +65,8 @@ def test_dense_holds_nothing() -> None:
 @pytest.mark.parametrize(
     ("scores", "step_tokens", "raising", "steps"),
     [
-        (
-            "sparsegpt",
-            1024,
-            0.3,
-            [40, 80, 120, 160, 200, 240, 280, 300],
-        ),  # an eighth of the raising, which 300 steps take
+        # Turns an eighth of the raising apart, which 300 steps take.
+        ("sparsegpt", 1024, 0.3, [40, 80, 120, 160, 200, 240, 280, 300]),
         ("admm", 256, 0.3, [64, 128, 192, 256, 300]),  # 8,192 tokens are 32 steps
         ("movement", 256, 0.7, [*range(8, 697, 8)]),
         ("movement", 256, 0.02, [8, 16, 20]),

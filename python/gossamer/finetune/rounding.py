@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from .. import _core
 from ..arch.spec import Transformer
-from ..formats import STORED, check_group
+from ..formats import INTEGER_TYPES, check_group
 from ..nn.linears import parameter_name
-from ..packing.convert import keeps_values
+from ..packing.convert import wanted_type
 
 _SMALLEST = 2.0**-24  # the smallest scale that f16 has
 _PART = 1 << 18  # values that are rounded at once: they stay in a core's cache between the passes
@@ -35,17 +35,10 @@ def rounded_types(config: Transformer, weights: str, head: str = "auto") -> dict
     Args:
         config: Of the model.
         weights: Type of the blocks' matrices: "int8", "int4", or "stored", with which nothing is rounded.
-        head: Type of embedding and head; "auto" is int8 with either.
+        head: Type of embedding and head; "auto" is int8 with either, and none with "stored".
     """
-    if weights == STORED:
-        return {}
-    head = "int8" if head == "auto" else head
-    linears = config.linears
-    return {
-        parameter_name(name): weights if name in linears else head
-        for name in config.weights
-        if not keeps_values(config, name)
-    }
+    types = {parameter_name(name): wanted_type(config, name, weights, head) for name in config.weights}
+    return {name: type for name, type in types.items() if type in INTEGER_TYPES}
 
 
 @dataclass

@@ -43,6 +43,19 @@ def keeps_values(config: Transformer, name: str) -> bool:
     return name.removeprefix(ENCODER) in TABLES or name in config.exact
 
 
+def wanted_type(config: Transformer, name: str, weights: str, head: str) -> str:
+    """Returns the type that a matrix is asked to have by `convert`'s options, and by what it is."""
+    if name in config.exact:
+        return "f32"
+    if name in config.linears:
+        return weights
+    if keeps_values(config, name):
+        return STORED
+    if head == "auto":
+        return "int8" if weights == "int4" else weights
+    return head
+
+
 @dataclass(frozen=True)
 class Report:
     """What `convert` wrote.
@@ -199,8 +212,6 @@ class Packing:
         _check_option("head", head, ("auto", STORED, *TYPES))
         _check_option("format", format, ("auto", *FORMATS))
         check_group(group)
-        if head == "auto":
-            head = "int8" if weights == "int4" else weights
         self._weights, self._group, self._format, self._head = weights, group, format, head
         self._checkpoint, self._progress = checkpoint, progress or (lambda *_: None)
         self._sources = checkpoint.sources()
@@ -317,11 +328,7 @@ class Packing:
             self._changed[name] = (form, made.type)
 
     def _wanted(self, name: str) -> str:
-        if name in self.config.exact:
-            return "f32"
-        if name in self._dense:
-            return STORED if keeps_values(self.config, name) else self._head
-        return self._weights
+        return wanted_type(self.config, name, self._weights, self._head)
 
     def _type(self, name: str) -> str:
         wanted = self._wanted(name)
