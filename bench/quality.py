@@ -27,9 +27,9 @@ from gossamer.packing.convert import convert
 from gossamer.pruning import ALLOCATIONS
 from gossamer.zoo import builtin
 
-# Method, then sparsity or N:M; then how zeros are divided among the matrices, unless by default; the type and group
-# that it is packed with, after a plus if it was pruned for that; "samples" where it is calibrated on the model's own;
-# "rank8" where matrices have low-rank branches.
+# Method, then sparsity, N:M, or a budget as in 3.25bits; then how zeros are divided among the matrices, unless by
+# default; the type and group that it is packed with, after a plus if it was pruned for that; "samples" where it is
+# calibrated on the model's own; "rank8" where matrices have low-rank branches, or may have them under a budget.
 ROWS = (
     "dense",
     "dense int8:64",
@@ -53,6 +53,12 @@ ROWS = (
     "sparsegpt 0.5 +int4:64",
     "sparsegpt 0.5 +int4:32",
     "sparsegpt 0 +int4:32",
+    "sparsegpt 0.75 int8:64",
+    "sparsegpt 3.25bits +int4:64",
+    "sparsegpt 3.25bits +auto:64",
+    "sparsegpt 3.25bits rank16 +auto:64",
+    "sparsegpt 0 +int4:64",
+    "sparsegpt 4.25bits +auto:64",
     "sparsegpt 2:4",
     "admm 0.4",
     "admm 0.5 uniform",
@@ -125,6 +131,9 @@ def _row(row: str, source: Path, folder: Path, text: Path) -> dict[str, Any]:
         pruned = _pruned(method, *rest, source=source, folder=folder, text=text, packed=packed)
         report = json.loads((pruned / "gossamer_prune.json").read_text(encoding="utf-8"))
         result |= {"zeros": report["reached"], "prune_seconds": round(report["seconds"], 1)}
+        if report["bits"]:
+            result["int4"] = sum(type_ == "int4" for type_ in report["types"].values()) / len(report["types"])
+            result["branches"] = sum(map(bool, report["ranks"].values())) / len(report["ranks"])
     if not packed:
         return {**result, "path": pruned, "activations": "f32"}
     path = folder / f"{pruned.name}-packed-{type_}-{group}"
@@ -139,14 +148,16 @@ def _pruned(method: str, amount: str, *rest: str, source: Path, folder: Path, te
     type_, _, group = packed.lstrip("+").partition(":")
     joint = packed.startswith("+")
     n, colon, m = amount.partition(":")
+    bits = amount.endswith("bits")
     pruned = folder / "-".join([method, amount, *(part for part in rest if part != packed or joint)]).replace(":", "of")
     if not pruned.exists():
         gossamer.prune(
             source,
             pruned,
             method=method,
-            sparsity=None if colon else float(amount),
+            sparsity=None if colon or bits else float(amount),
             pattern=(int(n), int(m)) if colon else None,
+            bits=float(amount.removesuffix("bits")) if bits else 0.0,
             allocation=allocation,
             weights=type_ if joint else "stored",
             group=int(group) if joint else 64,

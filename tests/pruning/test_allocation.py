@@ -178,7 +178,7 @@ def test_divergence_is_what_predictions_lose_and_leaves_the_model_as_it_was(prob
     ("tensor", "message"),
     [
         ("layers.1.v", r"layers\.1\.o: the inputs measured in calibration are not finite"),
-        ("norm", r"layers\.0: predictions are not finite with q, k, v, o pruned"),
+        ("norm", r"layers\.0: predictions are not finite with q, k, v, o changed"),
     ],
 )
 def test_what_is_not_finite_names_its_layer(tensor: str, message: str) -> None:

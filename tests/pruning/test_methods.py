@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from gossamer import _core
 from gossamer.arch.llama import Sizes
 from gossamer.errors import GossamerError
+from gossamer.formats import STORED
 from gossamer.pruning import Target, magnitude, sparsegpt, wanda
 from gossamer.pruning.int4 import Int4
 from gossamer.pruning.linalg import damped, inverse, inverse_factor
-from gossamer.pruning.masks import keep_pattern
+from gossamer.pruning.masks import Form, keep_pattern
 from gossamer.pruning.methods import CALIBRATED, METHODS
 from gossamer.pruning.methods.method import Method
 from gossamer.pruning.sequential import prune_blocks
@@ -274,8 +275,8 @@ def walk(model: ReferenceModel, windows: Any, method: Method, tensors: Any, targ
         model,
         CONFIG,
         chunked(windows),
-        method,
-        dict.fromkeys(tensors, target),
+        {STORED: method},
+        dict.fromkeys(tensors, Form(target)),
         lambda name: tensors[name],
         replace,
         lambda *call: calls.append(call),

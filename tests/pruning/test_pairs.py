@@ -100,7 +100,7 @@ def test_divergence_is_measured_through_both() -> None:
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
     dense, name = predictions(), "encoder.layers.0.down"
-    squares = probe._squares[name]
+    squares = probe.squares[name]
     blocks.set_weight(name, keep_important(TENSORS[name], importance(TENSORS[name], squares), HALF))
     expected = (np.exp(dense) * (dense - predictions())).sum(axis=1).mean()
     assert measured[name] == pytest.approx(expected, rel=1e-4)

@@ -148,7 +148,8 @@ def test_int4_checkpoints_convert_exactly(tmp_path: Path, text: Path, method: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "int8"}, "weights must be stored or int4, got 'int8'"),
+        ({"weights": "int8"}, "weights must be stored, int4 or auto, got 'int8'"),
+        ({"weights": "auto"}, "weights auto go with a budget of bits"),
         ({"weights": "int4", "method": "magnitude"}, "method magnitude cannot round to int4"),
         ({"weights": "int4", "group": 48}, "group must be one of 0, 32, 64, 128, got 48"),
     ],
@@ -276,6 +277,7 @@ def same_files(one: Path, other: Path) -> bool:
         ("between blocks", {"method": "sparsegpt", "pattern": (2, 4), "weights": "int4"}),
         ("between blocks", {"method": "sparsegpt", "sparsity": 0.5, "calibration": None, "windows": 3}),
         ("in a block", {"method": "wanda", "sparsity": 0.3, "rank": 2}),
+        ("in a block", {"method": "wanda", "bits": 8.0, "weights": "auto", "rank": 2}),
         ("in a block", {"sparsity": 0.5}),
         ("killed", {"sparsity": 0.5}),
     ],

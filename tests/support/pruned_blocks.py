@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.arch.spec import Transformer
-from gossamer.pruning.masks import Target
+from gossamer.formats import STORED
+from gossamer.pruning.masks import Form, Target
 from gossamer.pruning.methods import CALIBRATED
 from gossamer.pruning.sequential import prune_blocks
 from gossamer.pruning.walk import Texts
@@ -27,6 +28,6 @@ def pruned_blocks(
         made[name] = values
         return values
 
-    targets = dict.fromkeys(model.linears, target)
-    few = prune_blocks(blocks, model, texts, CALIBRATED[method], targets, tensors.__getitem__, replace, lambda *_: None)
+    methods, forms = {STORED: CALIBRATED[method]}, dict.fromkeys(model.linears, Form(target))
+    few = prune_blocks(blocks, model, texts, methods, forms, tensors.__getitem__, replace, lambda *_: None)
     return blocks, made, few

@@ -51,7 +51,7 @@ def write_low_rank(folder: Path, branches: Mapping[str, LowRank]) -> None:
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted({module.rpartition(".")[2] for module in modules}),
+        "target_modules": sorted(modules),  # not every layer need have one
         "inference_mode": True,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

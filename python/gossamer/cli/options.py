@@ -82,8 +82,8 @@ def pattern(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def add_target_options(parser: argparse._ActionsContainer, default: float) -> None:
-    """Adds --sparsity and --pattern, of which one may be given; both are None otherwise."""
+def add_target_options(parser: argparse._ActionsContainer, default: float) -> argparse._ActionsContainer:
+    """Adds --sparsity and --pattern, of which one may be given; both are None otherwise. Returns their group."""
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--sparsity",
@@ -94,6 +94,7 @@ def add_target_options(parser: argparse._ActionsContainer, default: float) -> No
     target.add_argument(
         "--pattern", type=pattern, metavar="N:M", help="keep N of every M inputs, as in 2:4, instead of --sparsity"
     )
+    return target
 
 
 def add_group_option(parser: argparse._ActionsContainer) -> None:

@@ -10,7 +10,7 @@ from ..checkpoints.low_rank import FOLDER
 from ..formats import STORED
 from ..pruning import ALLOCATIONS, DEFAULT_METHOD, METHODS
 from ..pruning.methods import CALIBRATED
-from ..pruning.options import CALIBRATING
+from ..pruning.options import AUTO, CALIBRATING
 from ..text.calibration import LENGTH, WINDOWS
 from .interrupt import told
 from .options import (
@@ -22,6 +22,7 @@ from .options import (
     given,
     integer,
     nonempty,
+    number,
 )
 from .output import print_json
 from .progress import progress
@@ -38,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=tuple(METHODS), default=DEFAULT_METHOD, help="how to prune (default %(default)s)"
     )
-    add_target_options(parser, DEFAULT_SPARSITY)
+    add_target_options(parser, DEFAULT_SPARSITY).add_argument(
+        "--bits",
+        type=number(0, above=True),
+        metavar="B",
+        help="bits a weight that the matrices of the blocks may take, instead of --sparsity: zeros, type (int8, int4) "
+        "and rank of each are searched for, such that predictions move least",
+    )
     parser.add_argument(
         "--allocation",
         type=_allocation,
@@ -49,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        choices=(STORED, "int4"),
-        default=STORED,
-        help="int4 also rounds what stays, as convert --weights int4 does, but loses less (not with magnitude)",
+        choices=(STORED, "int4", AUTO),
+        help="int4 also rounds what stays, as convert --weights int4 does, but loses less (not with magnitude); auto "
+        f"goes with --bits, and is its default (default {STORED})",
     )
     add_group_option(parser)
     parser.add_argument(
@@ -59,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer(0),
         default=0,
         metavar="R",
-        help="gives every matrix a low-rank branch of this rank beside its zeros, y = W x + U (V x) (default: none)",
+        help="gives every matrix a low-rank branch of this rank beside its zeros, y = W x + U (V x) (default: none); "
+        "with --bits, those that it is worth its bits for",
     )
     group = parser.add_argument_group("calibration, for all methods but magnitude")
     group.add_argument(
@@ -94,13 +102,14 @@ def run(args: argparse.Namespace) -> int:
     from ..loading import locate
     from ..pruning import prune
 
-    if args.group is not None and args.weights != "int4":
-        args.parser.error("argument --group: goes with --weights int4")
+    weights = args.weights or (AUTO if args.bits else STORED)
+    if args.group is not None and weights == STORED:
+        args.parser.error("argument --group: goes with --weights int4 or --bits")
     if args.method not in CALIBRATED:
         for name in given(args, *CALIBRATING):
             args.parser.error(f"argument --{name}: method {args.method} reads no text")
     sparsity: float | None = args.sparsity
-    if sparsity is None and args.pattern is None and args.allocation in (None, *ALLOCATIONS):
+    if sparsity is None and args.pattern is None and not args.bits and args.allocation in (None, *ALLOCATIONS):
         sparsity = DEFAULT_SPARSITY
     with told(f"{Path(args.dst)}.pruning"), progress() as bar:
         report = prune(
@@ -109,8 +118,9 @@ def run(args: argparse.Namespace) -> int:
             method=args.method,
             sparsity=sparsity,
             pattern=args.pattern,
+            bits=args.bits or 0.0,
             allocation=args.allocation,
-            weights=args.weights,
+            weights=weights,
             **given(args, "group"),
             rank=args.rank,
             calibration=args.calibration,
@@ -123,9 +133,14 @@ def run(args: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(report))
         return 0
     print(f"{args.dst}: {len(report.layers)} matrices pruned by {report.method}, {report.reached:.1%} zeros")
-    if report.weights != STORED:
+    if report.bits:
+        int4 = sum(type_ == "int4" for type_ in report.types.values())
+        print(f"{int4} matrices rounded to int4, for convert --weights auto --group {report.group}")
+    elif report.weights != STORED:
         print(f"rounded for convert --weights {report.weights} --group {report.group}")
-    if report.rank:
+    if count := sum(map(bool, report.ranks.values())):
+        print(f"low-rank branches of rank {report.rank}, of {count} matrices, are in {args.dst}/{FOLDER}")
+    elif report.rank and not report.bits:
         print(f"low-rank branches of rank {report.rank} are in {args.dst}/{FOLDER}")
     if report.windows:
         print(f"calibrated on {report.windows} windows of {report.length} tokens from {report.calibration}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..checkpoints.lora import LowRank
 from ..errors import GossamerError
+from ..formats import STORED
 from ..machine.threads import usable_threads, work_ahead
 from ..packing.convert import keeps_values
 from ..packing.matrix import join, pieces, round_piece
@@ -18,11 +19,12 @@ from ..progress import Progress
 from .allocation import ALLOCATIONS, Size
 from .int4 import Int4
 from .linalg import Matrix
-from .masks import Target
+from .masks import Form, Target
 from .methods import CALIBRATED
 from .methods.sparsegpt import rounded
-from .options import PruneOptions
+from .options import AUTO, PruneOptions
 from .result import stored_type
+from .search import TYPES, measured, search
 from .sensitivity import Probe
 from .sequential import prune_blocks
 from .store import Store
@@ -47,6 +49,7 @@ class Calibrated:
         pruned: The matrices that are done, by canonical name, packed as they are stored.
         branches: Their low-rank branches.
         few_tokens: The tokens that came to matrices of experts which were so few that magnitude decided.
+        forms: What each matrix was to become.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Calibrated:
         self.pruned: dict[str, _core.Weight] = {}
         self.branches: dict[str, LowRank] = {}
         self.few_tokens: dict[str, int] = {}
+        self.forms: dict[str, Form] = {}
         self._source = source
         self._model = model
         self._places = places(model)
@@ -91,39 +95,55 @@ class Calibrated:
             GossamerError: a weight or an input is not finite, or moments have no inverse.
         """
         options = self._options
-        names = list(self._model.linears)
-        kept = self._store.array("targets")
-        if isinstance(target, dict):
-            targets = target
-        elif kept is not None:
-            targets = {name: Target(zeros, target.pattern) for name, zeros in zip(names, kept.tolist(), strict=True)}
-        else:
-            way, measured = ALLOCATIONS[options.way], {}
-            if way.measure:
-                probe = Probe(self.decoder, self._model, texts, self._read)
-                measured = way.measure(probe, target, self._put, progress)
-            targets = way.divide(target, {name: self._sizes[name] for name in names}, measured)
-            self._store.keep("targets", np.array([targets[name].sparsity for name in names]))
+        self.forms = self._forms(texts, target, progress)
         self._store.begun()
         for number in range(self._store.blocks):
             for name in self._inside(number):
                 self._resume(name)
         method = CALIBRATED[options.method]
-        if options.weights == "int4":
-            method = rounded(method, Int4(options.group))
         self.few_tokens = prune_blocks(
             self.decoder,
             self._model,
             texts,
-            method,
-            targets,
+            {STORED: method, "int4": rounded(method, Int4(options.group))},
+            self.forms,
             self._read,
             self._replace,
             progress,
-            options.rank,
             self._store,
             self._done,
         )
+
+    def _forms(self, texts: Sequence[Texts], target: Target | dict[str, Target], progress: Progress) -> dict[str, Form]:
+        """What each matrix is to become: as asked for, or divided or searched for by what is measured."""
+        options, linears = self._options, self._model.linears
+        if isinstance(target, dict):
+            return {name: Form(target[name], options.weights, options.rank) for name in linears}
+        kept = self._store.array("forms")
+        if kept is None:
+            forms = self._divided(texts, target, progress)
+            rows = [(form.target.sparsity, form.weights == "int4", form.rank) for form in forms.values()]
+            kept = self._store.keep("forms", np.array(rows, np.float64))
+        return {
+            name: Form(Target(zeros, target.pattern), "int4" if int4 else STORED, int(rank))
+            for name, (zeros, int4, rank) in zip(linears, kept.tolist(), strict=True)
+        }
+
+    def _divided(self, texts: Sequence[Texts], target: Target, progress: Progress) -> dict[str, Form]:
+        """What each matrix is to become, by canonical name in the order of the model."""
+        options, linears = self._options, self._model.linears
+        sizes = {name: self._sizes[name] for name in linears}
+        if options.bits:
+            probe = Probe(self.decoder, self._model, texts, self._read)
+            costs = measured(probe, linears, options.group, options.rank, self._put, progress)
+            types = TYPES if options.weights == AUTO else (options.weights,)
+            return search(options.bits, linears, sizes, costs, types=types, group=options.group, rank=options.rank)
+        way, found = ALLOCATIONS[options.way], {}
+        if way.measure:
+            probe = Probe(self.decoder, self._model, texts, self._read)
+            found = way.measure(probe, target, self._put, progress)
+        targets = way.divide(target, sizes, found)
+        return {name: Form(targets[name], options.weights, options.rank) for name in linears}
 
     def _resume(self, name: str) -> None:
         """Takes what an earlier part of the run made of a matrix."""
@@ -153,7 +173,7 @@ class Calibrated:
         self.decoder.set_weight(name, _measured(values))
 
     def _replace(self, name: str, values: Matrix, branch: LowRank | None) -> Matrix:
-        dtype = "f32" if self._options.weights == "int4" else None
+        dtype = "f32" if self.forms[name].weights == "int4" else None
         kept = packed(self._source, self._sources[name], values, dtype)
         self.pruned[name] = self._store.keep_weight(f"pruned.{name}", kept)
         exact = self.pruned[name].type == "f32" and branch is None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GossamerError
+from ..formats import STORED
 from ..kinds import is_kind
 
 
@@ -49,6 +50,21 @@ class Target:
     def zeros(self, entries: int) -> int:
         """Returns how many of `entries` entries are to be zero; for an unstructured target."""
         return round(self.sparsity * entries)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a matrix is to become.
+
+    Attributes:
+        target: Its zeros.
+        weights: "int4" where what stays is rounded to that, too.
+        rank: Of its low-rank branch; 0 for none.
+    """
+
+    target: Target
+    weights: str = STORED
+    rank: int = 0
 
 
 def keep_fraction(scores: NDArray[np.floating], zeros: int) -> NDArray[np.bool_]:

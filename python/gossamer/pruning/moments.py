@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Moments:
         self._input_drift: Gram | None = None
         self._output_drift: Gram | None = None
         self._prepared: Prepared | None = None
+        self._factor: Gram | None = None
 
     def add(self, x: Matrix) -> None:
         """Adds a chunk of inputs, [tokens, cols]."""
@@ -77,25 +78,23 @@ class Moments:
             self._prepared = prepare(self.gram)
         return self._prepared
 
-    def aims(self, weights: Sequence[Matrix]) -> list[Matrix]:
-        """Returns the weights that come nearest to the outputs of the dense model, each [rows, cols].
+    def aim(self, weight: Matrix) -> Matrix:
+        """Returns the weight that comes nearest to the outputs that one [rows, cols] has in the dense model.
 
         Raises:
             GossamerError: the moments are not positive semidefinite, even with damping.
         """
-        factor = damped(self.gram)
-        invert_lower(factor)  # G^-1 is factor^T factor
-        found: list[Matrix] = []
-        for weight in weights:
-            lacking = np.zeros(weight.shape)
-            if self._input_drift is not None:
-                lacking += weight @ self._input_drift
-            if self._output_drift is not None:
-                lacking += self._output_drift
-            np.matmul(lacking @ factor.T, factor, out=lacking)
-            lacking += weight
-            found.append(lacking.astype(np.float32))
-        return found
+        if self._factor is None:
+            self._factor = damped(self.gram)
+            invert_lower(self._factor)  # G^-1 is factor^T factor
+        lacking = np.zeros(weight.shape)
+        if self._input_drift is not None:
+            lacking += weight @ self._input_drift
+        if self._output_drift is not None:
+            lacking += self._output_drift
+        np.matmul(lacking @ self._factor.T, self._factor, out=lacking)
+        lacking += weight
+        return lacking.astype(np.float32)
 
 
 def _plus(sums: Gram | None, product: Matrix | Gram) -> Gram:

@@ -19,6 +19,7 @@ from .methods import CALIBRATED, DEFAULT_METHOD, METHODS
 _log = logging.getLogger("gossamer")
 
 _GROUP = 64
+AUTO = "auto"  # of `weights`: chosen for each matrix
 CALIBRATING = ("calibration", "windows", "length", "seed")
 """Options that methods which read no text have no use for."""
 
@@ -31,15 +32,19 @@ class PruneOptions:
         method: "admm", "sparsegpt", "wanda" or "magnitude".
         sparsity: Fraction of zeros over all matrices, at least 0 and below 1.
         pattern: (N, M): keep N of every M consecutive inputs, instead of `sparsity`.
+        bits: Bits a weight that the matrices may take when they are packed, scales and branches among them, instead of
+            `sparsity`: zeros, type and rank of each are searched for such that predictions move least.
         allocation: How `sparsity` is divided among the matrices: "uniform", "owl" (by outliers, Yin et al. 2023) or
             "divergence" (by what predictions lose when a part alone is pruned); or the `gossamer_prune.json` of another
             run, which says the zeros of each in place of `sparsity`. By default "divergence" where the method is
             calibrated and no pattern is given, otherwise "uniform".
         weights: "int4" also rounds what stays to values that `convert` stores as int4 with the same `group` exactly,
-            layer by layer with the pruning, which loses far less than rounding afterwards; not for "magnitude".
+            layer by layer with the pruning, which loses far less than rounding afterwards; not for "magnitude". "auto"
+            goes with `bits`: each matrix is rounded to int4 or left to become int8.
         group: Inputs that share a scale of int4 values: 32, 64 or 128; 0 is a whole row.
         rank: Gives every matrix a low-rank branch of this rank, y = W x + U (V x), fitted together with the zeros; it
-            lies in the folder `low_rank` as an adapter. For methods that are calibrated.
+            lies in the folder `low_rank` as an adapter. For methods that are calibrated. With `bits`, those get it that
+            it is worth its bits for.
         calibration: A UTF-8 text file, or a folder of them; by default the model writes its own calibration text.
         windows: Calibration windows.
         length: Tokens of each; None takes 512, or the model's context where that is shorter.
@@ -53,6 +58,7 @@ class PruneOptions:
     method: str = DEFAULT_METHOD
     sparsity: float | None = None
     pattern: tuple[int, int] | None = None
+    bits: float = 0.0
     allocation: str | Path | None = None
     weights: str = STORED
     group: int = _GROUP
@@ -67,14 +73,18 @@ class PruneOptions:
         check_kinds(self)
         check_threads(self.threads)
         method, weights, rank = self.method, self.weights, self.rank
-        if self.zeros is None:
+        if self.bits:
+            self._check_bits()
+        elif self.zeros is None:
             Target.parse(self.sparsity, self.pattern)
         elif self.sparsity is not None or self.pattern is not None:
             raise GossamerError(f"{self.allocation}: says the zeros already; leave sparsity and pattern out")
         if method not in METHODS:
             raise GossamerError(f"unknown pruning method {method!r}; there are {', '.join(METHODS)}")
-        if weights not in (STORED, "int4"):
-            raise GossamerError(f"weights must be {STORED} or int4, got {weights!r}")
+        if weights not in (STORED, "int4", AUTO):
+            raise GossamerError(f"weights must be {STORED}, int4 or {AUTO}, got {weights!r}")
+        if weights == AUTO and not self.bits:
+            raise GossamerError(f"weights {AUTO} go with a budget of bits")
         if weights == "int4" and method not in CALIBRATED:
             raise GossamerError(f"method {method} cannot round to int4; {', '.join(CALIBRATED)} can")
         if rank < 0 or (rank and method not in CALIBRATED):
@@ -82,7 +92,7 @@ class PruneOptions:
                 f"rank {rank} cannot be had with method {method}: give 0, or a method that is calibrated"
             )
         check_group(self.group)
-        if self.group != _GROUP and weights != "int4":
+        if self.group != _GROUP and weights == STORED:
             raise GossamerError(f"group {self.group} goes with weights int4, and they are {weights}")
         if self.windows < 1 or (self.length is not None and self.length < 1):
             raise GossamerError(f"calibration needs at least 1 window of 1 token, got {self.windows} of {self.length}")
@@ -91,6 +101,17 @@ class PruneOptions:
         if self.calibration is not None and not str(self.calibration):
             raise GossamerError("calibration must name a file or folder, got an empty text")
         _ = self.way
+
+    def _check_bits(self) -> None:
+        """Raises `GossamerError` for what cannot be had with a budget of bits."""
+        if not 0 < self.bits < 64:
+            raise GossamerError(f"bits must be above 0, got {self.bits:g}")
+        if self.sparsity is not None or self.pattern is not None or self.allocation not in (None, "divergence"):
+            raise GossamerError("a budget of bits divides the zeros itself: leave sparsity, pattern and allocation out")
+        if self.method not in CALIBRATED:
+            raise GossamerError(f"method {self.method} measures nothing: a budget of bits cannot be had")
+        if self.weights == STORED:
+            raise GossamerError(f"a budget of bits needs weights {AUTO} or int4, got {self.weights}")
 
     @property
     def zeros(self) -> Path | None:
@@ -109,6 +130,8 @@ class PruneOptions:
     def way(self) -> str:
         """How the zeros are divided: one of `ALLOCATIONS`, or the name of a file."""
         method, allocation = self.method, self.allocation
+        if self.bits:
+            return "divergence"
         if self.zeros is not None:
             return self.zeros.name
         target = Target.parse(self.sparsity, self.pattern)

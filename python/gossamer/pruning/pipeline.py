@@ -17,13 +17,14 @@ from ..checkpoints.lora import LowRank
 from ..checkpoints.low_rank import write_low_rank
 from ..errors import GossamerError
 from ..folders import check_destination, new_folder, shown_name
+from ..formats import STORED
 from ..generation.windows import sampled_windows
 from ..progress import Progress
 from ..runs import run_folder, stamps
 from ..text.calibration import LENGTH, read_text, text_windows, window_length
 from .allocation import Size
 from .calibrated import Calibrated, packed
-from .masks import Target
+from .masks import Form, Target
 from .methods import CALIBRATED
 from .methods.magnitude import magnitude
 from .options import CALIBRATING, PruneOptions, read_zeros
@@ -115,7 +116,7 @@ def _without_logits(source: Checkpoint, options: PruneOptions) -> PruneOptions:
     """Returns the options for an encoder alone, which writes no text, and whose predictions cannot diverge."""
     if options.method in CALIBRATED and options.calibration is None:
         raise GossamerError(f"{source.path}: an encoder writes no text of its own: a calibration text is needed")
-    if options.allocation is None:
+    if options.allocation is None and not options.bits:
         return replace(options, allocation="uniform")
     if options.way == "divergence":
         raise GossamerError(f"{source.path}: an encoder predicts no tokens: allocation divergence cannot be had")
@@ -196,6 +197,8 @@ def _check_rank(source: Checkpoint, config: Transformer, sources: Sources, rank:
 
 def _targets(options: PruneOptions, names: dict[str, str], config: Transformer) -> tuple[Target, dict[str, Target]]:
     """The zeros of all matrices together, and of each by canonical name where another run's report says them."""
+    if options.bits:
+        return Target(0.0), {}  # what is searched for
     if options.zeros is None:
         return Target.parse(options.sparsity, options.pattern), {}
     zeros = read_zeros(options.zeros, list(names.values()))
@@ -250,6 +253,7 @@ def prune_checkpoint(
     used = _Calibration()
     branches: dict[str, LowRank] = {}
     few: dict[str, int] = {}
+    forms: dict[str, Form] = {}
     if options.length is not None and config.encoder is None:
         window_length(options.length, LENGTH, config.context)  # whatever the method
     if options.method in CALIBRATED:
@@ -262,22 +266,28 @@ def prune_checkpoint(
         used = _Calibration.of(texts, origin, config)
         work.prune(texts, given or target, report)
         pruned, branches, few = work.pruned, work.branches, work.few_tokens
+        forms = {names[name]: form for name, form in work.forms.items()}
     else:
         pruned = _by_size(source, sources, {name: given.get(name, target) for name in names}, options, store)
 
     reached = {names[name]: Size(w.rows * w.cols, w.rows * w.cols - w.nnz) for name, w in pruned.items()}
+    zeros = sum(size.zeros for size in reached.values()) / sum(size.entries for size in reached.values())
+    searched = forms if options.bits else {}
     result = Report(
         source=shown_name(source.path),
         method=options.method,
-        sparsity=target.sparsity,
+        sparsity=zeros if options.bits else target.sparsity,
         pattern=target.pattern,
         allocation=options.way,
         weights=options.weights,
-        group=options.group if options.weights == "int4" else 0,
+        group=0 if options.weights == STORED else options.group,
         rank=options.rank,
+        bits=options.bits,
+        types={name: "int8" if form.weights == STORED else form.weights for name, form in searched.items()},
+        ranks={name: form.rank for name, form in searched.items()},
         **vars(used),
         seed=options.seed,
-        reached=sum(size.zeros for size in reached.values()) / sum(size.entries for size in reached.values()),
+        reached=zeros,
         layers={name: size.zeros / size.entries for name, size in reached.items()},
         few_tokens={names[name]: seen for name, seen in few.items()},
         seconds=time.perf_counter() - started,

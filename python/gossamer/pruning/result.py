@@ -32,9 +32,12 @@ class Report:
         sparsity: Fraction of zeros asked for, over all pruned matrices.
         pattern: (N, M) where that was asked for.
         allocation: How it was divided among them; one of `ALLOCATIONS`.
-        weights: "stored", or "int4" where what stays was rounded in the same sweep.
+        weights: "stored", "int4" where what stays was rounded in the same sweep, or "auto": see `types`.
         group: Inputs that share a scale of int4 values.
         rank: Of the low-rank branches; 0 for none.
+        bits: Bits a weight that were asked for in place of zeros; 0 for none.
+        types: With `bits`, what each matrix is for: "int4", which it was rounded to, or "int8".
+        ranks: With `bits`, the rank of each matrix's branch.
         calibration: Where the calibration windows come from, or pairs; empty for a method that needs none.
         windows: Calibration windows used.
         length: Tokens of each.
@@ -55,6 +58,9 @@ class Report:
     weights: str
     group: int
     rank: int
+    bits: float
+    types: dict[str, str]
+    ranks: dict[str, int]
     calibration: str
     windows: int
     length: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ def probed(texts: Sequence[Texts]) -> list[Texts]:
 class Probe:
     """A dense model's states on a few calibration tokens.
 
+    Attributes:
+        squares: Sum of the squares of each input over the tokens, [cols], by the canonical name of the matrix.
+
     Args:
         blocks: The engine that holds the dense model.
         model: Its description.
@@ -56,7 +60,7 @@ class Probe:
         self._walk = Walk(blocks, model)
         self._blocks = blocks
         self._read = read
-        self._squares: dict[str, NDArray[np.float64]] = {}
+        self.squares: dict[str, NDArray[np.float64]] = {}
         states = [self._walk.enter(each) for each in self._texts]
         memories: list[Matrix | None] = [None] * len(self._texts)
         self._states = [(states, memories)]  # before each block, and behind the last
@@ -73,7 +77,7 @@ class Probe:
                     raise GossamerError(
                         f"{place.prefix}{group.linears[0]}: the inputs measured in calibration are not finite"
                     )
-                self._squares.update({f"{place.prefix}{linear}": squares for linear in group.linears})
+                self.squares.update({f"{place.prefix}{linear}": squares for linear in group.linears})
 
     def _behind(
         self, place: Place, states: list[Matrix], memories: list[Matrix | None], names: Sequence[str] = ()
@@ -100,7 +104,7 @@ class Probe:
         for place in self._walk.places:
             progress(place.number, total, "measuring outliers")
             names = [f"{place.prefix}{linear}" for group in place.block.groups for linear in group.linears]
-            block = np.concatenate([importance(self._read(name), self._squares[name]).ravel() for name in names])
+            block = np.concatenate([importance(self._read(name), self.squares[name]).ravel() for name in names])
             share = float(np.mean(block > _OUTLIER * block.mean(dtype=np.float64)))
             result.update(dict.fromkeys(names, share))
         progress(total, total, "measuring outliers")
@@ -109,27 +113,48 @@ class Probe:
     def divergence(self, target: Target, put: Callable[[str, Matrix], None], progress: Progress) -> dict[str, float]:
         """Returns how far predictions move when a part of a block is pruned by `wanda`, and nothing else is.
 
-        That is the mean Kullback-Leibler divergence from the dense model, in nats a token. The matrices that are pruned
-        at once share it by their entries.
-
         Args:
             target: What to prune to.
-            put: Puts a weight of a canonical name into the engine; the dense ones are there again in the end.
-            progress: Called with (done, parts, what).
+            put: As for `moved`.
+            progress: As for `moved`.
 
         Raises:
             GossamerError: predictions are NaN or infinite.
         """
-        result: dict[str, float] = {}
+
+        def pruned(name: str, weight: Matrix) -> Matrix:
+            return keep_important(weight, importance(weight, self.squares[name]), target)
+
+        return self.moved([pruned], put, progress)[0]
+
+    def moved(
+        self, changes: Sequence[Callable[[str, Matrix], Matrix]], put: Callable[[str, Matrix], None], progress: Progress
+    ) -> list[dict[str, float]]:
+        """Returns how far predictions move when a part of a block is changed, and nothing else is, for each change.
+
+        That is the mean Kullback-Leibler divergence from the dense model, in nats a token. The matrices that are
+        changed at once share it by their entries.
+
+        Args:
+            changes: Each makes of a matrix [rows, cols], told its canonical name, what is to be measured.
+            put: Puts a weight of a canonical name into the engine; the dense ones are there again in the end.
+            progress: Called with (done, measurements, what).
+
+        Raises:
+            GossamerError: predictions are NaN or infinite.
+        """
+        results: list[dict[str, float]] = [{} for _ in changes]
         dense = log_probabilities(self._predictions(self._states[-1][0]))
         parts = [(place, part) for place in self._walk.places for part in _parts(place.block)]
-        total = len(parts)
-        for index, (place, part) in enumerate(parts):
+        total = len(parts) * len(changes)
+        for index, ((place, part), (change, result)) in enumerate(
+            product(parts, list(zip(changes, results, strict=True)))
+        ):
             progress(index, total, "measuring what matters")
             weights = {f"{place.prefix}{linear}": self._read(f"{place.prefix}{linear}") for linear in part}
             try:
                 for name, weight in weights.items():
-                    put(name, keep_important(weight, importance(weight, self._squares[name]), target))
+                    put(name, change(name, weight))
                 states, memories = self._states[place.number]
                 for after in self._walk.places[place.number :]:
                     states, memories, _ = self._behind(after, states, memories)
@@ -139,11 +164,11 @@ class Probe:
             cost = mean_divergence(dense, self._predictions(states))
             if not np.isfinite(cost):
                 where = place.prefix.removesuffix(".")
-                raise GossamerError(f"{where}: predictions are not finite with {', '.join(part)} pruned")
+                raise GossamerError(f"{where}: predictions are not finite with {', '.join(part)} changed")
             entries = sum(weight.size for weight in weights.values())
             result.update({name: max(cost, 0.0) * weight.size / entries for name, weight in weights.items()})
         progress(total, total, "measuring what matters")
-        return result
+        return results
 
 
 def _parts(block: Block) -> list[tuple[str, ...]]:

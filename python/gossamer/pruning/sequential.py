@@ -27,7 +27,7 @@ from ..engine import Blocks
 from ..errors import GossamerError
 from .linalg import Mask, Matrix
 from .low_rank import sparse_plus_low_rank
-from .masks import Target
+from .masks import Form
 from .methods.method import Method
 from .moments import Moments
 from .store import Store
@@ -41,12 +41,11 @@ def prune_blocks(
     blocks: Blocks,
     model: Transformer,
     texts: Sequence[Texts],
-    method: Method,
-    targets: Mapping[str, Target],
+    methods: Mapping[str, Method],
+    forms: Mapping[str, Form],
     read: Callable[[str], Matrix],
     replace: Callable[[str, Matrix, LowRank | None], Matrix],
     progress: Callable[[int, int, str], None],
-    rank: int = 0,
     store: Store | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, int]:
@@ -58,12 +57,11 @@ def prune_blocks(
         blocks: The engine that holds the dense model, and the pruned one afterwards.
         model: Its description.
         texts: To calibrate on, as many as are run at once in each.
-        method: The method.
-        targets: The zeros to make, by the canonical name of the matrix.
+        methods: The method, by what `Form.weights` says.
+        forms: What to make, by the canonical name of the matrix.
         read: Gives the weight of a canonical name such as "layers.3.q".
         replace: Puts the pruned weight of that name, and its low-rank branch, into `blocks`; returns what it is now.
         progress: Called with (blocks done, blocks, what) before each block, and after the last.
-        rank: Of the low-rank branches; 0 makes none.
         store: Where hidden states are kept, and how many blocks are done already; None is memory.
         done: Called with each block that is done.
 
@@ -74,7 +72,7 @@ def prune_blocks(
         GossamerError: a weight or an input is NaN or infinite, or the moments of a layer's inputs have no inverse.
     """
     store = store or Store()
-    run = _Run(Walk(blocks, model), model, texts, method, targets, read, replace, rank, store)
+    run = _Run(Walk(blocks, model), model, texts, methods, forms, read, replace, store)
     total = len(run.walk.places)
     for place in run.walk.places:
         progress(place.number, total, "pruning blocks")
@@ -99,18 +97,18 @@ class _Run:
         walk: Walk,
         model: Transformer,
         texts: Sequence[Texts],
-        method: Method,
-        targets: Mapping[str, Target],
+        methods: Mapping[str, Method],
+        forms: Mapping[str, Form],
         read: Callable[[str], Matrix],
         replace: Callable[[str, Matrix, LowRank | None], Matrix],
-        rank: int,
         store: Store,
     ) -> None:
         """Takes what `prune_blocks` does; begins with states that are kept, or those of the first block."""
         self.walk = walk
-        self._model, self._texts, self._method, self._targets = model, texts, method, targets
-        self._read, self._replace, self._rank, self._store = read, replace, rank, store
-        kinds = ("pruned", "dense") if method.updates else ("pruned",)
+        self._model, self._texts, self._methods, self._forms = model, texts, methods, forms
+        self._read, self._replace, self._store = read, replace, store
+        self._updates = any(methods[form.weights].updates for form in forms.values())
+        kinds = ("pruned", "dense") if self._updates else ("pruned",)
         self._states: dict[str, list[Matrix]] = {}
         self._memories: dict[str, list[Matrix | None]] = {kind: [None] * len(texts) for kind in kinds}
         for kind in kinds:
@@ -121,7 +119,7 @@ class _Run:
             if walk.turn is not None and store.blocks >= walk.turn:
                 self._memories[kind] = [store.array(f"memory.{kind}-{index}") for index in range(len(texts))]
         self._pruned = self._states["pruned"]
-        self._dense = self._states["dense"] if method.updates else self._pruned
+        self._dense = self._states["dense"] if self._updates else self._pruned
 
     def _held(self, name: str, make: Callable[[], Matrix]) -> Matrix:
         """What the store has, or what is made for it."""
@@ -164,7 +162,7 @@ class _Run:
         for index, (dense, pruned) in enumerate(zip(self._dense, self._pruned, strict=True)):
             inputs = self.walk.inputs(place, self._texts[index], pruned, self._memories["pruned"][index], names)
             wanted: dict[str, Matrix] = {}
-            if self._method.updates:
+            if self._updates:
                 ahead, wanted = self._forward("dense", place, index, dense, names)
                 self._dense[index] = self._store.keep(f"{place.number + 1}.dense-{index}", ahead)
             scale = _token_scales(pruned)
@@ -193,7 +191,7 @@ class _Run:
                 way, scale = _Way(group, last, inputs), _token_scales(pruned[index])
                 x = inputs[group.linears[0]] * way.factors(scale)
                 moments.add(x)
-                if self._method.updates and adds:
+                if self._updates and adds:
                     moments.add_drift(x, None, way.rows((self._dense[index] - pruned[index]) * scale))
             change = self._prune_group(place, group, moments)
             if adds:
@@ -215,25 +213,26 @@ class _Run:
         name = names[0]
         moments.check(name)
         weights = [self._read(name) for name in names]
-        method = self._method
-        prepare = None if self._rank else method.prepare
         try:
-            aims = moments.aims(weights) if method.updates and not prepare else weights
-            for name, weight, aimed in zip(names, weights, aims, strict=True):
-                target, branch = self._targets[name], None
-                if prepare:
-                    prepared = moments.prepared(prepare)
-                    values = prepared(weight, target, weight != 0, moments.lacking(weight))
-                elif self._rank:
-                    values, branch = sparse_plus_low_rank(
-                        aimed, moments.gram, target, weight != 0, method.solve, self._rank
-                    )
-                else:
-                    values = method.solve(aimed, moments.gram, target, weight != 0)
+            for name, weight in zip(names, weights, strict=True):
+                form = self._forms[name]
+                values, branch = _pruned(weight, moments, form, self._methods[form.weights])
                 stored = self._replace(name, values, branch)
         except GossamerError as error:
             raise GossamerError(f"{name}: {error}") from None
         return stored - weight
+
+
+def _pruned(weight: Matrix, moments: Moments, form: Form, method: Method) -> tuple[Matrix, LowRank | None]:
+    """Returns what a matrix becomes, and its low-rank branch."""
+    present = weight != 0
+    if method.prepare and not form.rank:
+        prepared = moments.prepared(method.prepare)
+        return prepared(weight, form.target, present, moments.lacking(weight)), None
+    aim = moments.aim(weight) if method.updates else weight
+    if form.rank:
+        return sparse_plus_low_rank(aim, moments.gram, form.target, present, method.solve, form.rank)
+    return method.solve(aim, moments.gram, form.target, present), None
 
 
 def _observe(
