@@ -10,7 +10,7 @@
 namespace gossamer {
 namespace {
 
-// Bytes of pages that are kept though no sequence has them, beside one page of each pool.
+// Bytes of pages that are kept though no sequence has them, beside what shares a slab with those that one has.
 constexpr std::int64_t kMostSpare = 32 << 20;
 
 // Tokens that may be taken back, whatever lies behind a window: guesses, the end of a text that is written again.
@@ -34,7 +34,7 @@ KvCache::KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit)
     require(type != KvType::kInt8 || shape.head_dim <= kMostCodeDim, "kv int8 takes heads of at most ", kMostCodeDim,
             " elements, got ", shape.head_dim);
     auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) { return p.shape == shape; });
-    if (pool == pools_.end()) pool = pools_.insert(pools_.end(), {shape, 0, {}});
+    if (pool == pools_.end()) pool = pools_.insert(pools_.end(), {shape, 0, nullptr});
     KvPlace place;
     place.padded_dim = static_cast<int>(round_up(static_cast<std::size_t>(shape.head_dim), 16));
     place.offset = pool->page_bytes;
@@ -46,12 +46,10 @@ KvCache::KvCache(std::vector<KvShape> layers, KvType type, std::int64_t limit)
     pool->page_bytes += shape.kv_heads * place.head_bytes;
     layers_.push_back({static_cast<int>(pool - pools_.begin()), place});
   }
+  for (Pool& pool : pools_) pool.pages = std::make_unique<PagePool>(pool.page_bytes);
 }
 
-KvCache::~KvCache() {
-  for (auto& [unused, sequence] : sequences_) shorten(sequence, 0);
-  drop_spare();
-}
+KvCache::~KvCache() = default;
 
 // `reserve` takes the pages of a step before `commit` gives back those of whole spans that the window does not reach from
 // kTakenBack tokens before its end, so that the pages of a window hold the rest of a span, those tokens, the window and
@@ -117,16 +115,9 @@ KvCache::Page* KvCache::take(Pool& pool) {
   if (limit_ != 0 && used + pool.page_bytes > limit_)
     throw CacheFull(concat("the KV cache is at its limit: ", used, " bytes are in use, kv_limit is ", limit_,
                            ", and a page more takes ", pool.page_bytes));
-  Page* page = nullptr;
-  if (pool.spare.empty()) {
-    if (limit_ != 0 && used + spare_ + pool.page_bytes > limit_) drop_spare();
-    page = new Page{Mapping(static_cast<std::size_t>(pool.page_bytes)), 0};
-  } else {
-    page = pool.spare.back();
-    pool.spare.pop_back();
-    spare_ -= pool.page_bytes;
-  }
-  page->users = 1;
+  if (limit_ != 0 && pool.pages->spare_bytes() == 0 && used + spare_bytes() + pool.page_bytes > limit_)
+    for (Pool& other : pools_) other.pages->shrink(other.pages->spare_bytes());
+  Page* page = pool.pages->take();
   used_ += pool.page_bytes;
   return page;
 }
@@ -134,25 +125,19 @@ KvCache::Page* KvCache::take(Pool& pool) {
 void KvCache::release(Pool& pool, Page* page) {
   if (page == nullptr || --page->users != 0) return;
   used_ -= pool.page_bytes;
-  if (pool.spare.empty() || spare_ + pool.page_bytes <= kMostSpare) {
-    pool.spare.push_back(page);
-    spare_ += pool.page_bytes;
-  } else {
-    delete page;
-  }
+  pool.pages->give_back(page);
+  pool.pages->shrink(spare_bytes() - kMostSpare);
 }
 
-void KvCache::drop_spare() {
-  for (Pool& pool : pools_) {
-    for (const Page* page : pool.spare) delete page;
-    pool.spare.clear();
-  }
-  spare_ = 0;
+std::int64_t KvCache::spare_bytes() const {
+  std::int64_t total = 0;
+  for (const Pool& pool : pools_) total += pool.pages->spare_bytes();
+  return total;
 }
 
 KvCache::Page* KvCache::copy(Pool& pool, const Page& page) {
   Page* mine = take(pool);
-  std::memcpy(mine->memory.data(), page.memory.data(), static_cast<std::size_t>(pool.page_bytes));
+  std::memcpy(mine->data, page.data, static_cast<std::size_t>(pool.page_bytes));
   return mine;
 }
 
@@ -201,11 +186,11 @@ void KvCache::reserve(Sequence& sequence, int length) {
       Page* mine = copy(pools_[i], *table.pages[begun]);
       release(pools_[i], table.pages[begun]);
       table.pages[begun] = mine;
-      table.data[begun] = mine->memory.data();
+      table.data[begun] = mine->data;
     }
     while (table.pages.size() < pages_of(length)) {
       table.pages.push_back(take(pools_[i]));
-      table.data.push_back(table.pages.back()->memory.data());
+      table.data.push_back(table.pages.back()->data);
     }
   }
 }
@@ -259,7 +244,7 @@ void KvCache::fork(std::int64_t from, std::int64_t to, int length) {
         else if (page != nullptr)
           ++page->users;
         table.pages.push_back(page);
-        table.data.push_back(page == nullptr ? nullptr : page->memory.data());
+        table.data.push_back(page == nullptr ? nullptr : page->data);
       }
       table.unseen = source.tables[i].unseen;
     }

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "common/mapping.h"
+#include "engine/page_pool.h"
 #include "ops/attention.h"
 
 namespace gossamer {
@@ -35,10 +35,7 @@ class KvCache {
     int pool;
     KvPlace place;
   };
-  struct Page {
-    Mapping memory;
-    int users;
-  };
+  using Page = PagePool::Page;
   struct Table {
     std::vector<Page*> pages;
     std::vector<std::uint8_t*> data;  // the pages' memory
@@ -105,12 +102,12 @@ class KvCache {
   struct Pool {
     KvShape shape;
     std::int64_t page_bytes = 0;
-    std::vector<Page*> spare;
+    std::unique_ptr<PagePool> pages;
   };
 
   Page* take(Pool& pool);
   void release(Pool& pool, Page* page);
-  void drop_spare();
+  std::int64_t spare_bytes() const;
   void shorten(Sequence& sequence, int length);
   void check_cut(std::int64_t id, const char* what, int length) const;
   Page* copy(Pool& pool, const Page& page);
@@ -124,7 +121,6 @@ class KvCache {
   std::int64_t limit_;
   const KvCache* beside_ = nullptr;
   std::int64_t used_ = 0;
-  std::int64_t spare_ = 0;
   std::vector<Layer> layers_;
   std::vector<Pool> pools_;
   std::map<std::int64_t, Sequence> sequences_;

@@ -1,16 +1,14 @@
 #include "ops/timing.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <map>
-#include <new>
 #include <random>
 
 #include "common/buffer.h"
 #include "common/error.h"
+#include "common/mapping.h"
 #include "common/thread_team.h"
 #include "kernels/reads.h"
 #include "ops/linear.h"
@@ -19,31 +17,7 @@ namespace gossamer {
 namespace {
 
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 46;
-constexpr std::size_t kHugePage = 2 << 20;
 constexpr std::int64_t kReadChunk = 256 << 10;  // small enough to balance, large enough that picking costs nothing
-
-// Memory that begins at a huge page's start, not touched yet.
-class Pages {
- public:
-  explicit Pages(std::int64_t bytes) : size_(static_cast<std::size_t>(bytes) + kHugePage) {
-    memory_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    (void)madvise(memory_, size_, MADV_HUGEPAGE);  // a wish; small pages do, too
-#endif
-  }
-  ~Pages() { munmap(memory_, size_); }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-
-  std::uint8_t* start() const {
-    return reinterpret_cast<std::uint8_t*>(round_up(reinterpret_cast<std::uintptr_t>(memory_), kHugePage));
-  }
-
- private:
-  std::size_t size_;
-  void* memory_;
-};
 
 // Seconds of each of `repeats` calls.
 std::vector<double> time_passes(int repeats, const std::function<void()>& poll, const std::function<void()>& pass) {
@@ -86,15 +60,15 @@ std::vector<double> time_reads(std::int64_t bytes, int threads, bool prefetch, i
   require(bytes >= 1 && bytes <= kMostBytes, "size must be between 1 and ", kMostBytes, ", got ", bytes);
   ThreadTeam team(threads);
   const std::int64_t size = (bytes + kReadStep - 1) / kReadStep * kReadStep;
-  const Pages pages(size);
+  const Mapping memory(static_cast<std::size_t>(size));
   team.parallel_for(size, kReadChunk, [&](std::int64_t begin, std::int64_t end, int) {
-    std::fill(pages.start() + begin, pages.start() + end, std::uint8_t{1});  // memory never written is one zero page
+    std::fill(memory.data() + begin, memory.data() + end, std::uint8_t{1});  // memory never written is one zero page
   });
   const ReadKernel kernel = prefetch ? read_kernels().prefetched : read_kernels().plain;
   std::atomic<std::uint64_t> sum{0};  // so that the compiler takes no read for idle
   return time_passes(repeats, poll, [&] {
     team.parallel_for(size, kReadChunk, [&](std::int64_t begin, std::int64_t end, int) {
-      sum.fetch_xor(kernel(pages.start() + begin, end - begin), std::memory_order_relaxed);
+      sum.fetch_xor(kernel(memory.data() + begin, end - begin), std::memory_order_relaxed);
     });
   });
 }
