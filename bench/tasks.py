@@ -7,7 +7,8 @@ A row is trained, packed in the forms that run, measured on the test split, and 
 `task-TASK-ROW-sSEED.json`, with facts, options, and which test items were right: rows pair by item. A row that has its
 file is left as it is; one that was stopped goes on (Ctrl-C, kill). `dense` gets all the training, and so do the
 others, or they share it with a teacher, which rows of a seed have in common. `llama` is the dense model of that seed
-in types of llama.cpp, `untuned` the model before training. TYPE-PERCENT-head4 rounds embedding and head to int4, too.
+in types of llama.cpp, `untuned` the model before training. TYPE-PERCENT-head4 rounds embedding and head to int4, too;
+int4-0 is a dense model whose training knows the rounding.
 No speed is measured here: bench/task_speeds.py does that, in one sitting, and bench/task_report.py lays both side by
 side. bench/task_data.py has the tasks.
 """
@@ -98,7 +99,7 @@ def kind(name: str) -> tuple[str, float, str]:
     """Returns what a row's name stands for: the type, the fraction of zeros, and the head's type."""
     if name in OTHERS:
         return STORED, 0.0, "auto"
-    found = re.fullmatch(r"(int8|int4)-([1-9]\d?)(-head4)?", name)
+    found = re.fullmatch(r"(int8|int4)-(0|[1-9]\d?)(-head4)?", name)
     if found is None:
         raise SystemExit(f"{name}: no row; there are {', '.join(OTHERS)}, and {TRAINED}")
     type_, percent, head = found.groups()
@@ -164,10 +165,12 @@ def train(
         trained = folder / f"{name}-s{args.seed}"
         common["seed"] += 0 if alone else STUDENTS
         loss = Parts(1, 0, 0) if alone else Parts(*args.loss)
+        zeros: dict[str, Any] = {"schedule": "dense"}
+        if sparsity:
+            zeros = {"schedule": "cubic", "sparsity": sparsity, "scores": args.scores, "raising": args.raising}
         options = Options(
             loss=loss, top=args.top if loss.predictions_alone else 0, weights=weights, group=args.group, head=head,
-            schedule="cubic", sparsity=sparsity, scores=args.scores, raising=args.raising, **common,
-            **limit(1 - args.teacher_share),
+            **zeros, **common, **limit(1 - args.teacher_share),
         )  # fmt: skip
         if not trained.exists():
             finetune(teacher, trained, teacher=teacher, data=files, options=options, progress=bar)
