@@ -21,7 +21,7 @@ from gossamer.packing.convert import convert
 from gossamer.pruning import prune
 from gossamer.pruning.allocation import Size
 from gossamer.pruning.masks import Form, Target
-from gossamer.pruning.search import Costs, bits, search
+from gossamer.pruning.search import Costs, bits, measured, search
 from tiny import tiny_llama
 
 SHAPES = {"a": (576, 576), "b": (192, 576), "c": (1536, 576), "d": (576, 1536)}
@@ -33,7 +33,7 @@ def some_costs(seed: int) -> dict[str, Costs]:
     rng = np.random.default_rng(seed)
     scales = rng.lognormal(-6, 1.5, len(LINEARS))
     return {
-        name: Costs((scale, scale * rng.uniform(4, 40)), scale * rng.uniform(0.2, 2), scale * rng.uniform(1, 4))
+        name: Costs(scale * 100, rng.uniform(3, 9), scale * rng.uniform(0.2, 2), rng.uniform(0.3, 1))
         for name, scale in zip(LINEARS, scales, strict=True)
     }
 
@@ -104,9 +104,9 @@ def test_no_exchange_of_two_matrices_loses_less() -> None:
 
 
 def test_what_matters_gets_more_bits() -> None:
-    costs = dict.fromkeys(LINEARS, Costs((1e-3, 1e-2), 1e-3, 1e-2))
-    costs["2.c"] = Costs((1e-1, 1.0), 1e-1, 1.0)
-    costs["3.c"] = Costs((0.0, 0.0), 0.0, 0.0)
+    costs = dict.fromkeys(LINEARS, Costs(1e-2, 5, 1e-3))
+    costs["2.c"] = Costs(1.0, 5, 1e-1)
+    costs["3.c"] = Costs(0.0, 5, 0.0)
     forms = search(3.0, LINEARS, SIZES, costs)
     weights = {name: bits(LINEARS[name], form, 64) for name, form in forms.items()}
     assert max(weights, key=weights.__getitem__) == "2.c"
@@ -123,14 +123,38 @@ def test_types_ranks_and_zeros_that_are_there_are_kept_to() -> None:
         search(1.0, LINEARS, SIZES, costs)
 
 
+class Told:
+    """A probe whose changes move predictions by what is said, those of zeros, rounding and a branch, in this order."""
+
+    def __init__(self, *moved: dict[str, float]) -> None:
+        self._moved = list(moved)
+
+    def moved(self, changes: Any, _put: Any, _progress: Any) -> list[dict[str, float]]:
+        assert len(changes) == len(self._moved)
+        return self._moved
+
+
 def test_costs_go_through_what_was_measured() -> None:
-    costs = Costs((0.01, 0.1), 0.02, 0.05)
-    assert costs.of(Form(Target(0.5))) == pytest.approx(0.01)
-    assert costs.of(Form(Target(0.75))) == pytest.approx(0.1)
-    assert costs.of(Form(Target(0.75), rank=4)) == pytest.approx(0.05)
-    assert costs.of(Form(Target(0.0), "int4")) == pytest.approx(0.02)
-    assert costs.of(Form(Target(0.75), "int4")) == pytest.approx(0.1 + 0.02 / 4)
-    assert Costs((0.0, 0.0), 0.0, 0.0).of(Form(Target(0.5), "int4")) < 1e-12
+    names = {"a": 1.0, "b": 2.0, "c": 40.0}
+    told = Told(
+        {name: 0.01 * scale for name, scale in names.items()},
+        {name: 0.01 * scale * 1.5**5 for name, scale in names.items()},
+        dict.fromkeys(names, 0.02),
+        {name: 0.004 * scale * 1.5**5 for name, scale in names.items()},
+    )
+    found = measured(told, dict.fromkeys(names, Linear(16, 16, False)), 64, 4, None, None)  # type: ignore[arg-type]
+    for name, scale in names.items():
+        costs = found[name]
+        assert costs.power == pytest.approx(5)
+        assert costs.of(Form(Target(0.5))) == pytest.approx(0.01 * scale)
+        assert costs.of(Form(Target(0.75))) == pytest.approx(0.01 * scale * 1.5**5)
+        assert costs.of(Form(Target(0.75), rank=4)) == pytest.approx(0.004 * scale * 1.5**5)
+        assert costs.of(Form(Target(0.0), "int4")) == pytest.approx(0.02)
+        assert costs.of(Form(Target(0.5), "int4")) == pytest.approx(0.01 * scale + 0.01)
+    odd = Told({"a": 0.0, "b": 0.01, "c": 0.01}, {"a": 9.0, "b": 0.01 * 1.5**4, "c": 0.01 * 1.5**4}, names)
+    without = measured(odd, dict.fromkeys(names, Linear(16, 16, False)), 64, 0, None, None)  # type: ignore[arg-type]
+    assert without["b"].power == pytest.approx(4)  # one matrix does not move it
+    assert without["b"].branch == 1
 
 
 @pytest.fixture

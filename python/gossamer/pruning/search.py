@@ -2,14 +2,16 @@
 
 What three changes do to the predictions is measured, a part of a block at a time: zeros at two sparsities, rounding to
 int4, and zeros with a low-rank branch beside them. What others would do follows from these: zeros cost a power of the
-sparsity, the one that goes through both measurements; rounding costs what it does in a dense matrix, times what is left
-of it; a branch takes away the same share at any sparsity; and what a model loses is the sum over its matrices. Under
-one budget that sum is smallest where one more byte saves the same everywhere (Everett 1963), which a bisection finds.
+sparsity, the same for all, the median of what both measurements say; rounding costs what it does in a dense matrix,
+times what is left of it; a branch takes away the same share at any sparsity; and what a model loses is the sum over its
+matrices. Under one budget that sum is smallest where one more byte saves the same everywhere (Everett 1963), which a
+bisection finds.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -45,24 +47,21 @@ class Costs:
     """What is lost where one matrix alone is changed, in nats a token.
 
     Attributes:
-        zeros: At each of the two sparsities that are measured.
+        zeros: With nothing but zeros, as the power law has it.
+        power: Of the sparsity that zeros cost.
         int4: Rounded, without zeros.
-        branch: At the second sparsity, with a low-rank branch; as without one where none is to be had.
+        branch: The share of what zeros cost that a low-rank branch leaves.
     """
 
-    zeros: tuple[float, float]
+    zeros: float
+    power: float
     int4: float
-    branch: float
+    branch: float = 1.0
 
     def of(self, form: Form) -> float:
         """What a form of the matrix would lose."""
         sparsity = form.target.sparsity
-        first, second = (max(cost, _LEAST) for cost in self.zeros)
-        (low, high), (least, most) = _MEASURED, _POWERS
-        power = min(max(math.log(second / first) / math.log(high / low), least), most)
-        lost = second * math.pow(sparsity / high, power)
-        if form.rank:
-            lost *= min(max(self.branch, _LEAST) / second, 1.0)
+        lost = self.zeros * math.pow(sparsity, self.power) * (self.branch if form.rank else 1.0)
         return lost + (self.int4 * (1 - sparsity) if form.weights == "int4" else 0.0)
 
 
@@ -102,8 +101,17 @@ def measured(
 
     changes = [*map(pruned, _MEASURED), rounded, *([with_branch] if rank else [])]
     first, second, int4, *branch = probe.moved(changes, put, progress)
-    branched = branch[0] if branch else second
-    return {name: Costs((first[name], second[name]), int4[name], branched[name]) for name in linears}
+    low, high = _MEASURED
+    pairs = {name: (max(first[name], _LEAST), max(second[name], _LEAST)) for name in linears}
+    least, most = _POWERS
+    rises = [math.log(two / one) / math.log(high / low) for one, two in pairs.values()]
+    power = min(max(statistics.median(rises), least), most)
+    costs = {}
+    for name, (one, two) in pairs.items():
+        zeros = math.sqrt(one * two) / math.pow(low * high, power / 2)  # as near to one measurement as to the other
+        left = min(max(branch[0][name], _LEAST) / two, 1.0) if branch else 1.0
+        costs[name] = Costs(zeros, power, int4[name], left)
+    return costs
 
 
 def bits(linear: Linear, form: Form, group: int) -> float:
