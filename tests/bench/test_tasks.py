@@ -127,7 +127,8 @@ def test_names_of_rows(tasks: ModuleType) -> None:
     assert tasks.kind("dense") == tasks.kind("llama") == ("stored", 0.0, "auto")
     assert tasks.kind("int4-70") == ("int4", 0.7, "auto")
     assert tasks.kind("int8-5-head4") == ("int8", 0.05, "int4")
-    for name in ("int4", "int4-100", "int4-0", "f16-50", "int8-x", "int4-60-head8"):
+    assert tasks.kind("int4-0") == ("int4", 0.0, "auto")
+    for name in ("int4", "int4-100", "int4-00", "f16-50", "int8-x", "int4-60-head8"):
         with pytest.raises(SystemExit, match=f"{name}: no row"):
             tasks.kind(name)
 
