@@ -129,6 +129,9 @@ class Told:
     def __init__(self, *moved: dict[str, float]) -> None:
         self._moved = list(moved)
 
+    def pruned(self, _target: Target) -> None:
+        """Not looked at."""
+
     def moved(self, changes: Any, _put: Any, _progress: Any) -> list[dict[str, float]]:
         assert len(changes) == len(self._moved)
         return self._moved

@@ -134,14 +134,12 @@ class Calibrated:
         options, linears = self._options, self._model.linears
         sizes = {name: self._sizes[name] for name in linears}
         if options.bits:
-            probe = Probe(self.decoder, self._model, texts, self._read)
-            costs = measured(probe, linears, options.group, options.rank, self._put, progress)
+            costs = measured(self._probe(texts), linears, options.group, options.rank, self._put, progress)
             types = TYPES if options.weights == AUTO else (options.weights,)
             return search(options.bits, linears, sizes, costs, types=types, group=options.group, rank=options.rank)
         way, found = ALLOCATIONS[options.way], {}
         if way.measure:
-            probe = Probe(self.decoder, self._model, texts, self._read)
-            found = way.measure(probe, target, self._put, progress)
+            found = way.measure(self._probe(texts), target, self._put, progress)
         targets = way.divide(target, sizes, found)
         return {name: Form(targets[name], options.weights, options.rank) for name in linears}
 
@@ -165,6 +163,9 @@ class Calibrated:
         """The matrices of a block on the way."""
         prefix = self._places[number].prefix
         return [name for name in self._model.linears if name.startswith(prefix)]
+
+    def _probe(self, texts: Sequence[Texts]) -> Probe:
+        return Probe(self.decoder, self._model, texts, self._read)
 
     def _read(self, name: str) -> Matrix:
         return self._source.read(self._sources[name], finite=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -27,7 +27,6 @@ from .allocation import Put, Size
 from .linalg import Matrix
 from .low_rank import low_rank
 from .masks import Form, Target
-from .methods.wanda import importance, keep_important
 
 if TYPE_CHECKING:
     from ..arch.spec import Linear
@@ -83,23 +82,19 @@ def measured(
     """
     from .. import _core
 
-    def pruned(sparsity: float) -> Callable[[str, Matrix], Matrix]:
-        def change(name: str, weight: Matrix) -> Matrix:
-            return keep_important(weight, importance(weight, probe.squares[name]), Target(sparsity))
-
-        return change
+    pruned = [probe.pruned(Target(sparsity)) for sparsity in _MEASURED]
 
     def rounded(_: str, weight: Matrix) -> Matrix:
         values: Matrix = _core.pack(weight, "dense", "int4", group).unpack()
         return values
 
     def with_branch(name: str, weight: Matrix) -> Matrix:
-        sparse = pruned(_MEASURED[1])(name, weight)
+        sparse = pruned[1](name, weight)
         branch = low_rank(weight - sparse, np.diag(probe.squares[name]), rank)
         values: Matrix = sparse + branch.u @ branch.v
         return values
 
-    changes = [*map(pruned, _MEASURED), rounded, *([with_branch] if rank else [])]
+    changes = [*pruned, rounded, *([with_branch] if rank else [])]
     first, second, int4, *branch = probe.moved(changes, put, progress)
     low, high = _MEASURED
     pairs = {name: (max(first[name], _LEAST), max(second[name], _LEAST)) for name in linears}

@@ -24,6 +24,8 @@ _PROBE_LENGTH = 256
 _OUTLIER = 5.0
 
 Read = Callable[[str], Matrix]
+Change = Callable[[str, Matrix], Matrix]
+"""Makes of a matrix [rows, cols], told its canonical name, what is to be measured."""
 
 
 def probed(texts: Sequence[Texts]) -> list[Texts]:
@@ -121,14 +123,14 @@ class Probe:
         Raises:
             GossamerError: predictions are NaN or infinite.
         """
+        return self.moved([self.pruned(target)], put, progress)[0]
 
-        def pruned(name: str, weight: Matrix) -> Matrix:
-            return keep_important(weight, importance(weight, self.squares[name]), target)
-
-        return self.moved([pruned], put, progress)[0]
+    def pruned(self, target: Target) -> Change:
+        """Returns the change that prunes by `wanda` to a target."""
+        return lambda name, weight: keep_important(weight, importance(weight, self.squares[name]), target)
 
     def moved(
-        self, changes: Sequence[Callable[[str, Matrix], Matrix]], put: Callable[[str, Matrix], None], progress: Progress
+        self, changes: Sequence[Change], put: Callable[[str, Matrix], None], progress: Progress
     ) -> list[dict[str, float]]:
         """Returns how far predictions move when a part of a block is changed, and nothing else is, for each change.
 
@@ -136,7 +138,7 @@ class Probe:
         changed at once share it by their entries.
 
         Args:
-            changes: Each makes of a matrix [rows, cols], told its canonical name, what is to be measured.
+            changes: What is done to matrices, one change after the other.
             put: Puts a weight of a canonical name into the engine; the dense ones are there again in the end.
             progress: Called with (done, measurements, what).
 

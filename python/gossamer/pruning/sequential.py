@@ -168,8 +168,8 @@ class _Run:
             scale = _token_scales(pruned)
             for group, moments in inner.items():
                 _observe(moments, group, branches[group], (inputs, wanted), (pruned, dense), scale)
-        for group, moments in inner.items():
-            self._prune_group(place, group, moments)
+        for group in tuple(inner):  # moments, and what is made of them, go with their group
+            self._prune_group(place, group, inner.pop(group))
 
     def _prune_last(self, place: Place, groups: Sequence[Group]) -> None:
         """Prunes the linears that end a block, with all of it pruned but them.
