@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import ROOT, write_result
 from replicas import Load, Steps, needed, play, play_texts
 
@@ -104,10 +105,22 @@ def answer_seconds(steps: Steps, asked: dict[str, Any], replicas: int) -> float:
     return play_texts(steps, texts, replicas).latency(50)
 
 
-def calibrated(document: dict[str, Any]) -> Steps:
-    """Steps with what they take beside the engine, of each text and of each step: what one client and several see."""
-    table, alone, few = table_of(document["steps"]), document["alone"], document["few"]
-    replicas = document["loads"][0]["replicas"]
+def mean(tables: list[Table]) -> Table:
+    """The table between some of one model."""
+    base, kv = (tuple(np.mean([getattr(table, name) for table in tables], axis=0).tolist()) for name in ("base", "kv"))
+    return Table(tables[0].tokens, base, kv, float(np.mean([table.weights for table in tables])), measured=True)
+
+
+def calibrated(around: list[dict[str, Any]], replicas: int) -> Steps:
+    """Steps as they were around a load, with what each text and each step takes beside the engine.
+
+    That is what one client and several see.
+    """
+    table = mean([table_of(each["steps"]) for each in around])
+    alone, few = (
+        {**around[0][name], "seconds": float(np.mean([each[name]["seconds"] for each in around]))}
+        for name in ("alone", "few")
+    )
     both = max((alone["seconds"] - answer_seconds(Steps(table), alone, 1)) / alone["answer"], 0.0)
     low, high = 0.0, both
     for _ in range(20):
@@ -121,10 +134,10 @@ def calibrated(document: dict[str, Any]) -> Steps:
 
 def check(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The simulation beside two replicas as they were measured, at each load, of texts that come when they came."""
-    steps = calibrated(document)
-    print(f"beside the engine: {1e3 * steps.overhead:.2f} ms a text, {1e3 * steps.call:.2f} ms a step")
     rows = []
     for load in document["loads"]:
+        steps = calibrated(load["around"], load["replicas"])
+        print(f"beside the engine: {1e3 * steps.overhead:.2f} ms a text, {1e3 * steps.call:.2f} ms a step")
         played = play_texts(steps, load["texts"], load["replicas"])
         row: dict[str, Any] = {"rate": load["rate"], "overhead": steps.overhead, "call": steps.call}
         for name, value, most in (

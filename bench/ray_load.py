@@ -6,10 +6,10 @@ In one sitting, with one thread a replica, and no token guessed, since the simul
 
 - offline: a file of prompts by `answer_file` with two actors, and its halves by two `gossamer batch`.
 - http: 32 clients at Ray's front, and 16 at each of two `gossamer serve`; then one of two replicas is killed under
-  that load: what has not begun is answered, what has ends in an error event.
-- loads: the cost model's table of steps, measured in two processes at once, since they share the memory's bandwidth;
-  then texts at random times, at three rates: when each came, tokens a second, and the latency that 95 of 100 stay
-  below.
+  that load, once half of the clients' streams have begun: what has not is answered, what has ends in an error event.
+- loads: texts at random times, at three rates: when each came, tokens a second, and the latency that 95 of 100 stay
+  below. Before and behind each load, since a machine's speed changes: the cost model's table of steps, measured in two
+  processes at once, which share the memory's bandwidth, and answers of one client and of eight at once.
 
 `python bench/capacity.py --check` holds the simulation against the last one.
 """
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ from gossamer.distributed import answer_file, app
 
 PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
-ALONE, FEW = 8, 8  # answers of one client after another, clients at once
+ALONE, FEW, FEW_ROUNDS = 8, 8, 2  # answers of one client after another; clients at once, and of each
+KNOWN, FRESH = 64, 400  # texts of each length: for clients that ask again and again, and that are asked for once
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
 
@@ -125,13 +127,18 @@ async def closed(served: list[Served], texts: list[str], rounds: int) -> float:
 
 
 async def killed(served: Served, texts: list[str]) -> dict[str, int]:
-    """One replica of two dies while half of the clients stream."""
+    """One replica of two dies once half of the streams have begun; half of the clients stream."""
     outcome = {"whole": 0, "streams": 0, "streams_that_ended_in_an_error_event": 0, "lost": 0}
+    begun, half = itertools.count(1), asyncio.Event()
+
+    def started() -> None:
+        if next(begun) == CLIENTS // 4:
+            half.set()
 
     async def ask(client: httpx.AsyncClient, number: int) -> None:
         stream = number % 2 == 1
         try:
-            await answered(client, served, served.body(texts[number % len(texts)], NEW, stream=stream))
+            await answered(client, served, served.body(texts[number % len(texts)], NEW, stream=stream), started)
             outcome["streams" if stream else "whole"] += 1
         except RuntimeError:  # an event that says so
             outcome["streams_that_ended_in_an_error_event"] += 1
@@ -140,15 +147,15 @@ async def killed(served: Served, texts: list[str]) -> dict[str, int]:
 
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=CLIENTS)) as client:
         asked = [asyncio.ensure_future(ask(client, number)) for number in range(CLIENTS)]
-        await asyncio.sleep(1.0)
+        await half.wait()
         named = [each for each in ray.util.list_named_actors(all_namespaces=True) if "#Replica#" in each["name"]]
         ray.kill(ray.get_actor(named[0]["name"], namespace=named[0]["namespace"]))
         await asyncio.gather(*asked)
     return outcome
 
 
-async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seconds: float) -> dict[str, Any]:
-    """Texts at random times; the first fifth does not count."""
+async def poisson(served: Served, texts: dict[int, Iterator[str]], rate: float, seconds: float) -> dict[str, Any]:
+    """Texts at random times, none of them twice; the first fifth does not count."""
     draw = random.Random(5)
     came: list[tuple[float, float, int, int]] = []
 
@@ -165,7 +172,7 @@ async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seco
             at += draw.expovariate(rate)
             await asyncio.sleep(max(at - time.perf_counter(), 0))
             prompt = draw.choice(LENGTHS)
-            body = served.body(draw.choice(texts[prompt]), draw.choice(ANSWERS))
+            body = served.body(next(texts[prompt]), draw.choice(ANSWERS))
             running.append(asyncio.ensure_future(ask(client, prompt, body)))
         end = time.perf_counter()
         await asyncio.gather(*running)
@@ -177,7 +184,7 @@ async def poisson(served: Served, texts: dict[int, list[str]], rate: float, seco
     return result | {"p95": float(np.percentile(latencies, 95)), "texts": asked}
 
 
-async def together(served: Served, texts: list[str], clients: int) -> dict[str, Any]:
+async def together(served: Served, texts: Iterator[str], clients: int, rounds: int) -> dict[str, Any]:
     """The median answer of so many clients that ask at once; each text is asked for once, so that none is known."""
 
     async def ask(client: httpx.AsyncClient, text: str) -> float:
@@ -187,14 +194,34 @@ async def together(served: Served, texts: list[str], clients: int) -> dict[str, 
 
     seconds: list[float] = []
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
-        for first in range(0, len(texts) - clients + 1, clients):
-            seconds += await asyncio.gather(*(ask(client, text) for text in texts[first : first + clients]))
+        for _ in range(rounds):
+            seconds += await asyncio.gather(*(ask(client, next(texts)) for _ in range(clients)))
     return {"clients": clients, "prompt": LENGTHS[1], "answer": NEW, "seconds": float(np.median(seconds))}
+
+
+def loads(served: Served, model: str, by_length: dict[int, list[str]], most: float, seconds: float) -> Any:
+    """The loads, each with what was measured before and behind it; `most` is how many texts a second are answered."""
+    fresh = {length: iter(texts) for length, texts in by_length.items()}
+
+    def around() -> dict[str, Any]:
+        own = fresh[LENGTHS[1]]
+        alone = asyncio.run(together(served, own, 1, ALONE))
+        few = asyncio.run(together(served, own, FEW, FEW_ROUNDS))
+        return {"steps": steps(model), "alone": alone, "few": few}
+
+    measured = [around()]
+    found = []
+    for busy in BUSY:
+        row = asyncio.run(poisson(served, fresh, busy * most, seconds))
+        measured.append(around())
+        found.append({**row, "around": measured[-2:]})
+        print(f"{row['rate']:.2f} texts/s: {row['tokens_per_second']:.1f} tokens/s, p95 {row['p95']:.1f} s", flush=True)
+    return found
 
 
 def over_http(args: argparse.Namespace, model: str, by_length: dict[int, list[str]], special: dict[str, Any]) -> Any:
     """What is asked of Ray's front, and, of plain servers, the same."""
-    texts = by_length[LENGTHS[1]]
+    texts = by_length[LENGTHS[1]][:KNOWN]
     result: dict[str, Any] = {}
     if "http" in args.parts:
         plain = f"{sys.executable} -m gossamer serve -m model={model} --port {{port}} --threads 1 --draft off"
@@ -212,12 +239,8 @@ def over_http(args: argparse.Namespace, model: str, by_length: dict[int, list[st
     asyncio.run(closed([served], texts, 1))
     by_ray = asyncio.run(closed([served], texts, args.rounds))
     if "loads" in args.parts:
-        # Those of the first half are still known.
-        fresh = texts[len(texts) // 2 :]
-        result["alone"] = asyncio.run(together(served, fresh[:ALONE], 1))
-        result["few"] = asyncio.run(together(served, fresh[ALONE:], FEW))
-        most = by_ray / float(np.mean(ANSWERS))
-        result["loads"] = [asyncio.run(poisson(served, by_length, busy * most, args.seconds)) for busy in BUSY]
+        unknown = {length: texts[KNOWN:] for length, texts in by_length.items()}
+        result["loads"] = loads(served, model, unknown, by_ray / float(np.mean(ANSWERS)), args.seconds)
     if "http" in args.parts:
         result["http"] |= {"ray": by_ray, "ray_over_plain": by_ray / result["http"]["plain"]}
         result["killed"] = asyncio.run(killed(served, texts))
@@ -241,23 +264,22 @@ def main() -> int:
         return 0
     ends = gossamer.load(model, threads=1).tokenizer.eos_ids
     special = {"logit_bias": {str(token): -100 for token in ends}, "repeat_penalty": 1}
-    lengths = [length for length in LENGTHS for _ in range(64)]
+    lengths = [length for length in LENGTHS for _ in range(KNOWN + FRESH)]
     by_length: dict[int, list[str]] = {}
     for length, text in zip(lengths, prompts(model, lengths), strict=True):
         by_length.setdefault(length, []).append(text)
     result: dict[str, Any] = {"model": Path(model).name}
-    if "loads" in args.parts:
-        result["steps"] = steps(model)
     ray.init(num_cpus=REPLICAS, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
     if "offline" in args.parts:
-        texts = (by_length[LENGTHS[1]] * args.rows)[: args.rows]
+        texts = (by_length[LENGTHS[1]][:KNOWN] * args.rows)[: args.rows]
         result["offline"] = {"rows": args.rows, **offline(model, texts, {"repeat_penalty": 1})}
     if "http" in args.parts or "loads" in args.parts:
         result |= over_http(args, model, by_length, special)
     ray.shutdown()
     print(json.dumps(result, indent=1))
     print(write_result(args.name, result))
-    return int("killed" in result and result["killed"]["lost"] > 0)
+    ends = result.get("killed", {"lost": 0, "streams_that_ended_in_an_error_event": 1})
+    return int(ends["lost"] > 0 or not ends["streams_that_ended_in_an_error_event"])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,10 @@ def prompts(model: str, lengths: list[int]) -> list[str]:
     return texts
 
 
-async def answered(client: httpx.AsyncClient, served: Served, body: dict[str, Any]) -> tuple[str, int, float]:
-    """An answer, its tokens, and seconds to the first one."""
+async def answered(
+    client: httpx.AsyncClient, served: Served, body: dict[str, Any], started: Callable[[], None] = lambda: None
+) -> tuple[str, int, float]:
+    """An answer, its tokens, and seconds to the first one, at which `started` is called if it is streamed."""
     begun = time.perf_counter()
     url = f"{served.base}/v1/completions"
     if not body.get("stream"):
@@ -125,6 +128,8 @@ async def answered(client: httpx.AsyncClient, served: Served, body: dict[str, An
             if "error" in event:
                 raise RuntimeError(event["error"]["message"])
             if event["choices"]:
+                if not text:
+                    started()
                 first = min(first, time.perf_counter() - begun)
                 text += event["choices"][0]["text"]
             if event.get("usage"):

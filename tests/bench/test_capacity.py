@@ -38,9 +38,9 @@ def measured(bench: Any, overhead: float, call: float) -> dict[str, Any]:
         load = replicas.Load(rate, [32, 300], [64, 128])
         texts = list(replicas.arrivals(load, 2000, random.Random(9)))
         played = replicas.play_texts(steps, texts, 2)
-        own = {"rate": rate, "replicas": 2, "texts": texts}
+        own = {"rate": rate, "replicas": 2, "texts": texts, "around": [{"steps": STEPS, **asked}] * 2}
         loads.append(own | {"tokens_per_second": played.tokens_per_second, "p95": played.latency()})
-    return {"steps": STEPS, "loads": loads, **asked}
+    return {"loads": loads}
 
 
 def test_the_check_finds_what_steps_take_beside_the_engine(bench: Any) -> None:
@@ -50,6 +50,15 @@ def test_the_check_finds_what_steps_take_beside_the_engine(bench: Any) -> None:
     for row in rows:
         assert row["p95_off"] == pytest.approx(0, abs=0.02)  # the same texts came
         assert row["tokens_per_second_off"] == pytest.approx(0, abs=0.02)
+
+
+def test_steps_are_those_around_the_load(bench: Any) -> None:
+    document = measured(bench, 0.0, 0.0)
+    before, behind = ({**STEPS, "base": [part * base for base in STEPS["base"]]} for part in (0.5, 1.5))
+    for load in document["loads"]:
+        load["around"] = [{**load["around"][0], "steps": before}, {**load["around"][1], "steps": behind}]
+    for row in bench("capacity").check(document):
+        assert row["p95_off"] == pytest.approx(0, abs=0.02)
 
 
 def test_the_check_tells_what_is_off(bench: Any) -> None:
