@@ -43,7 +43,7 @@ from gossamer.distributed import answer_file, app
 PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
 ALONE, FEW, FEW_ROUNDS = 8, 8, 2  # answers of one client after another; clients at once, and of each
-KNOWN, FRESH = 64, 400  # texts of each length: for clients that ask again and again, and that are asked for once
+KNOWN, FRESH = 64, 800  # texts of each length: for clients that ask again and again, and that are asked for once
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
 
