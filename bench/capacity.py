@@ -114,22 +114,22 @@ def mean(tables: list[Table]) -> Table:
 def calibrated(around: list[dict[str, Any]], replicas: int) -> Steps:
     """Steps as they were around a load, with what each text and each step takes beside the engine.
 
-    That is what one client and several see.
+    That is what one client and as many as are written at once see: the first alone has what a step takes.
     """
     table = mean([table_of(each["steps"]) for each in around])
-    alone, few = (
+    alone, many = (
         {**around[0][name], "seconds": float(np.mean([each[name]["seconds"] for each in around]))}
-        for name in ("alone", "few")
+        for name in ("alone", "many")
     )
     both = max((alone["seconds"] - answer_seconds(Steps(table), alone, 1)) / alone["answer"], 0.0)
-    low, high = 0.0, both
+    low, high = 0.0, many["seconds"] / many["answer"]
     for _ in range(20):
         middle = (low + high) / 2
-        if answer_seconds(Steps(table, middle, both - middle), few, replicas) < few["seconds"]:
+        if answer_seconds(Steps(table, middle, max(both - middle, 0.0)), many, replicas) < many["seconds"]:
             low = middle
         else:
             high = middle
-    return Steps(table, low, both - low)
+    return Steps(table, low, max(both - low, 0.0))
 
 
 def check(document: dict[str, Any]) -> list[dict[str, Any]]:

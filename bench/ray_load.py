@@ -9,7 +9,8 @@ In one sitting, with one thread a replica, and no token guessed, since the simul
   that load, once half of the clients' streams have begun: what has not is answered, what has ends in an error event.
 - loads: texts at random times, at three rates: when each came, tokens a second, and the latency that 95 of 100 stay
   below. Before and behind each load, since a machine's speed changes: the cost model's table of steps, measured in two
-  processes at once, which share the memory's bandwidth, and answers of one client and of eight at once.
+  processes at once, which share the memory's bandwidth, and answers of one client and of as many as are written at
+  once.
 
 `python bench/capacity.py --check` holds the simulation against the last one.
 """
@@ -39,10 +40,11 @@ from serve_load import TIMEOUT, Served, answered, free_port, prompts, start
 
 import gossamer
 from gossamer.distributed import answer_file, app
+from gossamer.generation.scheduler import MOST
 
 PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
-ALONE, FEW, FEW_ROUNDS = 8, 8, 2  # answers of one client after another; clients at once, and of each
+ALONE, ROUNDS = 8, 2  # answers of one client after another; of each of many at once
 KNOWN, FRESH = 64, 800  # texts of each length: for clients that ask again and again, and that are asked for once
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
@@ -206,8 +208,8 @@ def loads(served: Served, model: str, by_length: dict[int, list[str]], most: flo
     def around() -> dict[str, Any]:
         own = fresh[LENGTHS[1]]
         alone = asyncio.run(together(served, own, 1, ALONE))
-        few = asyncio.run(together(served, own, FEW, FEW_ROUNDS))
-        return {"steps": steps(model), "alone": alone, "few": few}
+        many = asyncio.run(together(served, own, REPLICAS * MOST, ROUNDS))
+        return {"steps": steps(model), "alone": alone, "many": many}
 
     measured = [around()]
     found = []

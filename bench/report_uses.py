@@ -39,7 +39,7 @@ _KILLED = (
 )
 _CAPACITY = (
     "Two replicas of {model} under texts at random times, and the simulation of [capacity.md](capacity.md) of the same "
-    "texts, by steps measured beforehand. Latency is that of 95 of 100 texts."
+    "texts, by steps measured before and behind each load. Latency is that of 95 of 100 texts."
 )
 _SPEECH = (
     "Whisper-base, {files} clips of read speech, {beams} beams, {threads} threads, from file to text, taking turns; "

@@ -29,7 +29,7 @@ def measured(bench: Any, overhead: float, call: float) -> dict[str, Any]:
     steps = replicas.Steps(capacity.table_of(STEPS), overhead, call)
     asked: dict[str, Any] = {
         "alone": {"clients": 1, "prompt": 100, "answer": 128},
-        "few": {"clients": 8, "prompt": 100, "answer": 128},
+        "many": {"clients": 32, "prompt": 100, "answer": 128},
     }
     for each in asked.values():
         each["seconds"] = capacity.answer_seconds(steps, each, 2)
