@@ -183,8 +183,10 @@ class PyDecoder {
     const std::int64_t size = bytes.size();
     take([&] { decoder_->cache().restore(sequence, data, size, length); });
   }
+  // Whoever watches the cache does not wait for a step.
   std::int64_t kv_bytes() {
-    return take([&] { return decoder_->kv_bytes(); });
+    runtime_->turn.try_take([&] { forget(); });
+    return decoder_->kv_bytes();
   }
   std::int64_t kv_growth(std::int64_t sequence, int tokens, int step, int forked) {
     return take([&] { return decoder_->cache().growth(sequence, tokens, step, forked); });
@@ -203,9 +205,7 @@ class PyDecoder {
   std::vector<std::pair<std::string, std::string>> kernels() {
     return take([&] { return decoder_->kernels(); });
   }
-  std::int64_t weight_bytes() {
-    return take([&] { return decoder_->weight_bytes(); });
-  }
+  std::int64_t weight_bytes() const { return decoder_->weight_bytes(); }
 
   py::array embed(const py::object& ids, int sequence_length) {
     if (decoder_->spec().embedding.mel) {

@@ -111,7 +111,7 @@ int KvCache::length(std::int64_t id) const {
 }
 
 KvCache::Page* KvCache::take(Pool& pool) {
-  const std::int64_t used = used_ + (beside_ == nullptr ? 0 : beside_->used_);
+  const std::int64_t used = used_bytes() + (beside_ == nullptr ? 0 : beside_->used_bytes());
   if (limit_ != 0 && used + pool.page_bytes > limit_)
     throw CacheFull(concat("the KV cache is at its limit: ", used, " bytes are in use, kv_limit is ", limit_,
                            ", and a page more takes ", pool.page_bytes));

@@ -1,6 +1,7 @@
 // Keys and values of many sequences in pages of 64 tokens behind page tables.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -120,7 +121,7 @@ class KvCache {
   KvType type_;
   std::int64_t limit_;
   const KvCache* beside_ = nullptr;
-  std::int64_t used_ = 0;
+  std::atomic<std::int64_t> used_ = 0;  // which others may ask for during a step
   std::vector<Layer> layers_;
   std::vector<Pool> pools_;
   std::map<std::int64_t, Sequence> sequences_;

@@ -214,3 +214,29 @@ def test_decoders_may_share_their_threads() -> None:
     np.testing.assert_array_equal(draft.step([(0, text)], all_logits=True), expected[1])
     with pytest.raises(ValueError, match="threads and team_of exclude each other"):
         decoder(config(), threads=1, team_of=draft)
+
+
+def test_what_the_cache_holds_is_told_while_a_step_runs() -> None:
+    d = decoder(config(context=4096))
+    d.step([(0, tokens(70))])
+    told, steps, done = {0: 0}, 0, threading.Event()
+
+    def run() -> None:
+        nonlocal steps
+        while not done.is_set():
+            d.step([(1, tokens(2048))])
+            d.rollback(1, 2048)
+            steps += 1
+            told[steps] = 0
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        while max(told.values()) < 20 and steps < 20:
+            assert d.kv_bytes >= 2 * page_bytes(d)
+            told[steps] += 1
+    finally:
+        done.set()
+        thread.join()
+    assert max(told.values()) >= 20  # one that waits for its turn comes once in a step
+    assert d.weight_bytes > 0

@@ -109,6 +109,7 @@ class _Gauges:
         running, waiting = self._engine.counts(served)
         tokens, read, step = self._engine.rates(served).latest()
         engine = served.model.decoder
+        kept = engine.kv_bytes
         measured = roofline.cached() if step and served.model.device == "cpu" else None
         values: dict[str, float] = {
             "queue_texts": max(served.admitted - running, waiting),
@@ -116,9 +117,9 @@ class _Gauges:
             "admitted_texts": served.admitted,
             "tokens_per_second": tokens,
             "read_gigabytes_per_second": read / 1e9,
-            "kv_bytes": engine.kv_bytes,
+            "kv_bytes": kept,
             "kv_limit_bytes": getattr(engine, "kv_limit", 0),
-            "kv_pages": engine.kv_bytes // max(engine.kv_bytes_of(1, 1), 1),
+            "kv_pages": kept // max(engine.kv_bytes_of(1, 1), 1),
         }
         if measured is not None:
             values["percent_of_roof"] = 100 * read / 1e9 / measured.roof(step)
