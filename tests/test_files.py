@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gossamer.errors import GossamerError
-from gossamer.files import parse_json, read_json
+from gossamer.files import nested, parse_json, read_json
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,25 @@ from gossamer.files import parse_json, read_json
 )
 def test_what_says_one_thing_is_read_as_it_is(text: str) -> None:
     assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["1", "[[1, 2], {}]", '{"a": [{"b": 1}]}'])
+def test_how_deep_a_value_is(text: str) -> None:
+    depth = {"1": 0, "[[1, 2], {}]": 2}.get(text, 3)
+    assert [nested(json.loads(text), most) for most in range(4)] == [most < depth for most in range(4)]
+
+
+def test_equal_keys_are_compared_where_they_stand_twice_alone() -> None:
+    # Otherwise what stands within is looked at once more at each level.
+    text = "[" + "1," * 100_000 + "1]"
+    for _ in range(90):
+        text = f'{{"a":1,"a":1,"b":{text}}}'
+    looked = []
+    with pytest.MonkeyPatch.context() as patch:
+        dumps = json.dumps
+        patch.setattr("gossamer.files.json.dumps", lambda value, **how: looked.append(len(dumps(value, **how))) or "")
+        parse_json(text)
+    assert sum(looked) == 180
 
 
 BAD = {

@@ -66,10 +66,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; JSON itself would let the last of two equal keys win."""
     values = dict(pairs)
     if len(values) != len(pairs):
+        first: dict[str, Any] = {}
         for key, value in pairs:
-            if json.dumps(values[key], sort_keys=True) != json.dumps(value, sort_keys=True):  # to Python 1 is true
+            if key not in first:
+                first[key] = value
+            elif json.dumps(first[key], sort_keys=True) != json.dumps(value, sort_keys=True):  # to Python 1 is true
                 raise ValueError(f"key {key!r:.80} stands twice, with different values")
     return values
+
+
+def nested(value: Any, most: int) -> bool:
+    """Returns whether a value of JSON has more than `most` objects and lists within one another."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return False
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -173,6 +173,7 @@ def test_two_limits_that_differ_are_refused(running: Running) -> None:
         (b"\xff", "application/json", 400, "not valid JSON"),
         (b"[" * 100_000, "application/json", 400, "not valid JSON"),
         (b'{"n": 1, "n": 2}', "application/json", 400, "stands twice"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "application/json", 400, "nested more than 100 times"),
         (b'"text"', "application/json", 400, "must be a JSON object"),
         (b'{"model": "tiny", "n": ' + b"9" * 5000 + b"}", "application/json", 400, "not valid JSON"),
         (b'{"model": "tiny", "prompt": "x", "temperature": NaN}', "application/json", 400, "temperature"),
@@ -185,6 +186,25 @@ def test_two_limits_that_differ_are_refused(running: Running) -> None:
 def test_bodies_that_are_none(running: Running, body: bytes, kind: str, status: int, words: str) -> None:
     answer = httpx.post(f"{running.base}/completions", content=body, headers={"content-type": kind}, timeout=30)
     assert words in refused(answer, status)["message"]
+
+
+def test_more_messages_than_the_context_has_tokens(running: Running) -> None:
+    messages = [{"role": "user", "content": "x"}] * 513
+    error = refused(running.post("chat/completions", model="tiny", messages=messages))
+    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
+    assert "there are 513 messages, and the context holds 512 tokens" in error["message"]
+
+
+def test_a_number_of_a_token_with_thousands_of_digits(running: Running) -> None:
+    for token in ("0" * 12 + "1" * 5000, "0000000000009999999"):
+        assert refused(running.chat("x", logit_bias={token: 1}))["param"] == "logit_bias"
+
+
+def test_more_choices_than_there_is_room_for(tmp_path: Path) -> None:
+    with serving({"tiny": tiny_model(tmp_path / "tiny")}, most=2, max_queue=1) as server:
+        error = refused(server.chat("x", n=4))
+        assert (error["param"], "from 1 to 3" in error["message"]) == ("n", True)
+        assert server.chat("x", n=3, max_tokens=1).status_code == 200
 
 
 def test_paths_and_methods_that_are_none(running: Running) -> None:

@@ -197,6 +197,7 @@ def test_no_call_is_wanted(running: Running, client: Any, says: Callable[[str], 
         ({"tools": [{"type": "web", "function": {}}]}, "tools[0].type", "must be 'function'"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "must be 1 to 64"),
         ({"tools": [CLOCK, CLOCK]}, "tools[1].function.name", "stands twice"),
+        ({"tools": [CLOCK] * 129}, "tools", "there may be 128, got 129"),
         ({"tools": [CLOCK], "tool_choice": "any"}, "tool_choice", "must be none, auto"),
         ({"tool_choice": "required"}, "tool_choice", "no tools"),
         (

@@ -107,6 +107,8 @@ def encode(
         ids = model.tokenizer.encode(str(prompt))
     else:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if len(messages) > model.config.context and not shifts:  # which takes long to find out otherwise
+            raise TooLong(f"there are {len(messages)} messages, and the context holds {model.config.context} tokens")
         ids = model.tokenizer.chat(messages, tools=tools) if tools else model.tokenizer.chat(messages)
     _check_ids(ids, model.config, shifts)
     return ids

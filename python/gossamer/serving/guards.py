@@ -9,7 +9,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..files import parse_json
+from ..files import nested, parse_json
 from .errors import ApiError
 from .replies import ClientGone, within
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .settings import Settings
 
+_DEEPEST = 100  # objects and lists of a body within one another: whoever reads them goes from one into the next
 _log = logging.getLogger(__name__)
 
 OPEN = ("/", "/health", "/ready", "/page/chat.js", "/page/chat.css", "/favicon.ico")
@@ -175,9 +176,12 @@ async def read_json(scope: Scope, receive: Receive, settings: Settings) -> Any:
         raise ApiError(415, "the request's content type must be application/json")
     body = await read_body(scope, receive, settings)
     try:
-        return parse_json(body.decode())
+        value = parse_json(body.decode())
     except ValueError as error:
         raise ApiError(400, f"the request's body is not valid JSON: {error}", code="invalid_json") from None
+    if nested(value, _DEEPEST):
+        raise ApiError(400, f"the request's body is nested more than {_DEEPEST} times", code="invalid_json")
+    return value
 
 
 async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import ApiError
 from .fields import Fields
 
+_MOST_TOOLS = 128  # as OpenAI has it
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -96,7 +97,12 @@ def read_tools(values: list[Any]) -> list[dict[str, Any]]:
     Raises:
         ApiError: one is not what OpenAI's form has, or two have one name.
     """
+    if len(values) > _MOST_TOOLS:
+        raise ApiError(
+            400, f"tools: there may be {_MOST_TOOLS}, got {len(values)}", param="tools", code="invalid_value"
+        )
     tools: list[dict[str, Any]] = []
+    names: set[str] = set()
     for number, value in enumerate(values):
         fields = Fields(value, f"tools[{number}]")
         kind = fields.need("type", str)
@@ -108,8 +114,9 @@ def read_tools(values: list[Any]) -> list[dict[str, Any]]:
             raise function.refuse(
                 "name", f"must be 1 to 64 letters, digits, _, . or -, got {name!r:.80}", "invalid_value"
             )
-        if name in [tool["function"]["name"] for tool in tools]:
+        if name in names:
             raise function.refuse("name", f"stands twice: {name}", "invalid_value")
+        names.add(name)
         about: dict[str, Any] = {"name": name}
         about["description"] = function.take("description", str, "")
         about["parameters"] = function.take("parameters", dict) or {"type": "object", "properties": {}}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _MOST_STOPS, _LONGEST_STOP = 16, 512  # every token of a text is held against all of them
+_DIGITS = 12  # of a token's number: no vocabulary has that many
 
 _BAD = "invalid_value"
 
@@ -90,7 +91,7 @@ def _biases(fields: Fields, served: Served) -> dict[int, float] | None:
         return None
     vocab, biases = served.model.config.vocab, {}
     for token, bias in value.items():
-        if not (token.isascii() and token.isdigit() and int(token[:12]) < vocab):
+        if not (token.isascii() and token.isdigit() and len(token) <= _DIGITS and int(token) < vocab):
             raise fields.refuse("logit_bias", f"tokens are numbers from 0 to {vocab - 1}, got {token!r:.80}", _BAD)
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
             raise fields.refuse("logit_bias", f"a bias must be from -100 to 100, got {bias!r:.80}", _BAD)
