@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,51 @@ def test_speech_is_refused_by_name(running: Running, more: Any, status: int, par
     assert answer.json()["error"]["param"] == param
     assert words in answer.json()["error"]["message"]
     assert running.server.state.admitted == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--x--"),
+        (
+            "multipart/form-data; boundary=x",
+            b"".join(b'--x\r\ncontent-disposition: form-data; name="a%d"\r\n\r\n1\r\n' % n for n in range(40))
+            + b"--x--",
+        ),
+    ],
+)
+def test_forms_that_are_none(running: Running, kind: str, body: bytes) -> None:
+    url = f"{running.base}/audio/transcriptions"
+    answer = httpx.post(url, content=body, headers={"content-type": kind}, timeout=30)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"].startswith("the request's form is not valid: ")
+
+
+def test_vectors_that_nobody_waits_for_are_not_computed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = running.models["bert"]
+    engine, begun = model.decoder, threading.Event()
+
+    class Slow:
+        batches = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(engine, name)
+
+        def encode(self, *args: Any, **options: Any) -> Any:
+            self.batches += 1
+            begun.set()
+            time.sleep(0.3)
+            return engine.encode(*args, **options)
+
+    slow = Slow()
+    monkeypatch.setattr(model, "decoder", slow)
+    monkeypatch.setattr("gossamer.generation.embedding._check_encodes", lambda model: model.decoder)
+    monkeypatch.setattr("gossamer.generation.embedding._TOKENS", 8)
+    body = {"model": "bert", "input": ["a thread"] * 2000}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{running.base}/embeddings", json=body, timeout=0.5)
+    assert begun.is_set()
+    running.until(lambda: running.server.state.admitted == 0)
+    monkeypatch.setattr(model, "decoder", engine)
+    assert running.post("embeddings", model="bert", input="x").status_code == 200  # in its turn, behind the other
+    assert slow.batches < 20

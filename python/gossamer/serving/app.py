@@ -186,6 +186,8 @@ def _health(state: State, _: Request) -> Response:
 def _ready(state: State, _: Request) -> Response:
     """Whether a request would be taken on."""
     settings = state.settings
+    if not state.engine.alive:
+        return JsonResponse({"status": "failed"}, 503)
     full = all(served.admitted >= settings.most + settings.max_queue for served in state.registry)
     status = "stopping" if state.stopping else "full" if full else "ready"
     return JsonResponse({"status": status}, 200 if status == "ready" else 503)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +44,11 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     fields.end()
     log["model"] = name
     served.admit(1)
+    left = threading.Event()
     try:
-        vectors, tokens = await while_there(receive, served.compute(partial(_embed, served, texts, adapters)))
+        vectors, tokens = await while_there(receive, served.compute(partial(_embed, served, texts, adapters, left)))
     finally:
+        left.set()
         served.release()
     log["prompt_tokens"] = tokens
     data = [
@@ -56,10 +59,22 @@ async def embeddings(body: Any, registry: Registry, receive: Receive, log: dict[
     return {"object": "list", "data": data, "model": name, "usage": usage}
 
 
-def _embed(served: Served, texts: list[str], adapters: tuple[str, ...]) -> tuple[NDArray[np.float32], int]:
+class _Left(Exception):
+    """Nobody waits for the vectors any more."""
+
+
+def _embed(
+    served: Served, texts: list[str], adapters: tuple[str, ...], left: threading.Event
+) -> tuple[NDArray[np.float32], int]:
+    def going(*_: object) -> None:
+        if left.is_set():
+            raise _Left
+
     try:
+        going()
         tokens = tokens_of(served.model, texts)
-        return embed_tokens(served.model, tokens, adapters=adapters), sum(map(len, tokens))
+        going()
+        return embed_tokens(served.model, tokens, adapters=adapters, progress=going), sum(map(len, tokens))
     except GossamerError as error:
         raise ApiError(400, str(error), param="input", code="invalid_value") from None
 

@@ -37,7 +37,7 @@ class Event:
         tokens: That were chosen.
         finish: Why the text ended, as in `Stats`; "" while it goes on.
         error: Why there is no more of it, where it failed.
-        logprobs: Of the tokens, where the request asks for them.
+        logprobs: Of the tokens, where the request asks for them, but for one that only ends the text.
     """
 
     index: int
@@ -77,6 +77,8 @@ class Reply:
         self._seen[index] += len(tokens)
         logprobs = task.text.logprobs
         latest = tuple(logprobs[len(logprobs) - len(tokens) :]) if logprobs else ()
+        if task.text.finish == "eos" and tokens and tokens[-1] in self.served.model.tokenizer.eos_ids:
+            latest = latest[:-1]
         return Event(index, piece, tokens, task.text.finish, str(task.error) if task.error else "", latest)
 
     def put(self, event: Event) -> None:
@@ -173,7 +175,11 @@ class EngineThread:
                 return True
             if command is None:
                 return False
-            command()
+            try:
+                command()
+            except Exception as error:
+                _log.exception("the texts of requests could not be changed")
+                self._fail(list(self._schedulers), f"the server failed: {type(error).__name__}: {error}")
             idle = False
 
     def _step(self, served: Served, scheduler: Scheduler) -> None:
@@ -187,8 +193,8 @@ class EngineThread:
         self._rates[served].add(served.model, time.perf_counter() - start, self._tell(outputs), outputs)
 
     def _add(self, reply: Reply) -> None:
-        for index, task in enumerate(reply.tasks):
-            self._replies[task] = (reply, index)
+        self._replies.update((task, (reply, index)) for index, task in enumerate(reply.tasks))
+        for task in reply.tasks:
             self._schedulers[reply.served].add(task)
 
     def _drop(self, reply: Reply, indices: list[int]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LAST_WORDS = 5.0  # seconds for the step that runs, and for telling clients, once their time is over
 _FILES = 256  # beside connections: those that are one too many, for a second, among them
 
 
@@ -143,6 +144,9 @@ class Server(uvicorn.Server):
         if self.state.admitted:
             _log.warning("texts did not end in time", extra={"fields": {"texts": self.state.admitted}})
             self.state.engine.abort(f"{STOPPING}: the text did not end in time")
+            end = time.monotonic() + _LAST_WORDS
+            while self.state.admitted and time.monotonic() < end:  # the step that runs ends first
+                await asyncio.sleep(0.02)
         self.should_exit = True
 
 

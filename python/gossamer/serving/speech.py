@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -107,6 +108,8 @@ async def _form(request: Request, settings: Settings) -> tuple[dict[str, Any], b
         form = await request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=settings.max_body)
     except (MultiPartException, ValueError) as error:
         raise ApiError(400, f"the request's form is not valid: {error}") from None
+    except HTTPException as error:  # as which Starlette passes the first of them on
+        raise ApiError(error.status_code, f"the request's form is not valid: {error.detail}") from None
     async with request.form():
         values: dict[str, Any] = {}
         sound: bytes | None = None
