@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import GossamerError
 from ..generation.prompts import check_length, encode
+from .errors import ApiError
 from .exchange import Asked, Exchange
 from .fields import Fields
 from .form import FINISH, Form, fingerprint, read_form
-from .logprobs import chat_logprobs, shown
+from .logprobs import chat_logprobs
 from .messages import read_messages
 from .response_format import read_response_format
 from .sampling import read_sampling
@@ -20,6 +22,7 @@ from .tool_choice import Tools, read_tool_choice
 if TYPE_CHECKING:
     from ..generation.completion import TokenLogprob
     from ..generation.model import Model
+    from ..generation.sampling_options import SamplingOptions
     from .engine_thread import Event
     from .served import Registry
     from .settings import Settings
@@ -73,7 +76,7 @@ class Choice:
             calls = calls[: 1 - len(self.calls)]
         self.content += text
         self.calls += calls
-        self.logprobs += shown(event)
+        self.logprobs += event.logprobs
         return text, calls
 
     @property
@@ -128,7 +131,7 @@ def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
     logprobs = _logprobs(fields)
     limits = ("max_completion_tokens", "max_tokens")
     sampling = read_sampling(fields, served, settings, limits, logprobs=logprobs)
-    choices = fields.count("n", 1, settings.max_choices, 1) or 1
+    choices = fields.count("n", 1, min(settings.max_choices, settings.most + settings.max_queue), 1) or 1
     tools = read_tool_choice(fields, served)
     schema, schema_param = _held_to(fields, tools)
     for parameter, values in _ONLY:
@@ -138,13 +141,21 @@ def read_chat(body: Any, registry: Registry, settings: Settings) -> ChatRequest:
         name,
         served,
         adapters,
-        sampling if schema is None else sampling.changed({"schema": schema}),
+        _held(sampling, schema, schema_param),
         lambda: [(_encoded(model, messages, tools), None)],
         choices=choices,
         special=bool(tools.told) and schema is None,
         schema_param=schema_param,
     )
     return ChatRequest(form, asked, tools)
+
+
+def _held(sampling: SamplingOptions, schema: dict[str, Any] | None, param: str) -> SamplingOptions:
+    """Sampling that keeps to a schema, if there is one."""
+    try:
+        return sampling if schema is None else sampling.changed({"schema": schema})
+    except GossamerError as error:
+        raise ApiError(400, str(error), param=param, code="invalid_json_schema") from None
 
 
 def _logprobs(fields: Fields) -> int | None:
@@ -221,8 +232,8 @@ async def chunks(request: ChatRequest, exchange: Exchange) -> AsyncIterator[dict
         choice = choices[event.index]
         before = len(choice.calls)
         text, calls = choice.push(event)
-        if text or shown(event):
-            yield _chunk(request, exchange, event.index, {"content": text}, logprobs=shown(event))
+        if text or event.logprobs:
+            yield _chunk(request, exchange, event.index, {"content": text}, logprobs=event.logprobs)
         if calls:
             called = [{"index": before + number, **call.to_dict()} for number, call in enumerate(calls)]
             yield _chunk(request, exchange, event.index, {"tool_calls": called})

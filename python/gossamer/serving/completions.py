@@ -10,7 +10,7 @@ from ..generation.prompts import asked, check_length
 from .exchange import Asked, Encoded, Exchange
 from .fields import Fields
 from .form import FINISH, Form, fingerprint, read_form
-from .logprobs import completion_logprobs, shown
+from .logprobs import completion_logprobs
 from .sampling import read_sampling
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ async def answer(request: CompletionRequest, exchange: Exchange) -> dict[str, An
     async for event in exchange.events():
         texts[event.index] += event.piece
         reasons[event.index] = event.finish
-        likely[event.index] += shown(event)
+        likely[event.index] += event.logprobs
     choices = [
         {
             "index": index,
@@ -154,7 +154,7 @@ async def chunks(request: CompletionRequest, exchange: Exchange) -> AsyncIterato
         if opening := request.opening(index):
             yield chunk(index, opening)
     async for event in exchange.events():
-        tokens = shown(event)
+        tokens = event.logprobs
         if event.piece or event.last or tokens:
             likely = completion_logprobs(tokens) if tokens else None
             yield chunk(event.index, event.piece, FINISH[event.finish] if event.last else None, likely)

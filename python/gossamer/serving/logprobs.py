@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..generation.completion import TokenLogprob
-    from .engine_thread import Event
 
 _LEAST = -9999.0  # stands for a probability of zero, whose logarithm JSON cannot write
-
-
-def shown(event: Event) -> tuple[TokenLogprob, ...]:
-    """Returns the log-probabilities of an event's tokens, without that of a token that only ends the text."""
-    return event.logprobs[:-1] if event.finish == "eos" else event.logprobs
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
