@@ -183,7 +183,7 @@ async def poisson(served: Served, texts: dict[int, Iterator[str]], rate: float, 
     latencies = [done - begun for begun, done, _, _ in came if begun >= begin]
     asked = sorted((round(begun - start_time, 3), prompt, n) for begun, _, prompt, n in came)
     result = {"rate": rate, "replicas": REPLICAS, "tokens_per_second": tokens / (end - begin)}
-    return result | {"p95": float(np.percentile(latencies, 95)), "texts": asked}
+    return result | {f"p{n}": float(np.percentile(latencies, n)) for n in (50, 95)} | {"texts": asked}
 
 
 async def together(served: Served, texts: Iterator[str], clients: int, rounds: int) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def measured(bench: Any, overhead: float, call: float) -> dict[str, Any]:
         texts = list(replicas.arrivals(load, 2000, random.Random(9)))
         played = replicas.play_texts(steps, texts, 2)
         own = {"rate": rate, "replicas": 2, "texts": texts, "around": [{"steps": STEPS, **asked}] * 2}
-        loads.append(own | {"tokens_per_second": played.tokens_per_second, "p95": played.latency()})
+        found = {"tokens_per_second": played.tokens_per_second, "p50": played.latency(50), "p95": played.latency()}
+        loads.append(own | found)
     return {"loads": loads}
 
 
