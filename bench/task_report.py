@@ -32,8 +32,9 @@ ERRORS = {"phonemes": "words that are wrong", "extraction": "fields that are wro
 _INTRODUCTION = (
     "Made by `python bench/task_report.py` from `bench/results/task-*.json`. Every model of a table was trained on the "
     "same data for as many tokens, a teacher's among them where there is one. Speeds, and the sizes that go with them, "
-    "are of `task-speeds.json`, one sitting. The loss is against the best 4-bit form of the dense model, paired by "
-    "test item, with the upper bound of a 95% interval (bootstrap) behind it."
+    "are of `task-speeds.json`, one sitting. The loss is against the best 4-bit form of the dense model, of those with "
+    "most seeds, paired by test item, with the upper bound of a 95% interval (bootstrap) behind it. The interval is "
+    "for other test items, and these trainings; what other trainings may change is what the losses by seed show."
 )
 
 Errors = dict[int, NDArray[np.float64]]
@@ -97,6 +98,11 @@ def loss(one: Errors, base: Errors, groups: Sequence[str]) -> tuple[float, float
     return share(sums[0]) - share(sums[1]), float(np.quantile(differences, 0.975))
 
 
+def by_seed(one: Errors, base: Errors) -> str:
+    """What a form loses against another, in points, for each seed that both have."""
+    return " ".join(f"{100 * (share(one[seed]) - share(base[seed])):+.1f}" for seed in sorted(one.keys() & base.keys()))
+
+
 def base_of(errors: Mapping[str, Errors]) -> str | None:
     """The 4-bit form of the dense model that is wrong least, of those with most seeds."""
     there = [name for name in FOUR_BITS if name in errors]
@@ -110,7 +116,7 @@ def section(task: str, speeds: Mapping[str, Any]) -> str:
     if not errors:
         return ""
     base = base_of(errors)
-    header = ["model", "seeds", "wrong", "loss, at most", "MB", "bits", "zeros", "tokens/s"]
+    header = ["model", "seeds", "wrong", "loss, at most", "by seed", "MB", "bits", "zeros", "tokens/s"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for name in sorted(errors, key=lambda name: (not name.startswith("dense"), name)):
         timed = speeds.get(name, {})
@@ -122,6 +128,7 @@ def section(task: str, speeds: Mapping[str, Any]) -> str:
                 str(len(errors[name])),
                 f"{mean(errors[name]):.1%}",
                 f"{100 * found[0]:+.1f}, {100 * found[1]:+.1f}" if found and name != base else "",
+                by_seed(errors[name], errors[base]) if base and name != base else "",
                 f"{row.get('file_bytes', row['bytes']) / 1e6:.0f}",
                 "" if "file_bytes" in row else f"{row['bits']:.2f}",
                 f"{row['zeros']:.0%}",
@@ -134,7 +141,7 @@ def section(task: str, speeds: Mapping[str, Any]) -> str:
     tokens = sorted({one["tokens"] for one in trained})
     text = f"{ERRORS[task].capitalize()}, of {count} test items. Training runs of {', '.join(map(str, tokens))} tokens."
     if base:
-        text += f" The best 4-bit form of the dense model is `{base}`."
+        text += f" The best 4-bit form of the dense model, of those with {len(errors[base])} seeds, is `{base}`."
     parts = [f"## {task.capitalize()}", text, table]
     points = {name: (speeds[name]["tokens_per_second"], mean(form)) for name, form in errors.items() if name in speeds}
     if points:

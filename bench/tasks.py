@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000, help="test items (%(default)s)")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--llama-python", metavar="PATH", help="a Python that has llama-cpp-python, for `llama`")
+    parser.add_argument("--llama-types", nargs="+", choices=LLAMA_TYPES, default=LLAMA_TYPES, help="types for `llama`")
     args = parser.parse_args()
     if not 0 <= args.teacher_share < 1:
         parser.error("--teacher-share: must be at least 0 and below 1")
@@ -206,7 +207,8 @@ def llama_forms(trained: Path, args: argparse.Namespace, bar: Progress) -> list[
     if not source.exists():
         write_gguf(open_checkpoint(trained), source, type="f16", progress=bar)
     return [
-        (type_, quantized(args.llama_python, source, type_, trained.parent), "f32", 0, "auto") for type_ in LLAMA_TYPES
+        (type_, quantized(args.llama_python, source, type_, trained.parent), "f32", 0, "auto")
+        for type_ in args.llama_types
     ]
 
 
