@@ -101,6 +101,8 @@ BAD: list[tuple[Any, str]] = [
     ({"prompt": "a", "id": 1.5}, "id must be a text or a whole number, got 1.5"),
     ({"prompt": "a", "max_tokens": 5}, "'max_tokens' is no key of a line; did you mean max_new_tokens?"),
     ({"prompt": "a", "temperature": "hot"}, "temperature must be a number, got 'hot'"),
+    ({"prompt": "a", "temperature": 10**400}, "temperature must be at least 0, and finite"),
+    ({"prompt": "a", "beams": 2, "length_penalty": 1000}, "length_penalty must be between -50 and 50"),
     ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
     ({"prompt": "abcdefghi"}, "the prompt has 9 tokens, and the model's context holds 8"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from fakes import LETTERS, decoder_of, fake_model
 from gossamer.errors import GossamerError
+from gossamer.generation.batch import Request, answers
 
 
 def test_an_interrupted_run_leaves_nothing_once_it_is_closed() -> None:
@@ -48,3 +50,33 @@ def test_what_cannot_be_answered_is_named_by_its_number() -> None:
         model.generate_batch(["a"], most=0)
     with pytest.raises(TypeError, match="there is no option max_tokens"):
         model.generate_batch(["a"], max_tokens=3)
+
+
+def test_answers_with_beams_are_given_as_they_come_and_share_the_cache_with_nobody() -> None:
+    model = fake_model()
+    options = model.defaults().changed({"max_new_tokens": 3, "temperature": 0.0})
+    beams = options.changed({"beams": 2})
+    held: list[int] = []
+    asked = []
+
+    def requests() -> Iterator[Request]:
+        for number, sampling in enumerate([beams, beams, options, options, beams, options]):
+            asked.append(number)
+            yield Request("abcabc"[number], sampling)
+
+    step = decoder_of(model).step
+
+    def counted(batch: Any, *args: Any, **more: Any) -> Any:
+        held.append(len(decoder_of(model).held))
+        return step(batch, *args, **more)
+
+    decoder_of(model).step = counted  # type: ignore[method-assign]
+    found = []
+    for answer in answers(model, requests(), most=4):
+        found.append((answer.number, answer.error))
+        if answer.number == 0:
+            assert asked == [0]  # nobody is read who has to wait
+        if answer.number == 3:
+            assert max(held) <= 3  # beams, and one that is being forked; no text beside them
+    assert found == [(number, None) for number in range(6)]
+    assert decoder_of(model).held == {}

@@ -114,6 +114,15 @@ def test_guesses_take_nobodys_place_in_a_full_cache() -> None:
     task.run([drafted], drafts(own), most=1)
     assert drafted.error is None
     assert drafted.text.tokens == plain.text.tokens
+    # A text that may become longer than the cache, and does not: guesses go beyond the page before it ends.
+    tokens = plain.text.tokens
+    end = max(i for i in range(len(tokens)) if tokens[i] not in tokens[:i])
+    assert end > 20
+    drafted.held.free()
+    stopped = task.task(prompt, max_new_tokens=200, stop=f",{tokens[end]},")
+    task.run([stopped], drafts(own), most=1)
+    assert stopped.error is None
+    assert stopped.text.tokens == tokens[: end + 1]
 
 
 def test_sparser_matrices_keep_what_is_large_for_its_row_and_column() -> None:

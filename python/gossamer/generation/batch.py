@@ -92,31 +92,43 @@ def _answers(
     numbers: dict[Task, int] = {}
     pieces: dict[Task, list[str]] = {}
 
-    def tasks() -> Iterator[Task]:
-        for number, request in enumerate(requests, first):
-            try:
-                if isinstance(request, Request) and request.sampling.beams > 1:  # which share steps with nobody
-                    done[number] = Answer(number, beam_answer(model, request, 1)[0])
-                    continue
-                task = _task(model, request)
-            except GossamerError as error:
-                done[number] = Answer(number, None, error)
-                continue
-            numbers[task], pieces[task] = number, []
-            yield task
-
+    source = enumerate(requests, first)
+    beams: tuple[int, Request] | None = None  # which share steps, and the cache, with nobody: once all others are done
+    more = True
     try:
-        for task, piece in scheduler.run(tasks()):
-            pieces[task].append(piece)
-            if task.done:
-                number = numbers.pop(task)
-                done[number] = Answer(number, task.text.completion("".join(pieces.pop(task))), task.error)
+        while more or numbers or beams:
+            # As many stand ready as may run, so that one that ends leaves its beginning to the next.
+            if more and beams is None and scheduler.waiting < scheduler.most:
+                number, request = next(source, (first, None))
+                if request is None:
+                    more = False
+                elif isinstance(request, Request) and request.sampling.beams > 1:
+                    beams = number, request
+                else:
+                    try:
+                        task = _task(model, request)
+                    except GossamerError as error:
+                        done[number] = Answer(number, None, error)
+                    else:
+                        numbers[task], pieces[task] = number, []
+                        scheduler.add(task)
+                        continue
+            elif numbers:
+                for task, piece in scheduler.step():
+                    pieces[task].append(piece)
+                    if task.done:
+                        number = numbers.pop(task)
+                        done[number] = Answer(number, task.text.completion("".join(pieces.pop(task))), task.error)
+            elif beams is not None:
+                number, request = beams
+                beams = None
+                try:
+                    done[number] = Answer(number, beam_answer(model, request, 1)[0])
+                except GossamerError as error:
+                    done[number] = Answer(number, None, error)
             while first in done:
                 yield done.pop(first)
                 first += 1
-        while first in done:
-            yield done.pop(first)
-            first += 1
     finally:
         scheduler.close()
 

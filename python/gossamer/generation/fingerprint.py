@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .made_up import any_input
+
 if TYPE_CHECKING:
     from .adapters import Chosen
     from .model import Model
@@ -17,7 +19,8 @@ _PROBES = 16  # tokens whose logits tell one model from another
 def logits_digest(model: Model, adapters: Chosen = None) -> str:
     """Returns what two runs share whose answers are the same: the digest of a few tokens' logits, to the bit."""
     probe = np.linspace(0, model.config.vocab - 1, min(_PROBES, model.config.context)).astype(np.int32)
-    return hashlib.sha256(model.logits(probe, adapters).tobytes()).hexdigest()
+    logits = model.logits(probe, adapters, any_input(model.config, _PROBES))
+    return hashlib.sha256(logits.tobytes()).hexdigest()
 
 
 def model_digest(model: Model, adapters: Chosen = None) -> str:

@@ -72,6 +72,7 @@ class PromptCache:
             GossamerError: the file is none of this kind, damaged, or of another model; or it does not fit into the
                 cache.
         """
+        model = self._model_digest()  # while there is room for it: a text that is to be saved may have taken it all
         if not self.path.exists():
             return
         file = SafetensorsFile(self.path)
@@ -82,7 +83,7 @@ class PromptCache:
             raise GossamerError(f"{self.path}: is damaged: tokens or pages are of another type")
         if file.metadata.get("digest") != _digest(file.metadata.get("model", ""), tokens, pages):
             raise GossamerError(f"{self.path}: is damaged: its content has another digest than it says")
-        if file.metadata.get("model") != self._model_digest():
+        if file.metadata.get("model") != model:
             raise GossamerError(
                 f"{self.path}: was made with another model, other adapters or another type of keys and values; remove "
                 "it or name another file"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -158,7 +158,9 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, "int", lambda n: n >= 1, "at least 1")
-        _check("temperature", self.temperature, "float", lambda t: math.isfinite(t) and t >= 0, "at least 0")
+        _check(
+            "temperature", self.temperature, "float", lambda t: 0 <= t <= sys.float_info.max, "at least 0, and finite"
+        )
         _check("top_k", self.top_k, "int", lambda k: k >= 0, "at least 0")
         _check("top_p", self.top_p, "float", lambda p: 0 < p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, "float", lambda p: 0 <= p <= 1, "between 0 and 1")
@@ -176,7 +178,7 @@ class SamplingOptions:
         if self.logprobs is not None:
             _check("logprobs", self.logprobs, "int", lambda n: n >= 0, "at least 0")
         _check("beams", self.beams, "int", lambda n: n >= 1, "at least 1")
-        _check("length_penalty", self.length_penalty, "float", math.isfinite, "finite")
+        _check("length_penalty", self.length_penalty, "float", lambda p: abs(p) <= 50, "between -50 and 50")
         check_flag("early_stopping", self.early_stopping)
         check_flag("renormalize", self.renormalize)
         if self.context_shift is not None:

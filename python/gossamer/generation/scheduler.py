@@ -263,7 +263,10 @@ class Scheduler:
             rooms.append(task.text.room - 1)
         tasks = [task for task, _ in entries]
         sequences = [task.held.id for task in tasks]
-        return self._drafts.plan([task.text.window for task in tasks], drafters, rooms, sequences)
+        try:
+            return self._drafts.plan([task.text.window for task in tasks], drafters, rooms, sequences)
+        except CacheFull:  # of a copy of the model that guesses in the same cache
+            return none
 
     def _compute(self, entries: list[tuple[Task, list[int]]], drafts: list[list[int]]) -> NDArray[np.float32]:
         """Runs a step; returns logits of each task's last token and of its draft's, in order."""
