@@ -209,3 +209,16 @@ def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_checkpoint_of_a_task_is_an_ordinary_one(whole: Path) -> None:
     assert open_checkpoint(whole / "sparse").tokenizer().eos_ids
+
+
+def test_a_student_that_begins_as_a_dense_teacher_has_no_zeros_to_keep(files: Path, tmp_path: Path) -> None:
+    options = Options(schedule="fixed")
+    with pytest.raises(GossamerError, match="begins as the dense teacher has no zeros to keep: raise them"):
+        finetune_task(
+            files / "dense",
+            tmp_path / "run",
+            TaskFiles(files / "none.jsonl", 0.2),
+            options=options,
+            dense_first=dense(),
+        )
+    assert not (tmp_path / "run").exists()  # before anything is trained

@@ -16,7 +16,7 @@ from ..runs import run_folder
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
 
 _STATE = "state.safetensors"
-_PROGRESS = "progress"  # the entry of the header that holds all that is no tensor
+_PROGRESS = "progress"  # all that is no tensor, as JSON; no part of the header, which has a limit
 
 
 def training_folder(dst: Path, settings: dict[str, Any]) -> AbstractContextManager[Path]:
@@ -40,7 +40,8 @@ def save_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, Any
     Raises:
         GossamerError: the disk is full, or the file cannot be written for another reason; the last state stays.
     """
-    with SafetensorsWriter(folder / _STATE, tensors, metadata={_PROGRESS: json.dumps(progress)}) as writer:
+    with SafetensorsWriter(folder / _STATE, [*tensors, _PROGRESS]) as writer:
+        writer.add(_PROGRESS, np.frombuffer(json.dumps(progress).encode(), np.uint8))
         for name, tensor in tensors.items():
             values = tensor.detach().cpu().numpy()
             writer.add(name, np.packbits(values) if values.dtype == np.bool_ else values)
@@ -60,7 +61,7 @@ def load_state(folder: Path, like: dict[str, Tensor]) -> dict[str, Any]:
         GossamerError: the file is not valid, or is not of such a run.
     """
     file = SafetensorsFile(folder / _STATE)
-    if set(file.tensors) != set(like):
+    if set(file.tensors) != {*like, _PROGRESS}:
         raise GossamerError(f"{file.path}: is not the state of such a run")
     for name, tensor in like.items():
         stored = file.raw(name)
@@ -71,8 +72,8 @@ def load_state(folder: Path, like: dict[str, Tensor]) -> dict[str, Any]:
         with torch.no_grad():
             tensor.copy_(torch.from_numpy(np.array(stored)))
     try:
-        progress = json.loads(file.metadata[_PROGRESS])
+        progress = json.loads(bytes(file.raw(_PROGRESS)).decode())
         assert isinstance(progress, dict)
-    except (KeyError, ValueError, AssertionError):
+    except (ValueError, AssertionError):
         raise GossamerError(f"{file.path}: does not say how far the run was") from None
     return progress

@@ -72,6 +72,11 @@ def finetune_task(
     Raises:
         GossamerError: as `finetune`, or `dst` holds something else.
     """
+    if dense_first is not None and teacher is None and options.schedule == "fixed":
+        raise GossamerError(
+            "a student that begins as the dense teacher has no zeros to keep: raise them (schedule cubic, sparsity), "
+            "or name a teacher that is not the model"
+        )
     folder = Path(dst)
     reads = [Path(model), *([Path(teacher)] if teacher else []), *task.paths]
     _begin(folder, _settings(model, teacher, task, options, dense_first), reads, force)
