@@ -117,6 +117,16 @@ def test_states_are_theirs(case: str, tmp_path: Path) -> None:
     near(model.decoder.encode([short, long]), np.concatenate(expected), 5e-5)
 
 
+def test_what_tensorflow_wrote_of_the_pooler_is_known(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "bert")
+    config = json.loads((folder / "config.json").read_text())
+    pooler = {"pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3, "pooler_size_per_head": 128}
+    more = {"directionality": "bidi", "pooler_fc_size": 768, "pooler_type": "first_token_transform"}
+    (folder / "config.json").write_text(json.dumps({**config, **pooler, **more}))
+    ids = inputs(20)
+    near(gossamer.load(folder, activations="f32").decoder.encode([ids]), theirs(folder, ids), 5e-5)
+
+
 @pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert"])
 def test_what_they_were_trained_with_is_told(case: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(made(tmp_path / "model", case, headed=True))

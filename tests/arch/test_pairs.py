@@ -193,6 +193,13 @@ def test_whisper(change: Config, tmp_path: Path) -> None:
     near(packed.logits(ids, reads=frames), found.logits[0].numpy(), 5e-5)
 
 
+def test_what_spells_out_where_positions_begin(tmp_path: Path) -> None:
+    config = json.loads((made_pair(tmp_path / "bart", CASES["bart"]) / "config.json").read_text())
+    assert arch.family(config).unread({**config, "extra_pos_embeddings": 2}) == arch.family(config).unread(config)
+    with pytest.raises(GossamerError, match="extra_pos_embeddings is not supported, got 3"):
+        arch.family(config).unread({**config, "extra_pos_embeddings": 3})
+
+
 def test_padding_in_what_is_read(tmp_path: Path) -> None:
     """Positions of M2M-100 begin behind the padding token's number and leave it out; BART's count all tokens."""
     for name in ("m2m_100", "bart"):

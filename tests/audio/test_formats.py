@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gossamer.audio.formats import Writer, clock
+from gossamer.audio.languages import language_code
 from gossamer.audio.transcript import Heard, Segment, Word
 
 ONE = Segment(0.0, 1.5, " one --> and\n\n two", [1, 2], -0.1, 0.0, 0.0, 1.0)
@@ -37,6 +38,17 @@ def test_words_are_underlined_in_turn() -> None:
     assert written("vtt", WORDS) == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n<u>a</u> b\n\n00:00:01.000 --> 00:00:02.000\na <u>b</u>\n\n"
     )
+
+
+def test_a_word_of_no_length_has_a_subtitle_all_the_same() -> None:
+    words = [Word(1.0, 1.0, " a", 0.5), Word(1.0, 2.0, " b", 0.5)]
+    timed = written("vtt", Segment(1.0, 2.0, " a b", [1], -0.1, 0.0, 0.0, 1.0, words))
+    assert "00:00:01.000 --> 00:00:01.020\n<u>a</u> b\n" in timed
+
+
+@pytest.mark.parametrize(("name", "code"), [("Flemish", "nl"), ("castilian", "es"), ("sinhalese", "si"), ("de", "de")])
+def test_languages_have_other_names(name: str, code: str) -> None:
+    assert language_code(name) == code
 
 
 def test_letters_of_subtitles_are_no_tags() -> None:

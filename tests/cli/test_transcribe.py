@@ -61,6 +61,12 @@ def test_a_folder_has_a_file_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("asked")
+def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path: Path) -> None:
+    assert main(["transcribe", "a.wav", "-m", "m", "-o", f"{tmp_path / 'out'}/"]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.usefixtures("asked")
 def test_ctrl_c_keeps_what_was_written(tmp_path: Path) -> None:
     line = ["transcribe", "stop.wav", "b.wav", "-m", "m", "--format", "json", "-o", str(tmp_path)]
     assert main(line) == 130

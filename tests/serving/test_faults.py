@@ -270,27 +270,6 @@ def test_a_model_that_fails_fails_its_texts_and_goes_on(model: Any, monkeypatch:
         assert running.pages() == 0
 
 
-def test_a_request_that_the_engine_cannot_take_fails_and_the_next_does_not(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serving({"tiny": model}) as running:
-        with monkeypatch.context() as patch:
-            patch.setattr("gossamer.generation.scheduler.Scheduler.add", lambda *_: 1 / 0)
-            answer = running.chat("Hello", n=2)
-        assert answer.status_code == 500
-        assert "ZeroDivisionError" in answer.json()["error"]["message"]
-        assert running.chat("Hello", max_tokens=1).status_code == 200
-        assert running.server.state.admitted == 0
-
-
-def test_a_server_whose_engine_is_gone_is_not_ready(model: Any) -> None:
-    with serving({"tiny": model}) as running:
-        running.server.state.engine.stop()
-        assert httpx.get(f"{running.url}/health").status_code == 500
-        answer = httpx.get(f"{running.url}/ready")
-        assert (answer.status_code, answer.json()) == (503, {"status": "failed"})
-
-
 def test_a_template_bomb_keeps_nobody_else(model: Any, tmp_path: Path) -> None:
     endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
     models = {"tiny": model, "bomb": tiny_model(tmp_path / "bomb", template=endless)}

@@ -31,7 +31,7 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return pairs.unread(config, _KEYS)
+    return pairs.unread(config, _KEYS, {"extra_pos_embeddings": 2})
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:

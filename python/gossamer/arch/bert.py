@@ -20,6 +20,9 @@ KEYS = words(
     num_attention_heads num_hidden_layers position_embedding_type tie_word_embeddings type_vocab_size vocab_size
     """
 )
+_POOLER = words(  # of a part that nothing reads here, in configs of Google's
+    "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type"
+)
 
 
 def describe(config: dict[str, Any]) -> Transformer:
@@ -30,7 +33,7 @@ def describe(config: dict[str, Any]) -> Transformer:
 
 def unread(config: dict[str, Any]) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return keys.unread(config, KEYS)
+    return keys.unread(config, KEYS | _POOLER)
 
 
 def sources(config: dict[str, Any]) -> dict[str, Source]:

@@ -70,9 +70,9 @@ def plain(config: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     return {**others, **keys.plainly(config, _NAMES)}
 
 
-def unread(config: dict[str, Any], known: frozenset[str] = KEYS) -> list[str]:
+def unread(config: dict[str, Any], known: frozenset[str] = KEYS, same: Mapping[str, float] | None = None) -> list[str]:
     """Looks through the keys; see `gossamer.arch.Family`."""
-    return keys.unread(keys.plainly(config, _NAMES), known)
+    return keys.unread(keys.plainly(config, _NAMES), known, same=same)
 
 
 def pair(

@@ -9,6 +9,7 @@ from typing import Any
 from .transcript import Heard, Segment, Word
 
 FORMATS = ("txt", "srt", "vtt", "json")
+_SHORTEST = 0.02  # seconds of a word's subtitle, one state of the encoder: its end has to come behind its begin
 _REFERENCES = str.maketrans({"&": "&amp;", "<": "&lt;"})
 
 
@@ -74,7 +75,10 @@ def cues(segment: Segment) -> list[tuple[float, float, str]]:
     """Returns the subtitles of a segment: one, or one a word with that word underlined where words have times."""
     if not segment.words:
         return [(segment.start, segment.end, _one_cue(segment.text))]
-    return [(word.start, word.end, _marked(segment.words, at)) for at, word in enumerate(segment.words)]
+    return [
+        (word.start, max(word.end, word.start + _SHORTEST), _marked(segment.words, at))
+        for at, word in enumerate(segment.words)
+    ]
 
 
 def _marked(words: list[Word], at: int) -> str:

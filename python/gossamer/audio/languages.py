@@ -19,7 +19,13 @@ ln lingala;ha hausa;ba bashkir;jw javanese;su sundanese;yue cantonese
 LANGUAGES = dict(entry.split(" ", 1) for line in _TABLE.split("\n") for entry in line.split(";") if entry)
 """Names in English by code."""
 
-_CODES = {name: code for code, name in LANGUAGES.items()} | {"mandarin": "zh", "castilian": "es", "burmese": "my"}
+_OTHERS = (
+    "zh mandarin;es castilian;my burmese;nl flemish;ht haitian;lb letzeburgesch;ro moldavian;ro moldovan;pa panjabi;"
+    "ps pushto;si sinhalese;ca valencian"
+)
+_CODES = {name: code for code, name in LANGUAGES.items()} | {
+    name: code for code, name in (entry.split() for entry in _OTHERS.split(";"))
+}
 
 
 def language_code(language: str) -> str:

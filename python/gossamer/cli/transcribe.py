@@ -162,7 +162,7 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
         return [None] * len(args.audio)
     output = Path(args.output)
     found = [output]
-    if len(args.audio) > 1 or output.is_dir():
+    if len(args.audio) > 1 or output.is_dir() or args.output.endswith(os.sep):
         found = [output / f"{'stdin' if audio == _STDIN else Path(audio).stem}.{args.format}" for audio in args.audio]
         if len(set(found)) < len(found):
             raise GossamerError(

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
-def transcriber(model: Model) -> Transcriber:
+def transcriber(model: Model, *, words: bool = False) -> Transcriber:
     """Returns what transcribes with a model.
 
+    Args:
+        model: The model.
+        words: Whether words are to be timed; distilled models may name heads of their teacher's for that.
+
     Raises:
-        GossamerError: it is no speech model.
+        GossamerError: it is no speech model, or has not the heads that it names.
     """
     name = model.info.get("name", "the model")
     mel = model.config.encoder.embedding.mel if model.config.encoder is not None else None
@@ -51,7 +55,7 @@ def transcriber(model: Model) -> Transcriber:
         bins=mel.bins,
         context=model.config.context,
         ids=model._ids,
-        look=_Looking(model, tokens.heads) if tokens.heads else None,
+        look=_Looking(model, tokens.heads) if words and tokens.heads else None,
     )
 
 
@@ -108,7 +112,8 @@ def segments(
     model: Model, audio: Source, heard: Heard | None = None, progress: Progress | None = None, **options: Any
 ) -> Segments:
     """Gives segments one by one; see `Model.transcribe`."""
-    return transcriber(model).segments(audio, speech_options(options), heard, progress)
+    chosen = speech_options(options)
+    return transcriber(model, words=chosen.words).segments(audio, chosen, heard, progress)
 
 
 def transcribe(
