@@ -146,3 +146,15 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
         found = capsys.readouterr()
         assert words in found.err.splitlines()[-1]
         assert not found.out
+
+
+def test_files_of_prompts_are_answered_too(folder: Path, tmp_path: Path) -> None:
+    lines = [{"prompt": "a thread"}, {"prompt": "the net", "beams": 2}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("in.jsonl", "out.jsonl")]
+    assert main(["batch", *files, "-m", str(folder), "-n", "3", "--threads", "1"]) == 0
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["line"], "error" in line, line["new_tokens"] > 0) for line in found] == [
+        (1, False, True),
+        (2, False, True),
+    ]
