@@ -158,11 +158,13 @@ def texts() -> tuple[float, dict[str, float]]:
 def test_clients_that_leave_end_their_texts(base: str) -> None:
     asked = body("A", LONG, stream=True, **ENDLESS)
     _, before = texts()
+    reading = []  # a stream whose reader is dropped ends by itself
     with contextlib.ExitStack() as streams:
         for number in range(4):  # so that both replicas write
             more = {**asked, "prompt": f"B{number}"}
             stream = streams.enter_context(httpx.stream("POST", f"{base}/v1/completions", json=more, timeout=60))
-            next(stream.iter_bytes())
+            reading.append(stream.iter_bytes())
+            next(reading[-1])
         assert texts()[0] > 0
     until = time.monotonic() + 60
     while (now := texts())[0] > 0:
