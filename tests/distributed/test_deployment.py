@@ -134,13 +134,16 @@ def test_replicas_share_the_pages_of_the_weights(base: str, folder: Path) -> Non
 
 
 def texts() -> tuple[float, dict[str, float]]:
-    """How many texts are being written, and how many ended by how, as the replicas tell; each is asked by chance."""
+    """How many texts are being written, and how many ended by how, as the replicas tell.
+
+    They are asked at once, since the router hands what comes alone to whichever it likes, perhaps always the same.
+    """
     asked = serve.get_deployment_handle("Replica", "default").options(stream=True, method_name="answer")
     scope = {"type": "http", "method": "GET", "path": "/metrics", "raw_path": b"/metrics", "root_path": ""}
     scope |= {"query_string": b"", "headers": [(b"host", b"127.0.0.1")]}
     running, ended = [], {}
-    for _ in range(10):
-        lines = b"".join(part.body for part in asked.remote(scope, b"")).decode().splitlines()
+    for told in [asked.remote(scope, b"") for _ in range(10)]:
+        lines = b"".join(part.body for part in told).decode().splitlines()
         found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         running += [float(value) for name, value in found.items() if name.startswith("gossamer_running_texts{")]
         for name, value in found.items():
