@@ -19,13 +19,10 @@ ln lingala;ha hausa;ba bashkir;jw javanese;su sundanese;yue cantonese
 LANGUAGES = dict(entry.split(" ", 1) for line in _TABLE.split("\n") for entry in line.split(";") if entry)
 """Names in English by code."""
 
-_OTHERS = (
-    "zh mandarin;es castilian;my burmese;nl flemish;ht haitian;lb letzeburgesch;ro moldavian;ro moldovan;pa panjabi;"
-    "ps pushto;si sinhalese;ca valencian"
-)
 _CODES = {name: code for code, name in LANGUAGES.items()} | {
-    name: code for code, name in (entry.split() for entry in _OTHERS.split(";"))
-}
+    "mandarin": "zh", "castilian": "es", "burmese": "my", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb",
+    "moldavian": "ro", "moldovan": "ro", "panjabi": "pa", "pushto": "ps", "sinhalese": "si", "valencian": "ca",
+}  # fmt: skip
 
 
 def language_code(language: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import GossamerError
@@ -88,49 +91,60 @@ def answers(
 def _answers(
     model: Model, scheduler: Scheduler, requests: Iterable[Request | GossamerError], first: int
 ) -> Iterator[Answer]:
+    # Beams share steps, and the cache, with nobody.
+    try:
+        for beams, part in itertools.groupby(enumerate(requests, first), lambda numbered: _has_beams(numbered[1])):
+            if beams:
+                yield from itertools.starmap(partial(_by_beams, model), part)
+            else:
+                yield from _together(model, scheduler, part)
+    finally:
+        scheduler.close()
+
+
+def _has_beams(request: Request | GossamerError) -> bool:
+    return isinstance(request, Request) and request.sampling.beams > 1
+
+
+def _by_beams(model: Model, number: int, request: Request | GossamerError) -> Answer:
+    assert isinstance(request, Request)
+    try:
+        return Answer(number, beam_answer(model, request, 1)[0])
+    except GossamerError as error:
+        return Answer(number, None, error)
+
+
+def _together(
+    model: Model, scheduler: Scheduler, requests: Iterator[tuple[int, Request | GossamerError]]
+) -> Iterator[Answer]:
+    """Answers numbered requests side by side."""
+    waiting: deque[int] = deque()  # numbers, in order
     done: dict[int, Answer] = {}
     numbers: dict[Task, int] = {}
     pieces: dict[Task, list[str]] = {}
 
-    source = enumerate(requests, first)
-    beams: tuple[int, Request] | None = None  # which share steps, and the cache, with nobody: once all others are done
-    more = True
-    try:
-        while more or numbers or beams:
-            # As many stand ready as may run, so that one that ends leaves its beginning to the next.
-            if more and beams is None and scheduler.waiting < scheduler.most:
-                number, request = next(source, (first, None))
-                if request is None:
-                    more = False
-                elif isinstance(request, Request) and request.sampling.beams > 1:
-                    beams = number, request
-                else:
-                    try:
-                        task = _task(model, request)
-                    except GossamerError as error:
-                        done[number] = Answer(number, None, error)
-                    else:
-                        numbers[task], pieces[task] = number, []
-                        scheduler.add(task)
-                        continue
-            elif numbers:
-                for task, piece in scheduler.step():
-                    pieces[task].append(piece)
-                    if task.done:
-                        number = numbers.pop(task)
-                        done[number] = Answer(number, task.text.completion("".join(pieces.pop(task))), task.error)
-            elif beams is not None:
-                number, request = beams
-                beams = None
-                try:
-                    done[number] = Answer(number, beam_answer(model, request, 1)[0])
-                except GossamerError as error:
-                    done[number] = Answer(number, None, error)
-            while first in done:
-                yield done.pop(first)
-                first += 1
-    finally:
-        scheduler.close()
+    def tasks() -> Iterator[Task]:
+        for number, request in requests:
+            waiting.append(number)
+            try:
+                made = _task(model, request)
+            except GossamerError as error:
+                done[number] = Answer(number, None, error)
+                continue
+            numbers[made], pieces[made] = number, []
+            yield made
+
+    def ready() -> Iterator[Answer]:
+        while waiting and waiting[0] in done:
+            yield done.pop(waiting.popleft())
+
+    for text, piece in scheduler.run(tasks()):
+        pieces[text].append(piece)
+        if text.done:
+            number = numbers.pop(text)
+            done[number] = Answer(number, text.text.completion("".join(pieces.pop(text))), text.error)
+        yield from ready()
+    yield from ready()
 
 
 def _task(model: Model, request: Request | GossamerError) -> Task:

@@ -23,12 +23,17 @@ def logits_digest(model: Model, adapters: Chosen = None) -> str:
     return hashlib.sha256(logits.tobytes()).hexdigest()
 
 
-def model_digest(model: Model, adapters: Chosen = None) -> str:
-    """Returns the digest of all that keys and values come from: every weight, and what the engine makes of them."""
+def model_digest(model: Model, logits: str) -> str:
+    """Returns the digest of all that keys and values come from: every weight, and what the engine makes of them.
+
+    Args:
+        model: The model.
+        logits: `logits_digest` of it and its adapters.
+    """
     digest = hashlib.sha256(f"{model.decoder.kv} {model.config.to_dict()} ".encode())
     for name in sorted(model.weights):
         for stream, values in sorted(model.weights[name].streams().items()):
             digest.update(f"{name} {stream} {values.size} ".encode())
             digest.update(values.data)
-    digest.update(logits_digest(model, adapters).encode())  # vectors, adapters, types and kernels
+    digest.update(logits.encode())  # vectors, adapters, types and kernels
     return digest.hexdigest()

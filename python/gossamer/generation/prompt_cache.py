@@ -18,7 +18,7 @@ from .._core import CacheFull
 from ..engine import Keepable
 from ..errors import GossamerError
 from ..safetensors_io import SafetensorsFile, SafetensorsWriter
-from .fingerprint import model_digest
+from .fingerprint import logits_digest, model_digest
 from .single import run_text
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class PromptCache:
         self._engine: Keepable = model.decoder
         self._adapters = adapters
         self._mix = model.mix(adapters)
-        self._digest = ""
+        self._logits = self._digest = ""
         self._tokens: list[int] = []  # of the file, as far as is known
 
     def load(self, held: Held) -> None:
@@ -72,7 +72,8 @@ class PromptCache:
             GossamerError: the file is none of this kind, damaged, or of another model; or it does not fit into the
                 cache.
         """
-        model = self._model_digest()  # while there is room for it: a text that is to be saved may have taken it all
+        # While the cache has room for a few tokens: a text that is to be saved may have taken all.
+        self._logits = self._logits or logits_digest(self._model, self._adapters)
         if not self.path.exists():
             return
         file = SafetensorsFile(self.path)
@@ -83,7 +84,7 @@ class PromptCache:
             raise GossamerError(f"{self.path}: is damaged: tokens or pages are of another type")
         if file.metadata.get("digest") != _digest(file.metadata.get("model", ""), tokens, pages):
             raise GossamerError(f"{self.path}: is damaged: its content has another digest than it says")
-        if file.metadata.get("model") != model:
+        if file.metadata.get("model") != self._model_digest():
             raise GossamerError(
                 f"{self.path}: was made with another model, other adapters or another type of keys and values; remove "
                 "it or name another file"
@@ -125,7 +126,8 @@ class PromptCache:
 
     def _model_digest(self) -> str:
         if not self._digest:
-            self._digest = model_digest(self._model, self._adapters)
+            logits = self._logits or logits_digest(self._model, self._adapters)
+            self._digest = model_digest(self._model, logits)
         return self._digest
 
 

@@ -102,7 +102,6 @@ def read_tools(values: list[Any]) -> list[dict[str, Any]]:
             400, f"tools: there may be {_MOST_TOOLS}, got {len(values)}", param="tools", code="invalid_value"
         )
     tools: list[dict[str, Any]] = []
-    names: set[str] = set()
     for number, value in enumerate(values):
         fields = Fields(value, f"tools[{number}]")
         kind = fields.need("type", str)
@@ -114,9 +113,8 @@ def read_tools(values: list[Any]) -> list[dict[str, Any]]:
             raise function.refuse(
                 "name", f"must be 1 to 64 letters, digits, _, . or -, got {name!r:.80}", "invalid_value"
             )
-        if name in names:
+        if name in [tool["function"]["name"] for tool in tools]:
             raise function.refuse("name", f"stands twice: {name}", "invalid_value")
-        names.add(name)
         about: dict[str, Any] = {"name": name}
         about["description"] = function.take("description", str, "")
         about["parameters"] = function.take("parameters", dict) or {"type": "object", "properties": {}}

@@ -138,16 +138,18 @@ class Server(uvicorn.Server):
 
     async def _drained(self) -> None:
         """Waits for the texts that run, within the time that they have, and ends the server."""
-        end = time.monotonic() + self.state.settings.grace_seconds
-        while self.state.admitted and time.monotonic() < end:
-            await asyncio.sleep(0.02)
-        if self.state.admitted:
+        if not await self._idle(self.state.settings.grace_seconds):
             _log.warning("texts did not end in time", extra={"fields": {"texts": self.state.admitted}})
             self.state.engine.abort(f"{STOPPING}: the text did not end in time")
-            end = time.monotonic() + _LAST_WORDS
-            while self.state.admitted and time.monotonic() < end:  # the step that runs ends first
-                await asyncio.sleep(0.02)
+            await self._idle(_LAST_WORDS)  # the step that runs ends first
         self.should_exit = True
+
+    async def _idle(self, seconds: float) -> bool:
+        """Waits so long at most for the texts that run; returns whether none is left."""
+        end = time.monotonic() + seconds
+        while self.state.admitted and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        return not self.state.admitted
 
 
 def _open_files(settings: Settings) -> None:
