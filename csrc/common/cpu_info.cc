@@ -98,7 +98,7 @@ Detected detect() {
   found.push_back(Isa::kAmxEmulated);
 #endif
   found.push_back(Isa::kAvx512Vbmi2);
-  const bool tiles = has(d, 24) /* AMX-TILE */ && has(d, 25) /* AMX-INT8 */;
+  const bool tiles = has(d, 24) /* AMX-TILE */ && has(d, 25) /* AMX-INT8 */ && has(d, 22) /* AMX-BF16 */;
   if (has(more, 5) /* AVX512_BF16 */) {
     found.push_back(Isa::kAvx512Bf16);
     if (tiles) result.no_tiles = ask_for_tiles(xcr0);

@@ -15,7 +15,7 @@ namespace gossamer {
 //   kAvx512       kAvx2 and F, BW, DQ, VL
 //   kAvx512Vbmi2  kAvx512 and VNNI, VBMI, VBMI2
 //   kAvx512Bf16   kAvx512Vbmi2 and BF16
-//   kAmx          kAvx512Bf16 and the tiles of AMX, 8-bit ones
+//   kAmx          kAvx512Bf16 and the tiles of AMX, of 8 bits and of bf16
 //   kAmxEmulated  kAvx512Vbmi2 and such tiles in loops, for tests; in builds that ask for it
 enum class Isa : int { kScalar, kAvx2, kAvxVnniEvex, kAvxVnni, kAvx512, kAmxEmulated, kAvx512Vbmi2, kAvx512Bf16, kAmx };
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gossamer.arch import family
-from gossamer.cli.layers import Layer, totals, with_shares
+from gossamer.cli.layers import Layer, totals, within
 
 SIZES = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
 
@@ -39,4 +39,4 @@ def test_a_token_takes_the_time_of_what_it_reads(config: dict[str, Any], shares:
         share = next((share for start, share in shares.items() if layer.name.startswith(start)), 1)
         expected += share * (layer.times or (0, 0))[0]
     assert all(any(layer.name.startswith(start) for layer in layers) for start in shares)
-    assert totals(with_shares(layers, described))["seconds"] == pytest.approx(expected)
+    assert totals(within(layers, described))["seconds"] == pytest.approx(expected)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from attention_cases import ATTENTIONS, decoder, reference, tokens
+from engine_cases import config, described, tensors
+from engine_cases import tokens as engine_tokens
+from gossamer import _core
 
 KINDS = pytest.mark.parametrize("case", ATTENTIONS)
 CUTS = (1, 2, 61, 64, 130, 1, 1, 300, 3, 150)
@@ -47,3 +50,22 @@ def test_what_lies_behind_a_window_reaches_nothing(kv: str) -> None:
     alike = 100 - 2 * (37 - 1)
     np.testing.assert_array_equal(hidden[0][-alike:], hidden[1][-alike:])
     assert (hidden[0][-alike - 1] != hidden[1][-alike - 1]).any()
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
+@pytest.mark.parametrize("place", [0, 1, 31, 38, 63, 64, 77])
+def test_what_comes_later_in_a_prompt_reaches_nothing_were_it_infinite(kv: str, place: int) -> None:
+    """And whoever sees it has no number any more, all others have the bits that they had."""
+    c = config(head_dim=20)
+    weights, vectors = tensors(c)
+    weights["embed"][3] = np.inf
+    packed = {name: _core.pack(values, "dense", "f32") for name, values in weights.items()}
+    text = engine_tokens(80)
+    text[text == 3] = 4
+    clean, poisoned = (_core.Decoder(described(c, False).to_dict(), packed, vectors, kv=kv) for _ in range(2))
+    expected = clean.step([(0, text)], all_logits=True)
+    text[place] = 3
+    found = poisoned.step([(0, text)], all_logits=True)
+    np.testing.assert_array_equal(found[:place], expected[:place])
+    assert np.isfinite(expected).all()
+    assert not np.isfinite(found[place:]).any()

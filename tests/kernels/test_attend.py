@@ -30,10 +30,14 @@ def test_a_narrow_cache_is_near_and_half_as_large(kv: str, bits: int) -> None:
 
 @pytest.mark.parametrize(
     ("kv", "type", "tiers"),
-    [("bf16", "int8", ["avx512_vbmi2", "avx512_bf16"]), ("int8", "f32", ["avx512", "avx512_vbmi2"])],
+    [
+        ("bf16", "int8", ["avx512_vbmi2", "avx512_bf16"]),
+        ("bf16", "int8", ["amx_emulated", "amx"]),
+        ("int8", "f32", ["avx512", "avx512_vbmi2"]),
+    ],
 )
 def test_products_are_alike_with_and_without_an_instruction_for_them(kv: str, type: str, tiers: list[str]) -> None:
-    """Two tiers have the same linears of that type, and one of them has vdpbf16ps, or vpdpbusd."""
+    """Two tiers have the same linears of that type, and one of them has vdpbf16ps, or vpdpbusd, or tiles."""
     if not set(tiers) <= set(_core.isas()):
         pytest.skip(f"needs {' and '.join(tiers)}")
     code = """
@@ -58,7 +62,10 @@ def truth(case: str) -> np.ndarray:
     return attention_cases.reference(case, attention_cases.tokens(530))
 
 
-@pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa in ("scalar", "avx2", "avx512", "avx512_bf16")])
+OWN_ATTENTION = ("scalar", "avx2", "avx512", "avx512_bf16", "amx_emulated", "amx")
+
+
+@pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa in OWN_ATTENTION])
 def test_every_tier_attends_as_float64_does(isa: str) -> None:
     """Windows, caps, slopes and sinks over f32; with bf16 and 8 bits, near it."""
     code = """

@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_every_format_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, type: str) -> None:
     assert known(type) is None
     told: list[tuple[int, int, str]] = []
-    rates = measured(type, lambda *step: told.append(step))
+    rates = measured(type, progress=lambda *step: told.append(step))
     assert set(rates) == set(FORMATS)
     assert all(point.seconds > 0 for points in rates.values() for point in points)
     assert told[-1][0] == told[-1][1]
@@ -55,17 +55,44 @@ def test_types_lie_beside_one_another(small: Path) -> None:
     assert len(list(small.glob("formats/*"))) == 1
 
 
+def test_models_that_stay_in_the_last_cache_have_rates_of_their_own(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = format_rates._core.time_linears
+
+    def time_linears(stack: Any, **options: Any) -> Any:
+        sizes.append(sum(weight.nbytes for weight in stack))
+        return real(stack, **options)
+
+    monkeypatch.setattr(format_rates._core, "time_linears", time_linears)
+    far, sizes_far = measured("int8"), sizes.copy()
+    sizes.clear()
+    assert known("int8", cached=True) is None
+    near = measured("int8", cached=True)
+    assert max(sizes) < (1 << 16) / 2 < (1 << 16) < min(sizes_far)
+    assert kept() == {("int8", False): far, ("int8", True): near}
+    assert len(list(small.glob("formats/*"))) == 1
+
+
+@pytest.mark.parametrize(("type", "weights"), [("f32", 1 << 13), ("int8", 1 << 15), ("int4", 1 << 16)])
+@pytest.mark.usefixtures("small")
+def test_half_of_the_last_cache_holds_a_model(type: str, weights: int) -> None:
+    assert format_rates.stays_cached(weights, type)
+    assert not format_rates.stays_cached(weights + 8, type)
+
+
 @pytest.mark.usefixtures("small")
 def test_measuring_again_replaces_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     first, other = measured("int8"), measured("int4")
-    assert kept() == {"int8": first, "int4": other}
+    assert kept() == {("int8", False): first, ("int4", False): other}
     slower = {format: tuple(FormatRate(p.load, 3 * p.seconds) for p in points) for format, points in first.items()}
     monkeypatch.setattr(format_rates, "_measure", lambda *_: (slower, True))
     assert remeasured("int8") == known("int8") == slower
-    assert kept() == {"int8": slower, "int4": other}
+    assert kept() == {("int8", False): slower, ("int4", False): other}
     monkeypatch.setattr(format_rates, "_measure", lambda *_: (first, False))  # the machine was busy
     assert remeasured("int8") == first
-    assert kept() == {"int8": slower, "int4": other}
+    assert kept() == {("int8", False): slower, ("int4", False): other}
 
 
 @pytest.mark.usefixtures("small")

@@ -177,7 +177,7 @@ def test_refresh_measures_the_formats_of_known_types_again(
 ) -> None:
     made: list[str] = []
 
-    def measure(type: str, _: Any) -> tuple[format_rates.Rates, bool]:
+    def measure(type: str, _cached: bool, _: Any) -> tuple[format_rates.Rates, bool]:
         made.append(type)
         points = {
             format: [1e-3 * (1 + place) for place in range(len(format_rates.zeros(format)))] for format in FORMATS
@@ -193,15 +193,18 @@ def test_refresh_measures_the_formats_of_known_types_again(
     assert made == []
     format_rates.measured("int4")
     assert main(["roofline"]) == 0
-    assert ["int4", "bitmap", "90%", "1000.0"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["int4", "memory", "bitmap", "90%", "1000.0"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
     assert made == ["int4"]
     assert main(["roofline", "--refresh", "--json"]) == 0
     assert made == ["int4", "int4"]
     rows = json.loads(capsys.readouterr().out)["formats"]
-    assert {"type": "int4", "format": "bitmap", "zeros": 0.9, "positions_per_second": 500.0} in rows
+    row = {"type": "int4", "weights_in": "memory", "format": "bitmap", "zeros": 0.9, "positions_per_second": 500.0}
+    assert row in rows
     assert main(["roofline", "--refresh"]) == 0  # never settles
     assert "int4" in capsys.readouterr().err
-    assert format_rates.kept()["int4"]["dense"][0].seconds == 2e-3
+    assert format_rates.kept()["int4", False]["dense"][0].seconds == 2e-3
 
 
 @pytest.mark.parametrize("arguments", [["--threads", "0"], ["--threads", "x"], ["model"]])

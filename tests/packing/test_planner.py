@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from gossamer import _core
 from gossamer.formats import FORMATS, TYPES, measure, stored_bytes
+from gossamer.machine import format_rates
 from gossamer.machine.format_rates import FormatRate
 from gossamer.machine.roofline import KernelRate, Reads, Roofline
-from gossamer.packing.planner import USUAL, Machine, choose, seconds, this_machine, usual_machine
+from gossamer.packing.planner import USUAL, Machine, choose, here, seconds, this_machine, usual_machine
 from matrices import patterned, sparse
 
 CASES: list[tuple[NDArray[np.float32], str, str]] = [
@@ -118,6 +119,21 @@ def test_what_was_measured_from_memory_is_believed_first() -> None:
     assert chosen.format == "bitmap"
     assert "as measured here" in chosen.reason
     assert choose(half, "int4", machine=machine).reason.count("by estimate") == 1
+
+
+def test_a_model_is_planned_for_where_its_weights_will_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one stays in the last-level cache, where dense weights are read faster than zeros are expanded."""
+
+    def measured(_type: str, cached: bool, _progress: object) -> dict[str, tuple[FormatRate, ...]]:
+        times = {"dense": 0.5 if cached else 2.0, "bitmap": 1.0, "csr": 9.0, "nm": 9.0}
+        return {format: (FormatRate(0.0, seconds),) for format, seconds in times.items()}
+
+    monkeypatch.setenv("GOSSAMER_MEASURE", "1")
+    monkeypatch.setattr(format_rates, "measured", measured)
+    monkeypatch.setattr(format_rates, "last_level_bytes", lambda: 2_000_000)
+    half = measure(sparse(256, 256, 0.5))
+    dense = [choose(half, "int8", machine=here(None, size)).format == "dense" for size in (1_000_000, 1_000_001, None)]
+    assert dense == [True, False, False]
 
 
 @pytest.mark.parametrize(("zeros", "expected"), [(0.15, "dense"), (0.3, "bitmap")])

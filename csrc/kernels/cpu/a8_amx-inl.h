@@ -41,56 +41,99 @@ inline TileShapes tile_shapes(const Activations& x) {
   return shapes;
 }
 
-// What the sums of a token's unit are multiplied with before they are added to its totals.
-struct UnitFactors {
-  __m512 scale;
-  float place;  // of the token's own scale
-};
-
-// The sums of up to 16 tokens from t on of one panel or two, whose codes stand in their tiles, and their totals.
-template <int kInputs, int kSums, int kPanels, bool kSigned>
-inline void add_tile(Tiles& tiles, const LinearArgs& a, int u, int t, int tokens, const UnitFactors (&factors)[kPanels],
-                     const int (&surplus_shift)[kPanels], float (*totals)[kAmxTokens][kPanelRows], int first) {
-  const Activations& x = a.x;
-  alignas(64) int32_t sums[kPanels][kTileRows][kPanelRows];
-  tiles.template load<kInputs>(x.codes + t * x.stride + (int64_t)u * x.unit, x.stride);
-  tiles.template zero<kSums>();
-  tiles.template multiply<kSums, kInputs, kCodeTile, kSigned>();
-  tiles.template store<kSums>(sums[0], kTileBytes);
-  if constexpr (kPanels == 2) {
-    tiles.template zero<kSums + 1>();
-    tiles.template multiply<kSums + 1, kInputs, kCodeTile + 1, kSigned>();
-    tiles.template store<kSums + 1>(sums[1], kTileBytes);
+// Sums of one panel or two, whose codes stand in their tiles, on their way into the totals. A tile is scaled while the
+// next one is multiplied: what it stores cannot be read before all of it has reached the cache. kSixteenth: codes are 16
+// times what they stand for, and the tokens' scales make up for it.
+template <int kPanels, bool kSigned, bool kSixteenth = false>
+class TileSums {
+ public:
+  TileSums(Tiles& tiles, const LinearArgs& a, const int (&surplus_shift)[kPanels],
+           float (*totals)[kAmxTokens][kPanelRows])
+      : tiles_(tiles), x_(a.x), totals_(totals) {
+    for (int p = 0; p < kPanels; ++p) surplus_shift_[p] = surplus_shift[p];
   }
-  const float* unit_scales = x.unit_scales + t * x.unit_stride + u;
-  const int32_t* surplus = x.unit_surplus + t * x.unit_stride + u;
-  for (int i = 0; i < tokens; ++i) {
+  TileSums(const TileSums&) = delete;
+  TileSums& operator=(const TileSums&) = delete;
+
+  // Adds the unit u of tokens from t0 on, up to kAmxTokens. scales: of the unit's codes.
+  void add(int u, int t0, int tokens, const __m512 (&scales)[kPanels]) {
+    const int full = min_of(x_.tokens, kTileRows);
+    for (int t = 0; t < tokens; t += full) {
+      const int some = min_of(full, tokens - t);
+      if (some == full)
+        multiply<kInputTile, kSumTile>(u, t0 + t);
+      else
+        multiply<kRestInputTile, kRestSumTile>(u, t0 + t);
+      finish();
+      const int64_t at = (t0 + t) * x_.unit_stride + u;
+      waiting_.tokens = some;
+      waiting_.unit_scales = x_.unit_scales + at;
+      waiting_.surplus = x_.unit_surplus + at;
+      for (int p = 0; p < kPanels; ++p) {
+        waiting_.scales[p] = scales[p];
+        waiting_.sums[p] = sums_[turn_][p][0];
+        waiting_.totals[p] = totals_[p][t];
+      }
+      turn_ ^= 1;
+    }
+  }
+
+  // Has all that was added in the totals.
+  void finish() {
+    const Waiting now = waiting_;
+    const int64_t stride = x_.unit_stride;
+    if (now.tokens == kTileRows) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kTileRows; ++i) scale(now, i, stride);
+    } else {
+      for (int i = 0; i < now.tokens; ++i) scale(now, i, stride);
+    }
+    waiting_.tokens = 0;
+  }
+
+ private:
+  struct Waiting {
+    int tokens = 0;
+    const float* unit_scales;
+    const int32_t* surplus;
+    __m512 scales[kPanels];
+    const int32_t* sums[kPanels];
+    float* totals[kPanels];
+  };
+
+  __attribute__((always_inline)) inline void scale(const Waiting& now, int i, int64_t stride) const {
+    const float of_token = kSixteenth ? now.unit_scales[i * stride] * 0.0625F : now.unit_scales[i * stride];
     for (int p = 0; p < kPanels; ++p) {
-      __m512i sum = _mm512_load_si512(sums[p][i]);
+      __m512i sum = _mm512_load_si512(now.sums[p] + i * kPanelRows);
       if constexpr (!kSigned)
-        sum = _mm512_add_epi32(sum, _mm512_set1_epi32(surplus[i * x.unit_stride] >> surplus_shift[p]));
-      const __m512 factor =
-          _mm512_mul_ps(factors[p].scale, _mm512_set1_ps(unit_scales[i * x.unit_stride] * factors[p].place));
-      float* total = totals[p][first + i];
+        sum = _mm512_add_epi32(sum, _mm512_set1_epi32(now.surplus[i * stride] >> surplus_shift_[p]));
+      const __m512 factor = _mm512_mul_ps(now.scales[p], _mm512_set1_ps(of_token));
+      float* total = now.totals[p] + i * kPanelRows;
       _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_load_ps(total)));
     }
   }
-}
 
-// The same for any number of tokens, up to kAmxTokens, from t0 on.
-template <int kPanels, bool kSigned>
-inline void add_tiles(Tiles& tiles, const LinearArgs& a, int u, int t0, int tokens,
-                      const UnitFactors (&factors)[kPanels], const int (&surplus_shift)[kPanels],
-                      float (*totals)[kAmxTokens][kPanelRows]) {
-  const int full = min_of(a.x.tokens, kTileRows);
-  for (int t = 0; t < tokens; t += full) {
-    if (t + full <= tokens)
-      add_tile<kInputTile, kSumTile, kPanels, kSigned>(tiles, a, u, t0 + t, full, factors, surplus_shift, totals, t);
-    else
-      add_tile<kRestInputTile, kRestSumTile, kPanels, kSigned>(tiles, a, u, t0 + t, tokens - t, factors, surplus_shift,
-                                                               totals, t);
+  template <int kInputs, int kSums>
+  void multiply(int u, int t) {
+    tiles_.template load<kInputs>(x_.codes + t * x_.stride + (int64_t)u * x_.unit, x_.stride);
+    tiles_.template zero<kSums>();
+    tiles_.template multiply<kSums, kInputs, kCodeTile, kSigned>();
+    if constexpr (kPanels == 2) {
+      tiles_.template zero<kSums + 1>();
+      tiles_.template multiply<kSums + 1, kInputs, kCodeTile + 1, kSigned>();
+    }
+    tiles_.template store<kSums>(sums_[turn_][0], kTileBytes);
+    if constexpr (kPanels == 2) tiles_.template store<kSums + 1>(sums_[turn_][1], kTileBytes);
   }
-}
+
+  Tiles& tiles_;
+  const Activations x_;
+  int surplus_shift_[kPanels];
+  float (*totals_)[kAmxTokens][kPanelRows];
+  alignas(64) int32_t sums_[2][kPanels][kTileRows][kPanelRows];
+  Waiting waiting_;
+  int turn_ = 0;
+};
 
 inline void clear_totals(int tokens, float (*totals)[kPanelRows]) {
   for (int t = 0; t < tokens; ++t) _mm512_store_ps(totals[t], _mm512_setzero_ps());
@@ -148,6 +191,7 @@ __attribute__((noinline)) void amx_panels(Tiles& tiles, const LinearArgs& a, int
   alignas(64) uint8_t expanded[kPanels][kBlockWords * kWordBits];
   int surplus_shift[kPanels];
   for (int p = 0; p < kPanels; ++p) surplus_shift[p] = 7 - (p == 0 ? kBiasBits<kType, false> : kBiasBits<kType, true>);
+  TileSums<kPanels, kSigned> sums(tiles, a, surplus_shift, totals);
   for (int t0 = 0; t0 < a.x.tokens; t0 += kAmxTokens) {
     const int tokens = min_of(kAmxTokens, a.x.tokens - t0);
     const uint8_t* v[kPanels];
@@ -159,20 +203,19 @@ __attribute__((noinline)) void amx_panels(Tiles& tiles, const LinearArgs& a, int
     }
     for (int u = 0; u < units; ++u) {
       if constexpr (kLayout != Layout::kDense) prefetch_masks(w, masks, u * words, words);
-      UnitFactors factors[kPanels];
+      __m512 scales[kPanels];
       for (int p = 0; p < kPanels; ++p) {
         const __m512 place = _mm512_set1_ps(p == 1 ? 0.0625F : 1.0F);
-        const __m512 scale =
-            grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit), kPanels), place) : place;
-        factors[p] = {scale, 1.0F};
+        scales[p] = grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit), kPanels), place) : place;
       }
       tiles.template load<kCodeTile>(tile_words<kLayout, kType, false>(masks[0], v[0], fixed_step, words, expanded[0]),
                                      kWordBits);
       if constexpr (kPanels == 2)
         tiles.template load<kCodeTile + 1>(
             tile_words<kLayout, kType, true>(masks[1], v[1], fixed_step, words, expanded[1]), kWordBits);
-      add_tiles<kPanels, kSigned>(tiles, a, u, t0, tokens, factors, surplus_shift, totals);
+      sums.add(u, t0, tokens, scales);
     }
+    sums.finish();
     for (int p = 0; p < kPanels; ++p) store_totals(a, panel + p, t0, tokens, totals[p]);
   }
 }
@@ -219,6 +262,7 @@ __attribute__((noinline)) void amx_csr_panel(Tiles& tiles, const LinearArgs& a, 
   const int surplus_shift[1] = {0};
   alignas(64) float totals[1][kAmxTokens][kPanelRows];
   alignas(64) uint8_t expanded[kBlockWords * kWordBits];
+  TileSums<1, true, kType == ValueType::kInt4> sums(tiles, a, surplus_shift, totals);
   for (int t0 = 0; t0 < a.x.tokens; t0 += kAmxTokens) {
     const int tokens = min_of(kAmxTokens, a.x.tokens - t0);
     CsrCursor at = csr_start(w, panel);
@@ -227,10 +271,9 @@ __attribute__((noinline)) void amx_csr_panel(Tiles& tiles, const LinearArgs& a, 
       if (at.counts[b] == 0) continue;
       place_slots<kType, kHigh>(at, at.counts[b], w.csr_block / kWordCols, expanded);
       tiles.template load<kCodeTile>(expanded, kWordBits);
-      const __m512 scale = grouped ? load_scales(w, panel, group_of(w, b, w.csr_block)) : _mm512_set1_ps(1.0F);
-      const UnitFactors factors[1] = {{scale, kType == ValueType::kInt4 ? 0.0625F : 1.0F}};
-      add_tiles<1, true>(tiles, a, b, t0, tokens, factors, surplus_shift, totals);
+      sums.add(b, t0, tokens, {grouped ? load_scales(w, panel, group_of(w, b, w.csr_block)) : _mm512_set1_ps(1.0F)});
     }
+    sums.finish();
     store_totals(a, panel, t0, tokens, totals[0]);
   }
 }

@@ -223,6 +223,21 @@ const uint32_t* operands<KvBf16>(const AttentionArgs& a, float* room) {
   return (const uint32_t*)room;
 }
 
+// Turns all scores into weights, with their largest and their sum in the results, and clears what is mixed behind them.
+template <class Kv>
+void weigh_all(const AttentionArgs& a) {
+  const int group = a.query_heads;
+  for (int t = 0; t < a.tokens; ++t) {
+    float* scores = a.scratch + (int64_t)t * group * kScoreStride;
+    float* result = a.results + t * a.result_stride;
+    const Seen seen = seen_by(a, t);
+    bend_heads(a, t, seen, scores);
+    for (int h = 0; h < group; ++h)
+      weigh<Kv>(scores + (int64_t)h * kScoreStride, seen, result + h, result + group + h);
+    memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
+  }
+}
+
 template <class Kv>
 void attend(const AttentionArgs& a) noexcept {
   typedef typename Kv::Element Element;
@@ -256,14 +271,7 @@ void attend(const AttentionArgs& a) noexcept {
         });
     });
   }
-  for (int t = 0; t < a.tokens; ++t) {
-    float* result = a.results + t * a.result_stride;
-    const Seen seen = seen_by(a, t);
-    bend_heads(a, t, seen, scores + (int64_t)t * group * kScoreStride);
-    for (int h = 0; h < group; ++h)
-      weigh<Kv>(scores + (int64_t)(t * group + h) * kScoreStride, seen, result + h, result + group + h);
-    memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
-  }
+  weigh_all<Kv>(a);
   // Adds the positions [at, at + some) of one page, `at` one that begins values that lie together, for `many` rows from
   // `begin` on.
   const auto mix = [&](int begin, int many, int at, int some, Ahead ahead) {

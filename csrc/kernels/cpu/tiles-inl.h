@@ -29,7 +29,7 @@ inline void shape_tile(TileShapes& shapes, int tile, int rows, int bytes) {
   shapes.bytes[tile] = (uint16_t)bytes;
 }
 
-#if defined(__AMX_TILE__) && defined(__AMX_INT8__)
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__)
 
 // A thread's tiles for as long as this lives: behind it they are released, so that nobody saves them. As instructions
 // of their own, since the intrinsics take literal numbers alone and do not say that they read memory.
@@ -61,6 +61,12 @@ class Tiles {
       __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kInputs), "i"(kCodes));
     else
       __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kInputs), "i"(kCodes));
+  }
+  // sum[m][n] += the products of 2 bf16 left[m][2k..] with right[k][2n..]: the sum of those of the even ones, for all k
+  // in order, and that of the odd ones, by fused multiply-adds that round to nearest even and flush subnormal numbers.
+  template <int kSum, int kLeft, int kRight>
+  void multiply_bf16() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
   }
 };
 
@@ -100,12 +106,8 @@ class Tiles {
   }
   template <int kSum, int kInputs, int kCodes, bool kSigned>
   void multiply() {
-    static_assert(kSum != kInputs && kSum != kCodes && kInputs != kCodes);
-    const int rows = shapes_.rows[kSum];
-    const int columns = shapes_.bytes[kSum];
-    const int depth = shapes_.rows[kCodes];
-    must(rows > 0 && depth > 0 && columns % 4 == 0);
-    must(shapes_.rows[kInputs] == rows && shapes_.bytes[kInputs] == 4 * depth && shapes_.bytes[kCodes] == columns);
+    must_fit<kSum, kInputs, kCodes>();
+    const int rows = shapes_.rows[kSum], columns = shapes_.bytes[kSum], depth = shapes_.rows[kCodes];
     for (int m = 0; m < rows; ++m) {
       for (int n = 0; n < columns / 4; ++n) {
         uint32_t sum;  // wraps around
@@ -121,8 +123,39 @@ class Tiles {
     }
     // Rows and columns beyond the shape are zero, and stay so.
   }
+  template <int kSum, int kLeft, int kRight>
+  void multiply_bf16() {
+    must_fit<kSum, kLeft, kRight>();
+    const int rows = shapes_.rows[kSum], columns = shapes_.bytes[kSum], depth = shapes_.rows[kRight];
+    for (int m = 0; m < rows; ++m) {
+      for (int n = 0; n < columns / 4; ++n) {
+        float sums[2] = {0, 0};  // a product fits a float, so that nothing is rounded before it is added
+        for (int k = 0; k < depth; ++k)
+          for (int i = 0; i < 2; ++i) sums[i] += bf16(kLeft, m, 2 * k + i) * bf16(kRight, k, 2 * n + i);
+        float sum;
+        memcpy(&sum, &tiles_[kSum][m][4 * n], 4);
+        sum += sums[0] + sums[1];
+        memcpy(&tiles_[kSum][m][4 * n], &sum, 4);
+      }
+    }
+  }
 
  private:
+  template <int kSum, int kLeft, int kRight>
+  void must_fit() const {
+    static_assert(kSum != kLeft && kSum != kRight && kLeft != kRight);
+    const int rows = shapes_.rows[kSum], columns = shapes_.bytes[kSum], depth = shapes_.rows[kRight];
+    must(rows > 0 && depth > 0 && columns % 4 == 0);
+    must(shapes_.rows[kLeft] == rows && shapes_.bytes[kLeft] == 4 * depth && shapes_.bytes[kRight] == columns);
+  }
+  float bf16(int tile, int row, int at) const {
+    uint16_t half;
+    memcpy(&half, &tiles_[tile][row][2 * at], 2);
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+  }
   static void must(bool holds) {
     if (!holds) __builtin_trap();
   }

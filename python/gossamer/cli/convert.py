@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..formats import TYPES
 from ..packing.planner import NOTHING_FASTER
 from ..tables import table
-from .layers import Layer, layer_table, summary, totals, with_shares
+from .layers import Layer, layer_table, summary, totals, within
 from .options import (
     SOURCE_HELP,
     add_force_option,
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         os.environ["GOSSAMER_MEASURE"] = "0"
     with progress() as report:
         entries, config, tried = _packed(args, report)
-    layers = with_shares([Layer.of(name, entry) for name, entry in entries.items()], config)
+    layers = within([Layer.of(name, entry) for name, entry in entries.items()], config)
     if args.json:
         written = None if args.dry_run else args.dst
         document = {"written": written, "layers": [layer.to_dict() for layer in layers], "totals": totals(layers)}

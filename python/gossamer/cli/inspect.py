@@ -16,7 +16,7 @@ from ..errors import GossamerError
 from ..formats import VALUE_BITS, best_pattern, measure
 from ..pictures import new_figure
 from .layer_picture import draw
-from .layers import Layer, layer_table, totals, with_shares
+from .layers import Layer, layer_table, totals, within
 from .options import MODEL_HELP, add_revision_option, nonempty
 from .output import print_json
 from .progress import progress
@@ -92,7 +92,7 @@ def _layers(model: str, revision: str | None) -> list[Layer]:
         if is_packed(path):
             packed = read_packed(path)
             entries = {name: Entry.of(weight, packed.reasons[name]) for name, weight in packed.weights.items()}
-            return with_shares([Layer.of(name, entry) for name, entry in entries.items()], packed.config)
+            return within([Layer.of(name, entry) for name, entry in entries.items()], packed.config)
         checkpoint = open_checkpoint(path)
         sources = checkpoint.sources()
         layers = []
@@ -107,7 +107,7 @@ def _layers(model: str, revision: str | None) -> list[Layer]:
             for number, tensor in enumerate(checkpoint.parallel.get(source.tensor, ()), 1):
                 values = checkpoint.read(replace(source, tensor=tensor, plus=0.0))
                 layers.append(_measured(delta_name(name, number), values, checkpoint.dtype(tensor)))
-        return with_shares(layers, family(checkpoint.config).describe(checkpoint.config))
+        return within(layers, family(checkpoint.config).describe(checkpoint.config))
 
 
 def _measured(name: str, values: NDArray[np.float32], dtype: str) -> Layer:

@@ -30,6 +30,8 @@ class Layer:
         bytes: What it takes.
         why: Why it is stored so; empty where nothing is to be said.
         share: The part of it that a token reads.
+        beside: The weights of all matrices of its model, which say whether they stay in the last-level cache; None
+            where nobody knows.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Layer:
     bytes: int
     why: str = ""
     share: float = 1.0
+    beside: int | None = None
 
     @classmethod
     def of(cls, name: str, entry: Entry) -> Layer:
@@ -73,8 +76,10 @@ class Layer:
         most, _, length = self.pattern.partition(":")
         pattern = (int(most), int(length)) if length else None
         shape = expected_shape(self.rows, self.cols, round((1 - self.zeros) * self.rows * self.cols), pattern)
-        dense = token_seconds(shape, "dense", type_)
-        return (dense if self.format == "dense" else token_seconds(shape, self.format, type_, pattern)), dense
+        dense = token_seconds(shape, "dense", type_, weights=self.beside)
+        if self.format == "dense":
+            return dense, dense
+        return token_seconds(shape, self.format, type_, pattern, self.beside), dense
 
     @property
     def bits(self) -> float:
@@ -97,9 +102,9 @@ class Layer:
         }
 
 
-def with_shares(layers: list[Layer], config: Transformer) -> list[Layer]:
-    """Says of each matrix of a model which part of it a token reads: of an encoder beside a decoder none."""
-    return [replace(layer, share=config.share(layer.name)) for layer in layers]
+def within(layers: list[Layer], config: Transformer) -> list[Layer]:
+    """Says of each matrix what part of it a token reads, of an encoder beside a decoder none, and how large all are."""
+    return [replace(layer, share=config.share(layer.name), beside=config.positions) for layer in layers]
 
 
 def totals(layers: list[Layer]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""How fast this machine goes through each format with the weights in memory and all threads: measured once, and kept.
+"""How fast this machine goes through each format with all threads: measured once, and kept.
 
 What a model's layers do is read and work at the same time, and how well the two overlap differs from processor to
 processor. So the planner does not put it together from bandwidth and instructions where it can be measured: a stack of
-matrices beyond the last-level cache, multiplied as a decode step does it, at a few fractions of zeros. That takes a few
-seconds a value type, the first time that a format has to be chosen.
+matrices, multiplied as a decode step does it, at a few fractions of zeros. The stack lies where the model will: beyond
+the last-level cache, or in it, where it is read faster and zeros gain less. That takes a few seconds a value type and
+place, the first time that a format has to be chosen.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..errors import GossamerError
 from ..folders import write_file
-from ..formats import TYPES, Shape, measure
+from ..formats import TYPES, VALUE_BITS, Shape, measure
 from ..progress import Progress
 from .memory import available_memory, copies
 from .roofline import GROUP, PATTERN, kept_file, last_level_bytes, machine_key, random_values
@@ -80,57 +81,71 @@ def wanted() -> bool:
     return value == "1"
 
 
-def known(type: str) -> Rates | None:
-    """Returns what was measured before on this machine for a value type; None where there is nothing usable."""
+def stays_cached(weights: int, type: str) -> bool:
+    """Whether so many weights, those of a whole model, stay in the last-level cache from token to token.
+
+    Half of it counts: keys and values lie there, too, and on shared machines whatever else runs.
+    """
+    return weights * VALUE_BITS[type] // 8 <= last_level_bytes() // 2
+
+
+def known(type: str, cached: bool = False) -> Rates | None:
+    """Returns what was measured before on this machine; None where there is nothing usable.
+
+    Args:
+        type: One of `TYPES`.
+        cached: Of weights in the last-level cache, not in memory.
+    """
     machine = machine_key()
     try:
         document = json.loads(_path().read_text(encoding="utf-8"))
         if document["schema"] != _SCHEMA or document["machine"] != machine:
             return None
-        return _checked(document["rates"][type])
+        return _checked(document["rates"][_key(type, cached)])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def measured(type: str, progress: Progress | None = None) -> Rates:
+def measured(type: str, cached: bool = False, progress: Progress | None = None) -> Rates:
     """Returns what this machine reaches with a value type, and measures it in a few seconds if that is not known yet.
 
     Where the machine is a good deal faster now than it was, it is measured again; the better time of each case counts,
     and is kept.
 
     Args:
-        type: One of `TYPES`.
+        type: As for `known`, as is the next one.
+        cached: Of weights in the last-level cache.
         progress: Called with (done, total, what).
     """
-    before = known(type)
+    before = known(type, cached)
     if before is None:
-        return remeasured(type, progress)
-    if not _faster(type, before):
+        return remeasured(type, cached, progress)
+    if not _faster(type, cached, before):
         return before
-    now, _ = _measure(type, progress or (lambda *_: None))
+    now, _ = _measure(type, cached, progress or (lambda *_: None))
     rates = {
         format: tuple(min(pair, key=lambda point: point.seconds) for pair in zip(points, now[format], strict=True))
         for format, points in before.items()
     }
-    _keep(type, rates)
+    _keep(type, cached, rates)
     return rates
 
 
-def remeasured(type: str, progress: Progress | None = None) -> Rates:
+def remeasured(type: str, cached: bool = False, progress: Progress | None = None) -> Rates:
     """Returns what this machine reaches with a value type, measured in any case.
 
     It is kept unless the machine was so busy that the measurement never settled; then the next process tries again.
     """
-    rates, agreed = _measure(type, progress or (lambda *_: None))
+    rates, agreed = _measure(type, cached, progress or (lambda *_: None))
     if agreed:
-        _keep(type, rates)
+        _keep(type, cached, rates)
     return rates
 
 
-def kept() -> dict[str, Rates]:
-    """Returns what was measured before on this machine, by value type."""
-    found = {type: known(type) for type in TYPES}
-    return {type: rates for type, rates in found.items() if rates is not None}
+def kept() -> dict[tuple[str, bool], Rates]:
+    """Returns what was measured before on this machine, by value type and whether the weights were cached."""
+    found = {(type, cached): known(type, cached) for type in TYPES for cached in (False, True)}
+    return {case: rates for case, rates in found.items() if rates is not None}
 
 
 def zeros(format: str) -> tuple[float, ...]:
@@ -153,11 +168,15 @@ def seconds(rates: Rates, shape: Shape, format: str) -> float:
     return shape.positions * max(low.seconds + slope * (at - low.load), min(point.seconds for point in points) / 2)
 
 
+def _key(type: str, cached: bool) -> str:
+    return f"{type} cached" if cached else type
+
+
 def _path() -> Path:
     return kept_file("formats", [_SCHEMA, machine_key()])
 
 
-def _keep(type: str, rates: Rates) -> None:
+def _keep(type: str, cached: bool, rates: Rates) -> None:
     """Adds to what is kept. Where that cannot be written, the next process measures again."""
     path = _path()
     rows = {}
@@ -166,7 +185,8 @@ def _keep(type: str, rates: Rates) -> None:
         rows = {name: row for name, row in document["rates"].items() if _checked(row)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         rows = {}
-    rows[type] = {format: [[point.load, point.seconds] for point in points] for format, points in rates.items()}
+    row = {format: [[point.load, point.seconds] for point in points] for format, points in rates.items()}
+    rows[_key(type, cached)] = row
     with contextlib.suppress(OSError):
         write_file(path, json.dumps({"schema": _SCHEMA, "machine": machine_key(), "rates": rows}, indent=1) + "\n")
 
@@ -184,21 +204,21 @@ def _checked(row: Any) -> Rates:
     return rates
 
 
-def _faster(type: str, rates: Rates) -> bool:
+def _faster(type: str, cached: bool, rates: Rates) -> bool:
     """Whether this machine is a good deal faster than when it was measured."""
     format, share = _LOOKED_AT
     then = rates[format][zeros(format).index(share)].seconds
-    stack, _ = _stack(type, format, share, _stack_bytes(1))
+    stack, _ = _stack(type, format, share, _stack_bytes(1, cached))
     repeats = _repeats(stack)
     times = [_pass_seconds(stack, repeats) for _ in range(_BEST)]
     return _rate(stack, float(np.median(times))) < _FASTER * then
 
 
-def _stack_bytes(stacks: int) -> int:
+def _stack_bytes(stacks: int, cached: bool) -> int:
     """Returns how large each of some stacks may be; they take turns, so all of them are there at once."""
     available = available_memory()
-    size = 2 * last_level_bytes()
-    return size if available is None else max(min(size, available // (4 * stacks)), 1 << 20)
+    size = last_level_bytes() // 4 if cached else 2 * last_level_bytes()
+    return size if available is None else min(size, max(available // (4 * stacks), 1 << 20))
 
 
 def _stack(type: str, format: str, zeros: float, size: int) -> tuple[list[Any], float]:
@@ -224,11 +244,11 @@ def _rate(stack: Sequence[Any], seconds: float) -> float:
     return 1e9 * seconds / (len(stack) * _ROWS * _COLS)
 
 
-def _measure(type: str, progress: Progress) -> tuple[Rates, bool]:
+def _measure(type: str, cached: bool, progress: Progress) -> tuple[Rates, bool]:
     """Returns the rates, and whether the best rounds agreed in the end."""
-    what = f"measuring once which formats are fastest here ({type})"
+    what = f"measuring once which formats are fastest here ({_key(type, cached)})"
     cases = [(format, zeros) for format, all_zeros in _ZEROS.items() for zeros in all_zeros]
-    size = _stack_bytes(len(cases))
+    size = _stack_bytes(len(cases), cached)
     stacks, loads = [], []
     for done, (format, zeros) in enumerate(cases):
         progress(done, 2 * len(cases), what)

@@ -149,7 +149,7 @@ def pack_checkpoint(
     group: int = 64,
     format: str = "auto",
     head: str = "auto",
-    machine: Machine | None = None,
+    machine: Machine | Lookup | None = None,
     progress: Progress | None = None,
 ) -> PackedModel:
     """Packs a checkpoint in memory.
@@ -164,7 +164,7 @@ def pack_checkpoint(
         format: Format of the blocks' matrices: one of `FORMATS`, or "auto": the fastest here by estimate.
         head: Type of the values of embedding and head, which are dense: one of `TYPES`, "stored", or "auto": the type
             of the other weights, but int8 where that is int4. Low-rank branches have the type that "auto" means.
-        machine: What "auto" chooses formats for; the one at hand by default.
+        machine: What "auto" chooses formats for; the one at hand by default, or a look at it.
         progress: Called with (done, total, what).
 
     Raises:
@@ -200,7 +200,7 @@ class Packing:
         group: int = 64,
         format: str = "auto",
         head: str = "auto",
-        machine: Machine | None = None,
+        machine: Machine | Lookup | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Checks the options; see `pack_checkpoint`.
@@ -218,9 +218,10 @@ class Packing:
         self._searched: dict[str, str] = {}
         self._changed: dict[str, tuple[str, str]] = {}  # what matrices are stored as, and become, by name
         self._turns = Semaphore(_TURNS)
-        self._machine = machine or self._alone(here(progress))
         self.tokenizer = checkpoint.tokenizer()
         self.config = arch.family(checkpoint.config).describe(checkpoint.config)
+        look = machine or here(progress, self.config.positions)
+        self._machine = look if isinstance(look, Machine) else self._alone(look)
         self._dense = self.config.weights.keys() - self.config.linears.keys()
         self.factors = [
             name + key
@@ -242,7 +243,7 @@ class Packing:
         }
         if pooling := checkpoint.pooling():
             self.info["pooling"] = pooling.to_dict()
-        if machine is None and format == "auto":
+        if format == "auto" and not isinstance(machine, Machine):
             self.info[PLANNED_FOR] = this_processor()
 
     def __iter__(self) -> Iterator[tuple[str, tuple[_core.Weight, Entry] | NDArray[np.float32]]]:

@@ -44,8 +44,8 @@ class Machine:
         rates: Positions of a matrix, zeros included, in 1e9 a second, that it works through for one token by
             (format, type), with weights in its cache: "bitmap" at 50% zeros, "csr" at 95%, "nm" at 2:4.
         measured: Whether this is the machine at hand; otherwise a usual one.
-        formats: By type, what formats reach here from memory with all threads, as `format_rates` measures it. Where it
-            is known it is believed before bandwidth and rates, which have to be put together.
+        formats: By type, what formats reach here with all threads where the weights will lie, as `format_rates`
+            measures it. Where it is known it is believed before bandwidth and rates, which have to be put together.
         cores: Threads of `formats`.
     """
 
@@ -92,19 +92,27 @@ def usual_machine(isa: str) -> Machine:
     return USUAL["avx2" if isa in ("scalar", "avx2", "avx_vnni", "avx_vnni_evex", "avx512") else "avx512"]
 
 
-def this_machine(type: str | None = None, progress: Progress | None = None, *, measure: bool | None = None) -> Machine:
+def this_machine(
+    type: str | None = None,
+    progress: Progress | None = None,
+    *,
+    weights: int | None = None,
+    measure: bool | None = None,
+) -> Machine:
     """Returns what `gossamer roofline` has measured here, or a usual machine of this tier where it has not run.
 
     Args:
         type: A value type whose formats are to be compared: what is not known of them yet is measured now, in a few
             seconds, unless GOSSAMER_MEASURE=0 forbids it. None takes what is known.
         progress: Called with (done, total, what) while that goes on.
+        weights: How many the whole model has, zeros included: small models stay in the last-level cache. None is one
+            that does not.
         measure: Whether that may be measured; None asks the environment.
     """
-    from ..machine.roofline import cached
+    from ..machine import roofline
 
     machine = usual_machine(_core.isa())
-    kept = cached()
+    kept = roofline.cached()
     if kept is not None:
         rates = {}
         for row in kept.kernels:
@@ -115,7 +123,8 @@ def this_machine(type: str | None = None, progress: Progress | None = None, *, m
         machine = Machine(all_cores.memory / all_cores.threads, rates, measured=True)
     if type is not None:
         wanted = format_rates.wanted() if measure is None else measure
-        found = format_rates.measured(type, progress) if wanted else format_rates.known(type)
+        cached = weights is not None and format_rates.stays_cached(weights, type)
+        found = format_rates.measured(type, cached, progress) if wanted else format_rates.known(type, cached)
         if found is not None:
             machine = replace(machine, formats={type: found}, cores=_core.default_threads(), measured=True)
     return machine
@@ -124,13 +133,13 @@ def this_machine(type: str | None = None, progress: Progress | None = None, *, m
 Lookup = Callable[[str | None], Machine]
 
 
-def here(progress: Progress | None = None) -> Lookup:
+def here(progress: Progress | None = None, weights: int | None = None) -> Lookup:
     """Returns `this_machine` as a function of the value type, which looks once a type."""
     found: dict[str | None, Machine] = {}
 
     def look(type: str | None) -> Machine:
         if type not in found:
-            found[type] = this_machine(type, progress)
+            found[type] = this_machine(type, progress, weights=weights)
         return found[type]
 
     return look
@@ -169,7 +178,9 @@ def fastest_seconds(shape: Shape, type: str, machine: Machine | Lookup) -> float
     return min(seconds(machine, shape, format, type, pattern) for format in formats)
 
 
-def token_seconds(shape: Shape, format: str, type: str, pattern: tuple[int, int] | None = None) -> float:
+def token_seconds(
+    shape: Shape, format: str, type: str, pattern: tuple[int, int] | None = None, weights: int | None = None
+) -> float:
     """Returns the time that a token needs here for a matrix, with all threads, by what is known of this machine.
 
     Args:
@@ -177,8 +188,9 @@ def token_seconds(shape: Shape, format: str, type: str, pattern: tuple[int, int]
         format: One of `FORMATS`.
         type: One of `TYPES`.
         pattern: (N, M) of format "nm".
+        weights: As for `this_machine`.
     """
-    machine = this_machine(type, measure=False)
+    machine = this_machine(type, weights=weights, measure=False)
     return seconds(machine, shape, format, type, pattern) / _core.default_threads()
 
 

@@ -45,7 +45,7 @@ def replanned(src: str | Path, progress: Progress | None = None) -> PackedModel:
     model = read_packed(src)
     weights: dict[str, _core.Weight] = {}
     reasons: dict[str, str] = {}
-    machine = here(progress)
+    machine = here(progress, model.config.positions)
     for done, (name, weight) in enumerate(model.weights.items()):
         if progress:
             progress(done, len(model.weights), f"choosing {name}")
@@ -69,7 +69,7 @@ def advise(model: PackedModel, progress: Progress | None = None) -> str | None:
     planned = model.info.get(PLANNED_FOR)
     if not isinstance(planned, dict) or planned == this_processor():
         return None
-    machine = here(progress)
+    machine = here(progress, model.config.positions)
     changes: Counter[tuple[str, str]] = Counter()
     for name, weight in model.weights.items():
         if "." not in name or name in model.config.exact or "asked for" in model.reasons.get(name, ""):

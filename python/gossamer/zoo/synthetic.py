@@ -146,6 +146,7 @@ def pack(
         GossamerError: an option is not usable, or memory does not suffice.
     """
     from ..packing.convert import pack_checkpoint
+    from ..packing.planner import here
     from ..pruning import Target
 
     sizes = config(name)
@@ -155,8 +156,17 @@ def pack(
     block = _RandomBlock(name, sizes, target, seed)
     largest = max(int(np.prod(block.shape(tensor))) for tensor in block.names())
     _check_memory(name, largest * _PACKING_BYTES)
-    packed = pack_checkpoint(block, weights=weights, group=group, format=format, head=head, progress=progress)
     layers = sizes["num_hidden_layers"]
+    whole = arch.family(sizes).describe(block.config).deeper(layers)
+    packed = pack_checkpoint(
+        block,
+        weights=weights,
+        group=group,
+        format=format,
+        head=head,
+        machine=here(progress, whole.positions),
+        progress=progress,
+    )
     first = {key.removeprefix("layers.0."): weight for key, weight in packed.weights.items() if "." in key}
     _check_memory(name, (layers - 1) * sum(weight.nbytes for weight in first.values()))
     vectors = {key.removeprefix("layers.0."): vector for key, vector in packed.vectors.items() if "." in key}

@@ -170,6 +170,11 @@ class Transformer:
         """Those of `tensors` that are matrices."""
         return {name: (shape[0], shape[1]) for name, shape in self.tensors.items() if len(shape) == 2}
 
+    @cached_property
+    def positions(self) -> int:
+        """The weights of all matrices together, zeros included."""
+        return sum(rows * cols for rows, cols in self.weights.values())
+
     @property
     def vectors(self) -> dict[str, int]:
         """The lengths of those of `tensors` that are vectors."""
