@@ -43,8 +43,8 @@ GOSSAMER_INLINE void for_sums(int count, const Body& body) {
   if (count > 3) body(Constant<3>{});
 }
 
-// Calls `body(tiles, first, count)` for up to 16 of `rows` rows at a time, with tiles of that shape; `begin` before the
-// first of each shape.
+// Calls `body(tiles, begin, end, most)` for the rows that fill tiles of 16, and for those that do not, with tiles for as
+// many as `most` of them.
 template <class Body>
 void for_row_tiles(int rows, int rest, const Body& body) {
   const int full = rows / kTileRows * kTileRows;
