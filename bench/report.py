@@ -301,6 +301,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Document], Iterator[str]]]] = {
     "whole_models_formats": ("The formats chosen", "python bench/whole_models.py formats", format_choices),
     "whole_models_batch": ("Steps of several tokens", "python bench/whole_models.py batch", batches),
     "whole_models_prompts": ("Prompts", "python bench/whole_models.py prompts", prompts),
+    "prompt_peers": ("Prompts beside others", "python bench/prompt_peers.py --help", report_uses.prompt_peers),
     "long_context_depth": ("Long contexts", "python bench/long_context.py depth", depths),
     "long_context_attention": ("Attention", "python bench/long_context.py attention", attention),
     "drafts": ("Drafts", "python bench/drafts.py MODEL", drafts),

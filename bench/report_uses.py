@@ -51,6 +51,31 @@ _VECTORS = (
 )
 
 
+_PEERS = {"gossamer": "ours", "openvino": "OpenVINO GenAI", "llama_cpp": "llama.cpp"}
+_PROMPT_PEERS = (
+    "`{gguf}`, {threads} threads: tokens a second of prompts, all sides taking turns. In brackets: how many times as "
+    "fast ours are, in the median of the rounds."
+)
+
+
+def prompt_peers(document: dict[str, Any]) -> Iterator[str]:
+    """Prompts of each side: a row for each length."""
+    yield filled(_PROMPT_PEERS, gguf=document["gguf"], threads=document["threads"])
+    rows = document["rows"]
+    names = list(rows[0]["tokens_per_second"])
+    lines = [
+        [
+            str(row["tokens"]),
+            *(
+                f"{row['tokens_per_second'][name]:.0f}" + ("" if name == "gossamer" else f" ({row['over'][name]:.2f})")
+                for name in names
+            ),
+        ]
+        for row in rows
+    ]
+    yield table(["tokens", *(_PEERS[name] for name in names)], lines)
+
+
 def serving(document: dict[str, Any]) -> Iterator[str]:
     """The fixed load, a row for each number of clients; and the mixed one; whichever were measured."""
     about = {"model": document["model"], "options": f" with `{document['serve']}`" if document["serve"] else ""}
