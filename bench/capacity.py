@@ -114,22 +114,20 @@ def mean(tables: list[Table]) -> Table:
 def calibrated(around: list[dict[str, Any]], replicas: int) -> Steps:
     """Steps as they were around a load, with what each text and each step takes beside the engine.
 
-    That is what one client and as many as are written at once see: the first alone has what a step takes.
+    That is what clients see who all ask at once: so few that each has a replica for itself, and more.
     """
     table = mean([table_of(each["steps"]) for each in around])
-    alone, many = (
-        {**around[0][name], "seconds": float(np.mean([each[name]["seconds"] for each in around]))}
-        for name in ("alone", "many")
-    )
-    both = max((alone["seconds"] - answer_seconds(Steps(table), alone, 1)) / alone["answer"], 0.0)
-    low, high = 0.0, many["seconds"] / many["answer"]
-    for _ in range(20):
-        middle = (low + high) / 2
-        if answer_seconds(Steps(table, middle, max(both - middle, 0.0)), many, replicas) < many["seconds"]:
-            low = middle
-        else:
-            high = middle
-    return Steps(table, low, max(both - low, 0.0))
+    points = []
+    for same in zip(*(each["asked"] for each in around), strict=True):
+        seconds = float(np.mean([asked["seconds"] for asked in same]))
+        texts = same[0]["clients"] / replicas
+        low, high = 0.0, seconds / same[0]["answer"]
+        for _ in range(20):
+            middle = (low + high) / 2
+            slower = Steps(table, ((texts, middle),))
+            low, high = (middle, high) if answer_seconds(slower, same[0], replicas) < seconds else (low, middle)
+        points.append((texts, low))
+    return Steps(table, tuple(points))
 
 
 def check(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -137,9 +135,10 @@ def check(document: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for load in document["loads"]:
         steps = calibrated(load["around"], load["replicas"])
-        print(f"beside the engine: {1e3 * steps.overhead:.2f} ms a text, {1e3 * steps.call:.2f} ms a step")
+        told = ", ".join(f"{1e3 * seconds:.2f} ms of {texts:.0f} texts" for texts, seconds in steps.beside)
+        print(f"steps take beside the engine {told}")
         played = play_texts(steps, load["texts"], load["replicas"])
-        row: dict[str, Any] = {"rate": load["rate"], "overhead": steps.overhead, "call": steps.call}
+        row: dict[str, Any] = {"rate": load["rate"], "beside": steps.beside}
         row |= {"p50": played.latency(50), "p50_measured": load["p50"]}
         for name, value, most in (
             ("tokens_per_second", played.tokens_per_second, THROUGHPUT_OFF),
@@ -202,7 +201,7 @@ def main() -> int:
         tables = measured(args.model, args.threads)
     kinds = {}
     for kind, table in tables.items():
-        kinds[kind] = {"steps": rows_of(table), **kind_of_fleet(Steps(table, args.overhead), args.texts)}
+        kinds[kind] = {"steps": rows_of(table), **kind_of_fleet(Steps(table, ((1, args.overhead),)), args.texts)}
         for row in kinds[kind]["by_load"]:
             print(f"{kind}: {row['replicas']} replicas for {row['tokens_per_second']:.0f} tokens/s", flush=True)
     draw(kinds, ROOT / "docs" / f"{args.name}.svg")

@@ -22,7 +22,8 @@ from peers import GOSSAMER, HERE, output_of
 def ours(args: argparse.Namespace, tokens: int) -> list[float]:
     """Tokens a second of each run."""
     sizes = ["-p", str(tokens), "-n", "0", "-r", str(args.repeats), "--threads", str(args.threads)]
-    (row,) = output_of([*GOSSAMER, "bench", str(args.gguf), "--weights", "int8", "--json", *sizes])["rows"]
+    command = [*GOSSAMER, "bench", str(args.gguf), "--weights", "int8", "--kv", "auto", "--json", *sizes]
+    (row,) = output_of(command)["rows"]
     return row["runs"]
 
 

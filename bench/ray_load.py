@@ -9,8 +9,8 @@ In one sitting, with one thread a replica, and no token guessed, since the simul
   that load, once half of the clients' streams have begun: what has not is answered, what has ends in an error event.
 - loads: texts at random times, at three rates: when each came, tokens a second, and the latency that 95 of 100 stay
   below. Before and behind each load, since a machine's speed changes: the cost model's table of steps, measured in two
-  processes at once, which share the memory's bandwidth, and answers of one client and of as many as are written at
-  once.
+  processes at once, which share the memory's bandwidth, and answers of clients that ask at once: one for each replica,
+  four, and as many as are written at once.
 
 `python bench/capacity.py --check` holds the simulation against the last one.
 """
@@ -44,7 +44,7 @@ from gossamer.generation.scheduler import MOST
 
 PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
-ALONE, ROUNDS = 8, 2  # answers of one client after another; of each of many at once
+TOGETHER = ((1, 6), (4, 3), (MOST, 2))  # clients a replica that ask at once, and answers of each
 KNOWN, FRESH = 64, 800  # texts of each length: for clients that ask again and again, and that are asked for once
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
@@ -207,9 +207,8 @@ def loads(served: Served, model: str, by_length: dict[int, list[str]], most: flo
 
     def around() -> dict[str, Any]:
         own = fresh[LENGTHS[1]]
-        alone = asyncio.run(together(served, own, 1, ALONE))
-        many = asyncio.run(together(served, own, REPLICAS * MOST, ROUNDS))
-        return {"steps": steps(model), "alone": alone, "many": many}
+        asked = [asyncio.run(together(served, own, REPLICAS * clients, rounds)) for clients, rounds in TOGETHER]
+        return {"steps": steps(model), "asked": asked}
 
     measured = [around()]
     found = []

@@ -72,19 +72,26 @@ class Steps:
 
     Attributes:
         table: Of one model on one machine.
-        overhead: That each text in a step takes beside the engine: choosing its token, writing and sending it.
-        call: That each step takes beside that.
+        beside: What a step of so many texts takes beside the engine, for choosing, writing and sending tokens and for
+            all that else runs on the machine then, by how many texts there are, rising: between them time changes
+            evenly, and beyond them each text takes what it takes at the nearest.
     """
 
     table: Table
-    overhead: float = 0.0
-    call: float = 0.0
+    beside: tuple[tuple[float, float], ...] = ()
 
     def seconds(self, counts: Sequence[int], contexts: Sequence[int]) -> float:
         """Returns what a step takes: so many tokens of each text, so many behind it."""
         table = self.table
         attention = sum(table.at(table.kv, n) * context for n, context in zip(counts, contexts, strict=True))
-        return table.at(table.base, sum(counts)) + attention + self.call + self.overhead * len(counts)
+        return table.at(table.base, sum(counts)) + attention + self._beside(len(counts))
+
+    def _beside(self, texts: int) -> float:
+        if not self.beside:
+            return 0.0
+        numbers, seconds = zip(*self.beside, strict=True)
+        nearest = min(max(texts, numbers[0]), numbers[-1])
+        return float(np.interp(nearest, numbers, seconds)) * texts / nearest
 
     def more(self, texts: int) -> float:
         """Returns how much longer each step of texts that are being written takes than the one before."""

@@ -23,38 +23,36 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def measured(bench: Any, overhead: float, call: float) -> dict[str, Any]:
+def measured(bench: Any, *beside: tuple[float, float]) -> dict[str, Any]:
     """What two replicas would have measured whose steps take a bit more than the table says."""
     replicas, capacity = bench("replicas"), bench("capacity")
-    steps = replicas.Steps(capacity.table_of(STEPS), overhead, call)
-    asked: dict[str, Any] = {
-        "alone": {"clients": 1, "prompt": 100, "answer": 128},
-        "many": {"clients": 32, "prompt": 100, "answer": 128},
-    }
-    for each in asked.values():
+    steps = replicas.Steps(capacity.table_of(STEPS), beside)
+    asked: list[dict[str, Any]] = [{"clients": clients, "prompt": 100, "answer": 128} for clients in (2, 8, 32)]
+    for each in asked:
         each["seconds"] = capacity.answer_seconds(steps, each, 2)
     loads = []
     for rate in (4.0, 8.0, 11.0):
         load = replicas.Load(rate, [32, 300], [64, 128])
         texts = list(replicas.arrivals(load, 2000, random.Random(9)))
         played = replicas.play_texts(steps, texts, 2)
-        own = {"rate": rate, "replicas": 2, "texts": texts, "around": [{"steps": STEPS, **asked}] * 2}
+        own = {"rate": rate, "replicas": 2, "texts": texts, "around": [{"steps": STEPS, "asked": asked}] * 2}
         found = {"tokens_per_second": played.tokens_per_second, "p50": played.latency(50), "p95": played.latency()}
         loads.append(own | found)
     return {"loads": loads}
 
 
 def test_the_check_finds_what_steps_take_beside_the_engine(bench: Any) -> None:
-    rows = bench("capacity").check(measured(bench, 0.002, 0.001))
-    assert rows[0]["overhead"] == pytest.approx(0.002, rel=0.02)
-    assert rows[0]["call"] == pytest.approx(0.001, rel=0.1)
+    beside = ((1, 0.004), (4, 0.005), (16, 0.03))  # a few texts take little more than one
+    rows = bench("capacity").check(measured(bench, *beside))
+    for found, made in zip(rows[0]["beside"], beside, strict=True):
+        assert found == pytest.approx(made, rel=0.02)
     for row in rows:
         assert row["p95_off"] == pytest.approx(0, abs=0.02)  # the same texts came
         assert row["tokens_per_second_off"] == pytest.approx(0, abs=0.02)
 
 
 def test_steps_are_those_around_the_load(bench: Any) -> None:
-    document = measured(bench, 0.0, 0.0)
+    document = measured(bench)
     before, behind = ({**STEPS, "base": [part * base for base in STEPS["base"]]} for part in (0.5, 1.5))
     for load in document["loads"]:
         load["around"] = [{**load["around"][0], "steps": before}, {**load["around"][1], "steps": behind}]
@@ -63,7 +61,7 @@ def test_steps_are_those_around_the_load(bench: Any) -> None:
 
 
 def test_the_check_tells_what_is_off(bench: Any) -> None:
-    document = measured(bench, 0.0, 0.0)
+    document = measured(bench)
     document["loads"][1]["tokens_per_second"] *= 1.3
     document["loads"][2]["p95"] *= 1.6
     rows = bench("capacity").check(document)

@@ -86,7 +86,7 @@ def test_texts_end_when_the_scheduler_has_them_end(replicas: ModuleType, most: i
     times = np.cumsum(draw.exponential(0.4, 40)).tolist()
     lengths = draw.integers(1, 400, 40).tolist()
     asked = [(at, n, int(draw.integers(1, 60))) for at, n in zip(times, lengths, strict=True)]
-    steps = replicas.Steps(TABLE, overhead=0.001)
+    steps = replicas.Steps(TABLE, ((1, 0.001),))
     expected = scheduled(steps, asked, most)
     env = simpy.Environment()
     replica = replicas.Replica(env, steps, most)

@@ -70,7 +70,7 @@ def test_models_that_stay_in_the_last_cache_have_rates_of_their_own(
     sizes.clear()
     assert known("int8", cached=True) is None
     near = measured("int8", cached=True)
-    assert max(sizes) < (1 << 16) / 2 < (1 << 16) < min(sizes_far)
+    assert max(sizes) < 5 * 4096 < (1 << 16) < min(sizes_far)  # a matrix or a few
     assert kept() == {("int8", False): far, ("int8", True): near}
     assert len(list(small.glob("formats/*"))) == 1
 

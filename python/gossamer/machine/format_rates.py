@@ -33,6 +33,7 @@ from .roofline import GROUP, PATTERN, kept_file, last_level_bytes, machine_key, 
 
 _SCHEMA = 2  # raised when what is measured, or how, changes
 _ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 0.97), "nm": (0.5,)}
+_CASES = [(format, zeros) for format, all_zeros in _ZEROS.items() for zeros in all_zeros]
 _ROWS, _COLS = 1024, 2048
 _SECONDS = 0.012  # of one format in one round
 # All formats take turns in short rounds, so that what else runs here or beside this machine does not hit one alone. The
@@ -208,17 +209,22 @@ def _faster(type: str, cached: bool, rates: Rates) -> bool:
     """Whether this machine is a good deal faster than when it was measured."""
     format, share = _LOOKED_AT
     then = rates[format][zeros(format).index(share)].seconds
-    stack, _ = _stack(type, format, share, _stack_bytes(1, cached))
+    stack, _ = _stack(type, format, share, _stack_bytes(cached))
     repeats = _repeats(stack)
     times = [_pass_seconds(stack, repeats) for _ in range(_BEST)]
     return _rate(stack, float(np.median(times))) < _FASTER * then
 
 
-def _stack_bytes(stacks: int, cached: bool) -> int:
-    """Returns how large each of some stacks may be; they take turns, so all of them are there at once."""
-    available = available_memory()
-    size = last_level_bytes() // 4 if cached else 2 * last_level_bytes()
-    return size if available is None else min(size, max(available // (4 * stacks), 1 << 20))
+def _stack_bytes(cached: bool) -> int:
+    """Returns how large each stack may be; they take turns, so all of them are there at once.
+
+    Those in the cache have to fit it together: a cache that sees more than it holds keeps little of it, and weights
+    settle there only after many passes.
+    """
+    if cached:
+        return last_level_bytes() // (2 * len(_CASES))
+    available, size = available_memory(), 2 * last_level_bytes()
+    return size if available is None else min(size, max(available // (4 * len(_CASES)), 1 << 20))
 
 
 def _stack(type: str, format: str, zeros: float, size: int) -> tuple[list[Any], float]:
@@ -247,8 +253,7 @@ def _rate(stack: Sequence[Any], seconds: float) -> float:
 def _measure(type: str, cached: bool, progress: Progress) -> tuple[Rates, bool]:
     """Returns the rates, and whether the best rounds agreed in the end."""
     what = f"measuring once which formats are fastest here ({_key(type, cached)})"
-    cases = [(format, zeros) for format, all_zeros in _ZEROS.items() for zeros in all_zeros]
-    size = _stack_bytes(len(cases), cached)
+    cases, size = _CASES, _stack_bytes(cached)
     stacks, loads = [], []
     for done, (format, zeros) in enumerate(cases):
         progress(done, 2 * len(cases), what)
