@@ -17,11 +17,11 @@ namespace avx512_bf16 {
 extern const KvKernels kKvBf16Kernels;
 }
 namespace amx {
-extern const KvKernels kKvBf16Kernels;
+extern const KvKernels kKvBf16Kernels, kKvInt8Kernels;
 }
 #if GOSSAMER_EMULATED_TILES
 namespace amx_emulated {
-extern const KvKernels kKvBf16Kernels;
+extern const KvKernels kKvBf16Kernels, kKvInt8Kernels;
 }
 #endif
 namespace avx512_vbmi2 {
@@ -40,9 +40,15 @@ const VectorKernels& vector_kernels() {
 const KvKernels& kv_kernels(KvType type) {
   const int i = static_cast<int>(type);
 #if GOSSAMER_X86
-  if (type == KvType::kBf16 && active_isa() == Isa::kAmx) return amx::kKvBf16Kernels;
+  if (active_isa() == Isa::kAmx) {
+    if (type == KvType::kBf16) return amx::kKvBf16Kernels;
+    if (type == KvType::kInt8) return amx::kKvInt8Kernels;
+  }
 #if GOSSAMER_EMULATED_TILES
-  if (type == KvType::kBf16 && active_isa() == Isa::kAmxEmulated) return amx_emulated::kKvBf16Kernels;
+  if (active_isa() == Isa::kAmxEmulated) {
+    if (type == KvType::kBf16) return amx_emulated::kKvBf16Kernels;
+    if (type == KvType::kInt8) return amx_emulated::kKvInt8Kernels;
+  }
 #endif
   if (type == KvType::kBf16 && builds_on(active_isa(), Isa::kAvx512Bf16)) return avx512_bf16::kKvBf16Kernels;
   if (type == KvType::kInt8 && builds_on(active_isa(), Isa::kAvx512Vbmi2)) return avx512_vbmi2::kKvInt8Kernels;

@@ -93,6 +93,12 @@ def results() -> dict[str, Any]:
         **uses(),
         **features(),
         "whole_models_batch": {"facts": FACTS, "rows": [step_cost]},
+        "prompt_peers": {
+            "facts": FACTS, "gguf": "m.gguf", "threads": 2,
+            "rows": [
+                {"tokens": 512, "tokens_per_second": {"gossamer": 30.0, "openvino": 20.0}, "over": {"openvino": 1.5}}
+            ],
+        },
         "whole_models_prompts": {"facts": FACTS, "rows": [prompt]},
         "whole_models_zeros": {"facts": FACTS, "rows": [whole, {**whole, "zeros": "2:4"}]},
         "whole_models_formats": {"facts": FACTS, "rows": [chosen]},
@@ -214,6 +220,7 @@ def test_every_figure_has_its_place(report: ModuleType) -> None:
         "| copy greedy | 2.50 | 1.75 |",
         "| convert --weights int4 | 12.5 | 0.75 |",
         "| 8 | 300 | 3.00 | 200 | 1.50 |",
+        "| 512 | 30 | 20 (1.50) |",
         "| 1.50 | 110 | 99 (-10%) | 2.00 | 2.50 (+25%) |",
         "| dense | 2.00 | 1.00 | 1.50 | 5.0 (1.00) | 1 of 71 |",
         "| peer | 2.00 | 1.00 | 1.50 |  | 1 of 71 |",

@@ -34,6 +34,8 @@ def test_a_narrow_cache_is_near_and_half_as_large(kv: str, bits: int) -> None:
         ("bf16", "int8", ["avx512_vbmi2", "avx512_bf16"]),
         ("bf16", "int8", ["amx_emulated", "amx"]),
         ("int8", "f32", ["avx512", "avx512_vbmi2"]),
+        ("int8", "int8", ["avx512_vbmi2", "amx_emulated"]),
+        ("int8", "int8", ["avx512_vbmi2", "amx"]),
     ],
 )
 def test_products_are_alike_with_and_without_an_instruction_for_them(kv: str, type: str, tiers: list[str]) -> None:
@@ -44,16 +46,17 @@ def test_products_are_alike_with_and_without_an_instruction_for_them(kv: str, ty
 import sys
 import engine_cases as e
 type, kv = sys.argv[1:]
-d = e.decoder(e.config(head_dim=20), type=type, kv=kv)
-for n in (700, 1, 6):
-    sys.stdout.buffer.write(d.step([(0, e.tokens(n))], all_logits=True).tobytes())
+for width in (20, 72):
+    d = e.decoder(e.config(head_dim=width), type=type, kv=kv)
+    for n in (700, 1, 6):
+        sys.stdout.buffer.write(d.step([(0, e.tokens(n))], all_logits=True).tobytes())
 """
     found = []
     for isa in tiers:
         env = {**os.environ, "GOSSAMER_ISA": isa, "PYTHONPATH": str(ROOT / "tests/support")}
         command = [sys.executable, "-c", code, type, kv]
         found.append(subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout)
-    assert len(found[0]) == 707 * VOCAB * 4
+    assert len(found[0]) == 2 * 707 * VOCAB * 4
     assert found[0] == found[1]
 
 

@@ -20,8 +20,8 @@ from matrices import patterned, sparse
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A home of its own, and little to measure, however busy the machine is."""
     monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path))
-    monkeypatch.setattr(format_rates, "_ROWS", 32)
-    monkeypatch.setattr(format_rates, "_COLS", 128)
+    monkeypatch.setattr(format_rates, "_SHAPE", (32, 128))
+    monkeypatch.setattr(format_rates, "_SHAPE_CACHED", (32, 64))
     monkeypatch.setattr(format_rates, "_SECONDS", 1e-4)
     monkeypatch.setattr(format_rates, "_AGREED", math.inf)
     monkeypatch.setattr(format_rates, "_MOST_SECONDS", math.inf)

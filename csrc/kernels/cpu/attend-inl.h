@@ -232,8 +232,7 @@ void weigh_all(const AttentionArgs& a) {
     float* result = a.results + t * a.result_stride;
     const Seen seen = seen_by(a, t);
     bend_heads(a, t, seen, scores);
-    for (int h = 0; h < group; ++h)
-      weigh<Kv>(scores + (int64_t)h * kScoreStride, seen, result + h, result + group + h);
+    for (int h = 0; h < group; ++h) weigh<Kv>(scores + (int64_t)h * kScoreStride, seen, result + h, result + group + h);
     memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
   }
 }

@@ -215,6 +215,28 @@ GOSSAMER_INLINE void weigh_codes(float* scores, const Seen& seen, const Attentio
   *sum = sum_lanes(total);
 }
 
+// All queries as numbers, which lie `query_bytes` apart.
+GOSSAMER_INLINE void write_queries(const AttentionArgs& a, Query* queries, uint8_t* numbers) {
+  const int group = a.query_heads;
+  for (int row = 0; row < a.tokens * group; ++row)
+    write_query(a.q + row / group * a.q_stride + (int64_t)(row % group) * a.head_dim, a.head_dim, a.scale,
+                numbers + row * query_bytes(a.head_dim), queries[row]);
+}
+
+// Turns all scores into weights, with their largest and their sum in the results, and clears what is mixed behind them.
+inline void weigh_all_codes(const AttentionArgs& a, int start, int count) {
+  const int group = a.query_heads;
+  for (int t = 0; t < a.tokens; ++t) {
+    float* result = a.results + t * a.result_stride;
+    const Seen seen = seen_by(a, t);
+    float* mine = a.scratch + (int64_t)t * group * kScoreStride;
+    bend_heads(a, t, seen, mine);
+    for (int h = 0; h < group; ++h)
+      weigh_codes(mine + (int64_t)h * kScoreStride, seen, a, start, count, result + h, result + group + h);
+    memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
+  }
+}
+
 void attend_codes(const AttentionArgs& a) noexcept {
   const uint8_t* const* pages = a.pages + a.begin / kPageTokens;
   const int group = a.query_heads;
@@ -231,9 +253,7 @@ void attend_codes(const AttentionArgs& a) noexcept {
   Query* queries = (Query*)(scores + (int64_t)rows * kScoreStride);
   uint8_t* numbers = (uint8_t*)(queries + rows);
   const int query_stride = query_bytes(a.head_dim);
-  for (int row = 0; row < rows; ++row)
-    write_query(a.q + row / group * a.q_stride + (int64_t)(row % group) * a.head_dim, a.head_dim, a.scale,
-                numbers + row * query_stride, queries[row]);
+  write_queries(a, queries, numbers);
   for (int at = start; at < count; at += kPageTokens) {
     const uint8_t* page = pages[at / kPageTokens];
     const uint8_t* k = page + a.offset;
@@ -253,15 +273,7 @@ void attend_codes(const AttentionArgs& a) noexcept {
         });
     });
   }
-  for (int t = 0; t < a.tokens; ++t) {
-    float* result = a.results + t * a.result_stride;
-    const Seen seen = seen_by(a, t);
-    float* mine = scores + (int64_t)t * group * kScoreStride;
-    bend_heads(a, t, seen, mine);
-    for (int h = 0; h < group; ++h)
-      weigh_codes(mine + (int64_t)h * kScoreStride, seen, a, start, count, result + h, result + group + h);
-    memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
-  }
+  weigh_all_codes(a, start, count);
   for (int at = start; at < count; at += kPageTokens) {
     const uint8_t* v = pages[at / kPageTokens] + v_at;
     const int end = at + kPageTokens;

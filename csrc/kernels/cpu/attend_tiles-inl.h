@@ -44,16 +44,16 @@ GOSSAMER_INLINE void for_sums(int count, const Body& body) {
 }
 
 // Calls `body(tiles, begin, end, most)` for the rows that fill tiles of 16, and for those that do not, with tiles for as
-// many as `most` of them.
-template <class Body>
-void for_row_tiles(int rows, int rest, const Body& body) {
+// many as `most` of them, which have the shapes that `shapes(most)` says.
+template <class Shapes, class Body>
+void for_row_tiles(int rows, const Shapes& shapes, const Body& body) {
   const int full = rows / kTileRows * kTileRows;
   if (full > 0) {
-    Tiles tiles(attention_shapes(kTileRows, rest));
+    Tiles tiles(shapes(kTileRows));
     body(tiles, 0, full, kTileRows);
   }
   if (rows > full) {
-    Tiles tiles(attention_shapes(rows - full, rest));
+    Tiles tiles(shapes(rows - full));
     body(tiles, full, rows, rows - full);
   }
 }
@@ -209,29 +209,33 @@ inline void attend_tiles(const AttentionArgs& a) noexcept {
   const int64_t v_at = a.offset + (int64_t)lanes * 4 * kPageTokens;
   const uint32_t* q = operands<KvBf16>(a, a.scratch + (int64_t)rows * kScoreStride);
   const Coming coming = {pages, count, a.offset, v_at - a.offset, v_at, 4 * kPageTokens, 2 * (int64_t)a.padded_dim};
-  for_row_tiles(rows, lanes % kPairs, [&](Tiles& tiles, int begin, int end, int most) {
-    for (int at = start; at < count; at += kPageTokens) {
-      const uint16_t* k = (const uint16_t*)(pages[at / kPageTokens] + a.offset);
-      Ahead ahead = begin > 0                  ? kNothing
-                    : at + kPageTokens < count ? coming.keys(at + kPageTokens)
-                                               : coming.values(start);
-      for (int first = begin; first < end; first += most)
-        score_tile(tiles, q + (int64_t)first * lanes, lanes, k, coming.parts(at), a.scale, ahead,
-                   a.scratch + (int64_t)first * kScoreStride + at, most);
-    }
-  });
+  for_row_tiles(
+      rows, [=](int most) { return attention_shapes(most, lanes % kPairs); },
+      [&](Tiles& tiles, int begin, int end, int most) {
+        for (int at = start; at < count; at += kPageTokens) {
+          const uint16_t* k = (const uint16_t*)(pages[at / kPageTokens] + a.offset);
+          Ahead ahead = begin > 0                  ? kNothing
+                        : at + kPageTokens < count ? coming.keys(at + kPageTokens)
+                                                   : coming.values(start);
+          for (int first = begin; first < end; first += most)
+            score_tile(tiles, q + (int64_t)first * lanes, lanes, k, coming.parts(at), a.scale, ahead,
+                       a.scratch + (int64_t)first * kScoreStride + at, most);
+        }
+      });
   weigh_all<KvBf16>(a);
-  for_row_tiles(rows, 0, [&](Tiles& tiles, int begin, int end, int most) {
-    for (int first = begin; first < end; first += most) {
-      Mixing mixing(tiles, a, pages, v_at, first, most);
-      const int parts = a.padded_dim / kLanes;
-      for (int part = 0; part < parts; part += kMostSums)
-        mixing.mix(part * kLanes, parts - part < kMostSums ? parts - part : kMostSums, [&](int page) {
-          if (first + part > 0) return kNothing;
-          return page + kPageTokens < count ? coming.values(page + kPageTokens) : coming.next(a.next);
-        });
-    }
-  });
+  for_row_tiles(
+      rows, [](int most) { return attention_shapes(most, 0); },
+      [&](Tiles& tiles, int begin, int end, int most) {
+        for (int first = begin; first < end; first += most) {
+          Mixing mixing(tiles, a, pages, v_at, first, most);
+          const int parts = a.padded_dim / kLanes;
+          for (int part = 0; part < parts; part += kMostSums)
+            mixing.mix(part * kLanes, parts - part < kMostSums ? parts - part : kMostSums, [&](int page) {
+              if (first + part > 0) return kNothing;
+              return page + kPageTokens < count ? coming.values(page + kPageTokens) : coming.next(a.next);
+            });
+        }
+      });
 }
 
 constexpr KvKernels tile_kernels() {

@@ -53,11 +53,14 @@ class Tiles {
   void store(void* to, int64_t stride) const {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kTile) : "memory");
   }
-  // sum[m][n] += the products of 4 signed bytes inputs[m][4k..] with 4 signed, or unsigned, bytes codes[k][4n..], for
-  // all k.
-  template <int kSum, int kInputs, int kCodes, bool kSigned>
+  // sum[m][n] += the products of 4 bytes inputs[m][4k..] with 4 bytes codes[k][4n..], for all k. kSigned: the codes are
+  // signed; the inputs nearly always are.
+  template <int kSum, int kInputs, int kCodes, bool kSigned, bool kSignedInputs = true>
   void multiply() {
-    if constexpr (kSigned)
+    static_assert(kSigned || kSignedInputs);
+    if constexpr (!kSignedInputs)
+      __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kInputs), "i"(kCodes));
+    else if constexpr (kSigned)
       __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kInputs), "i"(kCodes));
     else
       __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kInputs), "i"(kCodes));
@@ -104,7 +107,7 @@ class Tiles {
     for (int r = 0; r < shapes_.rows[kTile]; ++r)
       memcpy((uint8_t*)to + r * stride, tiles_[kTile][r], shapes_.bytes[kTile]);
   }
-  template <int kSum, int kInputs, int kCodes, bool kSigned>
+  template <int kSum, int kInputs, int kCodes, bool kSigned, bool kSignedInputs = true>
   void multiply() {
     must_fit<kSum, kInputs, kCodes>();
     const int rows = shapes_.rows[kSum], columns = shapes_.bytes[kSum], depth = shapes_.rows[kCodes];
@@ -114,8 +117,9 @@ class Tiles {
         memcpy(&sum, &tiles_[kSum][m][4 * n], 4);
         for (int k = 0; k < depth; ++k) {
           for (int i = 0; i < 4; ++i) {
-            const uint8_t code = tiles_[kCodes][k][4 * n + i];
-            sum += (uint32_t)((int8_t)tiles_[kInputs][m][4 * k + i] * (kSigned ? (int)(int8_t)code : (int)code));
+            const uint8_t input = tiles_[kInputs][m][4 * k + i], code = tiles_[kCodes][k][4 * n + i];
+            sum += (uint32_t)((kSignedInputs ? (int)(int8_t)input : (int)input) *
+                              (kSigned ? (int)(int8_t)code : (int)code));
           }
         }
         memcpy(&tiles_[kSum][m][4 * n], &sum, 4);

@@ -34,7 +34,7 @@ from .roofline import GROUP, PATTERN, kept_file, last_level_bytes, machine_key, 
 _SCHEMA = 2  # raised when what is measured, or how, changes
 _ZEROS = {"dense": (0.0,), "bitmap": (0.35, 0.5, 0.75, 0.9), "csr": (0.75, 0.9, 0.97), "nm": (0.5,)}
 _CASES = [(format, zeros) for format, all_zeros in _ZEROS.items() for zeros in all_zeros]
-_ROWS, _COLS = 1024, 2048
+_SHAPE, _SHAPE_CACHED = (1024, 2048), (768, 768)  # rows and columns; models that stay in the cache have small ones
 _SECONDS = 0.012  # of one format in one round
 # All formats take turns in short rounds, so that what else runs here or beside this machine does not hit one alone. The
 # best few rounds of each count, and more are made while those differ by more than so much. On a machine that is busy
@@ -209,7 +209,7 @@ def _faster(type: str, cached: bool, rates: Rates) -> bool:
     """Whether this machine is a good deal faster than when it was measured."""
     format, share = _LOOKED_AT
     then = rates[format][zeros(format).index(share)].seconds
-    stack, _ = _stack(type, format, share, _stack_bytes(cached))
+    stack, _ = _stack(type, cached, format, share)
     repeats = _repeats(stack)
     times = [_pass_seconds(stack, repeats) for _ in range(_BEST)]
     return _rate(stack, float(np.median(times))) < _FASTER * then
@@ -227,12 +227,12 @@ def _stack_bytes(cached: bool) -> int:
     return size if available is None else min(size, max(available // (4 * len(_CASES)), 1 << 20))
 
 
-def _stack(type: str, format: str, zeros: float, size: int) -> tuple[list[Any], float]:
-    """Returns packed matrices of so many bytes together, and the load that the format has there."""
+def _stack(type: str, cached: bool, format: str, zeros: float) -> tuple[list[Any], float]:
+    """Returns packed matrices, as many as are measured, and the load that the format has there."""
     pattern = PATTERN if format == "nm" else None
-    values = random_values(_ROWS, _COLS, zeros, pattern)
+    values = random_values(*(_SHAPE_CACHED if cached else _SHAPE), zeros, pattern)
     weight = _core.pack(values, format, type, GROUP, pattern)
-    return list(copies(weight, max(1, -(-size // weight.nbytes)))), load(measure(values), format)
+    return list(copies(weight, max(1, -(-_stack_bytes(cached) // weight.nbytes)))), load(measure(values), format)
 
 
 def _repeats(stack: Sequence[Any]) -> int:
@@ -247,34 +247,35 @@ def _pass_seconds(stack: Sequence[Any], repeats: int) -> float:
 
 def _rate(stack: Sequence[Any], seconds: float) -> float:
     """Returns what a position takes, in 1e-9 seconds."""
-    return 1e9 * seconds / (len(stack) * _ROWS * _COLS)
+    return 1e9 * seconds / (len(stack) * stack[0].rows * stack[0].cols)
 
 
 def _measure(type: str, cached: bool, progress: Progress) -> tuple[Rates, bool]:
     """Returns the rates, and whether the best rounds agreed in the end."""
     what = f"measuring once which formats are fastest here ({_key(type, cached)})"
-    cases, size = _CASES, _stack_bytes(cached)
     stacks, loads = [], []
-    for done, (format, zeros) in enumerate(cases):
-        progress(done, 2 * len(cases), what)
-        stack, at = _stack(type, format, zeros, size)
+    for done, (format, zeros) in enumerate(_CASES):
+        progress(done, 2 * len(_CASES), what)
+        stack, at = _stack(type, cached, format, zeros)
         stacks.append(stack)
         loads.append(at)
-    repeats = [0] * len(cases)
+    repeats = [0] * len(_CASES)
     rounds: list[list[float]] = []
     begun = time.monotonic()
     while _goes_on(rounds, time.monotonic() - begun):
         rounds.append([])
         for place, stack in enumerate(stacks):
             progress(
-                min(len(cases) + (len(rounds) - 1) * len(cases) // _ROUNDS, 2 * len(cases) - 1), 2 * len(cases), what
+                min(len(_CASES) + (len(rounds) - 1) * len(_CASES) // _ROUNDS, 2 * len(_CASES) - 1),
+                2 * len(_CASES),
+                what,
             )
             repeats[place] = repeats[place] or _repeats(stack)
             rounds[-1].append(_pass_seconds(stack, repeats[place]))
     rates: dict[str, list[FormatRate]] = {format: [] for format in _ZEROS}
-    for (format, _), stack, at, passes in zip(cases, stacks, loads, settled(rounds), strict=True):
+    for (format, _), stack, at, passes in zip(_CASES, stacks, loads, settled(rounds), strict=True):
         rates[format].append(FormatRate(at, _rate(stack, passes)))
-    progress(2 * len(cases), 2 * len(cases), what)
+    progress(2 * len(_CASES), 2 * len(_CASES), what)
     ordered = {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
     return ordered, len(rounds) >= _ROUNDS and agree(rounds, _AGREED)
 
