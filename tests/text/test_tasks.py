@@ -11,7 +11,7 @@ import pytest
 from gossamer.errors import GossamerError
 from gossamer.text.tasks import TaskSample, encode_prompt, encode_sample, read_task, split_task
 from gossamer.text.tokenizer import Tokenizer
-from tiny import CHAT_TEMPLATE, EOS_ID, tiny_tokenizer
+from tiny import CHAT_TEMPLATE, EOS_ID, SPECIAL_TOKENS, tiny_tokenizer
 
 
 def write(path: Path, *lines: Any) -> Path:
@@ -117,6 +117,15 @@ def test_an_answer_of_a_chat_ends_with_the_token_of_its_template(tmp_path, token
     prompt, completion = encode_sample(sample, tokenizer)
     assert prompt == tokenizer.chat(CHAT[:1])
     assert completion == [*tokenizer.encode("quick"), EOS_ID], "and nothing of what the template has behind it"
+
+
+def test_a_completion_that_goes_on_behind_an_end_is_not_cut_silently(tmp_path, tokenizer):
+    end = SPECIAL_TOKENS[EOS_ID]
+    samples = [{"prompt": "the net", "completion": f" is{end}"}, {"prompt": "a", "completion": f"b{end} c"}]
+    ends, goes_on = read_task(write(tmp_path / "t.jsonl", *samples))
+    assert encode_sample(ends, tokenizer)[1].count(EOS_ID) == 1
+    with pytest.raises(GossamerError, match=r"t\.jsonl:2: the completion goes on behind a token that ends a text"):
+        encode_sample(goes_on, tokenizer)
 
 
 def test_a_model_without_a_template_or_an_end(tmp_path):

@@ -190,10 +190,12 @@ def encode_sample(sample: TaskSample, tokenizer: Tokenizer) -> tuple[list[int], 
     The completion has the tokens that it has behind the prompt, unless letters of both share one; then its own.
 
     Raises:
-        GossamerError: as `encode_prompt`, or the model has no token that ends a text.
+        GossamerError: as `encode_prompt`; no token ends a text, or the completion goes on behind one.
     """
     prompt = encode_prompt(sample, tokenizer)
     try:
+        if any(token in tokenizer.eos_ids for token in tokenizer.encode(sample.completion, special=False)[:-1]):
+            raise GossamerError("the completion goes on behind a token that ends a text")
         if isinstance(sample.prompt, str):
             begin, whole = sample.prompt, sample.prompt + sample.completion
             both = _without_end(tokenizer.encode(whole), tokenizer)
