@@ -32,9 +32,9 @@ def same(name: str, weight: _core.Weight, x: np.ndarray) -> None:
     np.testing.assert_array_equal(_core.run_kernel(name, weight, x).view(np.uint32), vnni.view(np.uint32))
 
 
-def test_there_is_one_for_every_format_and_integer_type() -> None:
+def test_there_is_one_for_every_format_but_csr_and_integer_type() -> None:
     assert {parse(name)[:2] for name in EMULATED} == {
-        (format, type) for format in reference.FORMATS for type in reference.INTEGER
+        (format, type) for format in reference.FORMATS if format != "csr" for type in reference.INTEGER
     }
 
 
@@ -51,7 +51,7 @@ def test_results_are_those_of_vnni(name: str, group: int) -> None:
 @pytest.mark.parametrize("pattern", [(1, 4), (3, 4), (2, 8), (16, 32), (8, 8)])
 def test_every_nm_pattern(name: str, pattern: tuple[int, int]) -> None:
     weight = packed(*parse(name)[:2], 64, (35, 150), 0.0, pattern)
-    for tokens in (2, 5, 20):
+    for tokens in (2, 7, 20):
         same(name, weight, inputs(tokens, 150))
 
 

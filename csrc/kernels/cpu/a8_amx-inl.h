@@ -4,17 +4,14 @@
 // bit for bit.
 #pragma once
 #include "kernels/cpu/a8_avx512-inl.h"
-#include "kernels/cpu/csr_avx512-inl.h"
 #include "kernels/cpu/tiles-inl.h"
 #include "kernels/kernel_table.h"
 
 namespace gossamer {
 namespace GOSSAMER_NS {
 
-// Fewer tokens are left to the VNNI kernels. csr's codes are put to their places one by one, which pays where the VNNI
-// kernel would go over them twice.
-constexpr int kFewestTokens = 2;
-constexpr int kFewestCsrTokens = 9;
+// Fewer tokens are left to the VNNI kernels, which expand weights into registers; a tile wants them in memory.
+constexpr int kFewestTokens = 7;
 
 // Tokens that share a unit's expanded words. Their totals stay in the L1 cache.
 constexpr int kAmxTokens = 64;
@@ -42,9 +39,8 @@ inline TileShapes tile_shapes(const Activations& x) {
 }
 
 // Sums of one panel or two, whose codes stand in their tiles, on their way into the totals. A tile is scaled while the
-// next one is multiplied: what it stores cannot be read before all of it has reached the cache. kSixteenth: codes are 16
-// times what they stand for, and the tokens' scales make up for it.
-template <int kPanels, bool kSigned, bool kSixteenth = false>
+// next one is multiplied: what it stores cannot be read before all of it has reached the cache.
+template <int kPanels, bool kSigned>
 class TileSums {
  public:
   TileSums(Tiles& tiles, const LinearArgs& a, const int (&surplus_shift)[kPanels],
@@ -102,12 +98,11 @@ class TileSums {
   };
 
   __attribute__((always_inline)) inline void scale(const Waiting& now, int i, int64_t stride) const {
-    const float of_token = kSixteenth ? now.unit_scales[i * stride] * 0.0625F : now.unit_scales[i * stride];
     for (int p = 0; p < kPanels; ++p) {
       __m512i sum = _mm512_load_si512(now.sums[p] + i * kPanelRows);
       if constexpr (!kSigned)
         sum = _mm512_add_epi32(sum, _mm512_set1_epi32(now.surplus[i * stride] >> surplus_shift_[p]));
-      const __m512 factor = _mm512_mul_ps(now.scales[p], _mm512_set1_ps(of_token));
+      const __m512 factor = _mm512_mul_ps(now.scales[p], _mm512_set1_ps(now.unit_scales[i * stride]));
       float* total = now.totals[p] + i * kPanelRows;
       _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, _mm512_load_ps(total)));
     }
@@ -239,74 +234,13 @@ inline void amx_linear(Tiles& tiles, const LinearArgs& a) {
   }
 }
 
-// Puts the non-zeros of a block's steps to their places in the words at `out`, int4 as code * 16. What fills up a slot
-// is zero and changes nothing.
-template <ValueType kType, bool kHigh>
-inline void place_slots(CsrCursor& at, int steps, int words, uint8_t* out) {
-  for (int i = 0; i < words; ++i) _mm512_store_si512(out + i * kWordBits, _mm512_setzero_si512());
-  for (int step = 0; step < steps; ++step) {
-    for (unsigned rows = *at.lanes++; rows != 0; rows &= rows - 1) {
-      uint8_t* row = out + kWordCols * _tzcnt_u32(rows);
-      for (int i = 0; i < kCsrSlot; ++i) {
-        const unsigned column = at.columns[i];
-        unsigned code = at.v[i];
-        if constexpr (kType == ValueType::kInt4) code = kHigh ? code & 0xf0U : code << 4;
-        uint8_t& place = row[(column / kWordCols) * kWordBits + column % kWordCols];
-        place = (uint8_t)(place | code);
-      }
-      at.columns += kCsrSlot;
-      at.v += kCsrSlot;
-    }
-  }
-  _mm_prefetch((const char*)at.v + kPrefetch, _MM_HINT_T0);
-  _mm_prefetch((const char*)at.columns + kPrefetch, _MM_HINT_T0);
-}
-
-template <ValueType kType, bool kHigh>
-__attribute__((noinline)) void amx_csr_panel(Tiles& tiles, const LinearArgs& a, int panel) {
-  const WeightView& w = a.weight;
-  const bool grouped = w.groups > 1;
-  const int surplus_shift[1] = {0};
-  alignas(64) float totals[1][kAmxTokens][kPanelRows];
-  alignas(64) uint8_t expanded[kBlockWords * kWordBits];
-  TileSums<1, true, kType == ValueType::kInt4> sums(tiles, a, surplus_shift, totals);
-  for (int t0 = 0; t0 < a.x.tokens; t0 += kAmxTokens) {
-    const int tokens = min_of(kAmxTokens, a.x.tokens - t0);
-    CsrCursor at = csr_start(w, panel);
-    clear_totals(tokens, totals[0]);
-    for (int b = 0; b < w.csr_blocks; ++b) {
-      if (at.counts[b] == 0) continue;
-      place_slots<kType, kHigh>(at, at.counts[b], w.csr_block / kWordCols, expanded);
-      tiles.template load<kCodeTile>(expanded, kWordBits);
-      sums.add(b, t0, tokens, {grouped ? load_scales(w, panel, group_of(w, b, w.csr_block)) : _mm512_set1_ps(1.0F)});
-    }
-    sums.finish();
-    store_totals(a, panel, t0, tokens, totals[0]);
-  }
-}
-
-template <ValueType kType>
-inline void amx_csr_linear(Tiles& tiles, const LinearArgs& a) {
-  for (int s = a.begin; s < a.end; ++s) {
-    if constexpr (kType == ValueType::kInt4) {
-      amx_csr_panel<kType, false>(tiles, a, 2 * s);
-      if (2 * s + 1 < a.weight.panels) amx_csr_panel<kType, true>(tiles, a, 2 * s + 1);
-    } else {
-      amx_csr_panel<kType, false>(tiles, a, s);
-    }
-  }
-}
-
 // With the VNNI kernel of the same weights for fewer tokens than pay.
 template <Format kFormat, ValueType kType>
 inline void amx_run(const LinearArgs& a, LinearKernel vnni) {
-  if (a.x.tokens < (kFormat == Format::kCsr ? kFewestCsrTokens : kFewestTokens)) return vnni(a);
+  if (a.x.tokens < kFewestTokens) return vnni(a);
   const TileShapes shapes = tile_shapes(a.x);
   Tiles tiles(shapes);
-  if constexpr (kFormat == Format::kCsr)
-    amx_csr_linear<kType>(tiles, a);
-  else
-    with_layout<kFormat>(a, [&](auto layout) { amx_linear<decltype(layout)::value, kType>(tiles, a); });
+  with_layout<kFormat>(a, [&](auto layout) { amx_linear<decltype(layout)::value, kType>(tiles, a); });
 }
 
 }  // namespace GOSSAMER_NS
