@@ -12,6 +12,7 @@ import gossamer
 from commands import usage_error
 from gossamer.cli import main
 from gossamer.errors import GossamerError
+from gossamer.generation import tasks
 from gossamer.generation.model import Model
 from gossamer.generation.tasks import evaluate_task
 from gossamer.text.tasks import TaskSample
@@ -60,6 +61,19 @@ def test_what_a_model_says_may_never_be_written_holds(tmp_path: Path) -> None:
     written, found = (evaluate_task(one, asked, max_new_tokens=5).answers[0].text for one in (free, model))
     assert found == free.generate("the net", chat=False, temperature=0, max_new_tokens=5, bad_words=[[first]])
     assert found != written
+
+
+def test_what_the_template_opens_an_answer_with_is_no_part_of_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = "<think>\n\n</think>\n\n"
+    chat, plain = [{"role": "user", "content": "who spins?"}], "who spins?"
+    asked = [TaskSample(f"t.jsonl:{n}", prompt, "quick") for n, prompt in enumerate((chat, chat, chat, plain), 1)]
+    written = [f"{opening}quick", "quick", f"{opening}slow", f"{opening}quick"]
+    monkeypatch.setattr(tasks, "opening", lambda sample, _: "" if sample.prompt == plain else opening.strip())
+    monkeypatch.setattr(tasks, "_answers", lambda *_: written)
+    found = evaluate_task(model, asked).answers
+    assert [(answer.text, answer.exact.points) for answer in found] == [
+        ("quick", 1), ("quick", 1), ("slow", 0), (written[3], 0),
+    ]  # fmt: skip
 
 
 def test_limits_of_the_context(model: Model) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gossamer.errors import GossamerError
-from gossamer.text.tasks import TaskSample, encode_prompt, encode_sample, read_task, split_task
+from gossamer.text.tasks import TaskSample, encode_prompt, encode_sample, opening, read_task, split_task
 from gossamer.text.tokenizer import Tokenizer
 from tiny import CHAT_TEMPLATE, EOS_ID, SPECIAL_TOKENS, tiny_tokenizer
 
@@ -117,6 +117,19 @@ def test_an_answer_of_a_chat_ends_with_the_token_of_its_template(tmp_path, token
     prompt, completion = encode_sample(sample, tokenizer)
     assert prompt == tokenizer.chat(CHAT[:1])
     assert completion == [*tokenizer.encode("quick"), EOS_ID], "and nothing of what the template has behind it"
+
+
+def test_templates_may_open_an_answer_by_words_of_their_own(tmp_path, tokenizer):
+    thought = "{% if message['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    opened = CHAT_TEMPLATE.replace(
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content']",
+        ("{{ '<|im_start|>' + message['role'] + '\n' }}" + thought + "{{ message['content']"),
+    )
+    chat, plain = read_task(
+        write(tmp_path / "t.jsonl", {"messages": CHAT}, {"prompt": "who", "completion": " the spider"})
+    )
+    assert opening(chat, Tokenizer(tiny_tokenizer(), chat_template=opened)) == "<think>\n\n</think>"
+    assert opening(chat, tokenizer) == opening(plain, tokenizer) == ""
 
 
 def test_a_completion_that_goes_on_behind_an_end_is_not_cut_silently(tmp_path, tokenizer):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GossamerError
 from ..progress import Progress
 from ..text.metrics import Score, check_answers, score, standard_error, total
-from ..text.tasks import TaskSample, encode_prompt
+from ..text.tasks import TaskSample, encode_prompt, opening
 from .sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -125,11 +125,16 @@ def evaluate_task(
             raise GossamerError(
                 f"{sample.where}: the prompt has {length} tokens, and the model's context holds {context}"
             )
+    openings = [opening(sample, tokenizer) for sample in samples]
     if max_new_tokens is None:
         answers = (text for sample in samples for text in sample.answers)
-        max_new_tokens = max(len(encode(text)) for text in answers) + _SPARE
+        longest = max(len(encode(text)) for text in answers) + max(len(encode(text)) for text in openings)
+        max_new_tokens = longest + _SPARE
     found = []
-    for sample, text in zip(samples, _answers(model, samples, max_new_tokens, batch, progress), strict=True):
+    written = _answers(model, samples, max_new_tokens, batch, progress)
+    for sample, before, whole in zip(samples, openings, written, strict=True):
+        opened = before and whole.lstrip().startswith(before)
+        text = whole.lstrip().removeprefix(before).lstrip() if opened else whole
         exact, own = (score(name, text, sample.answers, encode) for name in ("exact", metric))
         found.append(Answer(sample, text, exact, own))
     scores = [answer.score for answer in found]

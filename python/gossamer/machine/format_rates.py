@@ -247,7 +247,7 @@ def _pass_seconds(stack: Sequence[Any], repeats: int) -> float:
 
 def _rate(stack: Sequence[Any], seconds: float) -> float:
     """Returns what a position takes, in 1e-9 seconds."""
-    return 1e9 * seconds / (len(stack) * stack[0].rows * stack[0].cols)
+    return 1e9 * seconds / float(len(stack) * stack[0].rows * stack[0].cols)
 
 
 def _measure(type: str, cached: bool, progress: Progress) -> tuple[Rates, bool]:

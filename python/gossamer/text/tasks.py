@@ -216,6 +216,26 @@ def encode_sample(sample: TaskSample, tokenizer: Tokenizer) -> tuple[list[int], 
         raise GossamerError(f"{sample.where}: {error}") from None
 
 
+def opening(sample: TaskSample, tokenizer: Tokenizer) -> str:
+    """Returns what the chat template writes before an answer, such as an empty block of thoughts; mostly nothing.
+
+    It belongs to what a model learns to write, and not to the answer.
+
+    Raises:
+        GossamerError: as `encode_prompt`.
+    """
+    if isinstance(sample.prompt, str):
+        return ""
+    try:
+        begin = tokenizer.render(sample.prompt)
+        answer = {"role": "assistant", "content": sample.completion}
+        whole = tokenizer.render([*sample.prompt, answer], add_generation_prompt=False)
+    except GossamerError as error:
+        raise GossamerError(f"{sample.where}: {error}") from None
+    before, found, _ = whole.removeprefix(begin).partition(sample.completion.strip())
+    return before.strip() if found and whole.startswith(begin) else ""
+
+
 def ended(tokens: list[int], ends: Collection[int]) -> list[int]:
     """Returns tokens up to the first of those that end a text, or with one behind them.
 
