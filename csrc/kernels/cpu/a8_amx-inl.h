@@ -183,7 +183,10 @@ __attribute__((noinline)) void amx_panels(Tiles& tiles, const LinearArgs& a, int
   const bool grouped = w.groups > 1;
   constexpr bool kSigned = kType == ValueType::kInt8;
   alignas(64) float totals[kPanels][kAmxTokens][kPanelRows];
-  alignas(64) uint8_t expanded[2][kPanels][kBlockWords * kWordBits];
+  // Units that are expanded ahead, as a tile cannot load what has just been stored: none where a second panel is expanded
+  // in the meantime.
+  constexpr int kLead = kPanels == 1 ? 1 : 0;
+  alignas(64) uint8_t expanded[kLead + 1][kPanels][kBlockWords * kWordBits];
   int surplus_shift[kPanels];
   for (int p = 0; p < kPanels; ++p) surplus_shift[p] = 7 - (p == 0 ? kBiasBits<kType, false> : kBiasBits<kType, true>);
   TileSums<kPanels, kSigned> sums(tiles, a, surplus_shift, totals);
@@ -196,25 +199,24 @@ __attribute__((noinline)) void amx_panels(Tiles& tiles, const LinearArgs& a, int
       masks[p] = kLayout == Layout::kDense ? nullptr : mask_start(w, panel + p);
       clear_totals(tokens, totals[p]);
     }
-    // A unit's words are expanded before the one ahead of it is multiplied: a tile cannot load what has just been stored.
-    const uint8_t* codes[2][kPanels];
-    const auto expand = [&](int u) {
-      const int turn = u % 2;
-      if constexpr (kLayout != Layout::kDense) prefetch_masks(w, masks, u * words, words);
-      codes[turn][0] = tile_words<kLayout, kType, false>(masks[0], v[0], fixed_step, words, expanded[turn][0]);
-      if constexpr (kPanels == 2)
-        codes[turn][1] = tile_words<kLayout, kType, true>(masks[1], v[1], fixed_step, words, expanded[turn][1]);
-    };
-    expand(0);
-    for (int u = 0; u < units; ++u) {
-      if (u + 1 < units) expand(u + 1);
+    const uint8_t* codes[kLead + 1][kPanels];
+    for (int next = 0; next < units + kLead; ++next) {
+      if (next < units) {
+        const int turn = next % (kLead + 1);
+        if constexpr (kLayout != Layout::kDense) prefetch_masks(w, masks, next * words, words);
+        codes[turn][0] = tile_words<kLayout, kType, false>(masks[0], v[0], fixed_step, words, expanded[turn][0]);
+        if constexpr (kPanels == 2)
+          codes[turn][1] = tile_words<kLayout, kType, true>(masks[1], v[1], fixed_step, words, expanded[turn][1]);
+      }
+      if (next < kLead) continue;
+      const int u = next - kLead;
       __m512 scales[kPanels];
       for (int p = 0; p < kPanels; ++p) {
         const __m512 place = _mm512_set1_ps(p == 1 ? 0.0625F : 1.0F);
         scales[p] = grouped ? _mm512_mul_ps(load_scales(w, panel + p, group_of(w, u, unit), kPanels), place) : place;
       }
-      tiles.template load<kCodeTile>(codes[u % 2][0], kWordBits);
-      if constexpr (kPanels == 2) tiles.template load<kCodeTile + 1>(codes[u % 2][1], kWordBits);
+      tiles.template load<kCodeTile>(codes[u % (kLead + 1)][0], kWordBits);
+      if constexpr (kPanels == 2) tiles.template load<kCodeTile + 1>(codes[u % (kLead + 1)][1], kWordBits);
       sums.add(u, t0, tokens, scales);
     }
     sums.finish();
