@@ -208,6 +208,7 @@ def test_what_was_searched_for_is_what_convert_packs(
         ({"method": "magnitude"}, "method magnitude cannot round to int4|method magnitude measures nothing"),
         ({"weights": "stored"}, "a budget of bits needs weights auto or int4, got stored"),
         ({"bits": 0.5}, r"0\.5 bits a weight are too few: \d\.\d\d are the least here"),
+        ({"bits": 20.0}, r"20 bits a weight are enough for all as int8: \d\.\d\d are the most"),
     ],
 )
 def test_budgets_that_make_no_sense(tmp_path: Path, text: Path, options: dict[str, Any], message: str) -> None:

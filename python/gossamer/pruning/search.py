@@ -182,6 +182,11 @@ def search(
     least = sum(min(size for size, _, _ in each) for each in options.values())
     if least > most:
         raise GossamerError(f"{budget:g} bits a weight are too few: {8 * least / entries:.2f} are the least here")
+    whole = sum(min(each, key=lambda one: (one[1], one[0]))[0] for each in options.values())
+    if most >= whole and "int8" in types:
+        raise GossamerError(
+            f"{budget:g} bits a weight are enough for all as int8: {8 * whole / entries:.2f} are the most"
+        )
     # Prices are of a byte, in nats; between the two lie all that decide between forms.
     low, high = 1e-24, 1e6
     for _ in range(120):
