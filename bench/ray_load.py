@@ -45,7 +45,7 @@ from gossamer.generation.scheduler import MOST
 PARTS = ("offline", "http", "loads")
 REPLICAS, CLIENTS, NEW = 2, 32, 128
 TOGETHER = ((1, 6), (4, 3), (MOST, 2))  # clients a replica that ask at once, and answers of each
-KNOWN, FRESH = 64, 800  # texts of each length: for clients that ask again and again, and that are asked for once
+KNOWN, FRESH = 64, 1200  # texts of each length: for clients that ask again and again, and that are asked for once
 LENGTHS, ANSWERS = (32, 100, 300), (32, 128, 256)
 BUSY = (0.3, 0.6, 0.85)  # of the throughput over HTTP
 
