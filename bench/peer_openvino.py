@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import openvino_genai
 
@@ -26,7 +25,7 @@ def main() -> None:
         metrics = pipeline.generate([text], config).perf_metrics
         lengths.append(metrics.get_num_input_tokens())
         runs.append(1000 * lengths[-1] / metrics.get_ttft().mean)
-    print(json.dumps({"tokens": lengths[1:], "runs": runs[1:], "file": Path(path).name}))
+    print(json.dumps({"tokens": lengths[1:], "runs": runs[1:]}))
 
 
 if __name__ == "__main__":

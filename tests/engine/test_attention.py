@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from attention_cases import ATTENTIONS, decoder, reference, tokens
-from engine_cases import config, described, tensors
+from engine_cases import config, decoders_with_an_infinite_token
 from engine_cases import tokens as engine_tokens
-from gossamer import _core
 
 KINDS = pytest.mark.parametrize("case", ATTENTIONS)
 CUTS = (1, 2, 61, 64, 130, 1, 1, 300, 3, 150)
@@ -56,13 +55,9 @@ def test_what_lies_behind_a_window_reaches_nothing(kv: str) -> None:
 @pytest.mark.parametrize("place", [0, 1, 31, 38, 63, 64, 77])
 def test_what_comes_later_in_a_prompt_reaches_nothing_were_it_infinite(kv: str, place: int) -> None:
     """And whoever sees it has no number any more, all others have the bits that they had."""
-    c = config(head_dim=20)
-    weights, vectors = tensors(c)
-    weights["embed"][3] = np.inf
-    packed = {name: _core.pack(values, "dense", "f32") for name, values in weights.items()}
     text = engine_tokens(80)
     text[text == 3] = 4
-    clean, poisoned = (_core.Decoder(described(c, False).to_dict(), packed, vectors, kv=kv) for _ in range(2))
+    clean, poisoned = decoders_with_an_infinite_token(config(head_dim=20), 3, kv=kv)
     expected = clean.step([(0, text)], all_logits=True)
     text[place] = 3
     found = poisoned.step([(0, text)], all_logits=True)

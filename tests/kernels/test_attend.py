@@ -12,7 +12,7 @@ import pytest
 
 import attention_cases
 from checkout import ROOT
-from engine_cases import VOCAB, config, decoder, described, tensors, tokens
+from engine_cases import VOCAB, config, decoder, decoders_with_an_infinite_token, tokens
 from gossamer import _core
 
 CASES = ("window", "long window", "softcap", "sinks", "alibi", "all")
@@ -94,13 +94,9 @@ for case in sys.argv[1:]:
 
 @pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 def test_what_is_rolled_back_reaches_nothing_were_it_infinite(kv: str) -> None:
-    c = config()
-    weights, vectors = tensors(c)
-    weights["embed"][3] = np.inf
-    packed = {name: _core.pack(values, "dense", "f32") for name, values in weights.items()}
     text = tokens(70)
     text[text == 3] = 4
-    clean, used = (_core.Decoder(described(c, False).to_dict(), packed, vectors, kv=kv) for _ in range(2))
+    clean, used = decoders_with_an_infinite_token(config(), 3, kv=kv)
     for at in range(60, 70):
         used.step([(0, [*text[:at], 3, 3, 3])])
         used.rollback(0, 3)

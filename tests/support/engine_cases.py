@@ -67,6 +67,15 @@ def tensors(c: Sizes, biases: bool = False) -> tuple[dict[str, np.ndarray], dict
     return weights, {name: value.astype(np.float32) for name, value in vectors.items()}
 
 
+def decoders_with_an_infinite_token(c: Sizes, token: int, **options: Any) -> tuple[_core.Decoder, _core.Decoder]:
+    """Two of the same weights, whose embedding of one token is infinite."""
+    weights, vectors = tensors(c)
+    weights["embed"][token] = np.inf
+    packed = {name: _core.pack(values, "dense", "f32") for name, values in weights.items()}
+    document = described(c, False).to_dict()
+    return _core.Decoder(document, packed, vectors, **options), _core.Decoder(document, packed, vectors, **options)
+
+
 def decoder(c: Sizes, format: str = "bitmap", type: str = "f32", biases: bool = False, **options: Any) -> _core.Decoder:
     weights, vectors = tensors(c, biases)
     packed = {}

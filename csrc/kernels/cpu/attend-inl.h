@@ -223,7 +223,7 @@ const uint32_t* operands<KvBf16>(const AttentionArgs& a, float* room) {
   return (const uint32_t*)room;
 }
 
-// Turns all scores into weights, with their largest and their sum in the results, and clears what is mixed behind them.
+// Turns all scores into weights, with their largest and their sum in the results.
 template <class Kv>
 void weigh_all(const AttentionArgs& a) {
   const int group = a.query_heads;
@@ -233,7 +233,6 @@ void weigh_all(const AttentionArgs& a) {
     const Seen seen = seen_by(a, t);
     bend_heads(a, t, seen, scores);
     for (int h = 0; h < group; ++h) weigh<Kv>(scores + (int64_t)h * kScoreStride, seen, result + h, result + group + h);
-    memset(result + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
   }
 }
 
@@ -271,6 +270,8 @@ void attend(const AttentionArgs& a) noexcept {
     });
   }
   weigh_all<Kv>(a);
+  for (int t = 0; t < a.tokens; ++t)
+    memset(a.results + t * a.result_stride + 2 * group, 0, sizeof(float) * (size_t)group * (size_t)a.padded_dim);
   // Adds the positions [at, at + some) of one page, `at` one that begins values that lie together, for `many` rows from
   // `begin` on.
   const auto mix = [&](int begin, int many, int at, int some, Ahead ahead) {

@@ -103,13 +103,6 @@ inline bool has_infinite(const uint16_t* values, int64_t count) {
   return any != 0;
 }
 
-inline float widened(uint16_t value) {
-  const uint32_t bits = (uint32_t)value << 16;
-  float number;
-  memcpy(&number, &bits, 4);
-  return number;
-}
-
 // The outputs of rows [first, first + rows) of `a`, whose weights stand where their scores were.
 class Mixing {
  public:
@@ -125,6 +118,8 @@ class Mixing {
       memset(weights(r) + from_, 0, sizeof(uint16_t) * (size_t)(begin - from_));
       if (end < padded(to_)) memset(weights(r) + end, 0, sizeof(uint16_t) * (size_t)(padded(to_) - end));
     }
+    for (int at = from_; at < to_; at += kDepth)
+      if (partly(at) && has_infinite(values(at), kDepth * (int64_t)a.padded_dim)) guarded_ |= 1U << at / kDepth;
   }
 
   // The sums of up to kMostSums times 16 elements from `d` on. `coming`: what is fetched while a page is read.
@@ -136,13 +131,12 @@ class Mixing {
     for_sums(parts, [&](auto j) { tiles_.template zero<decltype(j)::value>(); });
     for (int at = from_; at < to_; at += kDepth) {
       if (at % kPageTokens == 0 || at == from_) ahead = coming(at / kPageTokens * kPageTokens);
-      const bool guarded = partly(at) && has_infinite(values(at), kDepth * (int64_t)a_.padded_dim);
       tiles_.template load<kLeftTile>(weights(0) + at, kScoreStride * (int64_t)sizeof(float));
       for_sums(parts, [&](auto j) {
         constexpr int kSum = decltype(j)::value;
         const uint16_t* from = values(at) + 2 * (d + kSum * kLanes);
         fetch<kPairs * kTileBytes>(ahead);
-        if (guarded) {
+        if (guarded(at)) {
           alignas(64) uint16_t finite[kPairs][2 * kLanes];
           for (int pair = 0; pair < kPairs; ++pair)
             for (int i = 0; i < 2 * kLanes; ++i) {
@@ -163,7 +157,7 @@ class Mixing {
     for (int r = 0; r < rows_; ++r)
       for (int j = 0; j < parts; ++j) store(out(r) + d + j * kLanes, load(sums[r] + j * kLanes));
     for (int at = from_; at < to_; at += kDepth)
-      if (partly(at) && has_infinite(values(at), kDepth * (int64_t)a_.padded_dim)) add_infinite(at, d, parts * kLanes);
+      if (guarded(at)) add_infinite(at, d, parts * kLanes);
   }
 
  private:
@@ -179,6 +173,8 @@ class Mixing {
   }
   // Whether one of the rows does not see all of 32 positions: what a token does not see must not reach it.
   bool partly(int at) const { return at < shared_.from || at + kDepth > shared_.to; }
+  // Whether there is something among these, then, that must not.
+  bool guarded(int at) const { return (guarded_ >> at / kDepth & 1U) != 0; }
 
   // What was left out of the sums, for those who see it.
   void add_infinite(int at, int d, int count) const {
@@ -198,6 +194,8 @@ class Mixing {
   int64_t v_at_;
   int first_, rows_, from_, to_;
   Seen shared_;
+  uint32_t guarded_ = 0;  // a bit for each 32 positions of the span
+  static_assert(kAttentionSpan / kDepth <= 32);
 };
 
 inline void attend_tiles(const AttentionArgs& a) noexcept {

@@ -29,6 +29,13 @@ inline void shape_tile(TileShapes& shapes, int tile, int rows, int bytes) {
   shapes.bytes[tile] = (uint16_t)bytes;
 }
 
+inline float widened(uint16_t bf16) {
+  const uint32_t bits = (uint32_t)bf16 << 16;
+  float number;
+  memcpy(&number, &bits, 4);
+  return number;
+}
+
 #if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__)
 
 // A thread's tiles for as long as this lives: behind it they are released, so that nobody saves them. As instructions
@@ -155,10 +162,7 @@ class Tiles {
   float bf16(int tile, int row, int at) const {
     uint16_t half;
     memcpy(&half, &tiles_[tile][row][2 * at], 2);
-    const uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
+    return widened(half);
   }
   static void must(bool holds) {
     if (!holds) __builtin_trap();

@@ -99,7 +99,11 @@ def run(args: argparse.Namespace) -> int:
     if planned:
         print("\nFormats that were chosen among, with all threads: positions, 1e9 a second")
         lines = [
-            (*map(str, list(row.values())[:3]), f"{row['zeros']:.0%}", f"{row['positions_per_second']:.1f}")
+            (
+                *(str(row[name]) for name in ("type", "weights_in", "format")),
+                f"{row['zeros']:.0%}",
+                f"{row['positions_per_second']:.1f}",
+            )
             for row in planned
         ]
         print(table(("values", "weights in", "format", "zeros", "positions/s"), lines))

@@ -253,29 +253,26 @@ def _rate(stack: Sequence[Any], seconds: float) -> float:
 def _measure(type: str, cached: bool, progress: Progress) -> tuple[Rates, bool]:
     """Returns the rates, and whether the best rounds agreed in the end."""
     what = f"measuring once which formats are fastest here ({_key(type, cached)})"
+    count = len(_CASES)
     stacks, loads = [], []
     for done, (format, zeros) in enumerate(_CASES):
-        progress(done, 2 * len(_CASES), what)
+        progress(done, 2 * count, what)
         stack, at = _stack(type, cached, format, zeros)
         stacks.append(stack)
         loads.append(at)
-    repeats = [0] * len(_CASES)
+    repeats = [0] * count
     rounds: list[list[float]] = []
     begun = time.monotonic()
     while _goes_on(rounds, time.monotonic() - begun):
         rounds.append([])
         for place, stack in enumerate(stacks):
-            progress(
-                min(len(_CASES) + (len(rounds) - 1) * len(_CASES) // _ROUNDS, 2 * len(_CASES) - 1),
-                2 * len(_CASES),
-                what,
-            )
+            progress(min(count + (len(rounds) - 1) * count // _ROUNDS, 2 * count - 1), 2 * count, what)
             repeats[place] = repeats[place] or _repeats(stack)
             rounds[-1].append(_pass_seconds(stack, repeats[place]))
     rates: dict[str, list[FormatRate]] = {format: [] for format in _ZEROS}
     for (format, _), stack, at, passes in zip(_CASES, stacks, loads, settled(rounds), strict=True):
         rates[format].append(FormatRate(at, _rate(stack, passes)))
-    progress(2 * len(_CASES), 2 * len(_CASES), what)
+    progress(2 * count, 2 * count, what)
     ordered = {format: tuple(sorted(points, key=lambda point: point.load)) for format, points in rates.items()}
     return ordered, len(rounds) >= _ROUNDS and agree(rounds, _AGREED)
 

@@ -200,9 +200,7 @@ def encode_sample(sample: TaskSample, tokenizer: Tokenizer) -> tuple[list[int], 
             begin, whole = sample.prompt, sample.prompt + sample.completion
             both = _without_end(tokenizer.encode(whole), tokenizer)
         else:
-            answer = {"role": "assistant", "content": sample.completion}
-            begin = tokenizer.render(sample.prompt)
-            whole = tokenizer.render([*sample.prompt, answer], add_generation_prompt=False)
+            begin, whole = _rendered(sample.prompt, sample.completion, tokenizer)
             if not whole.startswith(begin):  # as templates do that open an answer by words of their own
                 whole = begin + sample.completion
             both = tokenizer.encode(whole, special=False)
@@ -227,9 +225,7 @@ def opening(sample: TaskSample, tokenizer: Tokenizer) -> str:
     if isinstance(sample.prompt, str):
         return ""
     try:
-        begin = tokenizer.render(sample.prompt)
-        answer = {"role": "assistant", "content": sample.completion}
-        whole = tokenizer.render([*sample.prompt, answer], add_generation_prompt=False)
+        begin, whole = _rendered(sample.prompt, sample.completion, tokenizer)
     except GossamerError as error:
         raise GossamerError(f"{sample.where}: {error}") from None
     before, found, _ = whole.removeprefix(begin).partition(sample.completion.strip())
@@ -246,6 +242,12 @@ def ended(tokens: list[int], ends: Collection[int]) -> list[int]:
         raise GossamerError("the model has no token that ends a text, and a completion has to end")
     at = next((place for place, token in enumerate(tokens) if token in ends), None)
     return [*tokens, min(ends)] if at is None else tokens[: at + 1]
+
+
+def _rendered(messages: list[dict[str, Any]], completion: str, tokenizer: Tokenizer) -> tuple[str, str]:
+    """What the chat template makes of messages: up to the answer, and with it."""
+    answer = {"role": "assistant", "content": completion}
+    return tokenizer.render(messages), tokenizer.render([*messages, answer], add_generation_prompt=False)
 
 
 def _without_end(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
